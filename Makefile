@@ -1,0 +1,49 @@
+# Everything a user or a contributor types. The environment is .venv in the checkout.
+PYTHON ?= $(shell for v in python3.11 python3.12 python3; do $$v -c "import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))" >/dev/null 2>&1 && echo $$v && break; done || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8501
+PYTEST_ARGS ?=
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help env run test check bench gpu clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
+
+# The stamps make a second start immediate: pip runs again only when the requirements change.
+$(VENV)/.env-stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else "Deltalab needs Python 3.11 or 3.12; this is %d.%d. Install one of them, or name it: make run PYTHON=python3.12" % v)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo 'Installing Deltalab into $(VENV) (some minutes the first time) …'
+	@$(BIN)/python -m pip install -qq --upgrade pip
+	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.test-stamp: $(VENV)/.env-stamp
+	@echo 'Installing what the tests need …'
+	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+env: $(VENV)/.env-stamp  ## create .venv and install Deltalab into it
+
+run: env  ## open the app on http://127.0.0.1:8501 (PORT=… for another port)
+	$(BIN)/deltalab serve --port $(PORT)
+
+test: $(VENV)/.test-stamp  ## run every test (the browser tests need a Chromium; without one they skip, saying so)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.test-stamp  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.test-stamp  ## step speed and peak memory against transformers.Trainer + PEFT, on this machine's CPU
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m tests.bench
+
+gpu: $(VENV)/.test-stamp  ## GPU tests and benchmarks; writes their records (needs a CUDA device)
+	$(BIN)/python -m tests.gpu
+
+clean:  ## remove the environment and the caches (never your runs)
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache

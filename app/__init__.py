@@ -1,0 +1,1 @@
+"""The browser app. Only this package imports streamlit."""

@@ -1,0 +1,115 @@
+"""Grading of quizzes and predictions. Pure: answers in, verdicts out."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app import calc, index
+
+# Predictions are compared as ratios; below this share of the scale's high end two values count as the same "nothing".
+FLOOR_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a learner is told: whether the answer is right, and an explanation per choice (or one, for a number)."""
+
+    right: bool
+    explanations: tuple[str, ...]
+
+
+def readings(text: str) -> list[float]:
+    """The numbers that `text` may mean, most likely first; empty when it is none.
+
+    A decimal point and a decimal comma are both understood: '1,5' and '1.5' are 1.5. '1,536' may be 1536 or 1.536, so
+    both are offered. Spaces between digits, a percent sign and a unit behind the number are ignored.
+    """
+    match = re.match(r"\s*([-+−]?)\s*([\d.,'\u2009\u202f\u00a0 ]*\d[.,]?)((?:[eE][-+]?\d+)?)", text)
+    if not match:
+        return []
+    sign = -1.0 if match[1] in ("-", "−") else 1.0
+    digits = re.sub(r"['\u2009\u202f\u00a0 ]", "", match[2]).rstrip(".,")
+    options: list[str] = []
+    for decimal, thousands in ((".", ","), (",", ".")):
+        groups, _, fraction = digits.partition(decimal)
+        if thousands in fraction or decimal in fraction:
+            continue
+        if thousands in groups and not re.fullmatch(rf"\d{{1,3}}(?:\{thousands}\d{{3}})+", groups):
+            continue
+        options.append(groups.replace(thousands, "") + ("." + fraction if fraction else ""))
+    if not options and re.fullmatch(r"\d{1,3}(?:([.,])\d{3})(?:\1\d{3})*", digits):
+        options.append(re.sub(r"[.,]", "", digits))
+    found: list[float] = []
+    for option in options:
+        try:
+            number = sign * float((option or "0") + match[3])
+        except ValueError:
+            continue
+        if math.isfinite(number) and number not in found:
+            found.append(number)
+    return found
+
+
+def answer_value(answer: float | str, folder: Path) -> float:
+    """The right answer of a numeric quiz: itself, or computed when it is written as a calc call."""
+    return calc.value(calc.parse(answer), folder) if isinstance(answer, str) else float(answer)
+
+
+def near(value: float, wanted: float, tolerance: float) -> bool:
+    """Whether `value` lies within `tolerance` of `wanted` (with a little room for rounding in the last digit)."""
+    return abs(value - wanted) <= tolerance + 1e-9 * max(abs(value), abs(wanted))
+
+
+def grade(body: dict[str, Any], answer: Any, folder: Path) -> Verdict:
+    """Grade a quiz.
+
+    Args:
+        body: the quiz cell's body.
+        answer: the chosen position (single), the list of chosen positions (multiple), or the typed text (numeric).
+        folder: the lesson's, for computed answers.
+    """
+    kind = body.get("kind", "single")
+    if kind == "numeric":
+        return _grade_number(body, str(answer), folder)
+    choices = body["choices"]
+    chosen = {answer} if kind == "single" else set(answer)
+    right = {i for i, c in enumerate(choices) if c.get("right")}
+    missed = len(right - chosen)
+    told = [index.filled(choices[i]["why"], folder) for i in sorted(chosen)]
+    if missed and chosen <= right:
+        told.append(f"Something is missing: {missed} more {'is' if missed == 1 else 'are'} right.")
+    return Verdict(chosen == right, tuple(told))
+
+
+def _grade_number(body: dict[str, Any], text: str, folder: Path) -> Verdict:
+    values = readings(text)
+    if not values:
+        return Verdict(False, ("Please type a number, such as 1.5 or 1,5.",))
+    wanted = answer_value(body["answer"], folder)
+    tolerance = float(body.get("tolerance", 0))
+    if any(near(v, wanted, tolerance) for v in values):
+        return Verdict(True, (index.filled(body["why"], folder),))
+    for mistake in body.get("mistakes", ()):
+        if any(near(v, answer_value(mistake["answer"], folder), tolerance) for v in values):
+            return Verdict(False, (index.filled(mistake["why"], folder),))
+    return Verdict(False, (index.filled(body["otherwise"], folder),))
+
+
+def log_ratio(predicted: float, measured: float, high: float) -> float:
+    """How far a prediction was off, as a natural logarithm: 0 is exact, 0.69 twice too much, -0.69 half.
+
+    Values below one per cent of the scale's high end are lifted to it, since a ratio to zero says nothing.
+    """
+    floor = abs(high) * FLOOR_SHARE
+    return math.log(max(predicted, floor) / max(measured, floor))
+
+
+def closeness(predicted: float, measured: float, tolerance: float) -> str:
+    """The verdict on a prediction in words: within its tolerance, too high or too low."""
+    if near(predicted, measured, tolerance):
+        return "close"
+    return "too high" if predicted > measured else "too low"

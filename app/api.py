@@ -1,0 +1,138 @@
+"""What the app answers beside its pages: a run's events, its adapter as a file, and the components' modules.
+
+Every answer about a run is for the owner in the signed cookie; what is foreign and what does not exist get the same
+404. The handlers are plain functions, which Starlette runs in its thread pool: the store may block for a millisecond.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starlette.background import BackgroundTask
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from app import components, identity, state
+from app.story import slim
+from core.errors import NotFound
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from core.runs.store import Run
+
+NOT_FOUND = "There is no such run."
+SENT = ("started", "step", "evaluated", "sampled", "finished", "stopped", "failed")
+NO_STORE = {"cache-control": "no-store"}
+
+
+def _missing() -> JSONResponse:
+    return JSONResponse({"detail": NOT_FOUND}, 404, headers=NO_STORE)
+
+
+def _run(request: Request) -> tuple[Run, str] | None:
+    """The run that is asked for and its owner; None unless the cookie's owner has it."""
+    owner = identity.owner_of(request.headers.get("cookie", ""), identity.secret(state.home()))
+    if owner is None:
+        return None
+    try:
+        return state.store().get(request.path_params["run_id"], owner), owner
+    except NotFound:
+        return None
+
+
+def status_of(run: Run) -> dict[str, Any]:
+    """What the live curve shows of a run beside its events."""
+    step, steps = run.progress
+    return {
+        "id": run.id,
+        "status": run.status,
+        "step": step,
+        "steps": steps,
+        "queue_position": run.queue_position,
+        "sentence": run.sentence,
+        "advice": run.advice,
+    }
+
+
+def events(request: Request) -> Response:
+    """GET /api/runs/{run_id}/events?after=N → {"run": {…}, "events": […], "next": N}."""
+    found = _run(request)
+    if found is None:
+        return _missing()
+    run, owner = found
+    try:
+        after = max(0, int(request.query_params.get("after", "0")))
+    except ValueError:
+        return JSONResponse({"detail": "after is a whole number."}, 400, headers=NO_STORE)
+    # The run is read before its events: a run seen as finished has all its events in the answer.
+    rows = state.store().events(run.id, owner, after=after, kinds=SENT)
+    return JSONResponse(
+        {"run": status_of(run), "events": slim(e for _, e in rows), "next": rows[-1][0] if rows else after},
+        headers=NO_STORE,
+    )
+
+
+def adapter_folder(run: Run) -> Path | None:
+    """Where a run's adapter lies, or None while it has none."""
+    folder = Path(run.folder) / "adapter"
+    return folder if folder.is_dir() and any(folder.iterdir()) else None
+
+
+def file_name(run: Run) -> str:
+    """A download's name: letters, digits, dots and hyphens of the run's title, and its id."""
+    words = re.sub(r"[^A-Za-z0-9.]+", "-", run.title or "adapter").strip("-.").lower() or "adapter"
+    return f"{words[:60]}-{run.id}.zip"
+
+
+def adapter(request: Request) -> Response:
+    """GET /api/runs/{run_id}/adapter.zip → the adapter's folder (safetensors and JSON), zipped."""
+    found = _run(request)
+    if found is None:
+        return _missing()
+    run, _ = found
+    folder = adapter_folder(run)
+    if folder is None:
+        return JSONResponse({"detail": "This run has no adapter yet."}, 404, headers=NO_STORE)
+    handle, draft = tempfile.mkstemp(suffix=".zip")
+    try:
+        # Weights do not compress: stored, the file is written as fast as it is read.
+        with os.fdopen(handle, "wb") as out, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+            for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+                archive.write(path, Path("adapter") / path.relative_to(folder))
+    except BaseException:
+        os.unlink(draft)
+        raise
+    return FileResponse(
+        draft,
+        media_type="application/zip",
+        filename=file_name(run),
+        headers=NO_STORE,
+        background=BackgroundTask(os.unlink, draft),
+    )
+
+
+def asset(request: Request) -> Response:
+    """GET /assets/{folder}/{version}/{file} → a component's file; an old version's address gets today's file."""
+    folder, name = request.path_params["folder"], request.path_params["file"]
+    if name not in components.FILES.get(folder, ()):
+        return JSONResponse({"detail": "not found"}, 404, headers=NO_STORE)
+    current = request.path_params["version"] == components.version(folder)
+    kind = "text/javascript" if name.endswith(".js") else "text/css"
+    return FileResponse(
+        components.FOLDER / folder / name,
+        media_type=kind,
+        headers={"cache-control": "public, max-age=31536000, immutable" if current else "no-store"},
+    )
+
+
+ROUTES = [
+    Route("/api/runs/{run_id}/events", events, methods=["GET"]),
+    Route("/api/runs/{run_id}/adapter.zip", adapter, methods=["GET"]),
+    Route("/assets/{folder}/{version}/{file}", asset, methods=["GET"]),
+]

@@ -1,0 +1,269 @@
+"""The numbers that a lesson may print: a whitelist of named, typed functions over the engine.
+
+A lesson writes {calc}`lora_parameters(d=192, k=192, r=8)` and gets `3,072`. The expression is parsed, not evaluated:
+one call of a function of this module, with keyword arguments that are plain numbers or texts. Nothing else is
+understood, so a lesson can neither run code nor show a number that nobody computed.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from core.errors import BadInput
+from core.units import bytes_text, count_text, seconds_text
+
+TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A parsed expression: the function's name and its arguments, already checked against its signature."""
+
+    name: str
+    arguments: dict[str, int | float | str]
+
+
+def example(task: str, part: str, item: int = 0) -> str:
+    """A held-out item of a task or skill of the small world: its prompt or its answer."""
+    from core.world import examples
+
+    if part not in ("prompt", "answer"):
+        raise BadInput(f"An example has the parts prompt and answer, not {part!r}.")
+    try:
+        found = examples(task, "heldout", item + 1, seed=0)[item]
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    return found.prompt if part == "prompt" else found.completion
+
+
+def grouped(value: float) -> str:
+    """A whole number with thousands separated: 1536 -> '1,536'."""
+    return f"{value:,.0f}"
+
+
+def percent(value: float) -> str:
+    """A share in per cent, with as many digits as say something: 98.37 -> '98 %', 1.536 -> '1.5 %', 0 -> '0 %'."""
+    if value == 0 or value >= 10:
+        return f"{value:.0f} %"
+    return f"{value:.2g} %" if value < 1 else f"{value:.1f} %"
+
+
+def plain(value: float) -> str:
+    """A number as short as it can be said: 0.003 -> '0.003', 16.0 -> '16'."""
+    return f"{value:.4g}"
+
+
+def matrix_parameters(d: int, k: int) -> float:
+    """Weights in one matrix with d rows and k columns."""
+    return float(d * k)
+
+
+def lora_parameters(d: int, k: int, r: int) -> float:
+    """Weights that LoRA of rank r trains beside one d × k matrix: those of B (d × r) and A (r × k)."""
+    from core.architecture import Architecture, Module
+    from core.methods import lora
+
+    matrix = Module("matrix", "linear", in_features=k, out_features=d, bias=0, weight=d * k)
+    return float(lora.count(Architecture("one matrix", "", (matrix,), d * k), lora.Config(rank=r)))
+
+
+def lora_percent(d: int, k: int, r: int) -> float:
+    """The same as a share of the matrix, in per cent."""
+    return 100 * lora_parameters(d, k, r) / matrix_parameters(d, k)
+
+
+def default(method: str, knob: str) -> float:
+    """The default of a numeric knob of a method or of the training loop, on the json task of the embedded base."""
+    from core.config import RunConfig, resolved
+
+    config = resolved(RunConfig(method=method))
+    part = config.settings if hasattr(config.settings, knob) else config.train
+    value = getattr(part, knob, None)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise BadInput(f"{method} has no numeric knob called {knob}.")
+    return float(value)
+
+
+@lru_cache
+def _embedded() -> dict[str, Any]:
+    from core.base import describe_base
+    from core.config import EMBEDDED
+
+    return describe_base(EMBEDDED)
+
+
+def base_parameters() -> float:
+    """Parameters of the embedded base."""
+    return float(_embedded()["parameters"])
+
+
+def base_bytes() -> float:
+    """Size of the embedded base's weights on disk, in bytes."""
+    from core.base import EMBEDDED_FOLDER
+
+    return float(sum(f.stat().st_size for f in EMBEDDED_FOLDER.glob("*.safetensors")))
+
+
+def recorded(folder: Path, run: str, what: str) -> float:
+    """A figure of the lesson's recorded run `run` (see `core.runs.recorded`); `what` is a key of `quantities`."""
+    figures = quantities(recorded_events(folder / "runs" / f"{run}.jsonl"))
+    if what not in figures:
+        raise BadInput(f"The recorded run {run} has no figure {what!r}.", f"It has {', '.join(sorted(figures))}.")
+    return figures[what]
+
+
+def recorded_events(path: Path) -> list[dict[str, Any]]:
+    """The lines of a recorded run: its provenance first, then its events.
+
+    Raises:
+        BadInput: there is no such file.
+    """
+    try:
+        return _read(path, path.stat().st_mtime_ns)
+    except OSError:
+        raise BadInput(
+            f"There is no recorded run {path.name}.", "Record it with the engine (core.runs.recorded)."
+        ) from None
+
+
+@lru_cache(maxsize=32)
+def _read(path: Path, _stamp: int) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def quantities(events: list[dict[str, Any]]) -> dict[str, float]:
+    """Named figures of a run, from its events: what predictions are measured against and lessons print.
+
+    Shares are in per cent, losses in nats a token, sizes in bytes, times in seconds. A figure that the run has not
+    reached yet is absent; the `_after` figures and the totals appear only when the run has finished.
+    """
+    out: dict[str, float] = {}
+    started = next((e for e in events if e["kind"] == "started"), None)
+    finished = next((e for e in events if e["kind"] == "finished"), None)
+    scores = [e for e in events if e["kind"] == "evaluated"]
+    steps = [e for e in events if e["kind"] == "step"]
+    if started:
+        out |= {"trainable": started["trainable"], "total": started["total"], "steps": started["steps"]}
+        out["trainable_percent"] = 100 * started["trainable"] / max(started["total"], 1)
+        out |= {"examples": started["examples"], "held_out": started["held_out"]}
+    if steps:
+        out["first_loss"] = steps[0]["loss"]
+    ends = [("before", scores[0])] if scores and scores[0]["step"] == 0 else []
+    if finished and scores:
+        ends.append(("after", scores[-1]))
+    for name, score in ends:
+        out[f"loss_{name}"] = score["loss"]
+        if score.get("exact_match") is not None:
+            out[f"exact_match_{name}"] = 100 * score["exact_match"]
+        skills = score.get("skills") or {}
+        if skills:
+            out[f"skills_{name}"] = 100 * sum(skills.values()) / len(skills)
+            out |= {f"{skill}_{name}": 100 * share for skill, share in skills.items()}
+    if finished:
+        out["seconds"] = finished["seconds"]
+        out["first_loss_seconds"] = finished["first_loss_seconds"]
+        out["adapter_bytes"] = finished["adapter_bytes"]
+        out["peak_bytes"] = finished["peak_bytes"]
+        if steps:
+            out["last_loss"] = steps[-1]["loss"]
+    return out
+
+
+def quantity_text(what: str, value: float) -> str:
+    """A figure of `quantities` for a person, with its unit."""
+    if what.endswith("_bytes"):
+        return bytes_text(value)
+    if what == "seconds" or what.endswith("_seconds"):
+        return seconds_text(value)
+    if what.startswith(("loss_", "first_loss", "last_loss")):
+        return f"{value:.2f}"
+    if what in ("trainable", "total", "steps", "examples", "held_out"):
+        return grouped(value)
+    return percent(value)
+
+
+FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
+    "matrix_parameters": (matrix_parameters, grouped),
+    "lora_parameters": (lora_parameters, grouped),
+    "lora_percent": (lora_percent, percent),
+    "default": (default, plain),
+    "base_parameters": (base_parameters, count_text),
+    "base_bytes": (base_bytes, bytes_text),
+    "recorded": (recorded, plain),
+    "example": (example, str),
+}
+
+
+def parse(expression: str) -> Call:
+    """Read one expression and check it against the function's signature.
+
+    Raises:
+        BadInput: not a single call of a known function with plain keyword arguments of the right types.
+    """
+    try:
+        node = ast.parse(expression.strip(), mode="eval").body
+    except (SyntaxError, ValueError):
+        raise BadInput(f"{expression!r} is not a function call.") from None
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+        raise BadInput(f"{expression!r} is not a function call.", "Write name(argument=value).")
+    name = node.func.id
+    if name not in FUNCTIONS:
+        raise BadInput(f"There is no calc function {name!r}.", f"There are {', '.join(FUNCTIONS)}.")
+    if node.args:
+        raise BadInput(f"{name} takes named arguments only.", "Write name(argument=value).")
+    wanted = {k: p for k, p in inspect.signature(FUNCTIONS[name][0]).parameters.items() if k != "folder"}
+    given: dict[str, int | float | str] = {}
+    wrong: list[str] = []
+    for keyword in node.keywords:
+        if not isinstance(keyword.value, ast.Constant):
+            wrong.append(f"{keyword.arg} is not a plain number or text")
+            continue
+        value = keyword.value.value
+        if keyword.arg is None or keyword.arg not in wanted:
+            wrong.append(f"it takes no argument {keyword.arg!r}")
+        elif (
+            isinstance(value, (int, float, str))
+            and not isinstance(value, bool)
+            and isinstance(value, TYPES[wanted[keyword.arg].annotation])
+        ):
+            given[keyword.arg] = value
+        else:
+            wrong.append(f"{keyword.arg} must be {wanted[keyword.arg].annotation}, not {value!r}")
+    refused = {k.arg for k in node.keywords}
+    wrong += [f"it needs {k}" for k, p in wanted.items() if p.default is p.empty and k not in refused]
+    if wrong:
+        raise BadInput(f"{name}: {'; '.join(wrong)}.")
+    return Call(name, given)
+
+
+def value(call: Call, folder: Path) -> float:
+    """The number of `call`; `folder` is the lesson's own, where its recorded runs lie.
+
+    Raises:
+        BadInput: the engine refuses the arguments.
+    """
+    found = _run(call, folder)
+    if isinstance(found, str):
+        raise BadInput(f"{call.name} gives a text, not a number.")
+    return float(found)
+
+
+def _run(call: Call, folder: Path) -> Any:
+    function = FUNCTIONS[call.name][0]
+    own = {"folder": folder} if "folder" in inspect.signature(function).parameters else {}
+    return function(**own, **call.arguments)
+
+
+def text(call: Call, folder: Path) -> str:
+    """The number of `call` as it is printed in a sentence, with its unit."""
+    found = _run(call, folder)
+    if call.name == "recorded":
+        return quantity_text(str(call.arguments["what"]), found)
+    return FUNCTIONS[call.name][1](found)

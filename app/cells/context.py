@@ -1,0 +1,80 @@
+"""What every cell is given: the lesson, the learner, and the learner's state; and the frame that cells stand in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from app import state
+from app.index import Cell, Lesson, filled
+
+if TYPE_CHECKING:
+    from core.runs.store import Run
+
+NAMES = {"predict": "Prediction", "experiment": "Experiment", "quiz": "Question", "widget": "Try it"}
+
+
+def unbroken(text: str) -> str:
+    """`text` with every number on one line with its percent sign."""
+    return text.replace(" %", "\u00a0%")
+
+
+@dataclass
+class Context:
+    """One visit of one learner to one lesson.
+
+    progress: what the store keeps of the learner, read once per page run and changed through `save`.
+    """
+
+    lesson: Lesson
+    owner: str
+    progress: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, lesson: Lesson) -> Context:
+        """The context of the current visitor."""
+        owner = state.owner()
+        return cls(lesson, owner, state.store().progress(owner))
+
+    def kept(self, cell: Cell) -> dict[str, Any]:
+        """The learner's state of a cell; empty when there is none."""
+        found = self.progress.get(self.lesson.state_name(cell.id))
+        return dict(found) if isinstance(found, dict) else {}
+
+    def save(self, cell: Cell, value: dict[str, Any]) -> None:
+        """Keep the learner's state of a cell; it survives reload, tab and server."""
+        name = self.lesson.state_name(cell.id)
+        state.store().set_progress(self.owner, name, value)
+        self.progress[name] = value
+
+    def text(self, source: str) -> str:
+        """`source` with its calcs filled in."""
+        return unbroken(filled(source, self.lesson.folder))
+
+    def key(self, cell: Cell, part: str = "") -> str:
+        """A widget key that no other cell of any lesson has."""
+        return "-".join(p for p in (self.lesson.url_path, cell.id, part) if p)
+
+    def run_name(self, cell: Cell) -> str:
+        """The name under which the store files the runs of an experiment."""
+        return self.lesson.state_name(cell.id)
+
+    def finished_run(self, cell: Cell) -> Run | None:
+        """The learner's newest finished run of an experiment, or None."""
+        for run in state.store().runs(self.owner, limit=20, cell=self.run_name(cell)):
+            if run.status == "finished":
+                return run
+        return None
+
+
+@contextmanager
+def frame(cell: Cell, context: Context, title: str) -> Iterator[None]:
+    """The calm box of an interactive cell: its number, what it is, its title."""
+    with st.container(border=True, key=context.key(cell, "cell")):
+        st.caption(f"{cell.number} · {NAMES[cell.kind]}")
+        st.subheader(title, anchor=cell.id)
+        yield

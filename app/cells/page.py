@@ -1,0 +1,80 @@
+"""A lesson as a page: its head, its cells in order, what is done and what is open, and its references."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from app import index, state
+from app.cells import experiment, predict, prose, quiz, widget
+from app.cells.context import NAMES, Context
+from app.index import Cell, Lesson
+from app.progress import calibration, completion
+
+RENDER: dict[str, Callable[[Cell, Context], None]] = {
+    "prose": prose.render,
+    "image": prose.render_image,
+    "experiment": experiment.render,
+    "predict": predict.render,
+    "quiz": quiz.render,
+    "widget": widget.render,
+}
+
+
+def render(lesson: Lesson) -> None:
+    """Draw a whole lesson for the current visitor."""
+    context = Context.of(lesson)
+    for cell in lesson.cells:
+        if cell.kind == "experiment":
+            experiment.settle(cell, context)
+    _head(lesson, context)
+    for cell in lesson.cells:
+        RENDER[cell.kind](cell, context)
+    st.divider()
+    _foot(lesson, context)
+
+
+def _head(lesson: Lesson, context: Context) -> None:
+    st.title(context.text(lesson.title), anchor=False)
+    done = completion(lesson, context.progress)
+    st.caption(f"Lesson {lesson.order} · about {lesson.minutes} minutes · {done.done} of {done.total} steps done")
+    st.markdown(context.text(lesson.summary))
+    with st.expander("What you will be able to do, and what you need", icon=":material/flag:"):
+        st.markdown("\n".join(f"- {context.text(line)}" for line in lesson.objectives))
+        st.markdown("You need: " + "; ".join(context.text(line) for line in lesson.prerequisites) + ".")
+
+
+def _foot(lesson: Lesson, context: Context) -> None:
+    """What is done and what is open; then the references."""
+    done = completion(lesson, context.progress)
+    if done.next is None:
+        st.markdown(f":material/task_alt: **Lesson complete.** All {done.total} steps are done.")
+        after = _after(lesson)
+        if after is not None:
+            st.page_link(state.page(after.url_path), label=f"Next: {after.title}", icon=":material/arrow_forward:")
+    else:
+        title = done.next.body.get("title") or f"question {done.next.number}"
+        st.markdown(
+            f":material/radio_button_unchecked: **{done.done} of {done.total} steps done.** "
+            f"Open: [{done.next.number} · {NAMES[done.next.kind]}: {title}](#{done.next.id})"
+        )
+    found = calibration(context.progress)
+    if found is not None:
+        times = "prediction" if found.count == 1 else "predictions"
+        st.caption(f"Your {found.count} {times} so far were off by a factor of {found.factor:.1f} on average.")
+    st.markdown("##### References")
+    st.markdown(
+        "\n".join(
+            f"- {r['authors']} ({r['year']}). [{r['title']}]({r['url']})." + (f" {r['note']}" if r.get("note") else "")
+            for r in lesson.references
+        )
+    )
+
+
+def _after(lesson: Lesson) -> Lesson | None:
+    """The next lesson of the course."""
+    try:
+        return next((other for other in index.lessons() if other.order > lesson.order), None)
+    except index.LessonMistakes:
+        return None  # the shell has said why

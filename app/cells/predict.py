@@ -1,0 +1,176 @@
+"""A prediction: the learner commits a number, then sees it beside what was measured; how far off is kept."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from app import answers, calc, state
+from app.cells.context import Context, frame, unbroken
+from app.cells.svg import document, draw
+from app.index import Cell
+
+if TYPE_CHECKING:
+    from core.runs.store import Run
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The figure that a prediction was about. source: "your run" or "the recorded run"."""
+
+    value: float
+    source: str
+
+
+def measured(cell: Cell, context: Context) -> Measured | None:
+    """What the experiment gave: the learner's newest finished run, else the recorded one once it was opened."""
+    experiment = context.lesson.cell(cell.body["experiment"])
+    what = cell.body["what"]
+    run = context.finished_run(experiment)
+    if run is not None:
+        figures = figures_of(run, context.owner)
+        if what in figures:
+            return Measured(figures[what], "your run")
+    if context.kept(experiment).get("shown"):
+        return Measured(calc.recorded(context.lesson.folder, experiment.id, what), "the recorded run")
+    return None
+
+
+def figures_of(run: Run, owner: str) -> dict[str, float]:
+    """The named figures (`app.calc.quantities`) of a run in the store."""
+    kinds = ("started", "step", "evaluated", "finished")
+    return calc.quantities([event for _, event in state.store().events(run.id, owner, kinds=kinds)])
+
+
+def seen(cell: Cell, context: Context) -> bool:
+    """Whether the learner has seen a result, so that a prediction made now is no longer one."""
+    return measured(cell, context) is not None
+
+
+def render(cell: Cell, context: Context) -> None:
+    """Draw the prediction in a fragment of its own."""
+    _prediction(cell, context)
+
+
+@st.fragment
+def _prediction(cell: Cell, context: Context) -> None:
+    body = cell.body
+    kept = context.kept(cell)
+    with frame(cell, context, body["title"]):
+        st.markdown(context.text(body["question"]))
+        if kept.get("value") is None:
+            _commit(cell, context, kept.get("was"))
+        else:
+            _reveal(cell, context, kept)
+
+
+def _commit(cell: Cell, context: Context, start: float | None) -> None:
+    body = cell.body if start is None else {**cell.body, "start": start}
+    value = scale(body, context.key(cell, "value"))
+    late = seen(cell, context)
+    if late:
+        st.caption("You have seen a result already, so this one does not count towards your calibration.")
+    if st.button("Commit my prediction", key=context.key(cell, "commit"), icon=":material/lock:"):
+        context.save(cell, {"value": value, "fair": not late})
+        # The experiment below waits for this, so the whole page is drawn again.
+        st.rerun()
+
+
+def scale(body: dict[str, Any], key: str) -> float:
+    """The slider: linear in about a hundred steps, or over the 1-2-5 series of a logarithmic scale."""
+    low, high, unit = float(body["low"]), float(body["high"]), body.get("unit", "")
+    label = f"Your prediction ({unit})" if unit else "Your prediction"
+    if body.get("scale") == "log":
+        marks = log_marks(low, high)
+        middle = min(marks, key=lambda m: abs(math.log(m / float(body.get("start", math.sqrt(low * high))))))
+        return float(
+            st.select_slider(label, marks, value=middle, format_func=lambda m: f"{m:g}", key=key, on_change="ignore")
+        )
+    step = 10.0 ** math.floor(math.log10((high - low) / 50))
+    start = float(body.get("start", low + step * round((high - low) / 2 / step)))
+    whole = step >= 1 and low.is_integer() and high.is_integer()
+    if whole:
+        return float(st.slider(label, int(low), int(high), int(start), int(step), key=key, on_change="ignore"))
+    return float(st.slider(label, low, high, start, step, key=key, on_change="ignore"))
+
+
+def log_marks(low: float, high: float) -> list[float]:
+    """The numbers 1, 2, 5, 10, 20 … within [low, high], and its two ends."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    inner = [m * 10.0**p for p in powers for m in (1, 2, 5)]
+    return sorted({low, high, *(float(f"{m:.6g}") for m in inner if low < m < high)})
+
+
+def _reveal(cell: Cell, context: Context, kept: dict[str, Any]) -> None:
+    body = cell.body
+    unit = body.get("unit", "")
+    said = number(kept["value"], unit)
+    found = measured(cell, context)
+    if found is None:
+        st.markdown(f":material/lock: You committed to **{said}**. Now run the experiment below.")
+        if st.button("Change it", key=context.key(cell, "change"), type="tertiary"):
+            context.save(cell, {"was": kept["value"]})
+            st.rerun()
+        return
+    if kept.get("measured") != found.value:
+        kept = {
+            **kept,
+            "measured": found.value,
+            "source": found.source,
+            "log_ratio": answers.log_ratio(kept["value"], found.value, float(body["high"])),
+        }
+        context.save(cell, kept)
+    verdict = answers.closeness(kept["value"], found.value, float(body["tolerance"]))
+    words = {
+        "close": "That is close.",
+        "too high": "Your prediction was too high.",
+        "too low": "Your prediction was too low.",
+    }[verdict]
+    told = f"You said **{said}**; {found.source} measured **{number(found.value, unit)}**. {words}"
+    st.markdown(unbroken(told))
+    draw(*number_line(body, kept["value"], found.value, unit), most_wide=460)
+    st.markdown(context.text(body["why"]))
+
+
+def number(value: float, unit: str) -> str:
+    """A value of the scale with its unit, short: (97.0, "%") -> '97 %'."""
+    shown = f"{value:.0f}" if abs(value) >= 10 or float(value).is_integer() else f"{value:.2g}"
+    return f"{shown} {unit}".strip()
+
+
+def number_line(body: dict[str, Any], said: float, found: float, unit: str) -> tuple[str, str]:
+    """The scale as a line with both numbers on it: a hollow mark for what was said, a filled one for what was found.
+
+    The shaded stretch is what counts as close. Returns the SVG and its alt text.
+    """
+    low, high = float(body["low"]), float(body["high"])
+    log = body.get("scale") == "log"
+
+    def at(value: float) -> float:
+        value = min(max(value, low), high)
+        share = math.log(value / low) / math.log(high / low) if log else (value - low) / (high - low)
+        return 20 + 340 * share
+
+    tolerance = float(body["tolerance"])
+    left, right = at(found - tolerance if not log else max(found - tolerance, low)), at(found + tolerance)
+    x_said, x_found = at(said), at(found)
+    alt = (
+        f"On a scale from {number(low, unit)} to {number(high, unit)}: you said {number(said, unit)}, "
+        f"measured {number(found, unit)}."
+    )
+    inner = f"""
+<line x1="20" y1="38" x2="360" y2="38" stroke="currentColor" stroke-opacity="0.45" stroke-width="2"/>
+<line x1="{left:.0f}" y1="38" x2="{right:.0f}" y2="38" stroke="currentColor" stroke-opacity="0.25" stroke-width="14"/>
+<circle cx="{x_found:.0f}" cy="38" r="7"/>
+<circle cx="{x_said:.0f}" cy="38" r="8" fill="none" stroke="currentColor" stroke-width="2.5"/>
+<text x="{x_said:.0f}" y="18" text-anchor="{anchor(x_said)}">you said</text>
+<text x="{x_found:.0f}" y="66" text-anchor="{anchor(x_found)}">measured</text>"""
+    return document(inner, 380, 74), alt
+
+
+def anchor(x: float) -> str:
+    """How a label at x is aligned so that it stays inside the picture."""
+    return "start" if x < 50 else "end" if x > 330 else "middle"

@@ -1,0 +1,85 @@
+"""A question: one choice, several, or a number. Every wrong answer is told why it is wrong; the answer is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from app import answers
+from app.cells.context import Context, frame
+from app.index import Cell
+from app.progress import cell_done
+
+
+def render(cell: Cell, context: Context) -> None:
+    """Draw the question in a fragment of its own: an answer redraws nothing else."""
+    _question(cell, context)
+
+
+@st.fragment
+def _question(cell: Cell, context: Context) -> None:
+    body = cell.body
+    kept = context.kept(cell)
+    with frame(cell, context, body["title"]):
+        st.markdown(context.text(body["question"]))
+        with st.form(context.key(cell, "form"), border=False):
+            answer = _ask(cell, context, kept.get("answer"))
+            checked = st.form_submit_button("Check", key=context.key(cell, "check"))
+        if checked and answer in (None, "", []):
+            wish = "Type a number first." if body.get("kind") == "numeric" else "Choose an answer first."
+            st.markdown(f":material/help: {wish}")
+            return
+        if checked:
+            done_before = cell_done(cell, kept)
+            kept = _keep(cell, context, answer, kept)
+            if cell_done(cell, kept) != done_before:
+                st.rerun()  # what is done is counted at both ends of the page
+        if kept:
+            _tell(cell, context, kept)
+
+
+def _ask(cell: Cell, context: Context, given: Any) -> Any:
+    """The widget that takes the answer, showing the one that was given before."""
+    body = cell.body
+    kind = body.get("kind", "single")
+    key = context.key(cell, "answer")
+    if kind == "numeric":
+        unit = body.get("unit", "")
+        label = f"Your answer ({unit})" if unit else "Your answer"
+        return st.text_input(label, value=given if isinstance(given, str) else "", key=key, width=280)
+    texts = [context.text(c["text"]) for c in body["choices"]]
+    if kind == "single":
+        index = given if isinstance(given, int) and given < len(texts) else None
+        return st.radio(
+            "Choose one",
+            range(len(texts)),
+            index=index,
+            format_func=texts.__getitem__,
+            key=key,
+            label_visibility="collapsed",
+        )
+    st.caption("Choose all that are right.")
+    before = given if isinstance(given, list) else []
+    return [i for i, text in enumerate(texts) if st.checkbox(text, value=i in before, key=f"{key}-{i}")]
+
+
+def _keep(cell: Cell, context: Context, answer: Any, before: dict[str, Any]) -> dict[str, Any]:
+    right = answers.grade(cell.body, answer, context.lesson.folder).right
+    if before.get("answer") == answer:
+        return before
+    kept = {
+        "answer": answer,
+        # Once right stays right: trying out the wrong answers afterwards is how one reads their explanations.
+        "right": right or bool(before.get("right")),
+        "first_right": before.get("first_right", right),
+        "tries": before.get("tries", 0) + 1,
+    }
+    context.save(cell, kept)
+    return kept
+
+
+def _tell(cell: Cell, context: Context, kept: dict[str, Any]) -> None:
+    verdict = answers.grade(cell.body, kept["answer"], context.lesson.folder)
+    icon, word = (":material/check_circle:", "Right.") if verdict.right else (":material/cancel:", "Not quite.")
+    st.markdown(f"{icon} **{word}** " + "\n\n".join(verdict.explanations))

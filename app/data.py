@@ -1,0 +1,132 @@
+"""The report on a person's own file, before anything is trained on it."""
+
+from __future__ import annotations
+
+import html
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from app import charts, live
+from app.story import plain
+from core.dataset import EXAMPLE, Dataset, Report, read_file, report
+from core.errors import DeltalabError
+from core.template import token_view
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FORMATS = f"JSONL, a JSON list or CSV. {EXAMPLE} A CSV has a header line with such names."
+ENDINGS = ["jsonl", "json", "csv", "tsv"]
+
+
+@lru_cache(maxsize=8)
+def tokenizer(base: str) -> PreTrainedTokenizerBase:
+    """The base's tokenizer; loads no weights and no torch."""
+    from core.base import load_tokenizer
+
+    return load_tokenizer(base)
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path) -> Dataset:
+    # An upload's path names its content (app/uploads.py), so what was read once stays true.
+    return read_file(path)
+
+
+@lru_cache(maxsize=32)
+def _report(path: Path, base: str, max_length: int, held_out: float, seed: int) -> Report:
+    return report(_read(path), tokenizer(base), max_length=max_length, held_out=held_out, seed=seed)
+
+
+def show_report(path: Path, base: str, max_length: int, held_out: float, seed: int = 0) -> bool:
+    """Draw the report on an upload; True when it can be trained on.
+
+    Args:
+        path: as `app.uploads.keep` gave it.
+        base: whose tokenizer counts the tokens.
+        max_length, held_out, seed: as the form has them now.
+    """
+    try:
+        with st.spinner("Reading your file", show_time=True):
+            found = _report(path, base, max_length, held_out, seed)
+    except DeltalabError as error:
+        live.say(error)
+        return False
+    st.subheader("Your data", anchor="data")
+    st.markdown(plain(found.taken))
+    with st.container(horizontal=True, gap="large"):
+        st.metric("Rows", f"{found.rows:,}", width="content")
+        st.metric("To train on", f"{found.train:,}", width="content")
+        st.metric("Held out for scoring", f"{found.held_out:,}", width="content")
+        st.metric("Tokens a row", f"{found.lengths.median:.0f}", f"{found.lengths.shortest} to {found.lengths.longest}",
+                  delta_color="off", delta_arrow="off", width="content")  # fmt: skip
+    if found.warnings:
+        st.warning("\n".join(f"- {plain(sentence)}" for sentence in found.warnings))
+    else:
+        st.markdown(
+            ":material/task_alt: Nothing stands out: no duplicates, no empty answers, no leaks, nothing too long."
+        )
+    left, right = st.columns(2, gap="large")
+    with left:
+        chart = charts.lengths(found.lengths, found.max_length, len(found.too_long))
+        st.markdown(f"**{chart.title}**")
+        st.plotly_chart(chart.figure, key="data-lengths", alt=chart.alt, config={"displayModeBar": False})
+    with right:
+        _tokens(path, base, found)
+    with st.expander("Everything that was checked", key="data-details"):
+        st.dataframe(checks(found), hide_index=True, alt="Each check and what it found.")
+        st.caption(found.template)
+    return len(found.too_long) < found.rows and found.train > 0
+
+
+def checks(found: Report) -> list[dict[str, Any]]:
+    """Each check with its finding, as rows of a table; rows of the file are named by their line."""
+
+    def lines(rows: Any) -> str:
+        numbers = [str(n) for n in rows]
+        return ", ".join(numbers[:10]) + (f" and {len(numbers) - 10} more" if len(numbers) > 10 else "")
+
+    found_rows = (
+        (f"Longer than {found.max_length} tokens", found.too_long),
+        ("Repeats of an earlier row", [b for _, b in found.duplicates]),
+        ("Another answer to an earlier question", [b for _, b in found.contradictions]),
+        ("Empty answers", found.empty_answers),
+        ("Empty questions", found.empty_prompts),
+        ("Text that spells a special token", found.special),
+        ("Held-out questions that also stand in the training rows", [leak.held_out for leak in found.leakage]),
+    )
+    head: list[dict[str, Any]] = [
+        {"Check": "Format", "Rows": f"{found.rows}", "Lines": found.format},
+        {"Check": "Columns", "Rows": f"{len(found.columns)}", "Lines": ", ".join(found.columns)},
+        {"Check": "Conversations of several turns", "Rows": f"{found.conversations}", "Lines": ""},
+    ]
+    return head + [{"Check": name, "Rows": str(len(rows)), "Lines": lines(rows)} for name, rows in found_rows]
+
+
+def _tokens(path: Path, base: str, found: Report) -> None:
+    """One row as the model sees it: its tokens, and which of them the loss counts."""
+    st.markdown("**What the loss counts**")
+    row = st.number_input("Row", min_value=1, max_value=found.rows, value=1, step=1, key="data-row")
+    try:
+        pieces = token_view(tokenizer(base), _read(path).dialogues[int(row) - 1])
+    except DeltalabError as error:
+        live.say(error)
+        return
+    st.html(token_html(pieces))
+    counted = sum(inside for _, inside in pieces)
+    st.caption(f"{len(pieces)} tokens, of which {counted} count: the underlined ones. The others are read, not learnt.")
+
+
+def token_html(pieces: list[tuple[str, bool]]) -> str:
+    """Tokens as HTML: one thin box each; what the loss counts is tinted, underlined and bold, so that it shows without
+    colour too. Every text is escaped."""
+    out = []
+    for text, inside in pieces:
+        shown = html.escape(text).replace("\n", "↵<br>") or "∅"
+        out.append(f'<span class="{"in" if inside else "out"}">{shown}</span>')
+    said = "".join(text for text, inside in pieces if inside)
+    label = html.escape(f"Tokens of the row. The loss counts: {said}", quote=True)
+    return f'<div class="tokens" role="figure" aria-label="{label}">{"".join(out)}</div>'

@@ -1,0 +1,305 @@
+"""A dataclass becomes widgets: every knob with its doc line, its reason and its range, at most four in sight.
+
+    config = form.run_form(RunConfig(method="lora", task="json"), key="first-run")
+    if config is not None:      # the visitor pressed Run, and the settings make sense
+        …
+
+Each knob is in the URL once it differs from its default, so that a link reproduces what is seen. Moving a knob starts
+nothing; only the button does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from core.config import RunConfig, TrainConfig, default_table, problems, warnings
+from core.methods import METHODS
+
+PER_ROW = 2
+"""Knobs side by side; on a phone they stand below each other by themselves."""
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One field of the method's or the loop's config, ready to be drawn.
+
+    part: "settings" or "train". kind: the plain type. default: what the form shows untouched, with the sweep's finding
+    filled in for a field that leaves it open.
+    """
+
+    part: str
+    name: str
+    kind: type
+    default: Any
+    meta: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """The field's name as words, with its unit where the name does not say it."""
+        words = self.name.replace("_", " ")
+        unit = self.meta.get("unit", "")
+        told = not unit or unit in words
+        return words[:1].upper() + words[1:] + ("" if told else f" ({unit})")
+
+    @property
+    def help(self) -> str:
+        """What the knob does, why its default is what it is, and its range."""
+        parts = [self.meta["doc"]]
+        if self.meta.get("why"):
+            parts.append(f"**Default {shown(self.default)}.** {self.meta['why']}")
+        low, high = self.meta.get("low"), self.meta.get("high")
+        if low is not None and high is not None:
+            parts.append(f"From {low:g} to {high:g}.")
+        return "\n\n".join(parts)
+
+
+def shown(value: Any) -> str:
+    """A knob's value for a person: 0.003 -> '0.003', 3e-05 -> '3e-5', True -> 'on'."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        text = f"{value:.6g}"
+        return text.replace("e-0", "e-").replace("e+0", "e+")
+    return str(value)
+
+
+def knobs(defaults: RunConfig) -> list[Knob]:
+    """Every knob of a run, the method's own first, in the order of the fields."""
+    own = METHODS[defaults.method].Config
+    settings = defaults.settings if defaults.settings is not None else own()
+    out = []
+    for part, value in (("settings", settings), ("train", defaults.train)):
+        kinds = typing.get_type_hints(type(value))
+        for f in dataclasses.fields(value):
+            if not f.metadata:
+                continue
+            kind = next((a for a in typing.get_args(kinds[f.name]) if a is not type(None)), kinds[f.name])
+            default = getattr(value, f.name)
+            if default is None:
+                default = found_by_sweep(defaults, f.name)
+            out.append(Knob(part, f.name, typing.get_origin(kind) or kind, default, dict(f.metadata)))
+    return out
+
+
+def found_by_sweep(config: RunConfig, name: str) -> Any:
+    """What core/defaults.toml says about a setting that the config leaves open; None when it says nothing."""
+    rows = default_table().get(config.method, {})
+    return rows.get(config.task or "any", rows.get("any", {})).get(name)
+
+
+def widget_key(key: str, config: RunConfig, knob: Knob) -> str:
+    """The widget's key, which is also its name in the URL.
+
+    What a method or the sweep sets has its own key per method (and task): a rate chosen for LoRA must not silently
+    become the rate of full fine-tuning.
+    """
+    if knob.part == "settings":
+        return f"{key}-{config.method}-{knob.name}"
+    if getattr(TrainConfig(), knob.name) is None:
+        return f"{key}-{config.method}-{config.task or 'own'}-{knob.name}"
+    return f"{key}-{knob.name}"
+
+
+def in_sight(every: Sequence[Knob], at_most: int, show: Sequence[str] | None) -> list[Knob]:
+    """The knobs that are not folded away: the named ones, else the unfolded fields, at most so many."""
+    if show is not None:
+        by_name = {k.name: k for k in every}
+        missing = [name for name in show if name not in by_name]
+        if missing:
+            raise ValueError(f"no knob is called {', '.join(missing)}; there are {', '.join(by_name)}")
+        return [by_name[name] for name in show][:at_most]
+    return [k for k in every if not k.meta.get("folded", True)][:at_most]
+
+
+def steps_of(knob: Knob, key: str = "") -> list[float]:
+    """The stops of a logarithmic slider: 1, 2, 3 and 5 times each power of ten in a sensible range, and the default.
+
+    Args:
+        key: the widget's; a value between the stops that a link names is a stop too.
+    """
+    high = knob.meta.get("high") or 1.0
+    stops = {float(f"{m}e{e}") for e in range(-6, math.ceil(math.log10(high)) + 1) for m in (1, 2, 3, 5)}
+    if knob.default:
+        stops.add(float(knob.default))
+    linked = st.query_params.get(key) if key else None
+    if linked is not None:
+        try:
+            value = float(linked)
+        except ValueError:
+            value = 0.0  # nonsense in a link: the widget ignores it
+        if 0 < value <= high:
+            stops.add(value)
+    return sorted(s for s in stops if s <= high)
+
+
+def _draw(knob: Knob, key: str, *, locked: bool) -> Any:
+    """One widget; returns its value as the field's type."""
+    meta = knob.meta
+    common: dict[str, Any] = {"key": key, "help": knob.help, "disabled": locked, "bind": "query-params"}
+    if knob.kind is bool:
+        return st.toggle(knob.label, value=bool(knob.default), **common)
+    if meta.get("choices"):
+        options = list(meta["choices"])
+        return st.selectbox(knob.label, options, index=options.index(knob.default), **common)
+    if knob.kind is int:
+        low, high = meta.get("low"), meta.get("high")
+        return st.number_input(
+            knob.label,
+            min_value=None if low is None else int(low),
+            max_value=None if high is None else int(high),
+            value=int(knob.default),
+            step=1,
+            **common,
+        )
+    if knob.kind is float and meta.get("log"):
+        stops = steps_of(knob, key)
+        return st.select_slider(knob.label, stops, value=float(knob.default), format_func=shown, **common)
+    if knob.kind is float:
+        low, high = meta.get("low"), meta.get("high")
+        return st.number_input(
+            knob.label,
+            min_value=None if low is None else float(low),
+            max_value=None if high is None else float(high),
+            value=float(knob.default),
+            step=0.01 if high is not None and high <= 1 else 0.1,
+            format="%g",
+            **common,
+        )
+    text = ",".join(knob.default) if isinstance(knob.default, (tuple, list)) else str(knob.default)
+    value = st.text_input(knob.label, value=text, **common)
+    if knob.kind is tuple:
+        return tuple(part.strip() for part in (value or "").split(",") if part.strip())
+    return (value or "").strip()
+
+
+def assemble(defaults: RunConfig, values: dict[str, Any]) -> RunConfig:
+    """`defaults` with the values of knobs, by name, in the method's and the loop's config."""
+    own = METHODS[defaults.method].Config
+    settings = defaults.settings if defaults.settings is not None else own()
+    mine = {f.name for f in dataclasses.fields(settings)}
+    return dataclasses.replace(
+        defaults,
+        settings=dataclasses.replace(settings, **{n: v for n, v in values.items() if n in mine}),
+        train=dataclasses.replace(defaults.train, **{n: v for n, v in values.items() if n not in mine}),
+    )
+
+
+def run_form(
+    defaults: RunConfig,
+    key: str,
+    at_most: int = 4,
+    *,
+    show: Sequence[str] | None = None,
+    lock: Sequence[str] = (),
+    label: str = "Run",
+    busy: bool = False,
+    ready: bool = True,
+    per_row: int = PER_ROW,
+) -> RunConfig | None:
+    """Widgets for the knobs of a run, and the Run button.
+
+    Args:
+        defaults: what the form starts from; base, data or task and method are taken as they are.
+        key: distinct per page; also the prefix of the knobs in the URL.
+        at_most: knobs in sight; the rest is folded under "More settings".
+        show: which knobs are in sight, by name ("rank", "learning_rate" …); the unfolded fields of the method's and the
+            loop's config when None.
+        lock: knobs shown but not changeable.
+        label: the button's text.
+        busy: a run of this form is active: the button is disabled and says so.
+        ready: False disables the button without a word (the page says what is missing).
+        per_row: knobs side by side.
+
+    Returns:
+        the config when Run was pressed and it has no problems; else None (problems are shown beside the button).
+    """
+    every = knobs(defaults)
+    visible = in_sight(every, at_most, show)
+    values: dict[str, Any] = {}
+    for row in range(0, len(visible), per_row):
+        columns = st.columns(per_row, gap="medium")
+        for column, knob in zip(columns, visible[row : row + per_row], strict=False):
+            with column:
+                values[knob.name] = _draw(knob, widget_key(key, defaults, knob), locked=knob.name in lock)
+                if knob.meta.get("why"):
+                    st.caption(f"Default {shown(knob.default)}. {knob.meta['why']}")
+    folded = [k for k in every if k not in visible]
+    if folded:
+        with st.expander("More settings", key=f"{key}-more"):
+            columns = st.columns(per_row, gap="medium")
+            for i, knob in enumerate(folded):
+                with columns[i % per_row]:
+                    values[knob.name] = _draw(knob, widget_key(key, defaults, knob), locked=knob.name in lock)
+            seed = st.number_input(
+                "Seed",
+                min_value=0,
+                max_value=2**31 - 1,
+                value=defaults.seed,
+                step=1,
+                key=f"{key}-seed",
+                help="Where every random choice comes from: the same settings and seed give the same run.",
+                bind="query-params",
+                disabled="seed" in lock,
+            )
+    else:
+        seed = defaults.seed
+    config = dataclasses.replace(assemble(defaults, values), seed=int(seed))
+    wrong = problems(config)
+    for sentence in wrong:
+        st.error(sentence, icon=":material/error:")
+    for sentence in warnings(config):
+        st.caption(f":material/warning: {_readable(sentence)}")
+    pressed = st.button(
+        "Running" if busy else label,
+        key=f"{key}-run",
+        type="primary",
+        icon=":material/hourglass_top:" if busy else ":material/play_arrow:",
+        disabled=busy or not ready or bool(wrong),
+    )
+    return config if pressed else None
+
+
+def _readable(sentence: str) -> str:
+    """A warning that begins with a field's name, with the name as words."""
+    first, _, rest = sentence.partition(" ")
+    return f"{first.replace('_', ' ').capitalize()} {rest}"
+
+
+def config_of(defaults: RunConfig, key: str) -> RunConfig:
+    """The config that the form with this key shows now, without drawing anything: for a stale mark or a calculation."""
+    values: dict[str, Any] = {}
+    for knob in knobs(defaults):
+        value = st.session_state.get(widget_key(key, defaults, knob), knob.default)
+        if knob.kind is tuple and isinstance(value, str):
+            value = tuple(part.strip() for part in value.split(",") if part.strip())
+        values[knob.name] = value
+    seed = st.session_state.get(f"{key}-seed", defaults.seed)
+    return dataclasses.replace(assemble(defaults, values), seed=int(seed))
+
+
+def link(config: RunConfig, key: str) -> dict[str, str]:
+    """Query parameters that make the form with this key show `config`: only what differs from the form's defaults."""
+    plain = RunConfig(base=config.base, task=config.task, data=config.data, method=config.method)
+    own = config.settings if config.settings is not None else METHODS[config.method].Config()
+    out: dict[str, str] = {}
+    for knob in knobs(plain):
+        value = getattr(own if knob.part == "settings" else config.train, knob.name)
+        if value is None or value == knob.default:
+            continue
+        if isinstance(value, bool):
+            text = "true" if value else "false"
+        elif isinstance(value, (tuple, list)):
+            text = ",".join(value)
+        else:
+            text = shown(value) if isinstance(value, float) else str(value)
+        out[widget_key(key, plain, knob)] = text
+    if config.seed != plain.seed:
+        out[f"{key}-seed"] = str(config.seed)
+    return out

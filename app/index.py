@@ -1,0 +1,402 @@
+"""Finds the lessons on disk and reads them. Pure: no streamlit, nothing drawn, nothing run.
+
+A lesson is a folder `lessons/NN_slug` with a `lesson.md`: YAML front matter between two `---` lines, then Markdown with
+fenced directives. A directive is a top-level fence whose info string is `{kind} id`; its body is YAML:
+
+    ```{quiz} first-question
+    question: Which of these train?
+    ```
+
+A longer fence shows a directive instead of being one. {calc}`name(argument=value)` in the text prints a number from the
+engine (app/calc.py). A picture is a line of its own, `![what it shows](file.svg)`, and its file lies in the folder.
+A directive's id is what a learner's saved state hangs on, so it is explicit and never made from the position.
+
+Everything that is wrong is collected and reported at once, each with file and line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from app import calc, schema
+from core.errors import BadInput
+
+ROOT = Path(__file__).resolve().parent.parent / "lessons"
+FOLDER = re.compile(r"(\d\d)_([a-z0-9]+(?:_[a-z0-9]+)*)")
+FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})\s*(.*)$")
+DIRECTIVE = re.compile(r"^\{([^}]*)\}\s*(.*)$")
+CELL_ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+IMAGE = re.compile(r"^!\[(?P<alt>[^\]]*)\]\((?P<file>[^)\s]+)\)[ \t]*$", re.MULTILINE)
+# Either a calc or a code span, whichever begins first: a calc inside a code span is text about a calc.
+CALC = re.compile(r"\{calc\}`(?P<calc>[^`\n]*)`|(?P<ticks>(?<!`)`+(?!`)).*?(?<!`)(?P=ticks)(?!`)", re.DOTALL)
+PICTURES = (".svg", ".png")
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """Something wrong in a lesson: the file, the line (from 1) and a sentence."""
+
+    path: Path
+    line: int
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.path.parent.name}/{self.path.name}:{self.line}: {self.sentence}"
+
+
+class LessonMistakes(BadInput):
+    """Lessons that cannot be shown as they are; `mistakes` lists everything that is wrong with them."""
+
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        super().__init__("\n".join(map(str, mistakes)), "")
+        self.mistakes = mistakes
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One piece of a lesson, in order.
+
+    kind: prose, image or a directive's. id: the directive's id ("" for prose). number: counts the directives of the
+    lesson from 1 (0 for prose). body: the checked YAML of a directive; {"text"} of prose; {"file", "alt"} of an image.
+    """
+
+    kind: str
+    id: str
+    number: int
+    line: int
+    body: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A lesson as read from its folder. `slug` is the folder's name, `url_path` its page's address."""
+
+    slug: str
+    folder: Path
+    order: int
+    url_path: str
+    title: str
+    navigation: str
+    summary: str
+    minutes: int
+    objectives: tuple[str, ...]
+    prerequisites: tuple[str, ...]
+    references: tuple[dict[str, Any], ...]
+    cells: tuple[Cell, ...]
+
+    def cell(self, cell_id: str) -> Cell:
+        """The directive with that id. Raises: BadInput, when there is none."""
+        for cell in self.cells:
+            if cell.id == cell_id:
+                return cell
+        raise BadInput(f"The lesson {self.slug} has no cell {cell_id!r}.")
+
+    def state_name(self, cell_id: str) -> str:
+        """The name under which the learner's state of a cell is kept."""
+        return f"{self.slug}/{cell_id}"
+
+    def predictions_of(self, experiment_id: str) -> list[Cell]:
+        """The predict cells whose answer that experiment gives."""
+        return [c for c in self.cells if c.kind == "predict" and c.body["experiment"] == experiment_id]
+
+
+def scan(root: Path = ROOT) -> tuple[list[Lesson], list[Mistake]]:
+    """All lessons under `root` in order, and everything that is wrong; a lesson with a mistake is left out."""
+    lessons: list[Lesson] = []
+    mistakes: list[Mistake] = []
+    for path in sorted(root.glob("*/lesson.md")):
+        found, wrong = read(path)
+        mistakes += wrong
+        if found is not None:
+            lessons.append(found)
+    for i, lesson in enumerate(lessons):
+        if any(lesson.order == other.order for other in lessons[:i]):
+            path = lesson.folder / "lesson.md"
+            mistakes.append(Mistake(path, 1, f"Another lesson has the number {lesson.order} already."))
+        if any(lesson.url_path == other.url_path for other in lessons[:i]):
+            path = lesson.folder / "lesson.md"
+            mistakes.append(Mistake(path, 1, f"Another lesson has the address {lesson.url_path!r} already."))
+    return sorted(lessons, key=lambda lesson: lesson.order), mistakes
+
+
+@lru_cache(maxsize=1)
+def lessons() -> tuple[Lesson, ...]:
+    """The lessons that come with Deltalab, read once.
+
+    Raises:
+        LessonMistakes: any of them has a mistake.
+    """
+    found, mistakes = scan()
+    if mistakes:
+        raise LessonMistakes(mistakes)
+    return tuple(found)
+
+
+def read(path: Path) -> tuple[Lesson | None, list[Mistake]]:
+    """One lesson file and its mistakes; the lesson is None when there are any."""
+    mistakes: list[Mistake] = []
+
+    def report(line: int, sentence: str) -> None:
+        mistakes.append(Mistake(path, line, sentence))
+
+    name = FOLDER.fullmatch(path.parent.name)
+    if name is None:
+        report(1, f"A lesson's folder is called NN_slug, such as 03_rank_arithmetic, not {path.parent.name!r}.")
+    try:
+        source = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        report(1, "The file is not UTF-8 text.")
+        return None, mistakes
+    front, body, first_line = _front_matter(source, report)
+    cells = list(_cells(body, first_line, path.parent, report))
+    _check_references(cells, path.parent, report)
+    if mistakes or front is None or name is None:
+        return None, sorted(mistakes, key=lambda m: m.line)
+    lesson = Lesson(
+        slug=path.parent.name,
+        folder=path.parent,
+        order=int(name[1]),
+        url_path=name[2].replace("_", "-"),
+        title=front["title"],
+        navigation=front.get("navigation", front["title"]),
+        summary=front["summary"].strip(),
+        minutes=front["minutes"],
+        objectives=tuple(front["objectives"]),
+        prerequisites=tuple(front["prerequisites"]),
+        references=tuple(dict(r) for r in front["references"]),
+        cells=tuple(cells),
+    )
+    return lesson, []
+
+
+def _front_matter(source: str, report: schema.Report) -> tuple[schema.Lined | None, list[str], int]:
+    """The checked front matter, the lines after it, and the number of the first of those lines."""
+    lines = source.splitlines()
+    end = next((i for i, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), None)
+    if not lines or lines[0].rstrip() != "---" or end is None:
+        report(1, "A lesson begins with front matter between two lines of ---.")
+        return None, lines, 1
+    front = schema.load_yaml("\n".join(lines[1:end]), 2, report)
+    if front is not None:
+        schema.check(front, schema.FRONT, "The front matter", 1, report)
+        _check_texts(front, 1, report)
+    return front, lines[end + 1 :], end + 2
+
+
+def _blocks(lines: list[str], first_line: int, report: schema.Report) -> Iterator[tuple[str, list[str], int]]:
+    """Runs of lines and fences: ("text", lines, line), ("code", lines, line), or (info string, body lines, line)."""
+    text: list[str] = []
+    at = first_line
+    i = 0
+    while i < len(lines):
+        opened = FENCE.match(lines[i])
+        if not opened:
+            if not text:
+                at = first_line + i
+            text.append(lines[i])
+            i += 1
+            continue
+        fence, info = opened.groups()
+        close = re.compile(rf"^ {{0,3}}{re.escape(fence[0])}{{{len(fence)},}}\s*$")
+        end = next((j for j in range(i + 1, len(lines)) if close.match(lines[j])), None)
+        if end is None:
+            report(first_line + i, "This fence is never closed.")
+            end = len(lines)
+        if text:
+            yield "text", text, at
+            text = []
+        if DIRECTIVE.match(info):
+            yield info, lines[i + 1 : end], first_line + i
+        else:
+            yield "code", lines[i : end + 1], first_line + i
+        i = end + 1
+    if text:
+        yield "text", text, at
+
+
+def _cells(lines: list[str], first_line: int, folder: Path, report: schema.Report) -> Iterator[Cell]:
+    number = 0
+    seen: dict[str, int] = {}
+    for info, block, line in _blocks(lines, first_line, report):
+        if info == "code":
+            yield Cell("prose", "", 0, line, {"text": "\n".join(block), "code": True})
+        elif info == "text":
+            yield from _prose(block, line, folder, report)
+        else:
+            number += 1
+            cell = _directive(info, block, line, number, report)
+            if cell is None:
+                continue
+            if cell.id in seen:
+                report(line, f"The id {cell.id!r} is taken by the cell in line {seen[cell.id]}.")
+            seen.setdefault(cell.id, line)
+            yield cell
+
+
+def _prose(block: list[str], line: int, folder: Path, report: schema.Report) -> Iterator[Cell]:
+    """Prose and the pictures on lines of their own between it."""
+    source = "\n".join(block)
+    start = 0
+    for image in IMAGE.finditer(source):
+        yield from _text(source[start : image.start()], line + source.count("\n", 0, start), report)
+        at = line + source.count("\n", 0, image.start())
+        alt, file = image["alt"].strip(), image["file"]
+        if not alt:
+            report(at, f"The picture {file} has no alt text; say in the brackets what it shows.")
+        if "://" in file:
+            report(at, "A picture lies in the lesson's folder; nothing is fetched from elsewhere.")
+        elif not file.endswith(PICTURES):
+            report(at, f"A picture is one of {', '.join(PICTURES)}, not {file!r}.")
+        elif not (folder / file).is_file():
+            report(at, f"There is no file {file!r} in the lesson's folder.")
+        yield Cell("image", "", 0, at, {"file": file, "alt": alt})
+        start = image.end()
+    yield from _text(source[start:], line + source.count("\n", 0, start), report)
+
+
+def _text(source: str, line: int, report: schema.Report) -> Iterator[Cell]:
+    if not source.strip():
+        return
+    line += len(source) - len(source.lstrip("\n"))
+    source = source.strip("\n")
+    calls(source, line, report)
+    for stray in re.finditer(r"!\[", source):
+        report(line + source.count("\n", 0, stray.start()), "A picture stands on a line of its own.")
+    yield Cell("prose", "", 0, line, {"text": source})
+
+
+def _directive(info: str, block: list[str], line: int, number: int, report: schema.Report) -> Cell | None:
+    match = DIRECTIVE.match(info)
+    assert match is not None
+    kind, cell_id = match[1].strip(), match[2].strip()
+    if kind not in schema.CELLS:
+        report(line, f"There is no directive {{{kind}}}; there are {', '.join(schema.CELLS)}.")
+        return None
+    if not CELL_ID.fullmatch(cell_id):
+        report(line, f"{{{kind}}} needs an id of small letters, digits and hyphens behind it, not {cell_id!r}.")
+        return None
+    body = schema.load_yaml("\n".join(block), line + 1, report)
+    if body is None:
+        return None
+    body.lines[None] = line
+    wrong_before = 0
+
+    def counted(at: int, sentence: str) -> None:
+        nonlocal wrong_before
+        wrong_before += 1
+        report(at, sentence)
+
+    schema.check(body, schema.Rule("map", fields=schema.CELLS[kind].fields), f"{{{kind}}} {cell_id}", line, counted)
+    _check_texts(body, line, counted)
+    if kind == "quiz":
+        _check_answers(body, line, counted)
+    # The kind's own check may rely on the types that the rules have established.
+    if kind == "quiz" or not wrong_before:
+        schema.CELLS[kind].check(body, line, report)
+    return Cell(kind, cell_id, number, line, body)
+
+
+def _check_texts(value: Any, line: int, report: schema.Report) -> None:
+    """Check the calcs in every text of a directive's body."""
+    if isinstance(value, schema.Lined):
+        for key, part in value.items():
+            _check_texts(part, value.lines[key], report)
+    elif isinstance(value, list):
+        for part in value:
+            _check_texts(part, line, report)
+    elif isinstance(value, str):
+        calls(value, line, report)
+
+
+def _check_answers(body: schema.Lined, line: int, report: schema.Report) -> None:
+    """A numeric answer is a number, or the text of a calc call."""
+    mistakes = body.get("mistakes")
+    rows = [body, *(m for m in mistakes if isinstance(m, schema.Lined))] if isinstance(mistakes, list) else [body]
+    for row in rows:
+        answer = row.get("answer")
+        if isinstance(answer, str):
+            try:
+                calc.parse(answer)
+            except BadInput as error:
+                report(row.lines.get("answer", line), str(error))
+        elif answer is not None and (isinstance(answer, bool) or not isinstance(answer, (int, float))):
+            report(row.lines.get("answer", line), "The answer must be a number or a calc function.")
+
+
+def _check_references(cells: list[Cell], folder: Path, report: schema.Report) -> None:
+    """What one cell says of another: predictions name an experiment; an experiment has its recorded run."""
+    experiments = {c.id for c in cells if c.kind == "experiment"}
+    for cell in cells:
+        if cell.kind == "predict" and cell.body.get("experiment") not in experiments:
+            report(cell.line, f"There is no experiment {cell.body.get('experiment')!r} in this lesson.")
+        if cell.kind == "experiment" and not recorded_path(folder, cell.id).is_file():
+            report(cell.line, f"The experiment has no recorded run; record it into runs/{cell.id}.jsonl.")
+    for cell in cells:
+        run, what = cell.body.get("experiment"), cell.body.get("what")
+        if cell.kind == "predict" and isinstance(what, str) and recorded_path(folder, str(run)).is_file():
+            try:
+                calc.recorded(folder, str(run), what)
+            except BadInput as error:
+                report(cell.line, str(error))
+
+
+def recorded_path(folder: Path, experiment_id: str) -> Path:
+    """Where a lesson keeps the recorded run of an experiment."""
+    return folder / "runs" / f"{experiment_id}.jsonl"
+
+
+def check(lesson: Lesson) -> list[Mistake]:
+    """Compute every number that `lesson` prints or grades by; what the engine refuses is a mistake."""
+    mistakes: list[Mistake] = []
+
+    def walk(value: Any, line: int) -> None:
+        if isinstance(value, dict):
+            for key, part in value.items():
+                if key == "answer" and isinstance(part, str):
+                    attempt(partial(compute_answer, part), line)
+                else:
+                    walk(part, line)
+        elif isinstance(value, list | tuple):
+            for part in value:
+                walk(part, line)
+        elif isinstance(value, str):
+            attempt(lambda: filled(value, lesson.folder), line)
+
+    def compute_answer(source: str) -> float:
+        return calc.value(calc.parse(source), lesson.folder)
+
+    def attempt(compute: Callable[[], Any], line: int) -> None:
+        try:
+            compute()
+        except BadInput as error:
+            mistakes.append(Mistake(lesson.folder / "lesson.md", line, str(error)))
+
+    for cell in lesson.cells:
+        if not cell.body.get("code"):
+            walk(cell.body, cell.line)
+    walk([lesson.summary, *lesson.objectives, *lesson.prerequisites], 1)
+    return mistakes
+
+
+def calls(text: str, line: int, report: schema.Report) -> None:
+    """Report the calcs in `text` that cannot be understood; `text` begins in line `line`."""
+    for match in CALC.finditer(text):
+        if match["calc"] is not None:
+            try:
+                calc.parse(match["calc"])
+            except BadInput as error:
+                report(line + text.count("\n", 0, match.start()), str(error))
+
+
+def filled(text: str, folder: Path, compute: Callable[[calc.Call, Path], str] = calc.text) -> str:
+    """`text` with every calc replaced by its number; `folder` is the lesson's."""
+
+    def one(match: re.Match[str]) -> str:
+        return match[0] if match["calc"] is None else compute(calc.parse(match["calc"]), folder)
+
+    return CALC.sub(one, text)

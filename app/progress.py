@@ -1,0 +1,87 @@
+"""What a learner has done in a lesson, from what is kept of them. Pure.
+
+The store keeps one value per cell, named `slug/cell-id`:
+quiz {"answer", "right", "tries", "first_right"}; predict {"value", "fair", "measured", "log_ratio", "source"};
+experiment {"run"} once a run of the learner's own has finished, and {"shown"} once the recorded result was opened.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.index import Cell, Lesson
+
+COUNTED = ("predict", "experiment", "quiz")
+
+
+def cell_done(cell: Cell, kept: Any) -> bool:
+    """Whether a cell counts as done: a quiz answered rightly, a prediction committed, an own run finished."""
+    if not isinstance(kept, Mapping):
+        return False
+    if cell.kind == "quiz":
+        return bool(kept.get("right"))
+    if cell.kind == "predict":
+        return kept.get("value") is not None
+    return bool(kept.get("run"))
+
+
+@dataclass(frozen=True)
+class Completion:
+    """How much of a lesson is done. `next` is the first cell that is not (None when all are)."""
+
+    done: int
+    total: int
+    next: Cell | None
+    begun: bool
+
+    @property
+    def status(self) -> str:
+        """ "done", "in progress" or "not started"."""
+        if self.total and self.done == self.total:
+            return "done"
+        return "in progress" if self.begun else "not started"
+
+
+def completion(lesson: Lesson, progress: Mapping[str, Any]) -> Completion:
+    """How much of `lesson` the learner with this `progress` (store.progress(owner)) has done."""
+    counted = [c for c in lesson.cells if c.kind in COUNTED]
+    open_cells = [c for c in counted if not cell_done(c, progress.get(lesson.state_name(c.id)))]
+    return Completion(
+        done=len(counted) - len(open_cells),
+        total=len(counted),
+        next=open_cells[0] if open_cells else None,
+        begun=any(name.startswith(f"{lesson.slug}/") for name in progress),
+    )
+
+
+def next_lesson(lessons: Iterable[Lesson], progress: Mapping[str, Any]) -> Lesson | None:
+    """Where the learner goes on: the first lesson in progress, else the first not started; None when all are done."""
+    states = [(lesson, completion(lesson, progress).status) for lesson in lessons]
+    for wanted in ("in progress", "not started"):
+        for lesson, status in states:
+            if status == wanted:
+                return lesson
+    return None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How good the predictions were so far. factor: the typical one by which they were off (1 is perfect)."""
+
+    count: int
+    factor: float
+
+
+def calibration(progress: Mapping[str, Any]) -> Calibration | None:
+    """Over all predictions made before their result was seen; None before the first."""
+    ratios = [
+        abs(kept["log_ratio"])
+        for kept in progress.values()
+        if isinstance(kept, Mapping) and kept.get("fair") and isinstance(kept.get("log_ratio"), (int, float))
+    ]
+    if not ratios:
+        return None
+    return Calibration(len(ratios), math.exp(sum(ratios) / len(ratios)))

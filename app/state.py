@@ -1,0 +1,119 @@
+"""What the pages share: the store, the talker, who is asking, and what this runs on. One of each per server process."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import zoneinfo
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from app import identity
+
+if TYPE_CHECKING:
+    from core.hardware import Hardware
+    from core.runs.store import Store
+    from core.runs.talker import Talker
+
+_OWNER = "_owner"  # session_state: an owner without a cookie (cookies blocked), or set by a test
+
+
+def home() -> Path:
+    """The data folder: $DELTALAB_HOME or the platform's."""
+    return store().home
+
+
+def store() -> Store:
+    """The store of runs and progress; one per process (and per data folder, which tests change)."""
+    return _store(os.environ.get("DELTALAB_STORE"), os.environ.get("DELTALAB_HOME"))
+
+
+@lru_cache(maxsize=4)
+def _store(url: str | None, folder: str | None) -> Store:
+    from core.runs.store import Store
+
+    return Store(url, Path(folder) if folder else None)
+
+
+def talker() -> Talker:
+    """The process that answers chats, started at the first question; torch never enters the server."""
+    return _talker(store())
+
+
+@lru_cache(maxsize=4)
+def _talker(runs: Store) -> Talker:
+    from core.runs.talker import Talker
+
+    return Talker(runs)
+
+
+def owner() -> str:
+    """Who is asking: from the signed cookie, never from anything a page could be told by its visitor.
+
+    A browser that refuses cookies gets a name that lasts as long as its tab.
+    """
+    if _OWNER not in st.session_state:
+        named = identity.read(st.context.cookies.get(identity.COOKIE), identity.secret(home()))
+        st.session_state[_OWNER] = named or identity.new_owner()
+        st.session_state[_OWNER + "_kept"] = named is not None
+    return str(st.session_state[_OWNER])
+
+
+def kept() -> bool:
+    """Whether the browser keeps the owner's cookie; without it runs are lost with the tab and curves do not move."""
+    owner()
+    return bool(st.session_state.get(_OWNER + "_kept", True))
+
+
+def hardware() -> Hardware:
+    """What this machine is, found without torch; asked once per process."""
+    from core.hardware import attached_light
+
+    return attached_light()
+
+
+def device_text() -> str:
+    """One line for the device chip, such as 'AMD EPYC 7B13, 2 cores, 16.0 GiB'."""
+    return hardware().chip()
+
+
+def device_chip() -> None:
+    """The line that says what everything here runs on."""
+    st.caption(f":material/memory: Runs on {device_text()}")
+
+
+def local_time(moment: float) -> datetime.datetime:
+    """A moment (seconds since the epoch) in the visitor's time zone."""
+    try:
+        zone = zoneinfo.ZoneInfo(st.context.timezone) if st.context.timezone else None
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError):
+        zone = None  # a browser may name a zone that this machine's tables do not have
+    return datetime.datetime.fromtimestamp(moment, zone)
+
+
+def close() -> None:
+    """Let go of the talker's process and the database; for the end of the server."""
+    if _talker.cache_info().currsize:
+        talker().close()
+    _talker.cache_clear()
+    if _store.cache_info().currsize:
+        store().close()
+    _store.cache_clear()
+
+
+def page(url_path: str) -> Any:
+    """The page with that address ("" is home), for a link to it."""
+    pages = st.session_state.get("_pages", {})
+    return pages[url_path] if url_path in pages else st.Page(_nowhere, title=url_path or "Course", url_path=url_path)
+
+
+def keep_pages(pages: dict[str, Any]) -> None:
+    """Remember this session's pages by address, for `page`."""
+    st.session_state["_pages"] = pages
+
+
+def _nowhere() -> None:
+    """Stands for a page while a single view is drawn without the navigation (in tests)."""

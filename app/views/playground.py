@@ -1,0 +1,298 @@
+"""Playground: any base, any task or your own file, any method; four knobs, and Run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import streamlit as st
+
+from app import chat, compare, data, form, live, state, uploads
+from app.story import plain
+from core.config import EMBEDDED, RunConfig
+from core.errors import DeltalabError, NotFound
+from core.methods import METHODS
+from core.units import count_text
+from core.world import TASKS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from core.runs.store import Run
+
+CELL = "playground"
+"""Where the store files the runs that were started here."""
+KNOB = "knob"
+OWN = "own"
+METHOD, TASK = "lora", next(iter(TASKS))
+BASES = {EMBEDDED: "Embedded", "folder": "Local folder", "hub": "Hub id"}
+
+
+def render() -> None:
+    """Draw the page."""
+    st.title("Playground", anchor=False)
+    st.markdown("Choose a base, something to learn and a method; then run it, and compare.")
+    _setup()
+    run = shown_run()
+    if run is not None:
+        _result(run)
+    _earlier(run)
+
+
+def linked(name: str, options: list[str], default: str) -> str:
+    """The choice that the address names, if it is one; else the default.
+
+    Streamlit's own binding would put the widget's words into the address ("New people (knowledge)"), not its values.
+    """
+    wanted = st.query_params.get(name)
+    return wanted if wanted in options else default
+
+
+def keep_in_link(name: str, default: str) -> None:
+    """A widget's callback: its value into the address, unless it is the default."""
+    value = st.session_state[name]
+    if value == default:
+        st.query_params.pop(name, None)
+    else:
+        st.query_params[name] = value
+
+
+def shown_run() -> Run | None:
+    """The run that the address names, else the visitor's newest one from here."""
+    wanted = st.query_params.get("run")
+    if wanted:
+        try:
+            return state.store().get(wanted, state.owner())
+        except NotFound:
+            del st.query_params["run"]
+    return live.latest(CELL)
+
+
+@st.fragment
+def _setup() -> None:
+    """Everything that is chosen; in a fragment, so that a knob redraws nothing else."""
+    left, right = st.columns(2, gap="large")
+    with left:
+        base, facts = _base()
+        task, given = _material()
+    with right:
+        method = _method(facts)
+    path = None if given is None else _own(given, base)
+    if base is None:
+        base, ready = EMBEDDED, False
+    else:
+        ready = task is not None or path is not None
+    defaults = RunConfig(base=base, task=task, data=None if path is None else str(path), method=method)
+    if task is None and path is None:
+        defaults = RunConfig(base=base, method=method)  # the knobs of the default task, until there is a file
+    st.subheader("Settings", anchor=False)
+    run = shown_run()
+    busy = run is not None and run.status in live.ACTIVE
+    config = form.run_form(defaults, KNOB, label="Run", busy=busy, ready=ready, per_row=4)
+    if not ready:
+        st.caption("Run waits for a base and for something to learn that can be used.")
+    now = form.config_of(defaults, KNOB)
+    if run is not None and not busy and ready and live.differs(run, now):
+        st.caption(":material/update: The run below was made with other settings. *Run* shows what these do.")
+    _link(now)
+    if config is not None:
+        new = live.start(config, key=CELL, cell=CELL)
+        if new is not None:
+            st.query_params["run"] = new.id
+            st.rerun()
+
+
+def _base() -> tuple[str | None, dict[str, Any]]:
+    """The base and its facts; None while it cannot be used."""
+    st.subheader("Base", anchor=False)
+    kind = st.segmented_control(
+        "Where the base comes from",
+        list(BASES),
+        format_func=BASES.__getitem__,
+        default=linked("base", list(BASES), EMBEDDED),
+        required=True,
+        key="base",
+        label_visibility="collapsed",
+        on_change=keep_in_link,
+        args=("base", EMBEDDED),
+    )
+    source: str | None = EMBEDDED
+    if kind == "folder":
+        source = st.text_input(
+            "Folder on this machine",
+            key="folder",
+            placeholder="/models/my-model",
+            help="A folder with config.json, a tokenizer and safetensors weights.",
+            bind="query-params",
+        )
+    elif kind == "hub":
+        source = st.text_input(
+            "Hub id",
+            key="hub",
+            placeholder="HuggingFaceTB/SmolLM2-135M-Instruct",
+            help="It is fetched once and kept in the hub's cache; safetensors only, no code of the repository is run.",
+            bind="query-params",
+        )
+    source = (source or "").strip()
+    if not source:
+        st.caption("Nothing is named yet.")
+        return None, {}
+    with st.spinner("Looking at the base", show_time=True):
+        facts = base_facts(source)
+    if "error" in facts:
+        live.say(DeltalabError(*facts["error"]))
+        return None, {}
+    parts = [str(facts.get("name") or source)]
+    if facts.get("model_type"):
+        parts.append(str(facts["model_type"]))
+    if facts.get("parameters"):
+        parts.append(f"{count_text(facts['parameters'])} parameters")
+    if facts.get("layers"):
+        parts.append(f"{facts['layers']} layers")
+    if facts.get("context"):
+        parts.append(f"{facts['context']} tokens of context")
+    st.caption(" · ".join(parts))
+    if source == EMBEDDED:
+        st.caption(
+            "A small model of a small world: it knows people, cities, jobs and pets, adds, and judges reviews. Every "
+            "answer can be graded exactly."
+        )
+    return source, facts
+
+
+@st.cache_data(show_spinner=False, ttl=120, max_entries=64)
+def base_facts(source: str) -> dict[str, Any]:
+    """What is known of a base without loading it; {"error": (sentence, advice)} when it cannot be used.
+
+    Both are kept for a while: the hub is not asked again at every move of a knob.
+    """
+    from core.base import describe_base
+
+    try:
+        return describe_base(source)
+    except DeltalabError as error:
+        return {"error": (error.sentence, error.advice)}
+
+
+def _method(facts: dict[str, Any]) -> str:
+    st.subheader("Method", anchor=False)
+    names = list(METHODS)
+    method = st.radio(
+        "Method",
+        names,
+        index=names.index(linked("method", names, METHOD)),
+        format_func=lambda name: METHODS[name].TITLE,
+        captions=[m.SUMMARY for m in METHODS.values()],
+        key="method",
+        label_visibility="collapsed",
+        on_change=keep_in_link,
+        args=("method", METHOD),
+    )
+    if method == "bitfit" and facts and facts.get("biases") is False:
+        st.warning("This base has no biases, so BitFit has nothing to train. GPT-2, OPT and BERT have them.")
+    return str(method)
+
+
+def _material() -> tuple[str | None, Any]:
+    """What is learnt: a built-in task, or the visitor's upload (None, None until there is one)."""
+    st.subheader("What it learns", anchor=False)
+    names = [*TASKS, OWN]
+    task = st.radio(
+        "What it learns",
+        names,
+        index=names.index(linked("task", names, TASK)),
+        format_func=lambda name: "My own file" if name == OWN else TASKS[name].title,
+        captions=[*(t.summary for t in TASKS.values()), "JSONL, JSON or CSV with prompts and answers, or with chats."],
+        key="task",
+        label_visibility="collapsed",
+        on_change=keep_in_link,
+        args=("task", TASK),
+    )
+    if task != OWN:
+        _example(str(task))
+        return str(task), None
+    given = st.file_uploader(
+        "Your file",
+        type=data.ENDINGS,
+        key="upload",
+        help="It stays on this machine. A row is a prompt and a completion, or a list of chat messages.",
+    )
+    if given is None:
+        st.caption(data.FORMATS)
+        return None, None
+    return None, given
+
+
+def _own(given: Any, base: str | None) -> Path | None:
+    """The report on an upload; its path, if it can be trained on."""
+    path = uploads.keep(state.owner(), given.name, given.getvalue())
+    seed = int(st.session_state.get(f"{KNOB}-seed", 0))
+    return path if data.show_report(path, base or EMBEDDED, length_limit(), held_out(), seed) else None
+
+
+def length_limit() -> int:
+    """The length limit that the form shows now."""
+    return int(st.session_state.get(f"{KNOB}-max_length", RunConfig().train.max_length))
+
+
+def held_out() -> float:
+    """The share kept back for scoring that the form shows now."""
+    return float(st.session_state.get(f"{KNOB}-held_out", RunConfig().train.held_out))
+
+
+def _example(task: str) -> None:
+    from core.world import examples
+
+    example = examples(task, "heldout", 1, 0)[0]
+    with st.expander("An example of the task", key="example"):
+        st.markdown("Asked")
+        st.code(example.prompt, language=None, wrap_lines=True)
+        st.markdown("Wanted")
+        st.code(example.completion, language=None, wrap_lines=True)
+
+
+def _link(config: RunConfig) -> None:
+    """A link that reproduces what is chosen (an own file has to be chosen again)."""
+    with st.popover("Link to this setup", icon=":material/link:", type="tertiary"):
+        base = (st.context.url or "").split("?")[0]
+        query = urlencode(address(config))
+        st.code(f"{base}?{query}" if query else base, language=None, wrap_lines=True)
+        st.caption("Whoever opens it on this machine sees the same choices. Your own file is not part of it.")
+
+
+def address(config: RunConfig) -> dict[str, str]:
+    """Query parameters with which this page shows `config`."""
+    from pathlib import Path
+
+    out: dict[str, str] = {}
+    if config.base != EMBEDDED:
+        kind = "folder" if Path(config.base).is_absolute() or config.base.startswith((".", "~")) else "hub"
+        out |= {"base": kind, kind: config.base}
+    if config.task is None:
+        out["task"] = OWN
+    elif config.task != TASK:
+        out["task"] = config.task
+    if config.method != METHOD:
+        out["method"] = config.method
+    return out | form.link(config, KNOB)
+
+
+def _result(run: Run) -> None:
+    st.divider()
+    st.header(plain(run.title or "Run"), anchor="run")
+    live.run_panel(run, key="playground-run", on_new=_show)
+    if run.adapter is not None:
+        st.subheader("Talk to it, before and after", anchor="chat")
+        chat.chat_pair(run, key=f"playground-chat-{run.id}")
+
+
+def _show(run: Run) -> None:
+    st.query_params["run"] = run.id
+
+
+def _earlier(run: Run | None) -> None:
+    runs = state.store().runs(state.owner(), limit=50)
+    if len(runs) < 2 or run is None:
+        return
+    st.subheader("Beside earlier runs", anchor="compare")
+    compare.compare(runs, "beside", label="Runs to compare", default=[run.id])

@@ -1,0 +1,160 @@
+"""A model as a table of its modules: what a closed form needs to count parameters, without torch.
+
+`Architecture.of(model)` reads the table off a model; `architecture_of_config` does the same for a transformers
+configuration on the meta device, where a model of any size costs no memory. The table itself is plain data: it can be
+written as JSON, and counting over it imports nothing.
+
+Only modules that own parameters have a row. Tied weights (an output layer that shares the embedding's matrix) have a
+row that says so, and count once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
+Kind = Literal["linear", "conv1d", "embedding", "norm", "other"]
+
+
+@dataclass(frozen=True)
+class Module:
+    """One module that owns parameters.
+
+    name: its path in the model. kind: linear (y = xWᵀ + b, W of shape out × in), conv1d (GPT-2's y = xW + b, W of shape
+    in × out), embedding (a table of in_features rows), norm, or other. weight, bias: number of elements; `bias` counts
+    only what no earlier module owns. tied_to: the module that owns the weight, if this one only shares it.
+    """
+
+    name: str
+    kind: Kind
+    in_features: int
+    out_features: int
+    bias: int
+    weight: int
+    tied_to: str | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Elements that this module owns: a tied weight belongs to the other module."""
+        return self.bias + (0 if self.tied_to else self.weight)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """All modules of a model that own parameters, in the model's order.
+
+    name: what the model is called. model_type: transformers' name of its family. total: number of parameters, tied ones
+    once. head: the module that turns hidden states into logits, if the model says which.
+    """
+
+    name: str
+    model_type: str
+    modules: tuple[Module, ...]
+    total: int
+    head: str | None = None
+
+    def linears(self) -> Iterator[Module]:
+        """The modules that multiply by a matrix, the head included."""
+        return (m for m in self.modules if m.kind in ("linear", "conv1d"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `from_dict` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Architecture:
+        """Read what `to_dict` wrote."""
+        return cls(**{**record, "modules": tuple(Module(**m) for m in record["modules"])})
+
+    @classmethod
+    def of(cls, model: torch.nn.Module, name: str | None = None) -> Architecture:
+        """The table of a plain model (before a method is attached to it).
+
+        Args:
+            model: any module; on the meta device it need not have weights.
+            name: what to call it; by default what its configuration says.
+        """
+        config = getattr(model, "config", None)
+        get_head = getattr(model, "get_output_embeddings", None)
+        head = get_head() if get_head is not None else None
+        head_name = next((n for n, m in model.named_modules() if head is not None and m is head), None)
+        owners: dict[int, str] = {}
+        rows = []
+        for path, module in model.named_modules():
+            own = dict(module.named_parameters(recurse=False))
+            if own:
+                rows.append(_row(path, module, own, owners))
+        called = name or getattr(config, "_name_or_path", "") or type(model).__name__
+        modules = tuple(rows)
+        total = sum(m.parameters for m in modules)
+        return cls(called, getattr(config, "model_type", ""), modules, total, head_name)
+
+
+def is_bias(parameter_name: str) -> bool:
+    """Whether a parameter is a bias vector, by the naming that torch and transformers keep to (`bias`, `…_bias`)."""
+    last = parameter_name.rpartition(".")[2]
+    return last == "bias" or last.endswith("_bias")
+
+
+def elements(parameter: torch.Tensor) -> int:
+    """Number of weights a tensor holds. Four-bit weights are packed two to a byte, and say their shape elsewhere."""
+    state = getattr(parameter, "quant_state", None)
+    return int(state.shape.numel()) if state is not None else parameter.numel()
+
+
+def _row(path: str, module: torch.nn.Module, own: dict[str, torch.Tensor], owners: dict[int, str]) -> Module:
+    """The row of one module; `owners` maps the identity of each parameter seen so far to the module that owns it."""
+    bias = weight = 0
+    tied_to = None
+    for name, parameter in own.items():
+        owner = owners.setdefault(id(parameter), path)
+        if is_bias(name):
+            bias += elements(parameter) if owner == path else 0
+        else:
+            weight += elements(parameter)
+            tied_to = owner if owner != path else tied_to
+    kind, fan_in, fan_out = _kind(module)
+    return Module(path, kind, fan_in, fan_out, bias, weight, tied_to)
+
+
+def _kind(module: torch.nn.Module) -> tuple[Kind, int, int]:
+    """Kind, inputs and outputs of a module that owns parameters."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    if isinstance(module, torch.nn.Linear):
+        return "linear", module.in_features, module.out_features
+    if isinstance(module, Conv1D):
+        return "conv1d", module.weight.shape[0], module.weight.shape[1]
+    if isinstance(module, torch.nn.Embedding):
+        return "embedding", module.num_embeddings, module.embedding_dim
+    if "norm" in type(module).__name__.lower():
+        weight = getattr(module, "weight", None)
+        width = weight.numel() if weight is not None else 0
+        return "norm", width, width
+    return "other", 0, 0
+
+
+def architecture_of_config(config: PretrainedConfig, name: str | None = None) -> Architecture:
+    """The table of the causal language model that a transformers configuration describes, without its weights.
+
+    Built on the meta device: seconds for the largest models, and no memory. A family that has no causal language model
+    (an encoder without a decoder class) is built as its plain model.
+    """
+    return Architecture.of(meta_model(config), name or getattr(config, "_name_or_path", "") or None)
+
+
+def meta_model(config: PretrainedConfig) -> torch.nn.Module:
+    """The model of a configuration on the meta device: shapes and names, no weights, no code from the hub."""
+    import torch
+    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    maker = AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModel
+    with torch.device("meta"):
+        return maker.from_config(config)

@@ -1,0 +1,788 @@
+"""Base models: the embedded one, a folder on this machine, or an id on the Hugging Face hub.
+
+How it works: a source becomes a folder (a hub id by way of the hub's own cache, downloaded when it is not there), the
+folder is checked by reading its `config.json` and the headers of its safetensors files, and only then handed to
+transformers' `from_pretrained`. The checks cost milliseconds and need no torch, so `describe_base` gives a page the
+facts about a base without loading it, and what cannot be used is said before gigabytes are fetched.
+
+What is refused, each with its own sentence: pickled weights (loading them runs code), code from a repository, weights
+quantized by somebody else, models that do not continue text, incomplete or damaged files.
+
+The environment variables of huggingface_hub hold: HF_HUB_OFFLINE, HF_ENDPOINT, HF_HOME, HF_TOKEN.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import re
+import shutil
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from core.config import EMBEDDED
+from core.errors import BadInput, BaseUnavailable, DeltalabError, OutOfMemory
+from core.units import DTYPE_BYTES, bytes_text, count_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EMBEDDED_FOLDER = Path(__file__).parent / "assets" / "embedded"
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# Any one of these makes a tokenizer; tokenizer_config.json alone serves tokenizers without a vocabulary (bytes).
+TOKENIZERS = (
+    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
+    "tiktoken.model", "tekken.json", "tokenizer_config.json",
+)  # fmt: skip
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
+
+# How safetensors names the types; bytes per number.
+_STORED = {
+    "F64": ("float64", 8), "F32": ("float32", 4), "F16": ("float16", 2), "BF16": ("bfloat16", 2), "I64": ("int64", 8),
+    "I32": ("int32", 4), "I16": ("int16", 2), "I8": ("int8", 1), "U8": ("uint8", 1), "BOOL": ("bool", 1),
+    "F8_E4M3": ("float8_e4m3fn", 1), "F8_E5M2": ("float8_e5m2", 1),
+}  # fmt: skip
+# Stored by some checkpoints although they are constants of the architecture, not parameters.
+_BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.masked_bias|position_ids)$")
+_CAUSAL_MASK = re.compile(r"\.attn(\.attention)?\.bias$")  # GPT-2's and GPT-Neo's triangle, shape (1, 1, n, n)
+
+_CONVERT = (
+    "Convert it once, in an environment you trust with it: AutoModelForCausalLM.from_pretrained(…)"
+    ".save_pretrained(folder, safe_serialization=True), or look for a revision with model.safetensors."
+)
+
+
+@dataclass
+class Base:
+    """A loaded base model.
+
+    model: in evaluation mode, on its device. tokenizer: its own. name: short, for people. source: as it was asked for.
+    facts: see `describe_base`. notes: what a person should know about it before training, as sentences.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    source: str
+    facts: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where a base lies on this machine.
+
+    folder: holds config.json. kind: 'embedded', 'folder' or 'hub'. revision: the commit, for a hub id.
+    remote_sizes: bytes of the weight files still on the hub only, by name (empty: they are here).
+    """
+
+    folder: Path
+    name: str
+    kind: str
+    revision: str | None = None
+    remote_sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+# --- from a source to a folder ----------------------------------------------------------------------------------------
+
+
+def locate(source: str, revision: str | None = None, *, weights: bool = True) -> Located:
+    """The folder of a base, fetching it from the hub when it is not here.
+
+    Args:
+        source: 'embedded', a folder, or a hub id. An existing folder wins over a hub id of the same spelling.
+        revision: branch, tag or commit of a hub id.
+        weights: also fetch the weights; otherwise the small files only.
+
+    Raises:
+        BaseUnavailable: not found, not reachable, not allowed, no room on the disk.
+        BadInput: `source` is none of the three, or a revision was given for something that has none.
+    """
+    source = source.strip()
+    if source == EMBEDDED:
+        if not (EMBEDDED_FOLDER / "config.json").is_file():
+            raise BaseUnavailable(
+                "The embedded base is missing from this installation.",
+                "Reinstall Deltalab, or train it again with python -m core.pretrain.",
+            )
+        return Located(EMBEDDED_FOLDER, EMBEDDED, EMBEDDED)
+    folder = Path(source).expanduser()
+    try:
+        here = bool(source) and folder.exists()
+    except OSError:  # a name too long for the file system
+        here = False
+    if here or not HUB_ID.fullmatch(source):
+        if here and not folder.is_dir():
+            raise BaseUnavailable(f"{source} is a file, not a folder.", "Name the folder that holds config.json.")
+        if not here and not (source.startswith((".", "~")) or "/" in source or "\\" in source):
+            raise BadInput(
+                f"{source!r} is neither a folder nor a hub id.",
+                "Name 'embedded', a folder with config.json, or a hub id such as owner/name.",
+            )
+        if not here:
+            raise BaseUnavailable(f"There is no folder {source}.", "Check the path; a hub id looks like owner/name.")
+        if revision is not None:
+            raise BadInput("A folder has no revisions.", "Leave the revision out, or name a hub id.")
+        return Located(folder, folder.resolve().name, "folder")
+    if "--" in source or ".." in source or source.endswith((".git", "-", ".")) or len(source) > 96:
+        raise BadInput(f"{source!r} is not a valid hub id.", "A hub id looks like owner/name.")
+    return _from_hub(source, revision, weights=weights)
+
+
+def _from_hub(repo: str, revision: str | None, *, weights: bool) -> Located:
+    """A hub repository as a folder of the hub's cache, with everything checked that can be before the download."""
+    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    with _quiet(), _hub_errors(repo, revision):
+        try:
+            info = HfApi().model_info(repo, revision=revision, files_metadata=True)
+        except (OfflineModeIsEnabled, HTTPError) as why:
+            response = getattr(why, "response", None)
+            if response is not None and response.status_code < 500:
+                raise  # the hub answered, and its answer was no
+            # No network, or switched off: what an earlier download left behind will do, if it is whole.
+            wanted = ["*.json", "*.jinja", "tokenizer*", "*.model", "*.txt", *(["*.safetensors"] if weights else [])]
+            try:
+                folder = Path(snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=wanted))
+            except LocalEntryNotFoundError:
+                raise why from None
+            return Located(folder, repo, "hub", folder.name)
+    sizes = {s.rfilename: s.size or 0 for s in info.siblings or []}
+    if "config.json" not in sizes:
+        _refuse_without_config(set(sizes), repo)
+    with _quiet(), _hub_errors(repo, revision, reached=True):
+        # By branch, so that the cache remembers what the branch points to; all else by that commit.
+        config = Path(hf_hub_download(repo, "config.json", revision=revision))
+        commit = config.parent.name
+        _check_config(_read_json(config), repo)
+        names = _weight_names(set(sizes), repo)
+        if names == [INDEX]:
+            names = [INDEX, *_shards(_read_json(Path(hf_hub_download(repo, INDEX, revision=commit))), repo)]
+        small = [n for n in sizes if "/" not in n and n.endswith((".json", ".jinja", ".model", ".txt")) and n != INDEX]
+        if not weights:
+            folder = Path(snapshot_download(repo, revision=commit, allow_patterns=small))
+            here = all((folder / n).exists() for n in names)
+            return Located(folder, repo, "hub", commit, {} if here else {n: sizes.get(n, 0) for n in names})
+        missing = [n for n in names if not (config.parent / n).exists()]
+        _check_disk(repo, sum(sizes.get(n, 0) for n in missing), Path(constants.HF_HUB_CACHE))
+        folder = Path(snapshot_download(repo, revision=commit, allow_patterns=[*small, *names]))
+        return Located(folder, repo, "hub", commit)
+
+
+def _check_disk(repo: str, needed_bytes: int, cache: Path) -> None:
+    place = cache
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if needed_bytes > free:
+        raise BaseUnavailable(
+            f"{repo} needs {bytes_text(needed_bytes)} on the disk, and {bytes_text(free)} are free.",
+            f"Make room below {cache}, or set HF_HOME to another disk.",
+        )
+
+
+@contextmanager
+def _hub_errors(repo: str, revision: str | None, *, reached: bool = False) -> Iterator[None]:
+    """Say what the hub library raises in one sentence each. reached: the hub has answered before."""
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError, OfflineModeIsEnabled
+
+    try:
+        yield
+    except DeltalabError:
+        raise
+    except (EntryNotFoundError, HFValidationError, HTTPError, OfflineModeIsEnabled, OSError) as why:
+        raise _explained(why, repo, revision, reached) from why
+
+
+def _explained(why: BaseException, repo: str, revision: str | None, reached: bool) -> DeltalabError:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        DisabledRepoError,
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    page = f"{constants.ENDPOINT}/{repo}"
+    if isinstance(why, GatedRepoError):
+        return BaseUnavailable(
+            f"{repo} is gated: its owner asks for an agreement before anyone may download it.",
+            f"Accept the terms at {page}, then log in with `hf auth login` or set HF_TOKEN.",
+        )
+    if isinstance(why, RepositoryNotFoundError):
+        return BaseUnavailable(
+            f"The hub knows no model {repo}, or it is private.",
+            "Check the spelling; for a private model log in with `hf auth login` or set HF_TOKEN.",
+        )
+    if isinstance(why, RevisionNotFoundError):
+        return BaseUnavailable(
+            f"{repo} has no revision {revision!r}.", f"Its branches and tags stand at {page}/tree/main."
+        )
+    if isinstance(why, DisabledRepoError):
+        return BaseUnavailable(f"{repo} has been disabled on the hub.", "Choose another base.")
+    if isinstance(why, HFValidationError):
+        return BadInput(f"{repo!r} is not a valid hub id.", "A hub id looks like owner/name.")
+    if isinstance(why, HfHubHTTPError) and not isinstance(why, EntryNotFoundError):
+        code = why.response.status_code
+        said = {
+            401: "the hub asks for a login",
+            403: "this login is not allowed to",
+            429: "the hub asks to wait (too many requests)",
+        }.get(code, "the hub has a fault of its own" if code >= 500 else "the hub refused")
+        return BaseUnavailable(
+            f"{repo} could not be fetched: {said} (HTTP {code}).",
+            "Log in with `hf auth login`." if code in (401, 403) else "Try again later, or use a local folder.",
+        )
+    if isinstance(why, (OfflineModeIsEnabled, EntryNotFoundError)):
+        if constants.HF_HUB_OFFLINE:
+            return BaseUnavailable(
+                f"{repo} is not in the local cache, and HF_HUB_OFFLINE forbids fetching it.",
+                "Unset HF_HUB_OFFLINE, fetch it once, or choose the embedded base.",
+            )
+        if isinstance(why.__cause__, (HTTPError, OSError)):  # the hub's client wraps what really happened
+            return _explained(why.__cause__, repo, revision, reached)
+        return BaseUnavailable(
+            f"A file of {repo} could not be fetched: {_first_line(why)}.", "Try again, or choose another base."
+        )
+    if isinstance(why, HTTPError):
+        if reached:
+            return BaseUnavailable(
+                f"The connection to {constants.ENDPOINT} broke off while {repo} was fetched.",
+                "Start again: what has arrived is kept.",
+            )
+        return BaseUnavailable(
+            f"{repo} is not in the local cache, and the hub at {constants.ENDPOINT} cannot be reached.",
+            "Check the network, or choose the embedded base: it needs none.",
+        )
+    number = getattr(why, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return BaseUnavailable(
+            f"The disk became full while {repo} was fetched.",
+            f"Make room below {constants.HF_HUB_CACHE}, or set HF_HOME to another disk.",
+        )
+    if number in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return BaseUnavailable(
+            f"{repo} could not be stored: {constants.HF_HUB_CACHE} is not writable.",
+            "Set HF_HOME to a folder that is.",
+        )
+    return BaseUnavailable(f"{repo} could not be fetched: {_first_line(why)}.", "Try again.")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars and reports of the libraries; their settings are restored."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    hub_was_off, hub_level = are_progress_bars_disabled(), hub_logging.get_verbosity()
+    was_active, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    disable_progress_bars()
+    hub_logging.set_verbosity(hub_logging.CRITICAL)
+    logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        hub_logging.set_verbosity(hub_level)
+        if was_active:
+            logging.enable_progress_bar()
+        if not hub_was_off:
+            enable_progress_bars()
+
+
+# --- checks of a folder, without torch --------------------------------------------------------------------------------
+
+
+def _first_line(why: BaseException) -> str:
+    lines = [line.strip() for line in str(why).splitlines() if line.strip()]
+    return lines[0].rstrip(".")[:300] if lines else type(why).__name__
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        BaseUnavailable: unreadable, not JSON, not an object, or a Git LFS pointer in its place.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as why:
+        raise BaseUnavailable(f"{path.name} cannot be read: {_first_line(why)}.", "Fetch the model again.") from why
+    except json.JSONDecodeError as why:
+        raise BaseUnavailable(
+            f"{path.name} is not valid JSON (line {why.lineno}: {why.msg}).", "Fetch the model again."
+        ) from why
+    if not isinstance(content, dict):
+        raise BaseUnavailable(f"{path.name} does not hold a JSON object.", "Fetch the model again.")
+    return content
+
+
+def _refuse_without_config(names: set[str], where: str) -> None:
+    if "adapter_config.json" in names:
+        raise BaseUnavailable(
+            f"{where} holds an adapter, not a base model.",
+            "Name the base it was trained on (base_model_name_or_path in its adapter_config.json).",
+        )
+    if any(n.endswith(".gguf") for n in names):
+        raise BaseUnavailable(
+            f"{where} holds GGUF files, which are made for inference.", "Name the model they were converted from."
+        )
+    raise BaseUnavailable(
+        f"{where} has no config.json, so it is no model that transformers can load.",
+        "Name the folder or repository that save_pretrained wrote.",
+    )
+
+
+def _check_config(config: dict[str, Any], where: str) -> None:
+    """What can be told from config.json alone.
+
+    Raises:
+        BaseUnavailable: not a causal language model, needs code of its own, or is quantized already.
+    """
+    if "model_type" not in config and "auto_map" not in config:
+        raise BaseUnavailable(
+            f"The config.json of {where} names no model_type, so nobody knows its architecture.",
+            "Choose a base saved by transformers.",
+        )
+    if config.get("quantization_config"):
+        how = str(config["quantization_config"].get("quant_method", "an unknown method"))
+        raise BaseUnavailable(
+            f"The weights of {where} are quantized already (by {how}).",
+            "Name the original model; QLoRA quantizes it to 4 bits itself.",
+        )
+    names = config.get("architectures") or []
+    other = [n for n in names if not _continues_text(n)]
+    if config.get("is_encoder_decoder") or (names and len(other) == len(names)):
+        kind = names[0] if names else config.get("model_type")
+        raise BaseUnavailable(
+            f"{where} is not a causal language model but a {kind}: it does not continue a text.",
+            "Choose a model whose architecture ends in ForCausalLM or LMHeadModel.",
+        )
+
+
+def _continues_text(architecture: str) -> bool:
+    """Whether a class name is that of a causal language model (some multimodal ones hold one)."""
+    return architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))
+
+
+def _weight_names(names: set[str], where: str) -> list[str]:
+    """[WEIGHTS] or [INDEX], whichever the listing has.
+
+    Raises:
+        BaseUnavailable: there are no safetensors files.
+    """
+    if WEIGHTS in names:
+        return [WEIGHTS]
+    if INDEX in names:
+        return [INDEX]
+    pickles = sorted(n for n in names if n.endswith(PICKLES))
+    if pickles:
+        raise BaseUnavailable(
+            f"{where} has pickled weights only ({pickles[0]}); loading a pickle runs code hidden in it.", _CONVERT
+        )
+    if any(n.endswith(".gguf") for n in names):
+        raise BaseUnavailable(
+            f"{where} holds GGUF files, which are made for inference.", "Name the model they were converted from."
+        )
+    if any(n.startswith(("tf_model", "flax_model")) for n in names):
+        raise BaseUnavailable(f"{where} has TensorFlow or Flax weights only.", _CONVERT)
+    raise BaseUnavailable(
+        f"{where} has no weights: neither {WEIGHTS} nor {INDEX}.", "Complete the download, or save the model again."
+    )
+
+
+def _shards(index: dict[str, Any], where: str) -> list[str]:
+    """The weight files that an index names.
+
+    Raises:
+        BaseUnavailable: it names none, or paths outside the folder.
+    """
+    weight_map = index.get("weight_map")
+    names = sorted({str(n) for n in weight_map.values()}) if isinstance(weight_map, dict) else []
+    if not names or any("/" in n or "\\" in n or not n.endswith(".safetensors") for n in names):
+        raise BaseUnavailable(f"The {INDEX} of {where} names no usable weight files.", "Fetch the model again.")
+    return names
+
+
+def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of every tensor in a safetensors file, from its header; the file's length is checked against it.
+
+    Format: 8 bytes little-endian header length, that much JSON, then the tensors
+    (https://huggingface.co/docs/safetensors/index#format).
+
+    Raises:
+        BaseUnavailable: truncated, damaged, or a Git LFS pointer instead of the file.
+    """
+    again = "Fetch it again."
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        if head.startswith(b"version"):
+            raise BaseUnavailable(
+                f"{path.name} is a Git LFS pointer, not the weights.", "Run `git lfs pull` in the folder."
+            )
+        if len(head) < 8:
+            raise BaseUnavailable(f"{path.name} is truncated: it has {size} bytes.", again)
+        (length,) = struct.unpack("<Q", head)
+        if length > 100_000_000:  # the format's own limit
+            raise BaseUnavailable(f"{path.name} is damaged: it does not begin as a safetensors file does.", again)
+        text = file.read(length)
+    if len(text) < length:
+        raise BaseUnavailable(f"{path.name} is truncated: {bytes_text(size)} do not even hold its header.", again)
+    try:
+        entries = json.loads(text)
+        entries.pop("__metadata__", None)
+        out = {n: (str(e["dtype"]), tuple(int(d) for d in e["shape"])) for n, e in entries.items()}
+        end = 8 + length + max((int(e["data_offsets"][1]) for e in entries.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as why:
+        raise BaseUnavailable(f"{path.name} is damaged: its header is not readable.", again) from why
+    if size < end:
+        raise BaseUnavailable(
+            f"{path.name} is truncated: it has {bytes_text(size)} of {bytes_text(end)} "
+            f"({end - size} bytes are missing).",
+            again,
+        )
+    return out
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A base's folder after its checks: config, and every stored tensor's type and shape."""
+
+    config: dict[str, Any]
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+
+
+def _check_folder(folder: Path, where: str) -> _Folder:
+    names = {p.name for p in folder.iterdir() if p.is_file()}
+    if "config.json" not in names:
+        _refuse_without_config(names, where)
+    config = _read_json(folder / "config.json")
+    _check_config(config, where)
+    files = _weight_names(names, where)
+    if files == [INDEX]:
+        files = _shards(_read_json(folder / INDEX), where)
+        missing = [n for n in files if n not in names]
+        if missing:
+            raise BaseUnavailable(
+                f"{where} lacks {len(missing)} of {len(files)} weight files ({missing[0]}).", "Complete the download."
+            )
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name in files:
+        tensors |= _header(folder / name)
+    _check_tokenizer_files(names, where)
+    return _Folder(config, tensors)
+
+
+def _check_tokenizer_files(names: set[str], where: str) -> None:
+    if not names & set(TOKENIZERS):
+        raise BaseUnavailable(
+            f"{where} has no tokenizer (no tokenizer.json).",
+            "Save one beside the weights: AutoTokenizer.from_pretrained(…).save_pretrained(folder).",
+        )
+
+
+def _facts(located: Located, source: str, config: dict[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
+    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    assert isinstance(text, dict)
+
+    def first(*keys: str) -> Any:
+        return next((text[k] for k in keys if text.get(k) is not None), None)
+
+    tied = bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False)))
+    counted = {
+        name: (dtype, shape)
+        for name, (dtype, shape) in tensors.items()
+        if not _BUFFERS.search(name)
+        and not (_CAUSAL_MASK.search(name) and len(shape) == 4)
+        and not (tied and name == "lm_head.weight" and any("embed" in n or "wte" in n for n in tensors))
+    }
+    by_type: dict[str, int] = {}
+    for dtype, shape in counted.values():
+        by_type[dtype] = by_type.get(dtype, 0) + math.prod(shape)
+    main = max(by_type, key=lambda t: by_type[t], default="")
+    return {
+        "name": located.name,
+        "source": source,
+        "kind": located.kind,
+        "revision": located.revision,
+        "model_type": config.get("model_type"),
+        "architecture": (config.get("architectures") or [None])[0],
+        "parameters": sum(by_type.values()),
+        "stored_dtype": _STORED.get(main, (main.lower(), 0))[0] or None,
+        "stored_bytes": sum(n * _STORED.get(t, ("", 0))[1] for t, n in by_type.items()),
+        "layers": first("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+        "width": first("hidden_size", "n_embd", "d_model", "dim"),
+        "heads": first("num_attention_heads", "n_head", "num_heads", "n_heads"),
+        "vocabulary": first("vocab_size"),
+        "context": first("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len"),
+        "tied_embeddings": tied,
+        "biases": any(name.endswith(".bias") and len(shape) == 1 for name, (_, shape) in counted.items()),
+    }
+
+
+def describe_base(source: str, revision: str | None = None) -> dict[str, Any]:
+    """The facts about a base, from its config.json and the headers of its weights; loads no weights and no torch.
+
+    Returns:
+        name, source, kind ('embedded', 'folder', 'hub'), revision (commit, for a hub id), model_type, architecture,
+        parameters, stored_dtype, stored_bytes, layers, width, heads, vocabulary, context (tokens), tied_embeddings,
+        biases (whether BitFit finds any). What the files do not say is None.
+
+    Raises:
+        BaseUnavailable, BadInput: as `load_base`, as far as it can be seen without loading.
+    """
+    located = locate(source, revision, weights=False)
+    if not located.remote_sizes:
+        checked = _check_folder(located.folder, located.name)
+        return _facts(located, source, checked.config, checked.tensors)
+    from huggingface_hub import HfApi
+
+    config = _read_json(located.folder / "config.json")
+    with _quiet(), _hub_errors(source, revision, reached=True):
+        stored = HfApi().get_safetensors_metadata(source, revision=located.revision)
+    tensors = {
+        name: (str(info.dtype), tuple(info.shape))
+        for part in stored.files_metadata.values()
+        for name, info in part.tensors.items()
+    }
+    return _facts(located, source, config, tensors)
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base, without its weights; needs no torch for a base that has a tokenizer.json.
+
+    Raises:
+        BaseUnavailable, BadInput: as `locate`; no tokenizer; a tokenizer that needs code or libraries of its own.
+    """
+    located = locate(source, revision, weights=False)
+    names = {p.name for p in located.folder.iterdir()}
+    if "config.json" not in names:
+        _refuse_without_config(names, located.name)
+    _check_tokenizer_files(names, located.name)
+    return _tokenizer(located)
+
+
+def _tokenizer(located: Located) -> PreTrainedTokenizerBase:
+    """From a folder. A tokenizer.json is the whole tokenizer as its author saved it, whatever class is named beside
+    it, and loads without torch; other files need the class that transformers knows for the model."""
+    folder = located.folder
+    with _quiet():
+        try:
+            if (folder / "tokenizer.json").is_file():
+                from transformers import PreTrainedTokenizerFast
+
+                tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+            else:
+                from transformers import AutoTokenizer
+
+                tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as why:  # the Rust library raises bare Exception for a file it cannot parse
+            text = str(why)
+            if "trust_remote_code" in text:
+                raise BaseUnavailable(
+                    f"The tokenizer of {located.name} needs Python code of its own, which Deltalab never runs.",
+                    "Choose a base whose tokenizer is a tokenizer.json.",
+                ) from why
+            raise BaseUnavailable(
+                f"The tokenizer of {located.name} cannot be loaded: {_first_line(why)}.",
+                "Save a tokenizer.json beside the weights, or fetch the model again.",
+            ) from why
+    if tokenizer.eos_token is None:
+        ends = _read_json(folder / "config.json").get("eos_token_id")
+        end = ends[0] if isinstance(ends, list) and ends else ends
+        if isinstance(end, int) and 0 <= end < len(tokenizer):
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
+    return tokenizer
+
+
+def load_base(source: str, *, revision: str | None = None, dtype: str = "float32", device: str = "cpu") -> Base:
+    """Load a base model and its tokenizer.
+
+    Args:
+        source: 'embedded', a folder, or a hub id.
+        revision: branch, tag or commit of a hub id.
+        dtype: number format of the weights: 'float32', 'bfloat16' or 'float16'.
+        device: as torch names it.
+
+    Returns:
+        Base: with the model in evaluation mode.
+
+    Raises:
+        BaseUnavailable: cannot be found, fetched, or loaded safely (each cause has its sentence).
+        BadInput: `source`, `revision` or `dtype` make no sense.
+        OutOfMemory: the weights are larger than the free memory.
+    """
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise BadInput(f"{dtype!r} is no number format for weights.", "Use float32, bfloat16 or float16.")
+    located = locate(source, revision)
+    checked = _check_folder(located.folder, located.name)
+    facts = _facts(located, source, checked.config, checked.tensors)
+    _check_memory(facts, dtype, device)
+    model = _load_model(located, checked, dtype)
+    tokenizer = _tokenizer(located)
+    rows = int(cast(Any, model.get_input_embeddings()).weight.shape[0])
+    if len(tokenizer) > rows:
+        raise BaseUnavailable(
+            f"The tokenizer of {located.name} has {len(tokenizer)} tokens, the model only {rows}: they do not belong "
+            "together.",
+            "Use the tokenizer that was saved with these weights.",
+        )
+    _check_layers(model, located.name)
+    from core.template import template_of
+
+    template = template_of(tokenizer)
+    notes = () if template.own else (template.sentence,)
+    facts |= {"dtype": dtype, "template": "own" if template.own else "plain"}
+    model.to(cast(Any, device)).eval()
+    return Base(model, tokenizer, located.name, source, facts, notes)
+
+
+def load_config(source: str, revision: str | None = None) -> Any:
+    """The transformers configuration of a base, without its weights (a folder with a config.json alone will do).
+
+    Raises:
+        BaseUnavailable, BadInput: as `load_base`, as far as it can be seen in the config.
+    """
+    located = locate(source, revision, weights=False)
+    names = {p.name for p in located.folder.iterdir()}
+    if "config.json" not in names:
+        _refuse_without_config(names, located.name)
+    raw = _read_json(located.folder / "config.json")
+    _check_config(raw, located.name)
+    config = _config(located, raw)
+    config._name_or_path = located.name
+    return config
+
+
+def _check_memory(facts: Mapping[str, Any], dtype: str, device: str) -> None:
+    import torch
+
+    needed = facts["parameters"] * DTYPE_BYTES[dtype]
+    if device.startswith("cuda"):
+        free, where = torch.cuda.mem_get_info(torch.device(device))[0], "on the GPU"
+    else:
+        from core.hardware import free_memory_bytes
+
+        free, where = free_memory_bytes(), "in memory"
+    if free and needed > free:
+        raise OutOfMemory(
+            f"{facts['name']} has {count_text(facts['parameters'])} parameters: {bytes_text(needed)} in {dtype}, "
+            f"and {bytes_text(free)} are free {where}.",
+            "Choose a smaller base, or close what else uses the memory.",
+        )
+
+
+def _config(located: Located, raw: dict[str, Any]) -> Any:
+    """The transformers configuration of a causal language model.
+
+    Raises:
+        BaseUnavailable: unknown to this transformers, in need of code of its own, or no causal language model.
+    """
+    import transformers
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    name, kind = located.name, raw.get("model_type")
+    if kind not in CONFIG_MAPPING_NAMES:
+        if "auto_map" in raw:
+            raise BaseUnavailable(
+                f"{name} needs Python code from its repository, which Deltalab never runs.",
+                "Choose a base whose architecture is part of transformers.",
+            )
+        raise BaseUnavailable(
+            f"transformers {transformers.__version__} does not know the architecture {kind!r} of {name}.",
+            "Update transformers, or choose another base.",
+        )
+    with _quiet():
+        try:
+            config = AutoConfig.from_pretrained(located.folder, local_files_only=True, trust_remote_code=False)
+        except Exception as why:  # validation errors of many kinds, one per architecture
+            raise BaseUnavailable(
+                f"The config.json of {name} does not describe a {kind} model: {_first_line(why)}.",
+                "Fetch the model again.",
+            ) from why
+    named = raw.get("architectures") or []
+    masked = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False) and not named
+    if (
+        type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+        or masked
+        or (named and not set(named) & set(_flat(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())))
+    ):
+        raise BaseUnavailable(
+            f"{name} is not a causal language model but a {named[0] if named else kind}: it does not continue a text.",
+            "Choose a model whose architecture ends in ForCausalLM or LMHeadModel.",
+        )
+    return config
+
+
+def _load_model(located: Located, checked: _Folder, dtype: str) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    name = located.name
+    config = _config(located, checked.config)
+    with _quiet():
+        try:
+            # Declared without output_loading_info's second result.
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                located.folder, config=config, dtype=getattr(torch, dtype), use_safetensors=True,
+                trust_remote_code=False, local_files_only=True, output_loading_info=True,
+            )  # fmt: skip
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as why:  # shapes, types, missing libraries: whatever an architecture can stumble over
+            raise BaseUnavailable(
+                f"The weights of {name} cannot be loaded: {_first_line(why)}.",
+                "Check that config.json and weights belong together, or fetch the model again.",
+            ) from why
+    model, info = loaded
+    lost = sorted(info["missing_keys"]) + [str(m[0]) for m in info["mismatched_keys"]]
+    if lost:
+        raise BaseUnavailable(
+            f"The weights of {name} do not fit its config.json: {len(lost)} parameters are missing or have another "
+            f"shape ({lost[0]}).",
+            "Use the config.json that was saved with these weights.",
+        )
+    return cast("PreTrainedModel", model)
+
+
+def _flat(values: Any) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        else:
+            yield from value
+
+
+def _check_layers(model: PreTrainedModel, name: str) -> None:
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    if not any(isinstance(m, (torch.nn.Linear, Conv1D)) for m in model.modules()):
+        raise BaseUnavailable(
+            f"{name} has no Linear or Conv1D layers, so no method here can fine-tune it.", "Choose another base."
+        )

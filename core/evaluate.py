@@ -1,0 +1,227 @@
+"""How good is a model: exact match by generation, held-out loss, and the base's old skills.
+
+Everything is greedy and deterministic. The same functions score the base before a run and the fine-tuned model after
+it, so the difference between the two is the run's doing alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from core.batches import IGNORED, collate
+from core.template import Dialogue, Encoded, Message, pad_id, prompt_ids, template_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+GENERATION_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to be answered: the dialogue up to the answer, the reference answer, and the check of an answer."""
+
+    messages: tuple[Message, ...]
+    reference: str
+    right: Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Share of items answered right (0..1) and the answers themselves, in the order of the items."""
+
+    share: float
+    answers: tuple[str, ...]
+    right: tuple[bool, ...]
+
+
+def item_of(dialogue: Dialogue) -> Item:
+    """A dialogue whose last turn is the answer, checked by equality up to surrounding white space."""
+    reference = dialogue.messages[-1].content
+    return Item(dialogue.messages[:-1], reference, lambda answer: answer.strip() == reference.strip())
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode (no dropout) without gradients; the mode from before is restored."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _generation_arguments(
+    tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, temperature: float
+) -> dict[str, Any]:
+    """Arguments of `generate`, all of them said: a hub model's own generation_config must not change a score."""
+    from transformers import GenerationConfig
+
+    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    return {
+        "generation_config": GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            eos_token_id=list(template_of(tokenizer).stop_ids) or None,
+            pad_token_id=pad_id(tokenizer),
+            **sampling,
+        )
+    }
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[Message]],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+) -> list[str]:
+    """Answers to dialogues that end with a user's turn, in their order, without the end token.
+
+    Args:
+        prompts: each a sequence of messages.
+        max_new_tokens: an answer longer than this is cut.
+        temperature: 0 takes the likeliest token each time; above 0 samples.
+    """
+    encoded = [prompt_ids(tokenizer, messages) for messages in prompts]
+    answers = [""] * len(encoded)
+    # Similar lengths together: less padding. The padding is on the left, so that all answers start at one position.
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    pad = pad_id(tokenizer)
+    stops = set(template_of(tokenizer).stop_ids)
+    arguments = _generation_arguments(tokenizer, max_new_tokens, temperature)
+    device = next(model.parameters()).device
+    with evaluating(model):
+        for start in range(0, len(order), GENERATION_BATCH):
+            rows = order[start : start + GENERATION_BATCH]
+            longest = max(len(encoded[i]) for i in rows)
+            ids = torch.full((len(rows), longest), pad, dtype=torch.long)
+            mask = torch.zeros((len(rows), longest), dtype=torch.long)
+            for row, i in enumerate(rows):
+                ids[row, longest - len(encoded[i]) :] = torch.tensor(encoded[i])
+                mask[row, longest - len(encoded[i]) :] = 1
+            out = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), **arguments)
+            for row, i in enumerate(rows):
+                answers[i] = tokenizer.decode(_until_end(out[row, longest:].tolist(), stops))
+    return [a.strip() for a in answers]
+
+
+def _until_end(ids: list[int], stops: set[int]) -> list[int]:
+    """The tokens before the first one that ends an answer."""
+    return next((ids[:i] for i, token in enumerate(ids) if token in stops), ids)
+
+
+def stream(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+) -> Iterator[str]:
+    """One answer, piece by piece, as it is generated. Closing the iterator early ends the generation.
+
+    The generation runs in a thread of its own, in the caller's autocast mode.
+    """
+    from transformers import StoppingCriteriaList, TextIteratorStreamer
+
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    device = next(model.parameters()).device
+    ids = torch.tensor([prompt_ids(tokenizer, messages)], device=device)
+    failure: list[BaseException] = []
+    closed = Event()
+    kind = device.type
+    autocast = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
+
+    def nobody_listens(generated: torch.Tensor, _scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        return torch.full((len(generated),), closed.is_set(), device=generated.device)
+
+    def work() -> None:
+        try:
+            with evaluating(model), autocast:
+                model.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    streamer=streamer,
+                    stopping_criteria=StoppingCriteriaList([nobody_listens]),
+                    **_generation_arguments(tokenizer, max_new_tokens, temperature),
+                )
+        except BaseException as error:
+            failure.append(error)
+            streamer.end()
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield from (piece for piece in streamer if piece)
+    finally:
+        closed.set()
+        thread.join()
+    if failure:
+        raise failure[0]
+
+
+def score(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], *, longest_answer: int = 256
+) -> Scored:
+    """Generate an answer to every item and check it.
+
+    No answer may be much longer than the longest reference: eight tokens more are allowed, then it is cut (and wrong).
+    """
+    if not items:
+        return Scored(0.0, (), ())
+    reference_tokens = max(len(tokenizer(item.reference, add_special_tokens=False)["input_ids"]) for item in items)
+    limit = min(longest_answer, reference_tokens + 8)
+    answers = generate(model, tokenizer, [item.messages for item in items], limit)
+    right = tuple(item.right(answer) for item, answer in zip(items, answers, strict=True))
+    return Scored(sum(right) / len(right), tuple(answers), right)
+
+
+def answer_loss(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Encoded], *, batch_size: int = 32
+) -> float:
+    """Mean cross-entropy of the answers' tokens, in nats; every token counts the same."""
+    total, tokens = 0.0, 0
+    device = next(model.parameters()).device
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
+    with evaluating(model):
+        for start in range(0, len(order), batch_size):
+            batch = collate([examples[i] for i in order[start : start + batch_size]], pad_id(tokenizer))
+            loss = answer_loss_sum(model, batch.ids.to(device), batch.labels.to(device))
+            total += float(loss)
+            tokens += batch.answer_tokens
+    return total / max(tokens, 1)
+
+
+def answer_loss_sum(model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Sum of the cross-entropy over the answers' tokens, in nats, with logits computed only where a label counts.
+
+    The output layer is by far the widest matrix of a small model, and most positions (prompt, padding) have no label.
+    A pre-hook hands it the labelled positions alone, so whatever the architecture does to its logits afterwards
+    (scaling, soft-capping) still happens, on fewer rows.
+
+    Args:
+        ids: (B, T) token ids, padded on the right.
+        labels: (B, T), IGNORED where no loss is taken; shifted by one inside.
+    """
+    keep = labels[:, 1:] != IGNORED
+    targets = labels[:, 1:][keep]
+    head = model.get_output_embeddings()
+
+    def labelled_only(_module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        hidden = args[0]
+        # (B, T, d) -> (N, d): position t predicts token t + 1, so the last position is dropped first.
+        return (hidden[:, :-1][keep.to(hidden.device)], *args[1:])
+
+    handle = head.register_forward_pre_hook(labelled_only)
+    try:
+        logits = model(input_ids=ids, use_cache=False).logits
+    finally:
+        handle.remove()
+    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")

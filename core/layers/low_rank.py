@@ -1,0 +1,143 @@
+"""The layer of LoRA: a frozen linear layer with a product of two thin matrices beside it.
+
+    h = W₀x + (α/r)·BAx          (Hu et al. 2021, section 4.1)
+
+W₀ is the base's weight, of shape (out, in), frozen. A, of shape (r, in), starts as random as any linear layer; B, of
+shape (out, r), starts at zero, so at the first step the layer computes exactly what the base computed.
+
+How it is fast: the update is added into the base's output by one `addmm_`, so no tensor of the size of the output is
+made for it; the backward pass is written out below and keeps only x and Ax. What it is not: it does not change W₀ (see
+`merge` in core/methods/lora.py), and it knows nothing of 4-bit weights beyond asking its base for `dense_weight`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from transformers.pytorch_utils import Conv1D
+
+
+def compute_dtype(x: torch.Tensor) -> torch.dtype:
+    """The dtype a matrix product of `x` runs in: autocast's inside an autocast region, else that of `x`."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def is_conv1d(layer: nn.Module) -> bool:
+    """Whether the layer is GPT-2's kind of linear layer, whose weight is stored as (in, out)."""
+    return isinstance(layer, Conv1D) or bool(getattr(layer, "was_conv1d", False))
+
+
+def dense_weight(base_layer: Any, dtype: torch.dtype) -> torch.Tensor:
+    """W₀ of shape (out, in) in `dtype`; a view where it can be, never to be written to."""
+    own = getattr(base_layer, "dense_weight", None)
+    if own is not None:
+        return own(dtype)
+    weight = base_layer.weight
+    return (weight.t() if isinstance(base_layer, Conv1D) else weight).detach().to(dtype)
+
+
+class _AddLowRank(torch.autograd.Function):
+    """y = base(x) + s·(xAᵀ)Bᵀ in one node, with its gradients by hand.
+
+    Given G = ∂loss/∂y (rows are tokens), P = s·GB and H = xAᵀ:
+        ∂x = G·W₀ + P·A        ∂A = Pᵀ·x        ∂B = s·Gᵀ·H
+    W₀ itself gets no gradient: it is frozen.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, base_layer: nn.Module, scale: float
+    ) -> torch.Tensor:
+        dtype = compute_dtype(x)
+        cast = x.detach().to(dtype)  # once, for the base and for A
+        y = base_layer(cast)  # (..., out), fresh memory: added into below
+        rows = cast.reshape(-1, x.shape[-1])  # (N, in)
+        h = rows @ a.t().to(dtype)  # (N, r)
+        y.view(-1, y.shape[-1]).addmm_(h, b.t().to(dtype), alpha=scale)
+        ctx.save_for_backward(rows, h, a, b)
+        ctx.base_layer, ctx.scale, ctx.shape, ctx.dtype = base_layer, scale, x.shape, x.dtype
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+        rows, h, a, b = ctx.saved_tensors
+        g = grad.reshape(-1, grad.shape[-1]).to(rows.dtype)  # (N, out)
+        p = (g @ b.to(rows.dtype)).mul_(ctx.scale)  # (N, r)
+        grad_x = grad_a = grad_b = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (g @ dense_weight(ctx.base_layer, rows.dtype)).addmm_(p, a.to(rows.dtype))
+            grad_x = grad_x.view(ctx.shape).to(ctx.dtype)
+        if ctx.needs_input_grad[1]:
+            grad_a = (p.t() @ rows).to(a.dtype)  # (r, in)
+        if ctx.needs_input_grad[2]:
+            # Transposed, because the product is several times faster with the long side in the middle and r in front.
+            grad_b = (h.t() @ g).mul_(ctx.scale).to(b.dtype).t().contiguous()  # (out, r)
+        return grad_x, grad_a, grad_b, None, None
+
+
+class LowRank(nn.Module):
+    """A linear layer (nn.Linear, Conv1D or a 4-bit one) with a low-rank update beside it.
+
+    Args:
+        base_layer: the layer to wrap; its parameters are left as they are.
+        rank: r. alpha: α. dropout: share of x set to zero on the way into A, while training.
+
+    Parameters are named as PEFT names them: `lora_A.weight` (r, in) and `lora_B.weight` (out, r), in float32 whatever
+    the base's dtype, because small steps would be lost in 16 bits.
+
+    Returns (forward): for x of shape (..., in) a tensor of shape (..., out), in the dtype of the base's output.
+    """
+
+    def __init__(self, base_layer: Any, rank: int, alpha: float, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        if isinstance(base_layer, Conv1D):
+            self.in_features, self.out_features = base_layer.weight.shape
+        else:
+            self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
+        self.rank, self.alpha, self.scale = rank, alpha, alpha / rank
+        self.dropout = dropout
+        self.enabled = True
+        # Drawn on the CPU whatever the device, so that a seed means the same weights everywhere.
+        self.lora_A = nn.Linear(self.in_features, rank, bias=False, dtype=torch.float32)
+        self.lora_B = nn.Linear(rank, self.out_features, bias=False, dtype=torch.float32)
+        nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_B.weight)
+        device = base_layer.weight.device
+        self.lora_A.to(device)
+        self.lora_B.to(device)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.enabled:
+            return self.base_layer(x)
+        a, b = self.lora_A.weight, self.lora_B.weight
+        base_trains = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+        if (self.dropout and self.training) or base_trains:
+            # Step by step, for autograd: what _AddLowRank does in one, with dropout on the input of A.
+            z = nn.functional.dropout(x, self.dropout, self.training).to(compute_dtype(x))
+            h = nn.functional.linear(z, a.to(z.dtype)) * self.scale
+            return self.base_layer(x) + nn.functional.linear(h, b.to(z.dtype))
+        return _AddLowRank.apply(x, a, b, self.base_layer, self.scale)
+
+    def delta(self) -> torch.Tensor:
+        """ΔW = (α/r)·BA, of shape (out, in), in float32."""
+        return (self.lora_B.weight @ self.lora_A.weight).detach() * self.scale
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The base's own weight: some models look at the dtype or device of a layer's weight."""
+        return self.base_layer.weight
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The base's own bias."""
+        return self.base_layer.bias
+
+    def extra_repr(self) -> str:
+        return f"rank={self.rank}, alpha={self.alpha:g}, dropout={self.dropout:g}"

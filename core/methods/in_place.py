@@ -1,0 +1,98 @@
+"""What full fine-tuning and BitFit have in common: they train parameters of the base itself, where they are.
+
+Switching such a change off needs the base's values, so a copy of them is made before training. It costs as much memory
+as the trained parameters do (all weights again, for full fine-tuning), in the CPU's memory even when the model is on a
+GPU; `keep_base=False` spares it, and then the change cannot be switched off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from core.errors import Refused
+
+if TYPE_CHECKING:
+    import torch
+
+
+class InPlace:
+    """A model of which some parameters train in place; `save` and `load` are the method's own.
+
+    Args:
+        parameters: the trained parameters by their name in the model.
+        keep_base: copy their values now, so that `disable` works later.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, parameters: dict[str, torch.nn.Parameter], *, keep_base: bool = True
+    ) -> None:
+        self.model = model
+        self.parameters = parameters
+        self.enabled = True
+        # The values that are not in the model now: the base's while enabled, the trained ones while disabled.
+        self._aside: dict[str, torch.Tensor] | None = None
+        if keep_base:
+            self._aside = {n: p.detach().to("cpu", copy=True) for n, p in parameters.items() if not p.is_meta}
+
+    def trainable_names(self) -> list[str]:
+        """The trained parameters' names, in the model's order."""
+        return list(self.parameters)
+
+    def disable(self) -> None:
+        """Put the base's values in place and keep the trained ones aside. On a CPU nothing is copied.
+
+        Raises:
+            Refused: no copy of the base was kept, or the change was merged.
+        """
+        if self.enabled:
+            self._swap()
+            self.enabled = False
+
+    def enable(self) -> None:
+        """Put the trained values back."""
+        if not self.enabled:
+            self._swap()
+            self.enabled = True
+
+    def _swap(self) -> None:
+        if self._aside is None:
+            raise Refused(
+                "The base's own weights are gone: they were trained in place and no copy was kept.",
+                "Load the base again to see it as it was.",
+            )
+        for name, parameter in self.parameters.items():
+            current = parameter.data
+            parameter.data = self._aside[name].to(current.device)
+            self._aside[name] = current.cpu()
+
+    def merge(self) -> torch.nn.Module:
+        """Nothing needs folding: the trained values are the model's own. The copy of the base is let go.
+
+        Raises:
+            Refused: it has been merged already.
+        """
+        if not self.parameters:
+            raise Refused("This change is already part of the weights.")
+        self.enable()
+        self._aside, self.parameters = None, {}
+        self.model.requires_grad_(False)
+        return self.model
+
+    @contextmanager
+    def _in_place(self) -> Iterator[dict[str, torch.nn.Parameter]]:
+        """The parameters with their trained values in place, whether the change is switched on or off.
+
+        Raises:
+            Refused: it has been merged.
+        """
+        if not self.parameters:
+            raise Refused("This change has been merged; save the model itself.")
+        was_enabled = self.enabled
+        self.enable()
+        try:
+            yield self.parameters
+        finally:
+            if not was_enabled:
+                self.disable()

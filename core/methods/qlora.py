@@ -1,0 +1,110 @@
+"""QLoRA: LoRA on a base whose weights are stored in 4 bits.
+
+    Y = X·doubleDequant(c₁, c₂, W_NF4) + (α/r)·X·AᵀBᵀ          (Dettmers et al. 2023, equation 5)
+
+Every linear layer but the head is stored in 4 bits, in blocks of 64 weights with a common scale c₂, itself stored in 8
+bits with a scale c₁ per 256 blocks; it is decoded each time it is needed. The gradient flows through the decoded weight
+into the two thin matrices, which stay in 32 bits. The embedding, the norms, the biases and the head stay as they were.
+
+Because the stored weights differ a little from the base's, so does the model at step 0. What this method promises is
+exact relative to the 4-bit base: at step 0, and when disabled, the model computes what that base computes.
+
+The adapter is saved as LoRA saves it; PEFT loads it onto a base quantized the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.config import knob
+from core.errors import Incompatible
+from core.methods import lora, saved
+from core.methods.lora import count, problems, sites
+from core.methods.modules import check_plain, dtype_name, replace_module
+
+if TYPE_CHECKING:
+    import torch
+
+    from core.architecture import Architecture, Module
+
+NAME = "qlora"
+TITLE = "QLoRA"
+SUMMARY = "LoRA on a base stored in 4 bits per weight: a quarter of the memory of 16-bit weights, a little slower."
+PAPER = "Dettmers et al., 2023, QLoRA: Efficient Finetuning of Quantized LLMs, arXiv:2305.14314"
+
+
+@dataclass(frozen=True)
+class Config(lora.Config):
+    """Settings of LoRA, and how the base's weights are stored."""
+
+    quant_type: str = knob(
+        "nf4", "The sixteen values a weight can take: NormalFloat (nf4) or a 4-bit float (fp4).",
+        choices=("nf4", "fp4"),
+        why="NF4's values are spaced for normally distributed weights, which trained weights nearly are.",
+    )  # fmt: skip
+    double_quantization: bool = knob(
+        True, "Store the scale of each block of 64 weights in 8 bits instead of 32.",
+        why="Saves 0.37 bits per weight (QLoRA, section 3) and changes the weights very little.",
+    )  # fmt: skip
+
+
+def quantized(architecture: Architecture) -> list[Module]:
+    """The layers that are stored in 4 bits: every linear one but the head, and none that shares its matrix."""
+    return [m for m in architecture.linears() if m.name != architecture.head and not m.tied_to]
+
+
+def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> lora.Attached:
+    """Store the linear layers of `model` in 4 bits, layer by layer, and put LoRA's pairs beside the chosen ones.
+
+    Args:
+        model: on the device it will run on: that is where the weights are quantized. A base that is stored in 4 bits
+            already (a bitsandbytes checkpoint) is taken as it is.
+        keep_base: of no effect here: the 4-bit base is never changed. (The base as it was before is not kept.)
+
+    Raises:
+        Incompatible: as LoRA; or bitsandbytes cannot be used on this machine.
+    """
+    from core.architecture import Architecture
+
+    try:
+        from core.layers.four_bit import FourBitLinear
+    except ImportError as why:
+        raise Incompatible(
+            f"QLoRA needs bitsandbytes, which cannot be loaded here ({why}).",
+            "Install bitsandbytes, or use the method lora.",
+        ) from why
+    check_plain(model)
+    architecture = Architecture.of(model)
+    chosen = lora.targets(architecture, config)
+    rows = quantized(architecture)
+    for row in rows:
+        weight = model.get_parameter(f"{row.name}.weight")
+        if not weight.is_floating_point() and getattr(weight, "quant_state", None) is None:
+            raise Incompatible(
+                f"The weights of {row.name} are stored as {dtype_name(weight)} already.",
+                "Load the base unquantized.",
+            )
+    for row in rows:
+        # One at a time, so that at most one layer exists in both forms.
+        layer = FourBitLinear(model.get_submodule(row.name), config.quant_type, config.double_quantization)
+        replace_module(model, row.name, layer)
+    return lora.attach(model, config, NAME, chosen)
+
+
+def read_config(folder: Path) -> Config:
+    """The settings of a saved adapter, ours or PEFT's. PEFT's file says nothing of 4 bits: then the defaults.
+
+    Raises:
+        BadInput: as LoRA's.
+    """
+    plain = lora.read_config(folder)
+    if saved.read_record(folder).get("method") == NAME:
+        return saved.read_settings(folder, NAME)
+    return Config(plain.rank, plain.alpha, plain.target_modules, plain.dropout)
+
+
+__all__ = [
+    "NAME", "PAPER", "SUMMARY", "TITLE", "Config", "apply", "count", "problems", "quantized", "read_config", "sites",
+]  # fmt: skip

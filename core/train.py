@@ -1,0 +1,498 @@
+"""The one training loop, for every method: a generator of events.
+
+`train(config, folder)` loads the base, attaches the method, and yields `core.events` as it goes: started, the first
+loss (at once: the base is scored between that step's gradient and its update), a step at a time, scores, samples, what
+was saved, and how it ended. It prints nothing and knows nobody; the terminal, the worker and the tests consume the same
+stream.
+
+How a step works: the answers' tokens alone are scored (and the output layer computes only there), gradients of all
+accumulated passes are divided by the number of answer tokens in the whole step, clipped, and handed to the optimizer.
+
+What it promises: the same config and seed on the same machine give the same losses, bit for bit; a run that was stopped
+or killed and resumed from its checkpoint continues as if nothing had happened; files appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from core.base import Base, load_base
+from core.batches import Plan, collate
+from core.config import EMBEDDED, RunConfig, resolved
+from core.errors import BadInput, DeltalabError, Diverged, OutOfMemory
+from core.evaluate import Item, answer_loss, answer_loss_sum, item_of, score
+from core.events import Evaluated, Event, Failed, Finished, Sampled, Saved, Started, Step, Stopped
+from core.memory.measure import Mark, measure_step
+from core.methods import METHODS
+from core.optimizers import load_optimizer_state, make_optimizer, optimizer_state
+from core.template import Encoded, dialogue, encode_all, pad_id, template_of
+from core.world import SKILLS, TASKS, examples, grade
+
+CHECKPOINT = "checkpoint.safetensors"
+ADAPTER = "adapter"
+CHECKPOINT_SECONDS = 10.0
+SAMPLES = 4
+FORMAT = 1  # of the checkpoint file; raised when its content changes meaning
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything a run trains on and is scored by.
+
+    train, held_out: encoded examples. items: the held-out ones as questions. skills: the base's old skills, likewise.
+    """
+
+    train: list[Encoded]
+    held_out: list[Encoded]
+    items: list[Item]
+    skills: dict[str, list[Item]]
+    notes: tuple[str, ...] = ()
+
+
+def world_items(name: str, split: str, count: int, seed: int) -> list[Item]:
+    """Questions of the small world, checked by their own exact grader."""
+    return [
+        Item(
+            dialogue(e.prompt, e.completion).messages[:1],
+            e.completion,
+            lambda answer, name=name, e=e: grade(name, e, answer),
+        )
+        for e in examples(name, split, count, seed)
+    ]
+
+
+# Held-out questions do not depend on the run's seed: two runs are scored on the same items.
+SCORING_SEED = 20_000
+
+
+def material(config: RunConfig, base: Base) -> Material:
+    """Generate or read what `config` names, and encode it with the base's tokenizer.
+
+    Raises:
+        BadInput: the data cannot be read, or nothing of it fits the length limit.
+    """
+    loop = config.train
+    skills = {}
+    if config.base == EMBEDDED and loop.skill_items:
+        skills = {name: world_items(name, "heldout", loop.skill_items, SCORING_SEED) for name in SKILLS}
+    notes: list[str] = []
+    if config.task is not None:
+        made = examples(config.task, "train", loop.train_examples, config.seed)
+        held = examples(config.task, "heldout", loop.eval_items, SCORING_SEED)
+        dialogues = [dialogue(e.prompt, e.completion) for e in made]
+        held_dialogues = [dialogue(e.prompt, e.completion) for e in held]
+        items = world_items(config.task, "heldout", loop.eval_items, SCORING_SEED)
+    else:
+        from core.dataset import read_file, split
+
+        assert config.data is not None
+        dialogues, held_dialogues = split(read_file(Path(config.data)), loop.held_out, config.seed)
+        if len(held_dialogues) > loop.eval_items:
+            notes.append(f"Of {len(held_dialogues)} held-out rows the first {loop.eval_items} are scored.")
+            held_dialogues = held_dialogues[: loop.eval_items]
+        items = [item_of(d) for d in held_dialogues]
+    if loop.replay > 0:
+        extra = round(len(dialogues) * loop.replay / (1 - loop.replay))
+        per_skill = math.ceil(extra / len(SKILLS))
+        old = [e for name in SKILLS for e in examples(name, "train", per_skill, config.seed)]
+        dialogues = dialogues + [dialogue(e.prompt, e.completion) for e in old[:extra]]
+    encoded = encode_all(base.tokenizer, dialogues)
+    train = [e for e in encoded if len(e.ids) <= loop.max_length]
+    if len(train) < len(encoded):
+        notes.append(f"{len(encoded) - len(train)} examples are longer than {loop.max_length} tokens and are left out.")
+    if not train:
+        shortest = min(len(e.ids) for e in encoded)
+        raise BadInput(
+            f"Every example is longer than the limit of {loop.max_length} tokens.",
+            f"Raise max_length to at least {shortest}, or shorten the examples.",
+        )
+    return Material(train, encode_all(base.tokenizer, held_dialogues), items, skills, tuple(notes))
+
+
+def learning_rate_factor(step: int, steps: int, warmup: float, schedule: str) -> float:
+    """Share of the peak learning rate in step `step` (from 1): a linear rise over warmup·steps, then the schedule."""
+    rise = max(1, round(warmup * steps)) if warmup > 0 else 0
+    if step <= rise:
+        return step / rise
+    done = (step - rise - 1) / max(1, steps - rise)
+    if schedule == "linear":
+        return 1 - done
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    return 1.0
+
+
+def pick_device() -> torch.device:
+    """The first CUDA device, else the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def train(
+    config: RunConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
+    """Run `config`, writing into `folder`, and yield what happens.
+
+    The last event is Finished, Stopped or Failed. Mistakes of the user, lack of memory and a diverging loss are
+    reported as Failed with a sentence and advice; only defects of this program raise.
+
+    Args:
+        folder: receives `adapter/` (the method's own saved form) and `checkpoint.safetensors`.
+        resume: go on from the checkpoint in `folder`, if there is one.
+        should_stop: asked before every step; True ends the run after a checkpoint.
+    """
+    run = _Run(config, Path(folder), should_stop)
+    try:
+        yield from run.events(resume)
+    except DeltalabError as error:
+        yield Failed(run.step, error.kind, error.sentence, error.advice)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        yield _out_of_memory(run.step, config, error)
+    except RuntimeError as error:
+        # The CPU allocator has no exception class of its own.
+        if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        yield _out_of_memory(run.step, config, error)
+
+
+def _out_of_memory(step: int, config: RunConfig, error: BaseException) -> Failed:
+    loop = config.train
+    ways = [f"batch_size {max(1, loop.batch_size // 2)} with accumulation {loop.accumulation * 2}"]
+    if not loop.gradient_checkpointing:
+        ways.append("gradient_checkpointing")
+    ways.append("the method qlora" if config.method != "qlora" else f"max_length {max(8, loop.max_length // 2)}")
+    text = str(error).strip().splitlines()
+    asked = f" ({text[0][:160]})" if text else ""
+    return Failed(
+        step, OutOfMemory.kind, f"The device ran out of memory in step {step + 1}{asked}.", f"Try {', or '.join(ways)}."
+    )
+
+
+class _Run:
+    """The state of one run; `events` walks through it."""
+
+    def __init__(self, config: RunConfig, folder: Path, should_stop: Callable[[], bool]) -> None:
+        self.asked = config
+        self.folder = folder
+        self.should_stop = should_stop
+        self.step = 0
+        self.seconds = 0.0
+        self.tokens = 0
+        self.peak_bytes = 0
+        self.first_loss_seconds = 0.0
+        self.ledger: dict[str, Any] = {}
+
+    # --- set-up -----------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> Started:
+        from core.hardware import best_threads, pick_precision
+
+        self.config = resolved(self.asked)
+        loop = self.loop = self.config.train
+        assert loop.steps is not None
+        assert loop.learning_rate is not None
+        self.steps, self.peak_rate = loop.steps, loop.learning_rate
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.device = pick_device()
+        if self.device.type == "cpu":
+            torch.set_num_threads(best_threads())
+        torch.manual_seed(self.config.seed)
+        self.precision = pick_precision(self.device) if loop.precision == "auto" else loop.precision
+        self.base = load_base(self.config.base, revision=self.config.revision, dtype="float32", device=str(self.device))
+        self.model, self.tokenizer = self.base.model, self.base.tokenizer
+        self.total = sum(p.numel() for p in self.model.parameters())
+        self.material = material(self.config, self.base)
+        self.attached = METHODS[self.config.method].apply(self.model, self.config.settings, keep_base=False)
+        self.model = self.attached.model
+        if loop.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.model.train()
+        self.named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.parameters = list(self.named.values())
+        self.trainable = sum(p.numel() for p in self.parameters)
+        self.optimizer, optimizer_notes = make_optimizer(
+            loop.optimizer, self.parameters, self.peak_rate, loop.weight_decay
+        )
+        lengths = [len(e.ids) for e in self.material.train]
+        self.plan = Plan(lengths, loop.batch_size, self.config.seed, buckets=loop.length_buckets)
+        # Memory is measured in the step that computes on most tokens, once the optimizer's state exists.
+        later = range(2, min(self.steps, self.plan.per_epoch // loop.accumulation) + 1)
+        self.measured_step = max(later, key=self._padded_tokens, default=0)
+        return Started(
+            config=self.config.to_dict(),
+            base=self.base.facts,
+            device=_device_name(self.device),
+            dtype=self.precision,
+            trainable=self.trainable,
+            total=self.total,
+            examples=len(self.material.train),
+            held_out=len(self.material.items),
+            steps=self.steps,
+            versions=versions(),
+            notes=(template_of(self.tokenizer).sentence, *self.base.notes, *self.material.notes, *optimizer_notes),
+            time=time.time(),
+        )
+
+    def _micro(self, step: int) -> range:
+        """Numbers of the plan's batches that make up step `step` (from 1)."""
+        k = self.loop.accumulation
+        return range((step - 1) * k, step * k)
+
+    def _padded_tokens(self, step: int) -> int:
+        return max(self.plan.padded_tokens(n) for n in self._micro(step))
+
+    # --- the run ----------------------------------------------------------------------------------------------------
+
+    def events(self, resume: bool) -> Iterator[Event]:
+        began = time.perf_counter()
+        started = self._prepare()
+        if resume:
+            self._load_checkpoint()
+        yield dataclasses.replace(started, resumed_at=self.step)
+        if self.step == 0 and not self.should_stop():
+            # The first loss is shown at once: it is the base's own, because the update waits until the base is scored.
+            first = self._gradient_step()
+            self.first_loss_seconds = time.perf_counter() - began
+            yield first
+            yield from self._evaluate(at=0)
+            self._apply()
+        evaluate_every = self.loop.eval_every or max(1, math.ceil(self.steps / 4))
+        saved_at = time.perf_counter()
+        while self.step < self.steps:
+            if self.should_stop():
+                yield self._save_checkpoint()
+                yield Stopped(self.step, self.seconds)
+                return
+            yield self._train_step()
+            last = self.step == self.steps
+            if not last and self.step % evaluate_every == 0:
+                yield from self._evaluate()
+            every = self.loop.checkpoint_every
+            due = self.step % every == 0 if every else time.perf_counter() - saved_at >= CHECKPOINT_SECONDS
+            if due and not last:
+                yield self._save_checkpoint()
+                saved_at = time.perf_counter()
+        yield from self._evaluate()
+        yield from self._finish()
+
+    def _train_step(self) -> Step:
+        """One whole step: gradients, then the update."""
+        if self.step + 1 == self.measured_step:
+
+            def both(mark: Mark) -> Step:
+                event = self._gradient_step(mark)
+                self._apply(mark)
+                return event
+
+            event, ledger = measure_step(both, self.model, self.optimizer, self.device)
+            self.ledger = ledger.to_dict()
+            self.peak_bytes = max(self.peak_bytes, ledger.allocated_bytes)
+            return event
+        event = self._gradient_step()
+        self._apply()
+        return event
+
+    def _gradient_step(self, mark: Mark = lambda part: None) -> Step:
+        """The first half of a step: loss and clipped gradients; the weights are not touched yet.
+
+        Raises:
+            Diverged: the loss or the gradient is not a finite number.
+        """
+        self.step += 1
+        rate = self.peak_rate * learning_rate_factor(self.step, self.steps, self.loop.warmup, self.loop.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        start = time.perf_counter()
+        loss, norm, tokens = self._gradients(mark)
+        self.seconds += time.perf_counter() - start
+        self.tokens += tokens
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise Diverged(
+                f"The loss was {loss:g} and the gradient norm {norm:g} in step {self.step}: the run has diverged.",
+                f"Lower the learning rate (it is {self.peak_rate:g}) or lengthen the warm-up.",
+            )
+        return Step(self.step, loss, rate, norm, tokens, self.seconds, self._memory())
+
+    def _gradients(self, mark: Mark) -> tuple[float, float, int]:
+        """Gradients of one step, clipped; returns mean loss, gradient norm before clipping, and answer tokens."""
+        rows = [[self.material.train[i] for i in self.plan.rows(n)] for n in self._micro(self.step)]
+        batches = [collate(r, pad_id(self.tokenizer)) for r in rows]
+        tokens = sum(b.answer_tokens for b in batches)
+        loss = 0.0
+        for batch in batches:
+            mark("forward")
+            ids, labels = batch.ids.to(self.device), batch.labels.to(self.device)
+            with self._autocast():
+                part = answer_loss_sum(self.model, ids, labels) / max(tokens, 1)
+            mark("backward")
+            part.backward()
+            loss += part.detach().item()
+        limit = self.loop.clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit).item()
+        return loss, norm, tokens
+
+    def _apply(self, mark: Mark = lambda part: None) -> None:
+        """The second half of a step: the optimizer moves the weights, and the gradients are freed."""
+        start = time.perf_counter()
+        mark("optimizer")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.seconds += time.perf_counter() - start
+
+    def _autocast(self) -> Any:
+        if self.precision == "bfloat16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def _memory(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return psutil.Process().memory_info().rss
+
+    # --- scores -----------------------------------------------------------------------------------------------------
+
+    def _evaluate(self, at: int | None = None) -> Iterator[Event]:
+        """Score the model as it is; `at` is the number of updates behind it (default: the current step)."""
+        step = self.step if at is None else at
+        start = time.perf_counter()
+        items = self.material.items
+        with self._autocast():
+            loss = answer_loss(self.model, self.tokenizer, self.material.held_out)
+            scored = score(self.model, self.tokenizer, items)
+            skills = {
+                name: score(self.model, self.tokenizer, part).share for name, part in self.material.skills.items()
+            }
+        yield Evaluated(
+            step=step,
+            task=self.config.task or "your data",
+            exact_match=scored.share if items else None,
+            loss=loss,
+            items=len(items),
+            skills=skills,
+            seconds=time.perf_counter() - start,
+        )
+        yield Sampled(
+            step,
+            tuple(
+                {"prompt": item.messages[-1].content, "reference": item.reference, "output": answer, "right": right}
+                for item, answer, right in list(zip(items, scored.answers, scored.right, strict=True))[:SAMPLES]
+            ),
+        )
+
+    # --- files ------------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self) -> Saved:
+        """One safetensors file with the trained weights, the optimizer's state and the random state, put in place
+        by one rename: a kill leaves either the old checkpoint or the new one."""
+        from safetensors.torch import save_file
+
+        tensors, described = optimizer_state(self.optimizer)
+        content = {f"parameter.{n}": p.detach() for n, p in self.named.items()}
+        content |= {f"optimizer.{n}": t for n, t in tensors.items()}
+        content["random.cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            content["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        state = {
+            "format": FORMAT, "step": self.step, "seconds": self.seconds, "tokens": self.tokens,
+            "peak_bytes": self.peak_bytes, "ledger": self.ledger, "first_loss_seconds": self.first_loss_seconds,
+            "optimizer": described, "config": self.config.to_dict(),
+        }  # fmt: skip
+        path = self.folder / CHECKPOINT
+        temporary = path.with_suffix(".partial")
+        save_file(
+            {n: t.contiguous().clone() for n, t in content.items()}, temporary, metadata={"state": json.dumps(state)}
+        )
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        return Saved(self.step, "checkpoint", CHECKPOINT, path.stat().st_size)
+
+    def _load_checkpoint(self) -> None:
+        """Restore the checkpoint, if there is one.
+
+        Raises:
+            BadInput: it belongs to a run with other settings.
+        """
+        from safetensors import safe_open
+
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            return
+        with safe_open(path, framework="pt") as file:
+            state = json.loads(file.metadata()["state"])
+            content = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 (a safetensors handle is no mapping)
+        mine = json.loads(json.dumps(self.config.to_dict()))
+        changed = [k for k in mine if mine[k] != state["config"].get(k)]
+        if state["format"] != FORMAT or changed:
+            raise BadInput(
+                f"The checkpoint belongs to a run with another {', '.join(changed) or 'file format'}.",
+                "Resume with the settings it was started with, or start a new run.",
+            )
+        with torch.no_grad():
+            for name, parameter in self.named.items():
+                parameter.copy_(content[f"parameter.{name}"])
+        prefix = "optimizer."
+        load_optimizer_state(
+            self.optimizer,
+            {n.removeprefix(prefix): t for n, t in content.items() if n.startswith(prefix)},
+            state["optimizer"],
+        )
+        torch.set_rng_state(content["random.cpu"])
+        if self.device.type == "cuda" and "random.cuda" in content:
+            torch.cuda.set_rng_state(content["random.cuda"], self.device)
+        self.step, self.seconds, self.tokens = state["step"], state["seconds"], state["tokens"]
+        self.peak_bytes, self.ledger = state["peak_bytes"], state["ledger"]
+        self.first_loss_seconds = state["first_loss_seconds"]
+
+    def _finish(self) -> Iterator[Event]:
+        target = self.folder / ADAPTER
+        self.attached.save(target)
+        size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
+        yield Saved(self.step, "adapter", ADAPTER, size)
+        yield Finished(
+            step=self.step,
+            seconds=self.seconds,
+            first_loss_seconds=self.first_loss_seconds,
+            peak_bytes=self.peak_bytes,
+            trainable=self.trainable,
+            total=self.total,
+            adapter=ADAPTER,
+            adapter_bytes=size,
+            tokens=self.tokens,
+            ledger=self.ledger,
+        )
+        # Only when the consumer comes back for more has it made the end safe; until then a kill can go on from here.
+        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _device_name(device: torch.device) -> str:
+    from core.hardware import attached_light
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else attached_light().name
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    import platform
+    from importlib.metadata import version
+
+    packages = ("deltalab", "torch", "transformers", "bitsandbytes")
+    return {"python": platform.python_version(), **{p: version(p) for p in packages}}
+
+
+__all__ = ["ADAPTER", "CHECKPOINT", "TASKS", "learning_rate_factor", "material", "pick_device", "train", "versions"]

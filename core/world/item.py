@@ -1,0 +1,59 @@
+"""What a skill is: a generator of examples and an exact grader.
+
+An `Example` holds the two turns of a dialogue without template tokens, so the same example serves the embedded base
+and any hub model.
+"""
+
+import random
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Split = Literal["train", "heldout"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One dialogue: the user's turn, the assistant's turn, and the skill that it exercises."""
+
+    prompt: str
+    completion: str
+    skill: str = ""
+
+
+def same_text(example: Example, answer: str) -> bool:
+    """The default grader: the answer is the completion, letter for letter."""
+    return answer.strip() == example.completion
+
+
+@dataclass(frozen=True)
+class Skill:
+    """Something that a model can or cannot do, with the means to find out.
+
+    Args:
+        name: the key in `SKILLS` or `TASKS`.
+        title: what a chart calls it.
+        summary: one sentence for the reader.
+        generate: draws one example of a split from a seeded generator.
+        grade: whether a generated text answers an example.
+        limit_tokens: how many new tokens a right answer needs at most with the embedded base's tokenizer.
+        chance: the score of a guess that has the right kind of answer.
+    """
+
+    name: str
+    title: str
+    summary: str
+    generate: Callable[[random.Random, Split], Example]
+    grade: Callable[[Example, str], bool] = same_text
+    limit_tokens: int = 16
+    chance: float = 0.0
+
+
+def split_of(key: str) -> Split:
+    """The split to which a key belongs, for ever: one key in five is held out.
+
+    A checksum is used because Python's own `hash` of a string changes from process to process.
+    """
+    return "heldout" if zlib.crc32(key.encode()) % 5 == 0 else "train"

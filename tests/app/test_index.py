@@ -1,0 +1,290 @@
+"""The lesson format: what is read, and that every kind of mistake is reported with its line, all at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app import calc, index
+from core.errors import BadInput
+
+FRONT = """---
+title: A lesson
+summary: What it is about.
+minutes: 5
+objectives: [Do something]
+prerequisites: [Python]
+references:
+  - {title: A paper, authors: A. Author, year: 2021, url: "https://example.org/a"}
+---
+"""
+FRONT_LINES = FRONT.count("\n")
+
+QUIZ = """```{quiz} one
+title: A question
+question: Which?
+choices:
+  - {text: This, right: true, why: Because.}
+  - {text: That, why: Because not.}
+```
+"""
+
+
+NUMERIC = "```{quiz} a\ntitle: t\nquestion: x\nkind: numeric\n"
+
+
+def write(root: Path, body: str, *, folder: str = "03_a_lesson", front: str = FRONT) -> Path:
+    path = root / folder / "lesson.md"
+    path.parent.mkdir(parents=True)
+    path.write_text(front + body, encoding="utf-8")
+    return path
+
+
+def mistakes_of(tmp_path: Path, body: str, **how: str) -> list[tuple[int, str]]:
+    """The mistakes in a lesson with that body; lines count from the body's first."""
+    lesson, mistakes = index.read(write(tmp_path, body, **how))
+    assert (lesson is None) == bool(mistakes)
+    return [(m.line - FRONT_LINES, m.sentence) for m in mistakes]
+
+
+def the_mistake(tmp_path: Path, body: str, **how: str) -> tuple[int, str]:
+    found = mistakes_of(tmp_path, body, **how)
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_a_lesson_is_read(tmp_path: Path) -> None:
+    write(tmp_path, f"# Heading\n\nSome *text*.\n\n{QUIZ}\nMore.\n")
+    lessons, mistakes = index.scan(tmp_path)
+    assert mistakes == []
+    (lesson,) = lessons
+    assert (lesson.slug, lesson.order, lesson.url_path) == ("03_a_lesson", 3, "a-lesson")
+    assert lesson.navigation == lesson.title == "A lesson"
+    assert lesson.objectives == ("Do something",)
+    assert [c.kind for c in lesson.cells] == ["prose", "quiz", "prose"]
+    quiz = lesson.cells[1]
+    assert (quiz.id, quiz.number, quiz.line) == ("one", 1, FRONT_LINES + 5)
+    assert lesson.cell("one") is quiz
+    assert lesson.state_name("one") == "03_a_lesson/one"
+    with pytest.raises(BadInput, match="no cell 'two'"):
+        lesson.cell("two")
+
+
+def test_lessons_come_in_order_and_do_not_clash(tmp_path: Path) -> None:
+    write(tmp_path, "Text.\n", folder="02_b")
+    write(tmp_path, "Text.\n", folder="01_c")
+    assert [lesson.order for lesson in index.scan(tmp_path)[0]] == [1, 2]
+    write(tmp_path, "Text.\n", folder="01_b")
+    sentences = [m.sentence for m in index.scan(tmp_path)[1]]
+    assert len(sentences) == 2
+    assert "number 1 already" in sentences[0]
+    assert "address 'b' already" in sentences[1]
+
+
+def test_a_longer_fence_shows_a_directive(tmp_path: Path) -> None:
+    lesson, mistakes = index.read(write(tmp_path, f"````markdown\n{QUIZ}````\n\n~~~\n```{{nonsense}} x\n```\n~~~\n"))
+    assert mistakes == []
+    assert lesson is not None
+    assert [c.kind for c in lesson.cells] == ["prose", "prose"]
+    assert "```{quiz} one" in lesson.cells[0].body["text"]
+
+
+def test_prose_pictures_and_code_are_parts_of_their_own(tmp_path: Path) -> None:
+    path = write(tmp_path, "Before.\n\n![A square](square.svg)\n\nAfter.\n\n```python\nx = 1  # {calc}`nothing`\n```\n")
+    (path.parent / "square.svg").write_text("<svg/>")
+    lesson, mistakes = index.read(path)
+    assert mistakes == []
+    assert lesson is not None
+    assert [(c.kind, c.line - FRONT_LINES) for c in lesson.cells] == [
+        ("prose", 1), ("image", 3), ("prose", 5), ("prose", 7),
+    ]  # fmt: skip
+    assert lesson.cells[1].body == {"file": "square.svg", "alt": "A square"}
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "part"),
+    [
+        ("Text.\n\n```{quizz} a\nquestion: x\n```\n", 3, "no directive {quizz}"),
+        ("```{quiz}\nquestion: x\n```\n", 1, "needs an id"),
+        ("```{quiz} Not An Id\nquestion: x\n```\n", 1, "needs an id"),
+        ("```{quiz} a\nquestion: [x\n```\n", 2, "YAML cannot be read"),
+        ("```{quiz} a\n- x\n```\n", 2, "`name: value` lines"),
+        ("```{quiz} a\nquestion: x\nquestion: y\n```\n", 3, "stands there twice"),
+        (QUIZ.replace("question: Which?", "question: Which?\ncolour: red"), 4, "no field 'colour'"),
+        (QUIZ.replace("question: Which?\n", ""), 1, "lacks 'question'"),
+        (QUIZ.replace("question: Which?", "question: 3"), 3, "must be a text"),
+        (QUIZ.replace("question: Which?", "question: Which?\nkind: guess"), 4, "one of single, multiple, numeric"),
+        (QUIZ.replace(", why: Because not.", ""), 6, "Choice 2 of the quiz has no explanation"),
+        (QUIZ.replace(", why: Because.", ""), 5, "Choice 1 of the quiz has no explanation"),
+        (QUIZ.replace("right: true, ", ""), 1, "exactly one right choice, not 0"),
+        (QUIZ.replace("  - {text: That, why: Because not.}\n", ""), 1, "at least two choices"),
+        (QUIZ.replace("why: Because.", "why: '{calc}`matrix_parameters(d=1)`'"), 5, "it needs k"),
+        (NUMERIC + "why: y\notherwise: z\n```\n", 1, "needs its answer"),
+        (NUMERIC + "answer: 3\nwhy: y\n```\n", 1, "explanation (otherwise)"),
+        (NUMERIC + "answer: three()\nwhy: y\notherwise: z\n```\n", 5, "no calc function"),
+        (NUMERIC + "answer: [1]\nwhy: y\notherwise: z\n```\n", 5, "must be a number or"),
+        ("```{widget} w\ntitle: t\nwidget: knitting\n```\n", 3, "one of lora-parameters"),
+        ("```{widget} w\ntitle: t\nwidget: lora-parameters\noptions: {q: 3}\n```\n", 4, "no field 'q'"),
+        ("```python\nx = 1\n", 1, "never closed"),
+        ("One.\n\n![](a.svg)\n", 3, "no alt text"),
+        ("![A thing](missing.svg)\n", 1, "no file 'missing.svg'"),
+        ("![A thing](https://example.org/a.svg)\n", 1, "nothing is fetched"),
+        ("![A thing](a.gif)\n", 1, "one of .svg, .png"),
+        ("Look: ![A thing](a.svg) there.\n", 1, "line of its own"),
+        ("One.\nTwo {calc}`no_such()`.\n", 2, "no calc function 'no_such'"),
+        ("{calc}`1 + 1`\n", 1, "not a function call"),
+        ("{calc}`matrix_parameters(2, 3)`\n", 1, "named arguments only"),
+        ("{calc}`matrix_parameters(d=2, k='3')`\n", 1, "k must be int, not '3'"),
+        ("{calc}`matrix_parameters(d=2, k=abs(3))`\n", 1, "not a plain number or text"),
+        ("{calc}`matrix_parameters(d=2, k=3, q=1)`\n", 1, "no argument 'q'"),
+    ],
+)  # fmt: skip
+def test_each_mistake_is_said_with_its_line(tmp_path: Path, body: str, line: int, part: str) -> None:
+    found = mistakes_of(tmp_path, body)
+    assert any(at == line and part in sentence for at, sentence in found), found
+    missing_alt = "no alt text" in part  # its file is missing as well
+    assert len(found) == (2 if missing_alt else 1), found
+
+
+PREDICT = """```{predict} guess
+title: A guess
+experiment: run
+what: loss_after
+question: How much?
+low: 0
+high: 10
+tolerance: 1
+why: Because.
+```
+"""
+EXPERIMENT = """```{experiment} run
+title: A run
+method: lora
+task: json
+knobs: [rank, steps]
+```
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "part"),
+    [
+        (EXPERIMENT, "no recorded run"),
+        (PREDICT, "no experiment 'run'"),
+        (EXPERIMENT.replace("lora", "magic"), "There is no method 'magic'"),
+        (EXPERIMENT.replace("json", "poetry"), "There is no task 'poetry'"),
+        (EXPERIMENT.replace("[rank, steps]", "[wheels]"), "There is no knob 'wheels'"),
+        (EXPERIMENT.replace("[rank, steps]", "[rank, steps, seed, alpha, warmup]"), "At most four knobs"),
+        (EXPERIMENT.replace("knobs", "settings: {rank: many}\nknobs"), "ank must be a whole number"),
+        (EXPERIMENT.replace("knobs", "settings: {rnk: 2}\nknobs"), "no setting called 'rnk'"),
+        (PREDICT.replace("high: 10", "high: -1") + EXPERIMENT, "low end must be below"),
+        (PREDICT.replace("high: 10", "high: 10\nscale: log") + EXPERIMENT, "starts above 0"),
+    ],
+)
+def test_mistakes_in_experiments_and_predictions(tmp_path: Path, body: str, part: str) -> None:
+    assert any(part in sentence for _, sentence in mistakes_of(tmp_path, body))
+
+
+def test_a_prediction_asks_for_a_figure_that_the_run_has(tmp_path: Path) -> None:
+    path = write(tmp_path, PREDICT.replace("loss_after", "beauty_after") + EXPERIMENT)
+    (path.parent / "runs").mkdir()
+    (path.parent / "runs" / "run.jsonl").write_text('{"kind": "provenance"}\n')
+    (mistake,) = index.read(path)[1]
+    assert mistake.line == FRONT_LINES + 1
+    assert "no figure 'beauty_after'" in mistake.sentence
+
+
+@pytest.mark.parametrize(
+    ("front", "part"),
+    [
+        ("", "begins with front matter"),
+        ("---\ntitle: x\n", "begins with front matter"),
+        (FRONT.replace("title: A lesson\n", ""), "lacks 'title'"),
+        (FRONT.replace("minutes: 5", "minutes: soon"), "minutes must be a whole number"),
+        (FRONT.replace("[Do something]", "[]"), "at least 1 entries"),
+        (FRONT.replace("minutes: 5", "minutes: 5\nmood: good"), "no field 'mood'"),
+        (FRONT.replace(", year: 2021", ""), "lacks 'year'"),
+        (FRONT.replace("year: 2021", "pages: 3, year: 2021"), "no field 'pages'"),
+    ],
+)
+def test_front_matter_mistakes(tmp_path: Path, front: str, part: str) -> None:
+    lesson, mistakes = index.read(write(tmp_path, "Text.\n", front=front))
+    assert lesson is None
+    assert part in mistakes[0].sentence
+
+
+def test_a_folder_with_another_name_is_a_mistake(tmp_path: Path) -> None:
+    lesson, (mistake,) = index.read(write(tmp_path, "Text.\n", folder="intro"))
+    assert lesson is None
+    assert "NN_slug" in mistake.sentence
+    assert str(mistake).startswith("intro/lesson.md:1: ")
+
+
+def test_the_same_id_twice_is_a_mistake(tmp_path: Path) -> None:
+    line, sentence = the_mistake(tmp_path, QUIZ + "\n" + QUIZ)
+    assert line == QUIZ.count("\n") + 2
+    assert f"line {FRONT_LINES + 1}" in sentence
+
+
+def test_all_mistakes_are_reported_at_once_in_order(tmp_path: Path) -> None:
+    body = "{calc}`a()`\n\n```{nope} x\n```\n\n" + QUIZ.replace(", why: Because not.", "") + "\n![](x.svg)\n"
+    lines = [line for line, _ in mistakes_of(tmp_path, body)]
+    assert lines == sorted(lines)
+    assert len(lines) == 5
+
+
+def test_calcs_are_filled_but_not_in_code(tmp_path: Path) -> None:
+    text = "It has {calc}`matrix_parameters(d=1000, k=1000)` weights; write `` {calc}`x()` `` or `{calc}` for it."
+    assert index.filled(text, tmp_path) == (
+        "It has 1,000,000 weights; write `` {calc}`x()` `` or `{calc}` for it."
+    )  # fmt: skip
+
+
+def test_lora_arithmetic_is_the_engines(tmp_path: Path) -> None:
+    assert calc.value(calc.parse("lora_parameters(d=1000, k=1000, r=8)"), tmp_path) == 16_000
+    assert calc.text(calc.parse("lora_percent(d=4096, k=4096, r=16)"), tmp_path) == "0.78 %"
+
+
+def test_quantities_of_a_run() -> None:
+    events = [
+        {"kind": "started", "trainable": 10, "total": 1000, "steps": 2, "examples": 5, "held_out": 5},
+        {"kind": "evaluated", "step": 0, "loss": 3.0, "exact_match": 0.0, "skills": {"addition": 1.0, "reversal": 0.5}},
+        {"kind": "step", "step": 1, "loss": 2.5},
+    ]
+    half = calc.quantities(events)
+    assert half["trainable_percent"] == 1.0
+    assert (half["exact_match_before"], half["skills_before"], half["first_loss"]) == (0.0, 75.0, 2.5)
+    assert "exact_match_after" not in half
+    events += [
+        {"kind": "step", "step": 2, "loss": 1.5},
+        {"kind": "evaluated", "step": 2, "loss": 1.0, "exact_match": 0.9, "skills": {"addition": 0.5, "reversal": 0.5}},
+        {"kind": "finished", "seconds": 3.0, "first_loss_seconds": 1.0, "adapter_bytes": 2048, "peak_bytes": 1},
+    ]
+    whole = calc.quantities(events)
+    assert whole["exact_match_after"] == 90.0
+    assert (whole["skills_after"], whole["addition_after"], whole["last_loss"]) == (50.0, 50.0, 1.5)
+    assert calc.quantity_text("exact_match_after", 90.0) == "90 %"
+    assert calc.quantity_text("adapter_bytes", 2048) == "2.0 KiB"
+    assert calc.quantities([]) == {}
+
+
+def test_a_figure_that_was_not_recorded_is_refused(tmp_path: Path) -> None:
+    call = calc.parse("recorded(run='json-lora', what='loss_after')")
+    with pytest.raises(BadInput, match="no recorded run"):
+        calc.value(call, tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "json-lora.jsonl").write_text('{"kind": "provenance"}\n')
+    with pytest.raises(BadInput, match="no figure 'loss_after'"):
+        calc.value(call, tmp_path)
+
+
+def test_the_index_needs_neither_streamlit_nor_torch() -> None:
+    code = (
+        "import sys; from app import index, progress, answers; index.scan();"
+        "print([m for m in ('streamlit', 'torch', 'transformers') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,92 @@
+"""The lessons that come with Deltalab: complete, without mistakes, and with recorded runs that are what they say."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from app import index
+from app.cells.experiment import defaults
+from app.index import Lesson
+from core.config import resolved
+from core.runs import recorded
+
+LESSONS, MISTAKES = index.scan()
+EXPERIMENTS = [(lesson, cell) for lesson in LESSONS for cell in lesson.cells if cell.kind == "experiment"]
+
+
+def test_there_are_no_mistakes() -> None:
+    assert [str(m) for m in MISTAKES] == []
+    assert LESSONS[0].url_path == "start-here"
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.slug)
+def test_every_number_can_be_computed(lesson: Lesson) -> None:
+    assert [str(m) for m in index.check(lesson)] == []
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.slug)
+def test_a_lesson_has_what_every_lesson_has(lesson: Lesson) -> None:
+    kinds = [c.kind for c in lesson.cells]
+    assert "experiment" in kinds
+    assert "predict" in kinds
+    assert kinds.index("predict") < kinds.index("experiment")
+    assert kinds.count("quiz") >= 3
+    assert len(lesson.objectives) >= 2
+    assert all(r["url"].startswith("https://") for r in lesson.references)
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.slug)
+def test_no_number_is_typed_by_hand(lesson: Lesson) -> None:
+    for cell in lesson.cells:
+        if cell.kind != "prose":
+            continue
+        text = index.CALC.sub("", cell.body["text"])
+        text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)", "", text, flags=re.DOTALL)
+        assert re.findall(r"\d", text) == [], f"line {cell.line}: {text}"
+
+
+@pytest.mark.parametrize(("lesson", "cell"), EXPERIMENTS, ids=lambda x: getattr(x, "slug", None) or x.id)
+def test_a_recorded_run_is_the_experiment(lesson: Lesson, cell: index.Cell) -> None:
+    """It was made by the engine, to its end, with the very settings that Run uses today."""
+    found = recorded.read(index.recorded_path(lesson.folder, cell.id))
+    assert found.run.status == "finished"
+    assert {"device", "date", "commit", "versions", "command"} <= found.provenance.keys()
+    assert found.run.config == resolved(defaults(cell)).to_dict()
+
+
+def lesson_page(slug: str) -> None:
+    from app import index
+    from app.cells import page
+
+    page.render(next(lesson for lesson in index.lessons() if lesson.slug == slug))
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.slug)
+def test_a_lesson_is_drawn_whole(lesson: Lesson, visit: Any) -> None:
+    app = visit(lesson_page, kwargs={"slug": lesson.slug})
+    shown = "\n".join(str(e.value) for kind in (app.title, app.subheader, app.markdown, app.caption) for e in kind)
+    assert "{calc}" not in shown
+    for cell in lesson.cells:
+        if cell.number:
+            assert cell.body["title"] in shown
+    assert "Recorded" in shown
+    assert "steps done" in shown
+
+
+def test_the_first_lesson_teaches_something_true() -> None:
+    """What its text says in words, its recorded runs must show in numbers."""
+    from app import calc
+
+    def found(run: str, what: str) -> float:
+        return calc.recorded(LESSONS[0].folder, run, what)
+
+    # The task is learnt, and a gentle run spares the old skills.
+    assert found("json-lora", "exact_match_before") <= 5
+    assert found("json-lora", "exact_match_after") >= 90
+    assert found("json-lora", "skills_after") >= found("json-lora", "skills_before") - 5
+    # A rougher one learns it too, and costs old skills.
+    assert found("json-lora-double-rate", "exact_match_after") >= 90
+    assert found("json-lora-double-rate", "skills_after") <= found("json-lora-double-rate", "skills_before") - 5

@@ -1,0 +1,249 @@
+"""The app as a user starts it, and a real Chromium that can reach nothing but it.
+
+Without a Chromium these tests are skipped with a reason; with CI=true that is a failure. Screenshots go to
+tests/browser/screenshots, where a person can look at them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCREENSHOTS = Path(__file__).with_name("screenshots")
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-dev-shm-usage",
+    # Every name but this machine's address is unknown: whatever tries to leave fails, and shows in the console.
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+]
+IDLE = "[data-testid=stApp][data-test-script-state='notRunning']"
+SECONDS = 1000  # Playwright counts milliseconds
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(item.fspath).is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of the system's Chromium."""
+    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if found is None:
+        reason = "There is no Chromium on this machine; install one (Debian: apt install chromium)."
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+@dataclass
+class Server:
+    """A running `deltalab serve` with a data folder of its own; it can be killed and started again."""
+
+    home: Path
+    port: int
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        command = [str(Path(sys.executable).with_name("deltalab")), "serve", "--port", str(self.port), "--no-browser"]
+        environment = {**os.environ, "DELTALAB_HOME": str(self.home)}
+        environment.pop("DELTALAB_STORE", None)
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                command, cwd=REPOSITORY, env=environment, stdout=out, stderr=out, start_new_session=True
+            )
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, f"the server ended:\n{self.text()}"
+            try:
+                with urllib.request.urlopen(f"{self.url}/_stcore/health", timeout=2):
+                    return
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                time.sleep(0.1)
+        raise AssertionError(f"the server does not answer:\n{self.text()}")
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would; runs live in processes of their own."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGKILL)  # `deltalab serve` and the server that it started
+        self.process.wait(10)
+        self.process = None
+
+    def stop(self) -> None:
+        """End it as Ctrl-C does, and cancel what still runs."""
+        from core.runs.store import Store
+
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGINT)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait(10)
+        store = Store(None, self.home)
+        for run_id, owner in self.active():
+            store.cancel(run_id, owner)
+        deadline = time.monotonic() + 20
+        while self.active() and time.monotonic() < deadline:
+            time.sleep(0.2)
+
+    def active(self) -> list[tuple[str, str]]:
+        """Id and owner of every run that is queued or running, whoever owns it."""
+        with contextlib.closing(sqlite3.connect(self.home / "deltalab.db")) as c:
+            return c.execute("select id, owner from runs where status in ('queued', 'running')").fetchall()
+
+    def text(self) -> str:
+        """The server's log."""
+        return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def server(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all journeys; every visitor has a cookie of their own."""
+    folder = tmp_path_factory.mktemp("server")
+    running = Server(folder / "home", free_port(), folder / "log.txt")
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def own_server(chromium: str, tmp_path: Path) -> Iterator[Server]:
+    """A server that a test may kill."""
+    running = Server(tmp_path / "home", free_port(), tmp_path / "log.txt")
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator[Browser]:
+    """The system's Chromium, driven by Playwright."""
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=30 * SECONDS)
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@dataclass
+class Visitor:
+    """A person with a browser of their own: cookies shared by their tabs, and by nobody else's.
+
+    troubles: console errors, script errors, violations of the content security policy and requests to other hosts.
+    """
+
+    server: Server
+    context: BrowserContext
+    troubles: list[str] = field(default_factory=list)
+    forgiven: tuple[str, ...] = ()
+
+    def tab(self, path: str = "/", *, wait: bool = True) -> Page:
+        """A new tab on a page of the app."""
+        page = self.context.new_page()
+        page.set_default_timeout(20 * SECONDS)
+        page.on("console", self._heard)
+        page.on("pageerror", lambda e: self.note(f"script: {e}"))
+        page.on("request", lambda r: self._check(r.url))
+        page.goto(self.server.url + path)
+        if wait:
+            idle(page)
+        return page
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        # On a page with an address Streamlit first looks for its server below that address: two 404s of its own.
+        if message.type == "error" and not re.search(r"/[\w-]+/_stcore/(health|host-config)$", message.location["url"]):
+            self.note(f"console: {message.text} {message.location['url']}")
+
+    def note(self, trouble: str) -> None:
+        if not any(part in trouble for part in self.forgiven):
+            self.troubles.append(trouble)
+
+    def _check(self, url: str) -> None:
+        here = (self.server.url, self.server.url.replace("http", "ws"), "data:", "blob:", "about:")
+        if not url.startswith(here):
+            self.note(f"request: {url}")
+
+
+def idle(page: Page, seconds: float = 60) -> None:
+    """Wait until the page's script has run to its end and every widget's code has been loaded."""
+    for _ in range(2):  # a rerun that the last one asked for begins after the state was set
+        page.wait_for_selector(IDLE, timeout=seconds * SECONDS)
+        page.wait_for_timeout(150)
+    page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')", timeout=seconds * SECONDS)
+
+
+class Visitors:
+    """Makes visitors, and closes their browsers afterwards."""
+
+    def __init__(self, browser: Browser) -> None:
+        self.browser = browser
+        self.made: list[Visitor] = []
+
+    def new(self, server: Server, **how: Any) -> Visitor:
+        """Somebody new; `how` goes to Playwright's new_context (viewport, color_scheme, storage_state …)."""
+        how.setdefault("viewport", {"width": 1280, "height": 900})
+        how.setdefault("reduced_motion", "reduce")
+        context = self.browser.new_context(**how)
+        visitor = Visitor(server, context)
+        context.expose_function("deltalabViolation", visitor.note)
+        context.add_init_script(
+            "document.addEventListener('securitypolicyviolation',"
+            " e => window.deltalabViolation(`policy: ${e.violatedDirective} ${e.blockedURI}`))"
+        )
+        self.made.append(visitor)
+        return visitor
+
+
+@pytest.fixture
+def visitors(browser: Browser) -> Iterator[Visitors]:
+    """Visitors whose pages must have shown no error when the test is over."""
+    made = Visitors(browser)
+    yield made
+    troubles = [t for v in made.made for t in v.troubles]
+    for visitor in made.made:
+        visitor.context.close()
+    assert troubles == []

@@ -1,0 +1,475 @@
+"""The command line as people use it: answers, mistakes, exit codes, interruption, and the server it starts."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from core import cli
+from tests.checkpoints import FAMILIES, write
+
+KEYS = {"run", "status", "seconds", "first_loss_seconds", "before", "after", "trainable", "total", "peak_bytes",
+        "adapter"}  # fmt: skip
+QUICK = ["--set", "steps=3", "batch_size=4", "learning_rate=0.001", "max_length=128", "precision=float32"]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "data home"
+    monkeypatch.setenv("DELTALAB_HOME", str(folder))
+    monkeypatch.delenv("DELTALAB_STORE", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> str:
+    return str(write("llama_biased", tmp_path_factory.mktemp("bases")))
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory) -> str:
+    return str(write("llama", tmp_path_factory.mktemp("bases")))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("data") / "mine.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"Number {i}?", "completion": f"{i}."}) + "\n" for i in range(24)))
+    return str(path)
+
+
+def ask(capsys, *arguments: str) -> tuple[int, str, str]:
+    """(exit code, standard output, standard error) of one command, in this process."""
+    capsys.readouterr()
+    code = cli.main(list(arguments))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def spawn(*arguments: str, **more) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "core.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+# --- help and mistakes ------------------------------------------------------------------------------------------------
+
+
+def test_help_answers_at_once():
+    """Nothing heavy may be imported for it: that is what makes it quick on any machine."""
+    code = (
+        "import sys\nfrom core import cli\ncli.main(['--help'])\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'pandas', 'sqlalchemy', 'streamlit', 'rich', 'psutil', 'yaml'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    for word in ("train", "runs", "chat", "params", "doctor", "serve"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "runs", "runs list", "chat", "params", "doctor", "serve"])
+def test_every_command_explains_itself(capsys, command):
+    code, out, _ = ask(capsys, *command.split(), "--help")
+    assert code == 0
+    assert "usage: deltalab" in out
+
+
+def test_without_a_command_help_is_shown(capsys):
+    code, out, _ = ask(capsys)
+    assert (code, "COMMAND" in out) == (0, True)
+    code, out, _ = ask(capsys, "--version")
+    assert code == 0
+    assert out.strip()
+
+
+def test_the_knobs_are_listed_from_their_fields(capsys):
+    code, out, _ = ask(capsys, "train", "--task", "json", "--set", "help")
+    assert code == 0
+    for part in ("rank = 8", "1 to 1024", "learning_rate = by method and task", "schedule = linear", "cosine"):
+        assert part in out
+    assert ask(capsys, "params", "--method", "bitfit", "--set", "help")[0] == 0
+
+
+MISTAKES = {
+    "train": "task",
+    "train --task json --data x": "not allowed with",
+    "train --task poetry": "no task 'poetry'; the tasks are json",
+    "train --task json --method magic": "no method 'magic'. The methods are full",
+    "train --task json --set rank": "--set takes KEY=VALUE, not 'rank'",
+    "train --task json --set colour=red": "no setting called 'colour'",
+    "train --task json --set rank=many": "rank must be a whole number",
+    "train --task json --set rank=0 steps=0": "rank must be at least 1",
+    "train --task json --seed many": "invalid int value",
+    "train --task json --seed -1": "The seed must be",
+    "train --data /no/such.jsonl": "There is no file /no/such.jsonl",
+    "train --base /no/such/folder --task json": "There is no folder /no/such/folder",
+    "train --base owner/name --task json --json": "HF_HUB_OFFLINE forbids fetching it",
+    "runs": "required: ACTION",
+    "runs show": "required: RUN",
+    "runs show nothing": "There is no run 'nothing'",
+    "runs show last": "There are no runs yet",
+    "runs cancel nothing": "There is no run",
+    "runs delete nothing": "There is no run",
+    "runs resume nothing": "There is no run",
+    "runs list --limit 0": "at least 1",
+    "chat nothing": "There is no run 'nothing'",
+    "chat --base /no/such --prompt x": "There is no folder",
+    "chat --prompt": "expected one argument",
+    "chat --prompt x --only before": "none is named",
+    "chat --prompt x --max-new-tokens 0": "from 1 to 4096",
+    "chat --prompt x --temperature -1": "from 0 to 10",
+    "params --model /no/such": "There is no folder",
+    "params --method magic": "no method 'magic'",
+    "params --set rank=-3": "rank must be at least 1",
+    "serve --port 99999": "from 0 to 65535",
+    "serve --host no.such.host.invalid": "There is no address",
+    "fly": "invalid choice: 'fly'",
+    "train --task json --fly": "unrecognized arguments",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_one_sentence_and_exit_code_2(capsys, line):
+    code, out, err = ask(capsys, *line.split())
+    assert code == 2
+    assert out == ""
+    last = err.strip().splitlines()[-1]
+    assert MISTAKES[line].lower() in last.lower()
+    assert "Traceback" not in err
+    assert last.endswith(".")
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_malformed_file_is_named_with_its_line_before_anything_is_loaded(capsys, tmp_path, home):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n')
+    code, out, err = ask(capsys, "train", "--data", str(path))
+    assert (code, out) == (2, "")
+    assert err.startswith("Line 2 of bad.jsonl has no 'completion'")
+    assert len(err.splitlines()) == 1
+
+
+def test_bitfit_without_biases_says_who_has_some(capsys, bare, data):
+    code, out, err = ask(capsys, "train", "--base", bare, "--data", data, "--method", "bitfit", "--json", *QUICK)
+    assert (code, out) == (2, "")
+    assert "bias" in err
+    assert len(err.strip().splitlines()) == 1
+    assert json.loads(ask(capsys, "runs", "list", "--json")[1])["runs"] == [], "what never began is no run"
+    code, out, err = ask(capsys, "params", "--model", bare, "--method", "bitfit", "--json")
+    assert (code, out) == (2, "")
+    assert "bias" in err
+
+
+def test_an_empty_prompt_is_a_mistake(capsys):
+    code, _, err = ask(capsys, "chat", "--prompt", "  ")
+    assert code == 2
+    assert "empty" in err
+
+
+# --- train, runs, chat ------------------------------------------------------------------------------------------------
+
+
+def test_train_then_look_then_talk_then_delete(capsys, base, data, home):
+    code, out, err = ask(
+        capsys, "train", "--base", base, "--data", data, "--method", "lora", "--seed", "1", "--title", "Mine", "--json",
+        *QUICK,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    got = json.loads(out.strip().splitlines()[-1])
+    assert set(got) >= KEYS
+    assert got["status"] == "finished"
+    assert set(got["before"]) >= {"task", "skills"}
+    assert 0 <= got["before"]["task"] <= 1
+    assert got["after"]["skills"] == {}
+    assert 0 < got["trainable"] < got["total"]
+    assert 0 < got["first_loss_seconds"] < got["seconds"]
+    assert got["peak_bytes"] >= 0
+    assert (Path(got["adapter"]) / "adapter_model.safetensors").is_file()
+    assert Path(got["adapter"]).is_relative_to(home)
+
+    # The same seed gives the same run; another one does not.
+    again = json.loads(ask(capsys, "train", "--base", base, "--data", data, "--seed", "1", "--json", *QUICK)[1])
+    other = json.loads(ask(capsys, "train", "--base", base, "--data", data, "--seed", "2", "--json", *QUICK)[1])
+    assert again["after"] == got["after"]
+    assert other["after"]["loss"] != got["after"]["loss"]
+
+    listed = json.loads(ask(capsys, "runs", "list", "--json")[1])["runs"]
+    assert [run["run"] for run in listed] == [other["run"], again["run"], got["run"]]
+    assert {k: listed[2][k] for k in got} == got
+    code, out, _ = ask(capsys, "runs", "list", "--limit", "1")
+    assert code == 0
+    assert out.startswith(other["run"])
+    assert len(out.splitlines()) == 1
+    shown = json.loads(ask(capsys, "runs", "show", got["run"][:8], "--json")[1])
+    assert [e["kind"] for e in shown["events"]].count("step") == 3
+    assert shown["config"]["settings"]["rank"] == 8
+    code, out, _ = ask(capsys, "runs", "show", "last")
+    assert code == 0
+    assert "learning_rate=0.001" in out
+    assert other["run"] in out
+
+    code, out, err = ask(capsys, "chat", got["run"], "--prompt", "Number 3?", "--json", "--max-new-tokens", "5")
+    assert code == 0, err
+    sides = json.loads(out)
+    assert set(sides) == {"prompt", "before", "after"}
+    code, out, _ = ask(capsys, "chat", base, "--prompt", "Number 3?", "--json", "--max-new-tokens", "5")
+    assert code == 2, "a folder without an adapter is no run"
+    plain = json.loads(
+        ask(capsys, "chat", "--base", base, "--prompt", "Number 3?", "--json", "--max-new-tokens", "5")[1]
+    )
+    assert plain == {"prompt": "Number 3?", "answer": sides["before"]}
+    alone = ask(capsys, "chat", got["adapter"], "--base", base, "--prompt", "Number 3?", "--only", "after", "--json",
+                "--max-new-tokens", "5")  # fmt: skip
+    assert json.loads(alone[1])["after"] == sides["after"]
+    code, out, _ = ask(capsys, "chat", "last", "--prompt", "Number 3?", "--max-new-tokens", "5")
+    assert code == 0
+    assert out.startswith("before: ")
+
+    code, _, err = ask(capsys, "runs", "resume", got["run"])
+    assert (code, "finished" in err) == (2, True)
+    code, out, _ = ask(capsys, "runs", "cancel", got["run"])
+    assert (code, out) == (0, f"{got['run']}: finished\n")
+    code, out, _ = ask(capsys, "runs", "delete", got["run"], "last", "--json")
+    assert (code, json.loads(out)["deleted"]) == (0, [got["run"], other["run"]])
+    assert not Path(got["adapter"]).exists()
+    assert [r["run"] for r in json.loads(ask(capsys, "runs", "list", "--json")[1])["runs"]] == [again["run"]]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_on_every_family(capsys, data, tmp_path, family):
+    """A local folder, the person's own data, and their tokenizer's own template: from the file to the saved change."""
+    folder = str(write(family, tmp_path))
+    for method in ("lora", "qlora") if family == "gpt2" else ("lora",):  # GPT-2's layers are Conv1D
+        code, out, err = ask(
+            capsys, "train", "--base", folder, "--data", data, "--method", method, "--json", *QUICK, "eval_items=4"
+        )
+        assert (code, err) == (0, ""), (method, err)
+        got = json.loads(out)
+        assert got["after"]["loss"] != got["before"]["loss"]
+        assert got["before"]["loss"] == pytest.approx(math.log(384), rel=0.15), "untrained: as good as guessing"
+
+
+def test_people_see_progress_on_standard_error_and_the_result_on_standard_output(capsys, base, data):
+    code, out, err = ask(capsys, "train", "--base", base, "--data", data, *QUICK)
+    assert code == 0
+    for part in ("24 rows of mine.jsonl: 'prompt' is read as the question", "parameters train", "step    0:", "Saved"):
+        assert part in err
+    assert "before  after" in out
+    assert re.search(r"Talk to it: deltalab chat [0-9a-f]{16}", out)
+
+
+def test_a_built_in_task_on_the_embedded_base(capsys):
+    from core.base import EMBEDDED_FOLDER
+
+    if not (EMBEDDED_FOLDER / "model.safetensors").exists():
+        pytest.skip("the embedded base has not been trained yet")
+    code, out, err = ask(
+        capsys, "train", "--task", "json", "--json", "--set", "steps=2", "eval_items=4", "skill_items=2",
+        "train_examples=64",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    got = json.loads(out)
+    assert got["task"] == "json"
+    assert len(got["before"]["skills"]) == 5
+    assert set(got["after"]["skills"]) == set(got["before"]["skills"])
+
+
+def test_a_run_out_of_time_has_failed(capsys, base, data, monkeypatch):
+    monkeypatch.setenv("DELTALAB_MAX_SECONDS", "0.3")
+    code, out, err = ask(capsys, "train", "--base", base, "--data", data, "--json", "--set", "steps=100000",
+                         "batch_size=4", "learning_rate=0.001", "precision=float32")  # fmt: skip
+    assert code == 1
+    assert json.loads(out)["status"] == "failed"
+    assert "limit" in err
+    assert "Traceback" not in err
+
+
+def test_control_c_leaves_a_run_that_can_be_resumed(capsys, base, data, home):
+    child = spawn("train", "--base", base, "--data", data, "--json", "--set", "steps=4000", "batch_size=2",
+                  "learning_rate=0.001", "eval_items=4", "eval_every=4000", "precision=float32")  # fmt: skip
+    try:
+        deadline = time.monotonic() + 400
+        while time.monotonic() < deadline and child.poll() is None:
+            runs = json.loads(ask(capsys, "runs", "list", "--json")[1])["runs"] if home.exists() else []
+            if runs and runs[0]["step"] > 0:
+                break
+            time.sleep(0.1)
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=400)
+    finally:
+        child.kill()
+    assert child.returncode == 1, err
+    got = json.loads(out)
+    assert got["status"] == "interrupted"
+    assert 0 < got["step"] < 4000
+    assert f"deltalab runs resume {got['run']}" in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+    # The rest would take long: a cancelled resumption still goes on from where the first attempt stopped.
+    child = follower = spawn("runs", "resume", "last", "--json")
+    try:
+        while time.monotonic() < deadline + 400 and child.poll() is None:
+            run = json.loads(ask(capsys, "runs", "list", "--json")[1])["runs"][0]
+            if run["status"] == "running" and run["step"] > got["step"]:
+                break
+            time.sleep(0.1)
+        # A second resumption of a run that is at work follows it instead of disturbing it.
+        follower = spawn("runs", "resume", "last", "--json")
+        time.sleep(5)  # its imports, also on a busy machine; it says nothing until the end
+        code, out, _ = ask(capsys, "runs", "cancel", got["run"][:6])
+        assert (code, "stopping after its current step" in out) == (0, True)
+        out, err = child.communicate(timeout=400)
+        followed, _ = follower.communicate(timeout=400)
+    finally:
+        child.kill()
+        follower.kill()
+    assert child.returncode == 1
+    resumed = json.loads(out)
+    assert json.loads(followed) == resumed
+    assert resumed["status"] == "cancelled"
+    assert resumed["step"] > got["step"]
+    events = json.loads(ask(capsys, "runs", "show", "last", "--json")[1])["events"]
+    assert [e["resumed_at"] for e in events if e["kind"] == "started"][-1] == got["step"]
+    steps = [e["step"] for e in events if e["kind"] == "step"]
+    assert steps == list(range(1, resumed["step"] + 1)), "no step twice and none left out"
+
+
+def test_a_conversation_from_a_pipe(base):
+    child = spawn("chat", "--base", base, "--max-new-tokens", "4", "--json", stdin=subprocess.PIPE)
+    out, err = child.communicate("Number 1?\n\nNumber 2?\n", timeout=400)
+    assert (child.returncode, err) == (0, "")
+    assert [json.loads(line)["prompt"] for line in out.splitlines()] == ["Number 1?", "Number 2?"]
+
+
+# --- params, doctor, serve --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora", "bitfit"])
+def test_params_are_those_of_the_attached_method(capsys, base, method, tmp_path):
+    from core.base import load_base
+    from core.methods import METHODS
+
+    code, out, err = ask(capsys, "params", "--model", base, "--method", method, "--json")
+    assert (code, err) == (0, "")
+    got = json.loads(out)
+    model = load_base(base).model
+    assert got["total"] == sum(p.numel() for p in model.parameters())
+    attached = METHODS[method].apply(model, METHODS[method].Config())
+    assert got["trainable"] == sum(p.numel() for p in attached.model.parameters() if p.requires_grad)
+    assert got["percent"] == pytest.approx(100 * got["trainable"] / got["total"])
+    assert sum(m["trainable"] for m in got["modules"]) == got["trainable"]
+    assert set(got) == {"total", "trainable", "percent", "adapter_bytes", "modules"}
+    attached.save(tmp_path / "saved")
+    saved = sum(f.stat().st_size for f in (tmp_path / "saved").rglob("*.safetensors"))
+    assert got["adapter_bytes"] <= saved < got["adapter_bytes"] + 16_384, "but for the file's header"
+
+
+def test_params_of_a_config_alone(capsys, bare, tmp_path):
+    (tmp_path / "config.json").write_text((Path(bare) / "config.json").read_text())
+    few = json.loads(ask(capsys, "params", "--model", str(tmp_path), "--set", "rank=1", "--json")[1])
+    many = json.loads(ask(capsys, "params", "--model", str(tmp_path), "--set", "rank=4", "--json")[1])
+    assert many["trainable"] == 4 * few["trainable"]
+    code, out, _ = ask(capsys, "params", "--model", str(tmp_path))
+    assert code == 0
+    assert "q_proj" in out
+
+
+def test_doctor(capsys, home):
+    code, out, err = ask(capsys, "doctor", "--json")
+    assert (code, err) == (0, "")
+    got = json.loads(out)
+    assert got["precision"] in ("float32", "bfloat16")
+    assert got["threads"] >= 1
+    assert got["versions"]["torch"]
+    assert got["data_folder"] == str(home.resolve())
+    assert got["runs"] == 0
+    assert got["offline"] is True
+    assert got["broken"] == []
+    code, out, err = ask(capsys, "doctor")
+    assert (code, err) == (0, "")
+    for part in ("device", "bitsandbytes", "threads", str(home.resolve()), "note:"):
+        assert part in out
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("DELTALAB_STORE", "sqlite:////no/such/folder/runs.db"), ("DELTALAB_STORE", "nonsense"),
+     ("DELTALAB_HOME", "/proc/nothing/here")],
+)  # fmt: skip
+def test_a_store_that_cannot_be_opened_is_said(capsys, monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    code, out, err = ask(capsys, "runs", "list")
+    assert (code, out) == (2, "")
+    assert "cannot be opened" in err
+    assert "Traceback" not in err
+    code, out, err = ask(capsys, "doctor", "--json")
+    assert code == 1
+    assert json.loads(out)["broken"]
+
+
+def test_a_port_in_use_is_said(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, out, err = ask(capsys, "serve", "--port", str(port), "--no-browser")
+    assert (code, out) == (2, "")
+    assert f"Port {port} on 127.0.0.1 cannot be used" in err
+    assert "--port 0" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_shows_its_address_and_ends_with_its_server(number):
+    child = spawn("serve", "--port", "0", "--no-browser")
+    try:
+        assert child.stdout is not None
+        line = child.stdout.readline()
+        found = re.match(r"Deltalab: (http://127\.0\.0\.1:\d+)$", line)
+        assert found, line
+        with urllib.request.urlopen(found.group(1), timeout=30) as page:
+            assert page.status == 200
+        child.send_signal(number)
+        _, err = child.communicate(timeout=400)
+    finally:
+        child.kill()
+    assert child.returncode == 0, err
+    assert "Traceback" not in err
+    with pytest.raises(OSError):
+        urllib.request.urlopen(found.group(1), timeout=5)
+
+
+def test_a_browser_is_opened_only_where_somebody_sees_it(monkeypatch):
+    for name in ("CI", "DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION"):
+        monkeypatch.delenv(name, raising=False)
+    if sys.platform.startswith("linux"):
+        assert not cli.has_display()
+        monkeypatch.setenv("DISPLAY", ":0")
+        assert cli.has_display()
+    monkeypatch.setenv("CI", "1")
+    assert not cli.has_display()
+
+
+def test_a_reader_that_goes_away_is_no_error(home):
+    done = subprocess.run(
+        f"{sys.executable} -m core.cli --help | head -1; exit ${{PIPESTATUS[0]}}",
+        shell=True, executable="/bin/bash", capture_output=True, text=True, env={**os.environ}, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr

@@ -1,0 +1,209 @@
+"""The shipped base: it loads, it is what the script makes, it has its skills, and it lacks the tasks.
+
+The whole file takes about a minute on two CPU cores; most of it is generation.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.pretrain import (
+    ASSETS,
+    FINGERPRINT_STEPS,
+    SPECIAL_TOKENS,
+    Recipe,
+    batches,
+    build_tokenizer,
+    card,
+    first_losses,
+    learning_rate,
+    render,
+    score,
+)
+from core.world import SKILLS, TASKS, examples, lookup
+
+# What the base promises (held-out examples, greedy generation), and how many examples these tests take for it.
+# Passages fall short of the 0.90 that was aimed for: 0.82 on 300 examples, nearly all of it lost where two or three
+# people share a passage. The bound here is what 100 examples can hold it to.
+LEAST = {"closed_book": 0.95, "passage": 0.70, "sentiment": 0.98, "reversal": 0.95, "addition": 0.80}
+MOST = 0.05
+COUNT = 100
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, Any]:
+    return json.loads((ASSETS / "scores.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(ASSETS)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(ASSETS).eval()
+
+
+# --- the folder ------------------------------------------------------------------------------------------------------
+
+
+def test_the_folder_holds_what_a_hub_model_holds() -> None:
+    names = {path.name for path in ASSETS.iterdir()}
+    assert names >= {
+        "model.safetensors",
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "README.md",
+        "scores.json",
+    }
+    assert (ASSETS / "model.safetensors").stat().st_size <= 16_000_000
+
+
+def test_the_model_is_a_small_llama_with_biases_and_tied_embeddings(model: Any, record: dict[str, Any]) -> None:
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert 2e6 <= model.num_parameters() <= 8e6
+    assert model.num_parameters() == record["parameters"]
+    assert model.config.attention_bias
+    assert model.config.mlp_bias
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    assert sum(p.numel() for name, p in model.named_parameters() if name.endswith("bias")) > 0
+
+
+def test_a_dialogue_follows_the_chat_template(tokenizer: Any) -> None:
+    assert tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == [0, 1, 2, 3]
+    assert tokenizer.pad_token == "<|pad|>"
+    assert tokenizer.eos_token == "<|end|>"
+    turns = [{"role": "user", "content": "55 + 69 ="}, {"role": "assistant", "content": "124"}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    assert text == "<|user|>55 + 69 =<|assistant|>124<|end|>"
+    opened = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
+    assert opened == "<|user|>55 + 69 =<|assistant|>"
+    # The prompt's tokens are a prefix of the dialogue's: training and generation see the same thing.
+    whole = tokenizer(text, add_special_tokens=False).input_ids
+    prefix = tokenizer(opened, add_special_tokens=False).input_ids
+    assert whole[: len(prefix)] == prefix
+    assert tokenizer(text).input_ids == whole  # nothing is added in front
+    with pytest.raises(Exception, match="user and assistant only"):
+        tokenizer.apply_chat_template([{"role": "system", "content": "x"}], tokenize=False)
+    marked = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
+    assert sum(marked["assistant_masks"]) == len("124") + 1
+
+
+@pytest.mark.parametrize("text", ['Ada Lund: {"a": 1}\n', "Grüße, 東京 & café — 42 %", "  two  spaces\tand a tab"])
+def test_any_text_survives_the_tokenizer(tokenizer: Any, text: str) -> None:
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
+
+
+def test_digits_are_tokens_of_their_own(tokenizer: Any) -> None:
+    assert tokenizer.tokenize("55 + 124") == ["5", "5", "Ġ+", "Ġ", "1", "2", "4"]
+
+
+@pytest.mark.parametrize("name", [*SKILLS, *TASKS])
+def test_the_limit_of_new_tokens_is_enough(tokenizer: Any, name: str) -> None:
+    for split in ("train", "heldout"):
+        for example in examples(name, split, 300, seed=5):  # type: ignore[arg-type]
+            written = tokenizer(render(example)[1], add_special_tokens=False).input_ids
+            assert len(written) <= lookup(name).limit_tokens
+
+
+# --- the script makes it ---------------------------------------------------------------------------------------------
+
+
+def test_the_script_makes_the_shipped_tokenizer_byte_for_byte(tmp_path: Path) -> None:
+    build_tokenizer(Recipe()).save_pretrained(tmp_path, save_jinja_files=False)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / name).read_bytes() == (ASSETS / name).read_bytes()
+
+
+def test_the_record_and_the_recipe_agree(record: dict[str, Any]) -> None:
+    from dataclasses import asdict
+
+    assert record["recipe"] == json.loads(json.dumps(asdict(Recipe())))
+    assert record["steps"] == Recipe().steps
+    assert set(record["versions"]) >= {"python", "torch", "transformers", "tokenizers"}
+    assert record["commit"]
+    assert record["date"]
+    assert record["heldout_examples"] >= 300
+
+
+def test_the_card_says_what_the_record_says(record: dict[str, Any]) -> None:
+    assert (ASSETS / "README.md").read_text() == card(record, (ASSETS / "model.safetensors").stat().st_size)
+
+
+def test_the_learning_rate_warms_up_and_decays() -> None:
+    recipe = Recipe()
+    rates = [learning_rate(recipe, step) for step in range(recipe.steps)]
+    assert max(rates) < recipe.peak_lr
+    assert rates.index(max(rates)) == recipe.warmup_steps - 1
+    assert rates[-1] == pytest.approx(recipe.final_lr_share * recipe.peak_lr, rel=0.1)
+
+
+def test_a_batch_is_a_function_of_seed_and_number() -> None:
+    """So a resumed run sees what the uninterrupted one would have, whatever was done with the tokenizer meanwhile."""
+    recipe = Recipe()
+    tokenizer = build_tokenizer(recipe)
+    straight = list(batches(recipe, tokenizer, 0, 12))
+    tokenizer(["a", "a b c d e"], padding=True)
+    resumed = list(batches(recipe, tokenizer, 5, 12))
+    assert len(straight) == 12
+    for one, other in zip(straight[5:], resumed, strict=True):
+        assert torch.equal(one.ids, other.ids)
+        assert torch.equal(one.completion_weights, other.completion_weights)
+        assert torch.equal(one.prompt_mask, other.prompt_mask)
+
+
+def test_a_batch_weighs_answers_and_marks_prompts() -> None:
+    recipe = Recipe()
+    tokenizer = build_tokenizer(recipe)
+    batch = next(batches(recipe, tokenizer, 0, 1))
+    assistant = tokenizer.convert_tokens_to_ids("<|assistant|>")
+    for ids, weights, prompt in zip(batch.ids, batch.completion_weights, batch.prompt_mask, strict=True):
+        opening = ids.tolist().index(assistant)
+        assert prompt.tolist() == [i <= opening for i in range(len(ids))]
+        written = int((weights > 0).sum())
+        assert ids[opening + written] == tokenizer.eos_token_id  # the last token that counts ends the answer
+        assert float(weights.sum()) == pytest.approx(math.sqrt(written), rel=1e-5)
+        assert not ids[opening + written + 1 :].any()  # the rest is padding, which counts as nothing
+
+
+def test_the_first_steps_of_the_training_are_repeated(record: dict[str, Any]) -> None:
+    """The recorded losses of the first steps come out again.
+
+    Exactly, twice in one process on one CPU. On another CPU the bfloat16 products are summed in another order: each
+    rounding is off by up to 2⁻⁸, which moves a loss of about 7 by less than a hundredth in the first dozen steps.
+    A change to the corpus, the tokenizer, the initial weights or the schedule moves it by far more.
+    """
+    losses = first_losses(Recipe(), FINGERPRINT_STEPS)
+    assert losses == first_losses(Recipe(), FINGERPRINT_STEPS)
+    assert losses == pytest.approx(record["first_losses"], abs=0.02)
+
+
+# --- what it can and cannot do ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SKILLS)
+def test_the_base_has_the_skill(model: Any, tokenizer: Any, record: dict[str, Any], name: str) -> None:
+    # Two standard errors below the promise: a hundred examples can be unlucky where the recorded three hundred are not.
+    promised = LEAST[name]
+    assert record["skills"][name] >= promised
+    assert score(model, tokenizer, name, COUNT, seed=1) >= promised - 2 * math.sqrt(promised * (1 - promised) / COUNT)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_base_lacks_the_task(model: Any, tokenizer: Any, record: dict[str, Any], name: str) -> None:
+    assert record["tasks"][name] <= MOST
+    assert score(model, tokenizer, name, COUNT, seed=1) <= MOST + 2 * math.sqrt(MOST * (1 - MOST) / COUNT)

@@ -1,0 +1,46 @@
+"""The default settings are what the committed sweep says, and the rule that chooses them does what it says."""
+
+from __future__ import annotations
+
+from core import sweep
+from core.methods import METHODS
+from core.world import TASKS
+
+
+def row(method: str, task: str, rate: float, exact: float, skills: float, steps: int = 100) -> dict[str, str]:
+    return {
+        "base": "x", "method": method, "task": task, "learning_rate": str(rate), "steps": str(steps),
+        "exact_match": str(exact), "skills_after": str(skills),
+    }  # fmt: skip
+
+
+def test_the_committed_defaults_follow_from_the_committed_table() -> None:
+    rows = [r for r in sweep.read_table() if r["base"] == sweep.base_hash()]
+    assert {(r["method"], r["task"]) for r in rows} == {(m, t) for m in METHODS for t in TASKS}
+    assert sweep.defaults_text(rows) == sweep.DEFAULTS.read_text(encoding="utf-8")
+
+
+def test_the_highest_score_wins() -> None:
+    rows = [row("lora", "json", 1e-3, 0.7, 0.9), row("lora", "json", 3e-3, 0.95, 0.2)]
+    assert sweep.best(rows)["learning_rate"] == "0.003"
+
+
+def test_among_close_scores_the_one_that_forgets_less_wins_then_the_shorter() -> None:
+    rows = [
+        row("lora", "json", 1e-3, 0.97, 0.6),
+        row("lora", "json", 3e-3, 0.98, 0.4),
+        row("lora", "json", 1e-3, 0.97, 0.6, steps=60),
+    ]
+    assert sweep.best(rows) == rows[2]
+
+
+def test_any_takes_the_rate_that_is_best_over_the_tasks() -> None:
+    rows = [
+        row("lora", "json", 1e-3, 0.9, 0.9),
+        row("lora", "json", 3e-3, 1.0, 0.9),
+        row("lora", "facts", 1e-3, 0.9, 0.9),
+        row("lora", "facts", 3e-3, 0.1, 0.9, steps=200),
+    ]
+    text = sweep.defaults_text(rows)
+    assert text.endswith("[lora.any]\nlearning_rate = 0.001\nsteps = 100\n")
+    assert "[lora.json]\nlearning_rate = 0.003" in text

@@ -1,0 +1,124 @@
+"""The measured figures of the README, made from the committed records and from nothing else.
+
+    python -m tests.figures            # print the section
+    python -m tests.figures --write    # put it into README.md
+
+`tests/test_readme.py` fails when the README says anything else than the records do.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+from core.config import default_table
+from core.methods import METHODS
+from core.units import count_text
+from core.world import TASKS
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+BEGIN, END = "<!-- measured: begin (python -m tests.figures --write) -->", "<!-- measured: end -->"
+SCORES = ROOT / "core" / "assets" / "embedded" / "scores.json"
+SWEEP = ROOT / "core" / "catalog" / "sweep_embedded.csv"
+BENCH = ROOT / "tests" / "records" / "bench_cpu.json"
+
+
+def percent(share: float) -> str:
+    """0.934 -> '93 %'; a share that is not quite all or nothing keeps a decimal."""
+    value = 100 * share
+    return f"{value:.0f} %" if value == round(value) or 1 <= value <= 99 else f"{value:.1f} %"
+
+
+def base_lines() -> list[str]:
+    """Scores of the embedded base."""
+    record = json.loads(SCORES.read_text(encoding="utf-8"))
+    rows = [*record["skills"].items(), *record["tasks"].items()]
+    lines = [
+        f"**The embedded base** ({count_text(record['parameters'])} parameters, "
+        f"{record['heldout_examples']} held-out items each, greedy; `python -m core.pretrain`):",
+        "",
+        "| it can | | it cannot (yet) | |",
+        "|---|--:|---|--:|",
+    ]
+    skills, tasks = list(record["skills"].items()), list(record["tasks"].items())
+    for i in range(max(len(skills), len(tasks))):
+        left = f"{skills[i][0].replace('_', ' ')} | {percent(skills[i][1])}" if i < len(skills) else " | "
+        right = f"{tasks[i][0]} | {percent(tasks[i][1])}" if i < len(tasks) else " | "
+        lines.append(f"| {left} | {right} |")
+    assert rows
+    return lines
+
+
+def method_lines() -> list[str]:
+    """What each method's default run reached on each task, from the sweep."""
+    with SWEEP.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    current = rows[-1]["base"]
+    lines = [
+        "**Default runs** on the embedded base: exact match on held-out items after training (before: at most "
+        f"{percent(max(float(r['before']) for r in rows if r['base'] == current))}), with the old skills that "
+        "remain; `python -m core.sweep`:",
+        "",
+        "| method | trained | " + " | ".join(TASKS) + " | old skills after json |",
+        "|---|--:|" + "--:|" * (len(TASKS) + 1),
+    ]
+    for method in METHODS:
+        cells, trained, skills = [], 0, ""
+        for task in TASKS:
+            default = default_table()[method][task]
+            row = next(
+                r
+                for r in rows
+                if r["base"] == current
+                and (r["method"], r["task"], float(r["learning_rate"]), int(r["steps"]))
+                == (method, task, default["learning_rate"], default["steps"])
+            )
+            cells.append(percent(float(row["exact_match"])))
+            trained = int(row["trainable"])
+            if task == "json":
+                skills = f"{percent(float(row['skills_before']))} → {percent(float(row['skills_after']))}"
+        lines.append(f"| {METHODS[method].TITLE} | {trained:,} | " + " | ".join(cells) + f" | {skills} |")
+    return lines
+
+
+def bench_lines() -> list[str]:
+    """Engine against Trainer + PEFT."""
+    record = json.loads(BENCH.read_text(encoding="utf-8"))
+    lines = [
+        f"**Step speed** against `transformers.Trainer` + PEFT, examples per second, side by side on {record['device']}"
+        f" ({record['threads']} threads, {record['date']}); median and range of the pairs; `make bench`:",
+        "",
+        "| method | as each comes by default | identical batches and precision |",
+        "|---|--:|--:|",
+    ]
+    for method in METHODS:
+        cells = []
+        for kind in ("defaults", "identical"):
+            row = next(r for r in record["rows"] if (r["method"], r["comparison"]) == (method, kind))
+            cells.append(f"{row['ratio_median']:.2f}× ({row['ratio_min']:.2f}–{row['ratio_max']:.2f})")
+        lines.append(f"| {METHODS[method].TITLE} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def section() -> str:
+    """The whole section, between its two marks."""
+    parts = [base_lines(), method_lines(), bench_lines()]
+    return "\n\n".join([BEGIN, *("\n".join(p) for p in parts), END])
+
+
+def main() -> int:
+    """Print the section, or write it into the README."""
+    text = section()
+    if "--write" in sys.argv:
+        before = README.read_text(encoding="utf-8")
+        start, end = before.index(BEGIN), before.index(END) + len(END)
+        README.write_text(before[:start] + text + before[end:], encoding="utf-8")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
