@@ -19,7 +19,7 @@ from typing import Any
 
 import streamlit as st
 
-from core.config import RunConfig, TrainConfig, default_table, problems, warnings
+from core.config import RunConfig, TrainConfig, default_row, problems, warnings
 from core.methods import METHODS
 
 PER_ROW = 2
@@ -90,8 +90,7 @@ def knobs(defaults: RunConfig) -> list[Knob]:
 
 def found_by_sweep(config: RunConfig, name: str) -> Any:
     """What core/defaults.toml says about a setting that the config leaves open; None when it says nothing."""
-    rows = default_table().get(config.method, {})
-    return rows.get(config.task or "any", rows.get("any", {})).get(name)
+    return default_row(config).get(name)
 
 
 def widget_key(key: str, config: RunConfig, knob: Knob) -> str:

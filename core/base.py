@@ -14,12 +14,13 @@ The environment variables of huggingface_hub hold: HF_HUB_OFFLINE, HF_ENDPOINT, 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import re
 import shutil
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from core.units import DTYPE_BYTES, bytes_text, count_text
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+FINGERPRINT = "base_fingerprint"  # the attribute of a loaded model; core.methods.saved reads it
 EMBEDDED_FOLDER = Path(__file__).parent / "assets" / "embedded"
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -466,6 +468,7 @@ class _Folder:
 
     config: dict[str, Any]
     tensors: dict[str, tuple[str, tuple[int, ...]]]
+    fingerprint: str
 
 
 def _check_folder(folder: Path, where: str) -> _Folder:
@@ -486,7 +489,22 @@ def _check_folder(folder: Path, where: str) -> _Folder:
     for name in files:
         tensors |= _header(folder / name)
     _check_tokenizer_files(names, where)
-    return _Folder(config, tensors)
+    return _Folder(config, tensors, _fingerprint([folder / name for name in files]))
+
+
+def _fingerprint(files: Sequence[Path]) -> str:
+    """Tells these weights from others: a hash of the files' sizes, their headers' beginnings, and samples of their
+    content. Training moves every weight, so a sample shows it, and 70 billion parameters take no longer than four
+    million."""
+    seen = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        seen.update(f"{size};".encode())
+        with path.open("rb") as file:
+            for part in range(64):
+                file.seek(part * size // 64)
+                seen.update(file.read(4096))
+    return seen.hexdigest()[:16]
 
 
 def _check_tokenizer_files(names: set[str], where: str) -> None:
@@ -651,7 +669,8 @@ def load_base(source: str, *, revision: str | None = None, dtype: str = "float32
 
     template = template_of(tokenizer)
     notes = () if template.own else (template.sentence,)
-    facts |= {"dtype": dtype, "template": "own" if template.own else "plain"}
+    facts |= {"dtype": dtype, "template": "own" if template.own else "plain", "fingerprint": checked.fingerprint}
+    setattr(model, FINGERPRINT, checked.fingerprint)
     model.to(cast(Any, device)).eval()
     return Base(model, tokenizer, located.name, source, facts, notes)
 
@@ -671,6 +690,13 @@ def load_config(source: str, revision: str | None = None) -> Any:
     config = _config(located, raw)
     config._name_or_path = located.name
     return config
+
+
+def context_tokens(model: PreTrainedModel) -> int | None:
+    """How many tokens the model can read and write in all; None when its config does not say."""
+    config = model.config.get_text_config()
+    found = getattr(config, "max_position_embeddings", None)
+    return int(found) if found else None
 
 
 def _check_memory(facts: Mapping[str, Any], dtype: str, device: str) -> None:

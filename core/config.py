@@ -63,11 +63,12 @@ class TrainConfig:
     learning_rate: float | None = knob(
         None, "How far each step moves the trained parameters.", low=0.0, high=1.0, warn_high=0.1, folded=False,
         log=True,
-        why="The best of a sweep per method and task; adapters want rates 5 to 30 times those of full fine-tuning.",
+        why="On the embedded base the best of a sweep per method and task; on others what is published. Adapters want "
+        "rates 5 to 30 times those of full fine-tuning.",
     )  # fmt: skip
     steps: int | None = knob(
         None, "Number of optimizer steps.", unit="steps", low=1, high=100_000, warn_high=2_000, folded=False,
-        why="Enough for the task on the embedded base, found by the sweep.",
+        why="Enough for the task on the embedded base, found by the sweep; elsewhere a first try of minutes.",
     )  # fmt: skip
     batch_size: int = knob(
         32, "Examples in one forward and backward pass.", unit="examples", low=1, high=1024, warn_high=256,
@@ -337,8 +338,16 @@ def warnings(config: RunConfig) -> list[str]:
 
 @lru_cache
 def default_table() -> dict[str, Any]:
-    """core/defaults.toml: what the sweep found, `[method.task]` with learning_rate and steps (`any` for other data)."""
+    """core/defaults.toml: `[method.task]` with learning_rate and steps as the sweep found them on the embedded base
+    (`any` for other data), and `[method.other]` for other bases, as published."""
     return tomllib.loads((Path(__file__).parent / "defaults.toml").read_text(encoding="utf-8"))
+
+
+def default_row(config: RunConfig) -> Mapping[str, Any]:
+    """The row of `default_table` that answers what `config` leaves open."""
+    rows = default_table().get(config.method, {})
+    found: Mapping[str, Any] = rows.get("other" if config.base != EMBEDDED else config.task or "any", {})
+    return found
 
 
 def resolved(config: RunConfig) -> RunConfig:
@@ -354,8 +363,7 @@ def resolved(config: RunConfig) -> RunConfig:
     wrong = problems(config)
     if wrong:
         raise BadInput(" ".join(wrong))
-    rows = default_table().get(config.method, {})
-    row = rows.get(config.task or "any", rows.get("any", {}))
+    row = default_row(config)
     filled = {
         f.name: row[f.name]
         for f in dataclasses.fields(config.train)

@@ -10,17 +10,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from core.base import context_tokens
 from core.batches import IGNORED, collate
+from core.errors import BadInput
 from core.template import Dialogue, Encoded, Message, pad_id, prompt_ids, template_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 GENERATION_BATCH = 128
+GENERATION_BYTES = 2**30  # and no more rows than have room for their keys and values in so many bytes
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,28 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
+@contextmanager
+def answering(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode, and generation as this module asks for it.
+
+    What `generate` is not told it takes from the model's own generation_config: a hub model's penalties, beams or
+    sampling would enter every score unseen. So that config is put aside meanwhile.
+    """
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        with evaluating(model):
+            yield
+    finally:
+        model.generation_config = own
+
+
 def _generation_arguments(
     tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, temperature: float
 ) -> dict[str, Any]:
-    """Arguments of `generate`, all of them said: a hub model's own generation_config must not change a score."""
+    """Arguments of `generate`."""
     from transformers import GenerationConfig
 
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
@@ -74,6 +95,31 @@ def _generation_arguments(
             **sampling,
         )
     }
+
+
+def room(model: PreTrainedModel, prompt_tokens: int, wanted_tokens: int) -> int:
+    """How many of `wanted_tokens` a model can still write behind a prompt: past its context it has no positions.
+
+    Raises:
+        BadInput: not even one.
+    """
+    context = context_tokens(model)
+    if context is None:
+        return wanted_tokens
+    if prompt_tokens >= context:
+        raise BadInput(
+            f"The prompt has {prompt_tokens} tokens, and this model reads {context} at most.", "Shorten the prompt."
+        )
+    return min(wanted_tokens, context - prompt_tokens)
+
+
+def _rows_at_once(model: PreTrainedModel, tokens: int) -> int:
+    """How many dialogues of that length are answered together: as many as GENERATION_BYTES hold keys and values for."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    row_bytes = 2 * config.num_hidden_layers * heads * size * 4 * tokens
+    return max(1, min(GENERATION_BATCH, GENERATION_BYTES // row_bytes))
 
 
 def generate(
@@ -89,6 +135,9 @@ def generate(
         prompts: each a sequence of messages.
         max_new_tokens: an answer longer than this is cut.
         temperature: 0 takes the likeliest token each time; above 0 samples.
+
+    Raises:
+        BadInput: a prompt fills the model's whole context.
     """
     encoded = [prompt_ids(tokenizer, messages) for messages in prompts]
     answers = [""] * len(encoded)
@@ -96,20 +145,23 @@ def generate(
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
     pad = pad_id(tokenizer)
     stops = set(template_of(tokenizer).stop_ids)
-    arguments = _generation_arguments(tokenizer, max_new_tokens, temperature)
     device = next(model.parameters()).device
-    with evaluating(model):
-        for start in range(0, len(order), GENERATION_BATCH):
-            rows = order[start : start + GENERATION_BATCH]
+    most = max(map(len, encoded), default=0)
+    at_once = _rows_at_once(model, most + max_new_tokens)
+    with answering(model):
+        for start in range(0, len(order), at_once):
+            rows = order[start : start + at_once]
             longest = max(len(encoded[i]) for i in rows)
+            arguments = _generation_arguments(tokenizer, room(model, longest, max_new_tokens), temperature)
             ids = torch.full((len(rows), longest), pad, dtype=torch.long)
             mask = torch.zeros((len(rows), longest), dtype=torch.long)
             for row, i in enumerate(rows):
                 ids[row, longest - len(encoded[i]) :] = torch.tensor(encoded[i])
                 mask[row, longest - len(encoded[i]) :] = 1
-            out = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), **arguments)
+            # The mixin that brings `generate` is not part of the declared class.
+            out = cast(Any, model).generate(input_ids=ids.to(device), attention_mask=mask.to(device), **arguments)
             for row, i in enumerate(rows):
-                answers[i] = tokenizer.decode(_until_end(out[row, longest:].tolist(), stops))
+                answers[i] = str(tokenizer.decode(_until_end(out[row, longest:].tolist(), stops)))
     return [a.strip() for a in answers]
 
 
@@ -128,12 +180,16 @@ def stream(
     """One answer, piece by piece, as it is generated. Closing the iterator early ends the generation.
 
     The generation runs in a thread of its own, in the caller's autocast mode.
+
+    Raises:
+        BadInput: the prompt fills the model's whole context.
     """
     from transformers import StoppingCriteriaList, TextIteratorStreamer
 
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     device = next(model.parameters()).device
     ids = torch.tensor([prompt_ids(tokenizer, messages)], device=device)
+    limit = room(model, ids.shape[1], max_new_tokens)
     failure: list[BaseException] = []
     closed = Event()
     kind = device.type
@@ -144,13 +200,13 @@ def stream(
 
     def work() -> None:
         try:
-            with evaluating(model), autocast:
-                model.generate(
+            with answering(model), autocast:
+                cast(Any, model).generate(
                     input_ids=ids,
                     attention_mask=torch.ones_like(ids),
                     streamer=streamer,
                     stopping_criteria=StoppingCriteriaList([nobody_listens]),
-                    **_generation_arguments(tokenizer, max_new_tokens, temperature),
+                    **_generation_arguments(tokenizer, limit, temperature),
                 )
         except BaseException as error:
             failure.append(error)
@@ -167,9 +223,7 @@ def stream(
         raise failure[0]
 
 
-def score(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], *, longest_answer: int = 256
-) -> Scored:
+def score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> Scored:
     """Generate an answer to every item and check it.
 
     No answer may be much longer than the longest reference: eight tokens more are allowed, then it is cut (and wrong).
@@ -177,16 +231,15 @@ def score(
     if not items:
         return Scored(0.0, (), ())
     reference_tokens = max(len(tokenizer(item.reference, add_special_tokens=False)["input_ids"]) for item in items)
-    limit = min(longest_answer, reference_tokens + 8)
-    answers = generate(model, tokenizer, [item.messages for item in items], limit)
+    answers = generate(model, tokenizer, [item.messages for item in items], reference_tokens + 8)
     right = tuple(item.right(answer) for item, answer in zip(items, answers, strict=True))
     return Scored(sum(right) / len(right), tuple(answers), right)
 
 
 def answer_loss(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Encoded], *, batch_size: int = 32
-) -> float:
-    """Mean cross-entropy of the answers' tokens, in nats; every token counts the same."""
+) -> float | None:
+    """Mean cross-entropy of the answers' tokens, in nats; every token counts the same. None without any."""
     total, tokens = 0.0, 0
     device = next(model.parameters()).device
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
@@ -196,7 +249,7 @@ def answer_loss(
             loss = answer_loss_sum(model, batch.ids.to(device), batch.labels.to(device))
             total += float(loss)
             tokens += batch.answer_tokens
-    return total / max(tokens, 1)
+    return total / tokens if tokens else None
 
 
 def answer_loss_sum(model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

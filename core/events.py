@@ -60,15 +60,15 @@ class Evaluated:
     """Held-out scores at a step (0: before training; the last step: after).
 
     task: name of what is being learnt. exact_match: share of held-out items answered exactly, 0..1 (None when the data
-    has no exact grader run). loss: mean held-out loss in nats a token. skills: the base's old skills, name -> share
-    right, 0..1 (empty for bases without them).
+    has no exact grader run). loss: mean held-out loss in nats a token (None when nothing was held out). skills: the
+    base's old skills, name -> share right, 0..1 (empty for bases without them).
     """
 
     kind = "evaluated"
     step: int
     task: str
     exact_match: float | None
-    loss: float
+    loss: float | None
     items: int
     skills: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0

@@ -10,7 +10,8 @@ grid point) are not run again, so an interrupted sweep goes on where it was.
 
 How the best is chosen: the highest exact match on held-out items; among rows within two percentage points of it, the
 one that kept most of the old skills; among equals, the one with fewer steps. "any" (for a person's own data) takes, of
-the rates tried on most tasks, the one with the best mean exact match over them.
+the rates tried on most tasks, the one with the best mean exact match over them. "other" (another base) is not swept:
+its rates are published ones.
 """
 
 from __future__ import annotations
@@ -47,6 +48,14 @@ GRID: dict[str, list[float]] = {
 STEPS = {"json": 60, "persona": 60, "jargon": 100, "facts": 120}
 MORE_STEPS = {"bitfit": 2}  # times as many: few parameters move slowly
 CLOSE = 0.02
+
+# Another base gets a published rate: what suits four million parameters would wreck a billion.
+PUBLISHED: dict[str, tuple[float, str]] = {
+    "full": (1e-5, "the BitFit authors' example of full fine-tuning, BERT-base: github.com/arendu/BitFit, README"),
+    "lora": (2e-4, "the LoRA authors' runs, GPT-2 medium: github.com/microsoft/LoRA, examples/NLG/README.md"),
+    "qlora": (2e-4, "Dettmers et al. 2023, QLoRA, arXiv:2305.14314, table 9: 7B and 13B (half of it above)"),
+    "bitfit": (1e-3, "the BitFit authors' example, BERT-base: github.com/arendu/BitFit, README"),
+}
 
 
 def base_hash() -> str:
@@ -97,7 +106,7 @@ def run_point(method: str, task: str, rate: float, steps: int, seed: int) -> dic
     return {
         "base": base_hash(), "method": method, "task": task, "learning_rate": rate, "steps": steps, "seed": seed,
         "before": scores[0].exact_match, "exact_match": scores[-1].exact_match,
-        "held_out_loss": round(scores[-1].loss, 4),
+        "held_out_loss": round(scores[-1].loss or 0.0, 4),
         "skills_before": round(mean(scores[0].skills.values()), 4),
         "skills_after": round(mean(scores[-1].skills.values()), 4),
         "train_seconds": round(finished.seconds, 1), "total_seconds": round(time.perf_counter() - start, 1),
@@ -135,6 +144,8 @@ def defaults_text(rows: list[dict[str, str]]) -> str:
             rate = max(by_rate, key=lambda x: by_rate[x])
             steps = max(int(best([r for r in mine if r["task"] == t])["steps"]) for t in {r["task"] for r in mine})
             lines += [f"[{method}.any]", f"learning_rate = {rate}", f"steps = {steps}"]
+            published, source = PUBLISHED[method]
+            lines += [f"# {source}", f"[{method}.other]", f"learning_rate = {published}", f"steps = {steps}"]
     return "\n".join(lines) + "\n"
 
 

@@ -22,29 +22,31 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from safetensors import SafetensorError
 
-from core.base import Base, load_base
+from core.base import Base, context_tokens, load_base
 from core.batches import Plan, collate
 from core.config import EMBEDDED, RunConfig, resolved
 from core.errors import BadInput, DeltalabError, Diverged, OutOfMemory
 from core.evaluate import Item, answer_loss, answer_loss_sum, item_of, score
 from core.events import Evaluated, Event, Failed, Finished, Sampled, Saved, Started, Step, Stopped
 from core.memory.measure import Mark, measure_step
-from core.methods import METHODS
+from core.methods import attach, loading
 from core.optimizers import load_optimizer_state, make_optimizer, optimizer_state
 from core.template import Encoded, dialogue, encode_all, pad_id, template_of
-from core.world import SKILLS, TASKS, examples, grade
+from core.world import SKILLS, TASKS, Split, examples, grade
 
 CHECKPOINT = "checkpoint.safetensors"
 ADAPTER = "adapter"
 CHECKPOINT_SECONDS = 10.0
 SAMPLES = 4
-FORMAT = 1  # of the checkpoint file; raised when its content changes meaning
+FORMAT = 2  # of the checkpoint file; raised when its content changes meaning
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,10 @@ class Material:
     notes: tuple[str, ...] = ()
 
 
-def world_items(name: str, split: str, count: int, seed: int) -> list[Item]:
+def world_items(name: str, split: Split, count: int, seed: int) -> list[Item]:
     """Questions of the small world, checked by their own exact grader."""
     return [
-        Item(
-            dialogue(e.prompt, e.completion).messages[:1],
-            e.completion,
-            lambda answer, name=name, e=e: grade(name, e, answer),
-        )
+        Item(dialogue(e.prompt, e.completion).messages[:1], e.completion, partial(grade, name, e))
         for e in examples(name, split, count, seed)
     ]
 
@@ -109,16 +107,26 @@ def material(config: RunConfig, base: Base) -> Material:
         old = [e for name in SKILLS for e in examples(name, "train", per_skill, config.seed)]
         dialogues = dialogues + [dialogue(e.prompt, e.completion) for e in old[:extra]]
     encoded = encode_all(base.tokenizer, dialogues)
-    train = [e for e in encoded if len(e.ids) <= loop.max_length]
+    context = context_tokens(base.model)
+    limit = min(loop.max_length, context or loop.max_length)
+    if limit < loop.max_length:
+        notes.append(f"{base.name} reads {limit} tokens at most, so that is the limit, not {loop.max_length}.")
+    train = [e for e in encoded if len(e.ids) <= limit]
     if len(train) < len(encoded):
-        notes.append(f"{len(encoded) - len(train)} examples are longer than {loop.max_length} tokens and are left out.")
+        notes.append(f"{len(encoded) - len(train)} examples are longer than {limit} tokens and are left out.")
     if not train:
         shortest = min(len(e.ids) for e in encoded)
         raise BadInput(
-            f"Every example is longer than the limit of {loop.max_length} tokens.",
-            f"Raise max_length to at least {shortest}, or shorten the examples.",
+            f"Every example is longer than the limit of {limit} tokens.",
+            f"Raise max_length to at least {shortest}, or shorten the examples."
+            if limit < (context or math.inf)
+            else "Shorten the examples, or choose a base that reads more.",
         )
-    return Material(train, encode_all(base.tokenizer, held_dialogues), items, skills, tuple(notes))
+    held_out = encode_all(base.tokenizer, held_dialogues)
+    short = [i for i, e in enumerate(held_out) if len(e.ids) <= limit]
+    if len(short) < len(held_out):
+        notes.append(f"{len(held_out) - len(short)} held-out rows are longer than {limit} tokens and are not scored.")
+    return Material(train, [held_out[i] for i in short], [items[i] for i in short], skills, tuple(notes))
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float, schedule: str) -> float:
@@ -163,6 +171,15 @@ def train(
         yield Failed(run.step, error.kind, error.sentence, error.advice)
     except (torch.OutOfMemoryError, MemoryError) as error:
         yield _out_of_memory(run.step, config, error)
+    except (OSError, SafetensorError) as error:
+        if "No space left" not in str(error) and "Disk quota" not in str(error):
+            raise
+        yield Failed(
+            run.step,
+            "disk_full",
+            f"The disk is full: what step {run.step} was to leave behind could not be written.",
+            "Free some space and resume the run, which goes on from its last checkpoint.",
+        )
     except RuntimeError as error:
         # The CPU allocator has no exception class of its own.
         if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
@@ -213,11 +230,15 @@ class _Run:
             torch.set_num_threads(best_threads())
         torch.manual_seed(self.config.seed)
         self.precision = pick_precision(self.device) if loop.precision == "auto" else loop.precision
-        self.base = load_base(self.config.base, revision=self.config.revision, dtype="float32", device=str(self.device))
-        self.model, self.tokenizer = self.base.model, self.base.tokenizer
+        how = loading(self.config.method, self.precision, str(self.device))
+        self.base = load_base(self.config.base, revision=self.config.revision, **how)
+        self.model: Any = self.base.model
+        self.tokenizer = self.base.tokenizer
         self.total = sum(p.numel() for p in self.model.parameters())
         self.material = material(self.config, self.base)
-        self.attached = METHODS[self.config.method].apply(self.model, self.config.settings, keep_base=False)
+        self.attached = attach(
+            self.model, self.config.method, self.config.settings, keep_base=False, device=self.device
+        )
         self.model = self.attached.model
         if loop.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -230,8 +251,9 @@ class _Run:
         )
         lengths = [len(e.ids) for e in self.material.train]
         self.plan = Plan(lengths, loop.batch_size, self.config.seed, buckets=loop.length_buckets)
-        # Memory is measured in the step that computes on most tokens, once the optimizer's state exists.
-        later = range(2, min(self.steps, self.plan.per_epoch // loop.accumulation) + 1)
+        # Memory is measured in the step that computes on most tokens, once the optimizer's state exists: of the first
+        # epoch, or the second step where an epoch is shorter than that.
+        later = range(2, min(self.steps, max(2, self.plan.per_epoch // loop.accumulation)) + 1)
         self.measured_step = max(later, key=self._padded_tokens, default=0)
         return Started(
             config=self.config.to_dict(),
@@ -372,7 +394,9 @@ class _Run:
         start = time.perf_counter()
         items = self.material.items
         with self._autocast():
-            loss = answer_loss(self.model, self.tokenizer, self.material.held_out)
+            # A batch that fits the step fits here too.
+            rows = min(32, self.loop.batch_size)
+            loss = answer_loss(self.model, self.tokenizer, self.material.held_out, batch_size=rows)
             scored = score(self.model, self.tokenizer, items)
             skills = {
                 name: score(self.model, self.tokenizer, part).share for name, part in self.material.skills.items()
@@ -410,13 +434,13 @@ class _Run:
         state = {
             "format": FORMAT, "step": self.step, "seconds": self.seconds, "tokens": self.tokens,
             "peak_bytes": self.peak_bytes, "ledger": self.ledger, "first_loss_seconds": self.first_loss_seconds,
-            "optimizer": described, "config": self.config.to_dict(),
+            "optimizer": described, "config": self.config.to_dict(), "base": self.base.facts["fingerprint"],
         }  # fmt: skip
         path = self.folder / CHECKPOINT
         temporary = path.with_suffix(".partial")
-        save_file(
-            {n: t.contiguous().clone() for n, t in content.items()}, temporary, metadata={"state": json.dumps(state)}
-        )
+        # To the CPU one by one: a copy of everything on the device could be what does not fit there.
+        here = {n: t.contiguous().cpu() for n, t in content.items()}
+        save_file(here, temporary, metadata={"state": json.dumps(state)})
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -442,6 +466,11 @@ class _Run:
             raise BadInput(
                 f"The checkpoint belongs to a run with another {', '.join(changed) or 'file format'}.",
                 "Resume with the settings it was started with, or start a new run.",
+            )
+        if state["base"] != self.base.facts["fingerprint"]:
+            raise BadInput(
+                f"The weights of {self.base.name} are not those that this run began with.",
+                "Start a new run; on other weights its checkpoint means something else.",
             )
         with torch.no_grad():
             for name, parameter in self.named.items():

@@ -38,19 +38,63 @@ def saved_as(folder: Path) -> tuple[str, Any]:
     return method, saved.read_settings(folder, method)
 
 
-def attach_saved(model: torch.nn.Module, folder: Path, *, keep_base: bool = True) -> Attached:
+def loading(method: str | None, precision: str, device: str) -> dict[str, str]:
+    """How the base is to be loaded for a method (None: to be used as it is), as arguments of `core.base.load_base`.
+
+    Weights that train stay in float32: small steps would be lost in 16 bits. On a GPU that computes in bfloat16,
+    weights that do not train take 16 bits; and a base that is going to be quantized is loaded beside the GPU, because
+    `attach` moves it there layer by layer. On a CPU everything is float32, which is what it casts from fastest.
+
+    Args:
+        precision: what the passes compute in, 'float32' or 'bfloat16'.
+    """
+    kind = METHODS[method].BASE if method is not None else "frozen"
+    if kind == "trained" or precision != "bfloat16" or not device.startswith("cuda"):
+        return {"dtype": "float32", "device": device}
+    return {"dtype": "bfloat16", "device": "cpu" if kind == "quantized" else device}
+
+
+def attach(
+    model: torch.nn.Module,
+    method: str,
+    config: Any,
+    *,
+    keep_base: bool = True,
+    device: torch.device | str | None = None,
+) -> Attached:
+    """Apply a method to a model that was loaded as `loading` says, and see to it that it ends up on `device`.
+
+    Raises:
+        Incompatible: as the method's `apply`.
+    """
+    import torch
+
+    module: Any = METHODS[method]
+    where = torch.device(device) if device is not None else None
+    if module.BASE == "quantized":
+        attached: Attached = module.apply(model, config, keep_base=keep_base, device=where)
+        return attached
+    return METHODS[method].apply(model.to(where), config, keep_base=keep_base)
+
+
+def attach_saved(
+    model: torch.nn.Module, folder: Path, *, keep_base: bool = True, device: torch.device | str | None = None
+) -> Attached:
     """Attach to the plain `model` the method that was saved in `folder`, and load it.
 
     Args:
         keep_base: as in the method's `apply`: whether the change can be switched off afterwards.
+        device: where the model is to run, when it is not there yet.
 
     Raises:
-        BadInput, Incompatible: as the method's `apply` and `load`.
+        BadInput: as the method's `load`; or the change was trained on other weights than these.
+        Incompatible: as the method's `apply`.
     """
     method, config = saved_as(folder)
-    attached = METHODS[method].apply(model, config, keep_base=keep_base)
+    saved.check_base(model, folder)
+    attached = attach(model, method, config, keep_base=keep_base, device=device)
     attached.load(folder)
     return attached
 
 
-__all__ = ["METHODS", "Attached", "Method", "Site", "attach_saved", "saved_as"]
+__all__ = ["METHODS", "Attached", "Method", "Site", "attach", "attach_saved", "loading", "saved_as"]

@@ -63,6 +63,8 @@ class Method(Protocol):
     TITLE: str
     SUMMARY: str
     PAPER: str
+    # What becomes of the base's own weights: "trained" (some of them), "frozen", or "quantized" (frozen, in 4 bits).
+    BASE: str
     Config: type
 
     def apply(self, model: torch.nn.Module, config: Any, *, keep_base: bool = True) -> Attached:

@@ -32,6 +32,7 @@ NAME = "bitfit"
 TITLE = "BitFit"
 SUMMARY = "Trains only the bias vectors: well under one per cent of the weights, and no new modules."
 PAPER = "Ben Zaken et al., 2021, BitFit: Simple Parameter-efficient Fine-tuning, arXiv:2106.10199"
+BASE = "trained"
 
 ALL = "all"
 WEIGHTS = "bitfit.safetensors"

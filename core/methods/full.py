@@ -28,6 +28,7 @@ NAME = "full"
 TITLE = "Full fine-tuning"
 SUMMARY = "Trains every weight of the model: the most freedom, the most memory, and a whole model to store per task."
 PAPER = "Howard and Ruder, 2018, Universal Language Model Fine-tuning for Text Classification, arXiv:1801.06146"
+BASE = "trained"
 
 
 @dataclass(frozen=True)

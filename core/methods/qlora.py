@@ -33,6 +33,7 @@ NAME = "qlora"
 TITLE = "QLoRA"
 SUMMARY = "LoRA on a base stored in 4 bits per weight: a quarter of the memory of 16-bit weights, a little slower."
 PAPER = "Dettmers et al., 2023, QLoRA: Efficient Finetuning of Quantized LLMs, arXiv:2305.14314"
+BASE = "quantized"
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,15 @@ def quantized(architecture: Architecture) -> list[Module]:
     return [m for m in architecture.linears() if m.name != architecture.head and not m.tied_to]
 
 
-def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> lora.Attached:
+def apply(
+    model: torch.nn.Module, config: Config, *, keep_base: bool = True, device: torch.device | None = None
+) -> lora.Attached:
     """Store the linear layers of `model` in 4 bits, layer by layer, and put LoRA's pairs beside the chosen ones.
 
     Args:
-        model: on the device it will run on: that is where the weights are quantized. A base that is stored in 4 bits
-            already (a bitsandbytes checkpoint) is taken as it is.
+        model: a base that is stored in 4 bits already (a bitsandbytes checkpoint) is taken as it is.
+        device: where the model is to run, when it is not there yet. Its layers are moved one by one and quantized
+            there, so that a base that would not fit in 16 bits never stands there in 16 bits.
         keep_base: of no effect here: the 4-bit base is never changed. (The base as it was before is not kept.)
 
     Raises:
@@ -88,8 +92,9 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
             )
     for row in rows:
         # One at a time, so that at most one layer exists in both forms.
-        layer = FourBitLinear(model.get_submodule(row.name), config.quant_type, config.double_quantization)
-        replace_module(model, row.name, layer)
+        plain = model.get_submodule(row.name).to(device)
+        replace_module(model, row.name, FourBitLinear(plain, config.quant_type, config.double_quantization))
+    model.to(device)
     return lora.attach(model, config, NAME, chosen)
 
 
@@ -106,5 +111,6 @@ def read_config(folder: Path) -> Config:
 
 
 __all__ = [
-    "NAME", "PAPER", "SUMMARY", "TITLE", "Config", "apply", "count", "problems", "quantized", "read_config", "sites",
+    "BASE", "NAME", "PAPER", "SUMMARY", "TITLE", "Config", "apply", "count", "problems", "quantized", "read_config",
+    "sites",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 Every folder has, beside the method's own files, a small `deltalab.json`:
 
-    {"format": 1, "method": "qlora", "settings": {…}, "base": "…", "trainable": 12345}
+    {"format": 1, "method": "qlora", "settings": {…}, "base": "…", "base_fingerprint": "…", "trainable": 12345}
 
 so that `read_record` can say what it is without opening the weights. Other programs ignore the file. A folder that PEFT
 wrote has none, and is understood by its `adapter_config.json`.
@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.base import FINGERPRINT
 from core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -83,9 +84,26 @@ def write_record(folder: Path, method: str, config: Any, model: torch.nn.Module,
         "method": method,
         "settings": dataclasses.asdict(config),
         "base": base_name(model),
+        "base_fingerprint": getattr(model, FINGERPRINT, ""),
         "trainable": trainable,
     }
     write_json(folder / RECORD, record)
+
+
+def check_base(model: torch.nn.Module, folder: Path) -> None:
+    """See that what was saved in `folder` was trained on the very weights of `model`, as far as both are known.
+
+    Raises:
+        BadInput: it was trained on others. A change added to them would answer, but not as the trained model did.
+    """
+    record = read_record(folder)
+    trained_on, here = record.get("base_fingerprint"), getattr(model, FINGERPRINT, "")
+    if trained_on and here and trained_on != here:
+        raise BadInput(
+            f"This was trained on other weights of {record.get('base') or 'its base'} than those loaded now: the base "
+            "has changed since, or it is another one.",
+            "Load the base that it was trained on, or train again on this one.",
+        )
 
 
 def base_name(model: torch.nn.Module) -> str:

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -242,13 +242,14 @@ class Claims(Database):
                 values |= _ended("failed", sentence, advice)
             c.execute(sa.update(runs_table).where(mine).values(**values))
 
-    def reap(self, causes: Mapping[str, str] | None = None) -> list[str]:
+    def reap(self, causes: Mapping[str, str] | None = None, *, sparing: Collection[str] = ()) -> list[str]:
         """Find the dead: runs whose worker is gone become interrupted, and stale reservations are taken back.
 
         Any process may call this at any time. Returns the ids of runs that were found dead.
 
         Args:
             causes: run id -> sentence, where the caller knows how the worker died.
+            sparing: running runs to leave alone: their workers are the caller's children and have not ended yet.
         """
         now = time.time()
         with self._read() as c:
@@ -266,6 +267,8 @@ class Claims(Database):
             ).all()
         dead = []
         for row in running:
+            if row.id in sparing:
+                continue
             silent = now - (row.beat or 0)
             if row.host != self.host and silent < REMOTE_SILENCE_SECONDS:
                 continue

@@ -166,7 +166,9 @@ class Supervisor:
         self._listen()
         causes = self._bury()
         self._renew()
-        self.store.reap(causes)
+        # The kernel drops a dying worker's lock a moment before it tells us how it died; we wait for that.
+        dying = {w.run for w in self._workers if w.run is not None}
+        self.store.reap(causes, sparing=dying)
         self._assign()
         self._care_for_standby()
         if time.monotonic() >= self._next_sweep:
@@ -251,7 +253,8 @@ class Supervisor:
                 worker.run, worker.renewed = run_id, time.monotonic()
 
     def _hand_over(self, worker: Worker, run_id: str) -> None:
-        worker.run, worker.since, worker.renewed = run_id, time.monotonic(), time.monotonic()
+        worker.run, worker.taken = run_id, False
+        worker.since = worker.renewed = time.monotonic()
         assert worker.process.stdin is not None
         try:
             worker.process.stdin.write(f"{run_id}\n".encode())

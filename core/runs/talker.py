@@ -333,7 +333,7 @@ class Shelf:
         Raises:
             DeltalabError: the base or the adapter cannot be loaded.
         """
-        from core.methods import attach_saved, saved_as
+        from core.methods import saved_as
 
         key: tuple[Any, ...] = (source, revision)
         if adapter is None:
@@ -344,7 +344,7 @@ class Shelf:
         stamp = (adapter, max(f.stat().st_mtime_ns for f in folder.iterdir()))
         model = self._kept.pop(key, None)
         if model is None:
-            model = self._load(source, revision, lambda base: attach_saved(base.model, folder))
+            model = self._load(source, revision, folder)
         elif model.adapter != stamp:
             # Out of the shelf meanwhile: if this fails half-way, nobody gets a mixture of two runs.
             assert model.attached is not None
@@ -353,11 +353,14 @@ class Shelf:
         model.adapter = stamp
         return self._keep(key, model)
 
-    def _load(self, source: str, revision: str | None, attach: Callable[[Base], Attached] | None) -> _Model:
+    def _load(self, source: str, revision: str | None, folder: Path | None) -> _Model:
         from core.base import load_base
+        from core.hardware import pick_precision
+        from core.methods import attach_saved, loading, saved_as
 
-        base = load_base(source, revision=revision, dtype="float32", device=self.device)
-        attached = attach(base) if attach is not None else None
+        method = saved_as(folder)[0] if folder is not None else None
+        base = load_base(source, revision=revision, **loading(method, pick_precision(self.device), self.device))
+        attached = attach_saved(base.model, folder, device=self.device) if folder is not None else None
         base.model.eval()
         return _Model(base, attached, None, sum(p.numel() * p.element_size() for p in base.model.parameters()))
 

@@ -29,6 +29,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -289,7 +290,7 @@ class Scribe:
         patience = time.monotonic() + STORE_PATIENCE_SECONDS
         while not self._gone:
             with self._writing:
-                if False and self._ended:
+                if self._ended:
                     return  # by the other thread, meanwhile; to the store this run is no longer ours
                 taken = self._journal.take()
                 try:
@@ -421,20 +422,17 @@ def standby(store: Store, *, train: Trainer | None = None, warm: Callable[[Path]
         traceback.print_exc()
         line.say(ready=False, sentence=_sentence(error))
 
-    def taken(claim: Claim) -> None:
-        line.say(taken=claim.id)
-        _log_into(claim)
-
     while (run_id := line.next()) is not None:
-        status = execute(store, run_id, train=train, on_claim=taken)
+        status = execute(store, run_id, train=train, on_claim=partial(_taken, line))
         if status is not None:
             return FINISHED if status == "finished" else FAILED
         line.say(lost=run_id)
     return FINISHED
 
 
-def _log_into(claim: Claim) -> None:
-    """From here on, everything printed (also by C code) goes to the run's log."""
+def _taken(line: Line, claim: Claim) -> None:
+    """The run is ours: tell the supervisor. From here on, everything printed (also by C code) goes to the run's log."""
+    line.say(taken=claim.id)
     fd = os.open(claim.folder / "log.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
     os.dup2(fd, 1)
     os.dup2(fd, 2)
@@ -459,7 +457,7 @@ def main(
     store = Store()
     if arguments.standby:
         return standby(store, train=train, warm=warm)
-    status = execute(store, arguments.run, train=train, on_claim=_log_into)
+    status = execute(store, arguments.run, train=train, on_claim=partial(_taken, Line()))
     return NOT_TAKEN if status is None else FINISHED if status == "finished" else FAILED
 
 

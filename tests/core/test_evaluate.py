@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from core import evaluate
+from core.base import context_tokens
 from core.batches import IGNORED
-from core.evaluate import Item, answer_loss, generate, item_of, score, stream
+from core.errors import BadInput
+from core.evaluate import Item, answer_loss, generate, item_of, room, score, stream
 from core.template import Message, dialogue, encode_all, prompt_ids, template_of
 from tests import checkpoints
 
@@ -78,3 +81,55 @@ def test_a_score_is_what_the_grader_says(loaded) -> None:
     assert scored.share == sum(scored.right) / 2
     assert len(scored.answers) == 2
     assert score(model, tokenizer, []).share == 0.0
+
+
+def test_a_models_own_generation_config_changes_nothing(loaded) -> None:
+    """What a hub model brings along (penalties, beams, sampling) would enter every score unseen."""
+    model, tokenizer = loaded
+    plain = generate(model, tokenizer, [ask(p) for p in PROMPTS], 12)
+    own = model.generation_config
+    odd = {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "num_beams": 3, "min_new_tokens": 9}
+    for name, value in odd.items():
+        setattr(own, name, value)
+    assert generate(model, tokenizer, [ask(p) for p in PROMPTS], 12) == plain
+    assert "".join(stream(model, tokenizer, ask(PROMPTS[2]), 12)).strip() == plain[2]
+    assert model.generation_config is own, "it is put back for whoever saves the model"
+
+
+def test_an_answer_ends_where_the_models_context_ends(loaded) -> None:
+    """GPT-2 and OPT have no positions beyond theirs: asking for one would be an index error."""
+    model, tokenizer = loaded
+    context = context_tokens(model)
+    assert context == model.config.max_position_embeddings
+    words = 1
+    while len(prompt_ids(tokenizer, ask("a b " * (words + 1)))) < context:
+        words += 1
+    prompt = ask("a b " * words)
+    left = context - len(prompt_ids(tokenizer, prompt))
+    assert room(model, context - left, 1000) == left
+    assert room(model, context - left, 1) == 1
+    generate(model, tokenizer, [prompt], 1000)
+    list(stream(model, tokenizer, prompt, 1000))
+    for answer in (generate, lambda m, t, prompts, limit: list(stream(m, t, prompts[0], limit))):
+        with pytest.raises(BadInput, match=rf"reads {context} at most"):
+            answer(model, tokenizer, [ask("a b " * context)], 4)
+
+
+def test_nothing_held_out_has_no_loss(loaded) -> None:
+    assert answer_loss(*loaded, []) is None
+
+
+def test_no_more_rows_at_once_than_their_keys_and_values_have_room_for(monkeypatch: pytest.MonkeyPatch, loaded) -> None:
+    model, tokenizer = loaded
+    whole = generate(model, tokenizer, [ask(p) for p in PROMPTS], 6)
+    asked = []
+    one = model.generate
+
+    def noting(**arguments):
+        asked.append(len(arguments["input_ids"]))
+        return one(**arguments)
+
+    monkeypatch.setattr(model, "generate", noting)
+    monkeypatch.setattr(evaluate, "GENERATION_BYTES", 1)
+    assert generate(model, tokenizer, [ask(p) for p in PROMPTS], 6) == whole
+    assert asked == [1] * len(PROMPTS)

@@ -95,6 +95,15 @@ def test_without_a_standby_a_cold_worker_takes_the_run(store: Store) -> None:
         assert supervisor.status()["standby"] == "none"
 
 
+def test_a_cold_worker_that_has_taken_its_run_is_left_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a worker that does *not* take what it was given is ended; how long the run then takes is its own affair."""
+    monkeypatch.setattr(pool, "READY_SECONDS", 2.5)
+    with supervise(store, warm=False):
+        run = store.create(OWNER, quick_config(steps=350), key="k")
+        took = wait_for(lambda: ended(store, run), 60)
+    assert (store.get(run.id, OWNER).status, took > 2.5) == ("finished", True)
+
+
 def test_turns_go_round_between_owners(store: Store) -> None:
     runs = [store.create("ada", quick_config(steps=5), key=f"k{n}") for n in range(3)]
     runs += [store.create("bob", quick_config(steps=5), key="k"), store.create("eve", quick_config(steps=5), key="k")]
@@ -177,7 +186,6 @@ def test_a_standby_that_dies_with_a_run_in_its_hands_gives_it_back(store: Store)
         wait_for(lambda: store.get(run.id, OWNER).status == "finished", 30)
 
 
-@pytest.mark.xfail(strict=False, reason="timing: fails on a machine that is busy with something else")
 def test_a_slow_worker_keeps_its_reservation(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("core.runs.claims.LEASE_SECONDS", 0.8)
     monkeypatch.setattr(pool, "RENEW_SECONDS", 0.2)
@@ -192,7 +200,7 @@ def test_a_slow_worker_keeps_its_reservation(store: Store, monkeypatch: pytest.M
             time.sleep(0.1)
         os.kill(pid, signal.SIGCONT)
         wait_for(lambda: store.get(run.id, OWNER).status == "finished")
-        assert not supervisor._workers or all(w.process.pid != pid for w in supervisor._workers)
+        wait_for(lambda: all(w.process.pid != pid for w in supervisor._workers))  # it ends, and is forgotten
 
 
 def test_a_worker_that_cannot_start_fails_the_run_with_a_sentence_and_does_not_loop(store: Store) -> None:
@@ -268,15 +276,21 @@ def test_a_run_outlives_its_server_and_the_next_server_takes_over(store: Store) 
 def test_the_first_loss_comes_within_two_seconds_of_the_request(store: Store) -> None:
     """The real engine and the embedded base, a warm standby, and the default JSON run.
 
-    Two seconds is the promise on two idle cores; the bound here leaves room for a busy machine.
+    Other work on the machine only ever adds to the time, so the quickest of three requests is what the engine needs.
     """
-    with Supervisor(store, places=ONE_SLOT) as supervisor:
+
+    def first_loss_seconds(supervisor: Supervisor, key: str) -> float:
         warm = wait_for(lambda: supervisor.status()["standby"] == "ready", 240, every=0.1)
         assert supervisor.status()["standby_problem"] == ""
         began = time.monotonic()
-        run = store.create(OWNER, RunConfig(), key="k")
+        run = store.create(OWNER, RunConfig(), key=key)
         wait_for(lambda: store.events(run.id, OWNER, kinds=("step",)) or ended(store, run), 120)
         took = time.monotonic() - began
         print(f"standby warm after {warm:.1f} s; first loss {took:.2f} s after create()")
         assert store.get(run.id, OWNER).attempt == 1
-    assert took < 30
+        store.cancel(run.id, OWNER)
+        wait_for(lambda: ended(store, run), 60)
+        return took
+
+    with Supervisor(store, places=ONE_SLOT) as supervisor:
+        assert min(first_loss_seconds(supervisor, f"k{n}") for n in range(3)) < 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from core import sweep
+from core.config import RunConfig, resolved
 from core.methods import METHODS
 from core.world import TASKS
 
@@ -42,5 +43,15 @@ def test_any_takes_the_rate_that_is_best_over_the_tasks() -> None:
         row("lora", "facts", 3e-3, 0.1, 0.9, steps=200),
     ]
     text = sweep.defaults_text(rows)
-    assert text.endswith("[lora.any]\nlearning_rate = 0.001\nsteps = 100\n")
+    assert "[lora.any]\nlearning_rate = 0.001\nsteps = 100\n" in text
     assert "[lora.json]\nlearning_rate = 0.003" in text
+
+
+def test_another_base_gets_a_published_rate_with_its_source() -> None:
+    text = sweep.defaults_text([row("lora", "json", 3e-3, 1.0, 0.9), row("full", "json", 5e-4, 1.0, 0.9)])
+    for method, (rate, source) in sweep.PUBLISHED.items():
+        assert (f"# {source}\n[{method}.other]\nlearning_rate = {rate}\n" in text) == (method in ("lora", "full"))
+    assert set(sweep.PUBLISHED) == set(METHODS)
+    for method in METHODS:
+        config = RunConfig(base="owner/name", method=method)
+        assert resolved(config).train.learning_rate == sweep.PUBLISHED[method][0] < 0.002

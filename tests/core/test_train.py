@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 import weakref
@@ -15,14 +16,18 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from core import events
+from core.base import load_base
 from core.batches import IGNORED
 from core.config import RunConfig, resolved, with_settings
+from core.errors import BadInput
 from core.evaluate import answer_loss_sum
-from core.methods import METHODS
+from core.methods import METHODS, attach, attach_saved, loading
 from core.train import CHECKPOINT, _Run, learning_rate_factor, train
 from tests import checkpoints
 
@@ -368,3 +373,126 @@ def test_a_random_kill_while_a_checkpoint_is_written_leaves_a_whole_one(
     stream = list(train(cfg, tmp_path, resume=True))
     assert stream[0].resumed_at == 2  # type: ignore[union-attr]
     assert stream[-1].kind == "finished"
+
+
+# --- what lies beyond a limit, and what a run began with --------------------------------------------------------------
+
+
+def long_rows(folder: Path) -> Path:
+    """Forty short rows and ten of some thousand characters, which no tiny base can read."""
+    lines = [{"prompt": f"twice {i}", "completion": f"{2 * i}"} for i in range(40)]
+    lines += [{"prompt": f"long {i} " + "and on " * 300, "completion": "yes"} for i in range(10)]
+    path = folder / "long.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("max_length", [128, 4096])
+def test_rows_beyond_the_limit_are_neither_trained_on_nor_scored(
+    family: str, max_length: int, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    cfg = config(bases[family], long_rows(tmp_path), max_length=max_length, held_out=0.4, eval_items=50)
+    run = run_of(cfg, tmp_path / "run")
+    limit = min(max_length, run.model.config.max_position_embeddings)
+    material = run.material
+    assert max(len(e.ids) for e in [*material.train, *material.held_out]) <= limit
+    assert len(material.held_out) == len(material.items)
+    assert all("and on" not in item.messages[-1].content for item in material.items)
+    said = " ".join(material.notes)
+    assert f"examples are longer than {limit} tokens" in said
+    assert f"held-out rows are longer than {limit} tokens" in said
+    assert (f"reads {limit} tokens at most" in said) == (limit < max_length)
+    assert list(train(cfg, tmp_path / "whole"))[-1].kind == "finished"
+
+
+def test_without_held_out_rows_there_is_no_loss_to_tell(bases: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    stream = list(train(config(bases["llama"], rows, held_out=0.0), tmp_path))
+    assert stream[-1].kind == "finished"
+    scores = [e for e in stream if isinstance(e, events.Evaluated)]
+    assert [(e.loss, e.exact_match, e.items) for e in scores] == [(None, None, 0)] * len(scores)
+    assert scores
+
+
+def test_memory_is_measured_also_when_an_epoch_is_one_step(bases: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    finished = list(train(config(bases["llama"], rows, batch_size=64, steps=3), tmp_path))[-1]
+    assert isinstance(finished, events.Finished)
+    assert finished.peak_bytes == finished.ledger["allocated_bytes"] > 0
+
+
+def test_a_run_does_not_go_on_upon_other_weights(bases: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    """The same folder with other weights in it: a checkpoint's delta would mean something else there."""
+    base = tmp_path / "base"
+    shutil.copytree(bases["llama"], base)
+    cfg = config(base, rows, checkpoint_every=2)
+    stops = iter([False] * 4 + [True] * 9)
+    assert list(train(cfg, tmp_path / "run", should_stop=lambda: next(stops)))[-1].kind == "stopped"
+    weights = load_file(base / "model.safetensors")
+    save_file({n: t + 1e-4 for n, t in weights.items()}, base / "model.safetensors", metadata={"format": "pt"})
+    failed = list(train(cfg, tmp_path / "run", resume=True))[-1]
+    assert isinstance(failed, events.Failed)
+    assert failed.failure == "bad_input"
+    assert "not those that this run began with" in failed.sentence
+
+
+def test_an_adapter_is_not_put_on_other_weights(bases: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(bases["llama"], base)
+    assert list(train(config(base, rows), tmp_path / "run"))[-1].kind == "finished"
+    attach_saved(load_base(str(base)).model, tmp_path / "run" / "adapter")
+    attach_saved(load_base(str(bases["llama"])).model, tmp_path / "run" / "adapter")  # elsewhere, but the same weights
+    weights = load_file(base / "model.safetensors")
+    save_file({n: t + 1e-4 for n, t in weights.items()}, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadInput, match="other weights of base"):
+        attach_saved(load_base(str(base)).model, tmp_path / "run" / "adapter")
+
+
+def test_a_full_disk_is_said_in_words(
+    bases: dict[str, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    failed = list(train(config(bases["llama"], rows, checkpoint_every=2), tmp_path))[-1]
+    assert isinstance(failed, events.Failed)
+    assert (failed.failure, "disk is full" in failed.sentence, "resume" in failed.advice) == ("disk_full", True, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "precision", "device", "expected"),
+    [
+        ("full", "bfloat16", "cuda:0", ("float32", "cuda:0")),
+        ("bitfit", "bfloat16", "cuda:0", ("float32", "cuda:0")),
+        ("lora", "bfloat16", "cuda:0", ("bfloat16", "cuda:0")),
+        ("lora", "float32", "cuda:0", ("float32", "cuda:0")),
+        ("qlora", "bfloat16", "cuda:0", ("bfloat16", "cpu")),
+        ("qlora", "bfloat16", "cpu", ("float32", "cpu")),
+        (None, "bfloat16", "cuda", ("bfloat16", "cuda")),
+    ],
+)
+def test_a_base_is_loaded_no_larger_than_its_method_needs(
+    method: str | None, precision: str, device: str, expected: tuple[str, str]
+) -> None:
+    how = loading(method, precision, device)
+    assert (how["dtype"], how["device"]) == expected
+
+
+def test_lora_and_qlora_train_on_a_base_in_sixteen_bits(bases: dict[str, Path]) -> None:
+    """What a GPU run does, on the CPU: frozen weights in bfloat16, trained ones in float32, passes under autocast."""
+    for method in ("lora", "qlora"):
+        base = load_base(str(bases["llama"]), dtype="bfloat16")
+        attached = attach(base.model, method, METHODS[method].Config(), device="cpu")
+        trained = [p for p in attached.model.parameters() if p.requires_grad]
+        assert {p.dtype for p in trained} == {torch.float32}
+        optimizer = torch.optim.AdamW(trained, lr=5e-2)
+        ids = torch.arange(1, 17).reshape(2, 8)
+        seen = []
+        for _ in range(25):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = answer_loss_sum(attached.model, ids, ids)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            seen.append(loss.item())
+        assert seen[-1] < 0.7 * seen[0]
