@@ -478,21 +478,25 @@ def test_a_base_is_loaded_no_larger_than_its_method_needs(
     assert (how["dtype"], how["device"]) == expected
 
 
-def test_lora_and_qlora_train_on_a_base_in_sixteen_bits(bases: dict[str, Path]) -> None:
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_adapters_train_on_a_base_in_sixteen_bits_as_on_one_in_32(method: str, bases: dict[str, Path]) -> None:
     """What a GPU run does, on the CPU: frozen weights in bfloat16, trained ones in float32, passes under autocast."""
-    for method in ("lora", "qlora"):
-        base = load_base(str(bases["llama"]), dtype="bfloat16")
-        attached = attach(base.model, method, METHODS[method].Config(), device="cpu")
+    seen: dict[str, list[float]] = {}
+    for dtype in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        attached = attach(load_base(str(bases["llama"]), dtype=dtype).model, method, METHODS[method].Config())
         trained = [p for p in attached.model.parameters() if p.requires_grad]
         assert {p.dtype for p in trained} == {torch.float32}
-        optimizer = torch.optim.AdamW(trained, lr=5e-2)
+        optimizer = torch.optim.AdamW(trained, lr=1e-2)
         ids = torch.arange(1, 17).reshape(2, 8)
-        seen = []
-        for _ in range(25):
+        seen[dtype] = []
+        for _ in range(20):
             with torch.autocast("cpu", torch.bfloat16):
                 loss = answer_loss_sum(attached.model, ids, ids)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            seen.append(loss.item())
-        assert seen[-1] < 0.7 * seen[0]
+            seen[dtype].append(loss.item())
+    # bfloat16 keeps 8 bits: the weights themselves are off by up to 2⁻⁹ of their size.
+    assert seen["bfloat16"] == pytest.approx(seen["float32"], rel=0.01)
+    assert seen["bfloat16"][-1] < 0.95 * seen["bfloat16"][0]
