@@ -1,7 +1,7 @@
 """The command `deltalab`: the engine without a browser.
 
     deltalab train --base embedded --task json --method lora --seed 0
-    deltalab runs list | show RUN | resume RUN | cancel RUN… | delete RUN…
+    deltalab runs                what was run; also: show RUN, resume RUN, cancel RUN…, delete RUN…
     deltalab chat RUN            talk to a run's model, before and after
     deltalab params --model PATH --method lora --set rank=16
     deltalab doctor              what this machine has, and what will be slow
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from core.config import RunConfig
+    from core.dataset import Report
     from core.events import Event
     from core.methods.base import Attached
     from core.runs.store import Run, Store
@@ -73,17 +74,19 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--title", help="a name for the run")
     _json_argument(train)
 
-    runs = commands.add_parser("runs", help="list, show, resume, cancel or delete runs", description="Your runs.")
-    inner = runs.add_subparsers(metavar="ACTION", dest="action", required=True)
+    runs = command("runs", _runs_list, "list, show, resume, cancel or delete runs; without an action, list them")
+    inner = runs.add_subparsers(metavar="ACTION", dest="action")
 
     def action(name: str, do: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         one = inner.add_parser(name, help=text, description=text[:1].upper() + text[1:] + ".")
         one.set_defaults(do=do)
-        _json_argument(one)
+        _json_argument(one, default=argparse.SUPPRESS)  # else it would undo the flag of `runs --json show RUN`
         return one
 
     listing = action("list", _runs_list, "list runs, the newest first")
-    listing.add_argument("--limit", type=int, default=20, help="at most so many (default: 20)")
+    _json_argument(runs)
+    for one, default in ((runs, 20), (listing, argparse.SUPPRESS)):
+        one.add_argument("--limit", type=int, default=default, help="list at most so many (default: 20)")
     show = action("show", _runs_show, "show one run: settings, scores, samples")
     resume = action("resume", _runs_resume, "go on with a run that was interrupted, cancelled or failed")
     for one in (show, resume):
@@ -126,8 +129,9 @@ def _method_arguments(one: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _json_argument(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--json", action="store_true", help="answer with one JSON object, and show no progress")
+def _json_argument(one: argparse.ArgumentParser, default: Any = False) -> None:
+    text = "answer with one JSON object, and show no progress"
+    one.add_argument("--json", action="store_true", default=default, help=text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -266,17 +270,49 @@ def _train(asked: argparse.Namespace) -> int:
 
     config = resolved(_config(asked))
     _check_base(config)
-    taken = ""
-    if config.data is not None:
-        from core.dataset import read_file
-
-        data = read_file(config.data)
-        taken = f"{data.rows} rows of {data.name}: {data.taken}"
+    _quiet_libraries()
+    data = _data_report(config) if config.data is not None else None
     import secrets
 
     store = _store()
     run = store.create(OWNER, config, key=secrets.token_hex(16), title=asked.title, direct=True)
-    return _carry_out(store, run.id, as_json=asked.json, note=taken, forget_bad_input=True)
+    return _carry_out(store, run.id, as_json=asked.json, data=data, forget_bad_input=True)
+
+
+def _data_report(config: RunConfig) -> Report:
+    """What is in the file that `config` names, before anything is trained on it.
+
+    Raises:
+        BadInput: it cannot be read or used; BaseUnavailable: the base has no tokenizer that could read it.
+    """
+    from core.base import load_tokenizer
+    from core.dataset import read_file, report
+
+    assert config.data is not None
+    data, loop = read_file(config.data), config.train
+    return report(
+        data, load_tokenizer(config.base, config.revision), max_length=loop.max_length, held_out=loop.held_out,
+        seed=config.seed, quick=True,
+    )  # fmt: skip
+
+
+def data_summary(found: Report) -> dict[str, Any]:
+    """`data` in the last line of `deltalab train --data FILE --json`: what the file holds and what is odd about it.
+
+    Keys: name, format, rows, train and held_out (rows on each side), taken (which columns became what), counted (how
+    many rows the tokens were counted of, from the first), max_length, tokens (shortest, median and longest row); so
+    many too_long, duplicates, contradictions, empty_prompts, empty_answers, special, leakage; warnings (sentences,
+    which name the lines).
+    """
+    facts = ("name", "format", "rows", "train", "held_out", "taken", "counted", "max_length")
+    odd = ("too_long", "duplicates", "contradictions", "empty_prompts", "empty_answers", "special", "leakage")
+    lengths = found.lengths
+    return {
+        **{key: getattr(found, key) for key in facts},
+        "tokens": {"shortest": lengths.shortest, "median": lengths.median, "longest": lengths.longest},
+        **{key: len(getattr(found, key)) for key in odd},
+        "warnings": list(found.warnings),
+    }
 
 
 def _check_base(config: RunConfig) -> None:
@@ -292,12 +328,15 @@ def _check_base(config: RunConfig) -> None:
         describe_base(config.base, config.revision)
 
 
-def _carry_out(store: Store, run_id: str, *, as_json: bool, note: str = "", forget_bad_input: bool = False) -> int:
-    """Execute a queued run in this process and tell how it went."""
+def _carry_out(
+    store: Store, run_id: str, *, as_json: bool, data: Report | None = None, forget_bad_input: bool = False
+) -> int:
+    """Execute a queued run in this process and tell how it went; `data` is the report on the person's own file."""
     from core.runs.worker import execute
 
     _quiet_libraries()
-    show: _Silent = _Silent() if as_json else _Screen(run_id, note)
+    notes = (f"{data.rows} rows of {data.name}: {data.taken}", *data.warnings) if data is not None else ()
+    show: _Silent = _Silent() if as_json else _Screen(run_id, notes)
     with show:
         try:
             status = execute(store, run_id, show.event)
@@ -323,7 +362,7 @@ def _carry_out(store: Store, run_id: str, *, as_json: bool, note: str = "", forg
                 store.delete(run_id, OWNER)
             return BAD_INPUT
     if as_json:
-        print(json.dumps(summary(store, run)))
+        print(json.dumps(summary(store, run) | ({"data": data_summary(data)} if data is not None else {})))
     elif run.status == "finished":
         _print_result(store, run)
     return DONE if run.status == "finished" else FAILED
@@ -358,7 +397,8 @@ def summary(store: Store, run: Run) -> dict[str, Any]:
 
     Keys: run, status, seconds (wall clock of the last attempt), first_loss_seconds, before and after (task: share of
     held-out items right, skills: the same of the base's old skills, loss: held-out loss), trainable, total, peak_bytes,
-    adapter (folder); and base, task, method, seed, steps, sentence. What is not known (yet) is null.
+    adapter (folder); and base, task, method, seed, steps, sentence. What is not known (yet) is null. A run on a
+    person's own file has `data` beside them there: see `data_summary`.
     """
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for _, event in store.events(run.id, OWNER, kinds=("started", "evaluated", "finished", "failed"), limit=100_000):
@@ -413,7 +453,7 @@ class _Silent:
 class _Screen(_Silent):
     """A run on a terminal: a progress bar, and a line for everything that is worth one, on standard error."""
 
-    def __init__(self, run_id: str, note: str) -> None:
+    def __init__(self, run_id: str, notes: Sequence[str]) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -424,7 +464,7 @@ class _Screen(_Silent):
         )  # fmt: skip
         self.bar = self.progress.add_task("preparing", total=None, loss="")
         self.console.print(f"Run {run_id}. Ctrl-C stops it after the current step, with a checkpoint.", markup=False)
-        if note:
+        for note in notes:
             self.say(note)
 
     def __enter__(self) -> _Screen:
@@ -435,7 +475,8 @@ class _Screen(_Silent):
         self.progress.stop()
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        # One line a sentence, so that a file it is sent to can be searched; a terminal wraps it by itself.
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def event(self, event: Event) -> None:
         from core import events
@@ -465,8 +506,12 @@ def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.0f} %"
 
 
-def _score_line(step: int, task: str, share: float | None, loss: float, skills: dict[str, float]) -> str:
-    text = f"step {step:>4}: {task} {_percent(share)} right, loss {loss:.3f}"
+def _score_line(step: int, task: str, share: float | None, loss: float | None, skills: dict[str, float]) -> str:
+    text = f"step {step:>4}: "
+    if loss is None:
+        text += "nothing is held out that could be scored"
+    else:
+        text += f"{task} {_percent(share)} right, loss {loss:.3f}"
     if skills:
         text += "; old skills: " + ", ".join(f"{name} {_percent(value)}" for name, value in skills.items())
     return text
@@ -636,17 +681,18 @@ def _answerer(
     from core.base import load_base
     from core.evaluate import stream
     from core.hardware import best_threads, pick_precision
-    from core.methods import attach_saved
+    from core.methods import attach_saved, loading, saved_as
     from core.template import conversation
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         torch.set_num_threads(best_threads())
-    loaded = load_base(base, revision=revision, device=device)
-    attached: Attached | None = attach_saved(loaded.model, adapter) if adapter is not None else None
+    precision = dtype or pick_precision(device)
+    method = saved_as(adapter)[0] if adapter is not None else None
+    loaded = load_base(base, revision=revision, **loading(method, precision, device))
+    attached: Attached | None = attach_saved(loaded.model, adapter, device=device) if adapter is not None else None
     model: Any = attached.model if attached is not None else loaded.model
     model.eval()
-    precision = dtype or pick_precision(device)
     sides = ["answer"] if attached is None else [asked.only] if asked.only else ["before", "after"]
 
     def pieces(side: str, prompt: str) -> Iterator[str]:

@@ -35,6 +35,8 @@ MOST_ROWS = 100_000
 LONGEST_ROW = 1_000_000  # characters
 FEW_ROWS = 20  # below this a person is told that little can be learnt
 FEW_HELD_OUT = 10  # below this a person is told that the score is coarse
+# A quick report counts the tokens of so many rows at most, of so many characters together: a second or two.
+QUICK_ROWS, QUICK_CHARACTERS = 5_000, 2_000_000
 
 # Names of the columns that are understood, best known first; letters' case does not matter.
 PROMPTS = ("prompt", "instruction", "question", "input", "query", "source", "problem")
@@ -100,7 +102,8 @@ class Report:
     """What a person should know about their data before training. Rows are named by their line in the file.
 
     lengths, answer_lengths: in tokens, of whole rows and of what the loss counts. too_long: rows over `max_length`,
-    which training leaves out. duplicates: (first, other) rows with the same question and answer. contradictions:
+    which training leaves out. These three are of the first `counted` rows: all of them, unless the report was to be
+    quick. duplicates: (first, other) rows with the same question and answer. contradictions:
     (first, other) rows with the same question and another answer. empty_prompts, empty_answers: rows without text.
     special: rows whose text spells a special token of the tokenizer. together: rows that share their question with
     another one but for case and spaces; the split keeps them on one side. leakage: see `Leak`.
@@ -128,6 +131,7 @@ class Report:
     held_out: int
     conversations: int
     turns: int
+    counted: int
     warnings: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
@@ -501,7 +505,16 @@ def _dialogues(rows: Rows, columns: Sequence[str], name: str) -> tuple[str, list
             messages.append(Message("system", _text(row, plan.system, where)))
         if plan.conversation is not None:
             turns = _conversation(row[plan.conversation], where, plan.conversation)
-            messages += turns[1:] if messages and turns and turns[0].role == "system" else turns
+            if messages and turns and turns[0].role == "system":
+                column, own = messages.pop(), turns.pop(0)
+                if column.content.strip() not in ("", own.content.strip()) and own.content.strip():
+                    raise BadInput(
+                        f"{where} has two system texts that differ: the field {plan.system!r} and the first message of "
+                        f"{plan.conversation!r}.",
+                        "Keep one of them, or join them into one.",
+                    )
+                messages.append(own if own.content.strip() else column)
+            messages += turns
         else:
             prompt = _text(row, plan.prompt, where)
             if plan.extra is not None and row.get(plan.extra) not in (None, ""):
@@ -677,16 +690,16 @@ def _lengths(values: Sequence[int]) -> Lengths:
     )
 
 
-def _encoded(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[int, int]]:
-    """(tokens, answer tokens) of every row.
+def _encoded(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, rows: int) -> Iterator[tuple[int, int]]:
+    """(tokens, answer tokens) of each of the first `rows` rows.
 
     Raises:
         BadInput: the tokenizer's template refuses a row; with its line.
     """
     try:
-        encoded = encode_all(tokenizer, dataset.dialogues)
+        encoded = encode_all(tokenizer, dataset.dialogues[:rows])
     except BadInput:
-        for line, dialogue in zip(dataset.lines, dataset.dialogues, strict=True):
+        for line, dialogue in zip(dataset.lines, dataset.dialogues[:rows], strict=False):
             try:
                 encode(tokenizer, dialogue)
             except BadInput as why:
@@ -696,8 +709,24 @@ def _encoded(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Iterator[t
         yield len(e.ids), sum(label >= 0 for label in e.labels)
 
 
+def _quick_rows(dialogues: Sequence[Dialogue]) -> int:
+    """How many rows from the first on a quick report counts the tokens of; at least one."""
+    characters = 0
+    for number, dialogue in enumerate(dialogues[:QUICK_ROWS]):
+        characters += sum(len(m.content) for m in dialogue.messages)
+        if characters > QUICK_CHARACTERS:
+            return max(1, number)
+    return min(len(dialogues), QUICK_ROWS)
+
+
 def report(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int, held_out: float, seed: int
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    held_out: float,
+    seed: int,
+    quick: bool = False,
 ) -> Report:
     """Look at every row before training on it.
 
@@ -705,15 +734,18 @@ def report(
         tokenizer: of the base to be trained.
         max_length: the limit in tokens, as in TrainConfig.
         held_out, seed: as training will split.
+        quick: count the tokens of the first rows only when there are many. Tokenizing is nearly all of the work, and
+            training, which does it anyway, says how many rows it leaves out.
 
     Raises:
-        BadInput: the tokenizer's chat template refuses a row, with its line.
+        BadInput: the tokenizer's chat template refuses a row (of those whose tokens are counted), with its line.
         BaseUnavailable: the tokenizer cannot be trained with.
     """
     template = template_of(tokenizer)
-    sizes = list(_encoded(dataset, tokenizer))
+    counted = _quick_rows(dataset.dialogues) if quick else dataset.rows
+    sizes = list(_encoded(dataset, tokenizer, counted))
     lines, dialogues = dataset.lines, dataset.dialogues
-    too_long = tuple(line for line, (n, _) in zip(lines, sizes, strict=True) if n > max_length)
+    too_long = tuple(line for line, (n, _) in zip(lines, sizes, strict=False) if n > max_length)
     seen: dict[str, tuple[int, str]] = {}
     shared: Counter[str] = Counter()
     duplicates, contradictions = [], []
@@ -761,6 +793,7 @@ def report(
         held_out=len(held),
         conversations=sum(len(d.messages) > 2 for d in dialogues),
         turns=sum(m.role == "assistant" for d in dialogues for m in d.messages),
+        counted=counted,
     )
     return dataclasses.replace(found, warnings=tuple(_warnings(found, held_out)))
 
@@ -808,11 +841,13 @@ def _warnings(r: Report, held_out: float) -> Iterator[str]:
     elif r.held_out < FEW_HELD_OUT:
         number = "1 row is" if r.held_out == 1 else f"{r.held_out} rows are"
         yield f"Only {number} held out, so the score moves in steps of {100 / r.held_out:.0f} %."
-    if len(r.too_long) == r.rows:
-        yield f"Every row is longer than {r.max_length} tokens: raise max_length (the longest has {r.lengths.longest})."
+    if len(r.too_long) == r.counted:
+        which = "Every row" if r.counted == r.rows else f"Each of the first {r.counted:,} rows"
+        yield f"{which} is longer than {r.max_length} tokens: raise max_length (the longest has {r.lengths.longest})."
     elif r.too_long:
-        limit = f"longer than {r.max_length} tokens"
-        yield some(r.too_long, f"row is {limit} and will be left out", f"rows are {limit} and will be left out")
+        of = "" if r.counted == r.rows else f"of the first {r.counted:,} "
+        limit = f"longer than {r.max_length} tokens and will be left out"
+        yield some(r.too_long, f"{of}row{'s' if of else ''} is {limit}", f"{of}rows are {limit}")
     if r.duplicates:
         yield some([b for _, b in r.duplicates], "row repeats an earlier one", "rows repeat earlier ones")
     if r.contradictions:

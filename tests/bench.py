@@ -1,4 +1,4 @@
-"""Step speed of the engine against the stock stack, `transformers.Trainer` with PEFT, side by side on this machine.
+"""Step speed and peak memory of the engine against the stock stack, `transformers.Trainer` with PEFT, on this machine.
 
     make bench                                  # all of it; writes tests/records/bench_cpu.json
     .venv/bin/python -m tests.bench --rounds 2  # quicker
@@ -11,14 +11,21 @@ Two comparisons, both on the embedded base and the json task:
 The two run in turn (engine, Trainer, engine, Trainer …) and the ratio is taken within each pair, so a machine whose
 speed drifts does not tilt it; the median of the pairs is quoted with their range. Set-up, saving and scoring are not
 timed, and the first steps of each run are left out. No absolute time is recorded: it would hold on this machine only.
+
+Peak memory is that of a process of its own for each side, which does nothing but load the base, set the method up and
+train as many steps: everything that it holds at its highest, libraries included (on a GPU: what torch holds there). As
+each comes by default, the engine's batches are the larger ones; on identical batches the two can be compared.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
+import shlex
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,10 +41,15 @@ from core.config import RunConfig, TrainConfig, resolved
 from core.methods import METHODS
 from core.template import dialogue, encode_all, pad_id
 from core.train import _Run, pick_device, versions
+from core.units import bytes_text
 from core.world import examples
 
-RECORD = Path(__file__).parent / "records" / "bench_cpu.json"
+ROOT = Path(__file__).parents[1]
+RECORD = ROOT / "tests" / "records" / "bench_cpu.json"
 SKIPPED = 3  # first steps of every run: buffers are allocated, caches filled
+ROUNDS, STEPS = 5, 16
+KINDS = ("defaults", "identical")
+SIDES = ("engine", "stock")
 
 
 class Engine:
@@ -156,16 +168,72 @@ def quantized(model: Any) -> Any:
     return loaded
 
 
+def engine_of(method: str, kind: str) -> Engine:
+    """The engine's side of a comparison."""
+    return Engine(method, None, "float32" if kind == "identical" else "auto")
+
+
+def stock_steps_of(kind: str, steps: int) -> int:
+    """Trainer's default batch is smaller: it gets more steps, so that both see about as many examples."""
+    return steps if kind == "identical" else steps * TrainConfig().batch_size // 8
+
+
+def own_peak_bytes() -> int:
+    """The most memory that this process has held: what is resident in RAM, or on a GPU what torch's tensors take.
+
+    Not getrusage's ru_maxrss where there is a better one: on Linux a process inherits that from the one that started
+    it, so a small process started by a large one would seem large.
+    """
+    if pick_device().type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        import resource
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+
+
+def train_one_side(side: str, method: str, kind: str, steps: int, batches: Path | None) -> int:
+    """Train in this process, with nothing else in it, and return its peak memory in bytes.
+
+    Args:
+        batches: file with the ready-made batches, for the stock side of the identical comparison.
+    """
+    if side == "engine":
+        engine_of(method, kind).examples_per_second(steps)
+    else:
+        rows = [Batch(*row) for row in torch.load(batches, weights_only=True)] if batches is not None else None
+        Stock(method).examples_per_second(stock_steps_of(kind, steps), rows)
+    return own_peak_bytes()
+
+
+def peak_bytes(side: str, method: str, kind: str, steps: int) -> int:
+    """`train_one_side` in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "tests.bench", "--side", side, "--method", method, "--kind", kind,
+                   "--steps", str(steps)]  # fmt: skip
+        if side == "stock" and kind == "identical":
+            made = engine_of(method, kind).batches(steps + SKIPPED)
+            torch.save([dataclasses.astuple(b) for b in made], Path(folder) / "batches.pt")
+            command += ["--batches", str(Path(folder) / "batches.pt")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{shlex.join(command)} failed:\n{done.stderr[-2000:]}")
+    return int(done.stdout.strip().splitlines()[-1])
+
+
 def compare(method: str, kind: str, rounds: int, steps: int) -> dict[str, Any]:
-    """Median and range of engine / Trainer, in examples per second, over `rounds` pairs."""
+    """Engine against Trainer: median and range of the ratio of examples per second over `rounds` pairs, and the peak
+    memory of each in bytes."""
     identical = kind == "identical"
     ratios = []
-    batch = TrainConfig().batch_size
     for number in range(rounds):
-        engine, stock = Engine(method, None, "float32" if identical else "auto"), Stock(method)
+        engine, stock = engine_of(method, kind), Stock(method)
         batches = engine.batches(steps + SKIPPED) if identical else None
-        # Trainer's default batch is smaller: it gets more steps, so that both see about as many examples.
-        stock_steps = steps if identical else steps * batch // 8
+        stock_steps = stock_steps_of(kind, steps)
         first, second = (0, 1) if number % 2 == 0 else (1, 0)  # who begins changes from round to round
         speed = [0.0, 0.0]
         for side in (first, second):
@@ -173,41 +241,58 @@ def compare(method: str, kind: str, rounds: int, steps: int) -> dict[str, Any]:
                 engine.examples_per_second(steps) if side == 0 else stock.examples_per_second(stock_steps, batches)
             )
         ratios.append(speed[0] / speed[1])
+    del engine, stock
+    most = {side: peak_bytes(side, method, kind, steps) for side in SIDES}
     row = {
         "method": method, "comparison": kind, "rounds": rounds, "engine_steps": steps,
         "ratio_median": round(statistics.median(ratios), 3),
         "ratio_min": round(min(ratios), 3), "ratio_max": round(max(ratios), 3),
+        "engine_peak_bytes": most["engine"], "stock_peak_bytes": most["stock"],
     }  # fmt: skip
     print(
-        f"{method:8} {kind:10} {row['ratio_median']:.2f}× ({row['ratio_min']:.2f}–{row['ratio_max']:.2f})", flush=True
+        f"{method:8} {kind:10} {row['ratio_median']:.2f}× ({row['ratio_min']:.2f}–{row['ratio_max']:.2f})   "
+        f"{bytes_text(most['engine'])} / {bytes_text(most['stock'])}",
+        flush=True,
     )
     return row
 
 
+def command_of(arguments: list[str]) -> str:
+    """What to type to get the same record again: `make bench` only if it was all of it."""
+    return shlex.join(["python", "-m", "tests.bench", *arguments]) if arguments else "make bench"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the comparisons, print a table and write the record."""
+    given = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--method", choices=list(METHODS), action="append")
     parser.add_argument("--out", type=Path, default=RECORD)
-    args = parser.parse_args(arguments)
+    # How this program starts itself: one side alone, whose peak memory it prints.
+    for name, choices in (("--side", SIDES), ("--kind", KINDS)):
+        parser.add_argument(name, choices=choices, help=argparse.SUPPRESS)
+    parser.add_argument("--batches", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args(given)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
+    if args.side is not None:
+        print(train_one_side(args.side, args.method[0], args.kind, args.steps, args.batches))
+        return 0
     from core.hardware import attached_light
 
-    print("engine ÷ (Trainer + PEFT), examples per second: median (range) over pairs")
-    rows = [
-        compare(method, kind, args.rounds, args.steps)
-        for method in args.method or METHODS
-        for kind in ("defaults", "identical")
-    ]
+    print("engine ÷ (Trainer + PEFT), examples per second: median (range) over pairs; peak memory: engine / the other")
+    methods = args.method or list(METHODS)
+    rows = [compare(method, kind, args.rounds, args.steps) for method in methods for kind in KINDS]
     import accelerate
     import peft
 
     record = {
-        "what": "engine / (transformers.Trainer + PEFT), training examples per second, embedded base, json task",
-        "command": "make bench",
+        "what": "engine / (transformers.Trainer + PEFT), training examples per second, embedded base, json task; peak "
+        "resident memory of a process that does nothing else, libraries included",
+        "command": command_of(given),
+        "arguments": {"rounds": args.rounds, "steps": args.steps, "methods": methods},
         "date": time.strftime("%Y-%m-%d"),
         "device": attached_light().name,
         "threads": torch.get_num_threads(),

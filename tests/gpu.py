@@ -62,7 +62,8 @@ def main() -> int:
     runs = [run_default(method) for method in METHODS]
     rows = [bench.compare(m, kind, 3, 30) for m in METHODS for kind in ("defaults", "identical")]
     record = {
-        "what": "GPU tests; default json runs on the embedded base; engine / (Trainer + PEFT), examples per second",
+        "what": "GPU tests; default json runs on the embedded base; engine / (Trainer + PEFT), examples a second, and "
+        "the most GPU memory that each took",
         "command": "make gpu",
         "date": time.strftime("%Y-%m-%d"),
         "device": name,

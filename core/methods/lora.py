@@ -33,6 +33,7 @@ NAME = "lora"
 TITLE = "LoRA"
 SUMMARY = "Freezes the model and trains a product of two thin matrices beside each chosen weight matrix."
 PAPER = "Hu et al., 2021, LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685"
+BASE = "frozen"
 
 ALL_LINEAR = "all-linear"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -322,39 +323,89 @@ def shortest_names(paths: list[str], all_paths: Iterable[str]) -> list[str]:
     return short if hit == set(paths) else paths
 
 
-# Fields of PEFT's LoraConfig that change what the adapter computes, with the value that means "plain LoRA".
-_PLAIN: dict[str, tuple[Any, ...]] = {
-    "use_rslora": (False, None),
-    "use_dora": (False, None),
-    "lora_bias": (False, None),
-    "bias": ("none", None),
-    "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None),
-    "modules_to_save": (None, []),
-    "target_parameters": (None, []),
-    "trainable_token_indices": (None, []),
-    "layer_replication": (None, []),
-    "megatron_config": (None, {}),
-    "alora_invocation_tokens": (None, []),
+# --- PEFT's file --------------------------------------------------------------------------------------------------
+
+# Fields of PEFT's LoraConfig (0.21) that make an adapter something other than plain LoRA, each with PEFT's own default,
+# which means "not used", as null, false and nothing at all do. A field that stands in no table here is treated so too.
+_VARIANTS: dict[str, Any] = {
+    "alora_invocation_tokens": None,
+    "alpha_pattern": {},
+    "arrow_config": None,
+    "bias": "none",
+    "ensure_weight_tying": False,
+    "exclude_modules": None,
+    "kasa_config": None,
+    "layer_replication": None,
+    "layers_pattern": None,
+    "layers_to_transform": None,
+    "lora_bias": False,
+    "megatron_config": None,
+    "modules_to_save": None,
+    "monteclora_config": None,
+    "rank_pattern": {},
+    "target_parameters": None,
+    "trainable_token_indices": None,
+    "use_bdlora": None,
+    "use_dora": False,
+    "use_qalora": False,
+    "use_rslora": False,
+    "velora_config": None,
 }
+_READ = ("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "init_lora_weights")
+# Where the adapter comes from, and settings of what the fields above or init_lora_weights would have to choose first.
+# fan_in_fan_out follows from the layer's class, here as in PEFT.
+_OF_NO_EFFECT = (
+    "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "runtime_config",
+    "task_type", "fan_in_fan_out", "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_core",
+    "qalora_group_size",
+)  # fmt: skip
+# Ways to start A and B that leave the base as it is (PEFT 0.21, tuners/lora/layer.py, LoraLayer.update_layer). The
+# others (pissa, pissa_niter_…, olora, corda, loftq, lora_ga) take out of the base's weights what they put into A and B,
+# so what is saved is a change of weights that nobody has.
+_STARTS = ("gaussian", "orthogonal", "eva", "mica")
+
+
+def _unused(name: str, value: Any) -> bool:
+    """Whether a field of PEFT's file is left at what means "not used". 0 is a value: it can number a layer."""
+    return value is None or value is False or value in ("", [], {}) or value == _VARIANTS.get(name)
+
+
+def _check_plain_lora(record: dict[str, Any], name: str) -> None:
+    """Raise BadInput when PEFT's file tells of anything but plain LoRA, with the field and its value."""
+    start = record.get("init_lora_weights", True)
+    if not (start is None or isinstance(start, bool) or (isinstance(start, str) and start.lower() in _STARTS)):
+        raise BadInput(
+            f"The adapter in {name} was started with init_lora_weights={_shown(start)}, which changes the base's own "
+            "weights too, and those are not in its folder.",
+            "Save it from PEFT as plain LoRA (save_pretrained with path_initial_model_for_weight_conversion, for "
+            "PiSSA, OLoRA, CorDA and LoRA-GA), or merge it there and use the merged model as base.",
+        )
+    known = (*_READ, *_OF_NO_EFFECT)
+    odd = [f"{key}={_shown(value)}" for key, value in record.items() if key not in known and not _unused(key, value)]
+    if odd:
+        raise BadInput(
+            f"The adapter in {name} uses {', '.join(odd[:5])}, which plain LoRA does not have.",
+            "Merge it with PEFT and use the merged model as base.",
+        )
+
+
+def _shown(value: Any) -> str:
+    """A value of a JSON file, short enough for a sentence."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def read_config(folder: Path) -> Config:
     """The settings of a saved adapter, ours or PEFT's.
 
     Raises:
-        BadInput: no adapter there, not LoRA, or a variant not known here (named).
+        BadInput: no adapter there, not LoRA, or a variant or a start not known here (named, with its value).
     """
     folder = Path(folder)
     record = saved.read_json(folder / ADAPTER_CONFIG)
     if record.get("peft_type") != "LORA":
         raise BadInput(f"The adapter in {folder.name} is of type {record.get('peft_type')!r}, not LORA.")
-    odd = [name for name, plain in _PLAIN.items() if name in record and record[name] not in plain]
-    if odd:
-        raise BadInput(
-            f"The adapter in {folder.name} uses {', '.join(odd)}, which plain LoRA does not have.",
-            "Merge it with PEFT and use the merged model as base.",
-        )
+    _check_plain_lora(record, folder.name)
     rank, alpha = record.get("r"), record.get("lora_alpha")
     names, dropout = record.get("target_modules"), record.get("lora_dropout") or 0.0
     if isinstance(names, list) and all(isinstance(name, str) for name in names):

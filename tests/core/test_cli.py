@@ -30,6 +30,7 @@ def home(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("DELTALAB_HOME", str(folder))
     monkeypatch.delenv("DELTALAB_STORE", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # it reads the variable once, when imported
     return folder
 
 
@@ -121,7 +122,8 @@ MISTAKES = {
     "train --data /no/such.jsonl": "There is no file /no/such.jsonl",
     "train --base /no/such/folder --task json": "There is no folder /no/such/folder",
     "train --base owner/name --task json --json": "HF_HUB_OFFLINE forbids fetching it",
-    "runs": "required: ACTION",
+    "runs fly": "invalid choice: 'fly'",
+    "runs --limit 0": "at least 1",
     "runs show": "required: RUN",
     "runs show nothing": "There is no run 'nothing'",
     "runs show last": "There are no runs yet",
@@ -212,7 +214,13 @@ def test_train_then_look_then_talk_then_delete(capsys, base, data, home):
 
     listed = json.loads(ask(capsys, "runs", "list", "--json")[1])["runs"]
     assert [run["run"] for run in listed] == [other["run"], again["run"], got["run"]]
-    assert {k: listed[2][k] for k in got} == got
+    assert {k: listed[2][k] for k in got if k != "data"} == {k: v for k, v in got.items() if k != "data"}
+    for line in (["--json"], ["list", "--json"], ["--json", "list"]):  # without an action, runs are listed
+        assert json.loads(ask(capsys, "runs", *line)[1])["runs"] == listed
+    for line in (["--limit", "2"], ["list", "--limit", "2"], ["--limit", "2", "list"]):
+        assert ask(capsys, "runs", *line) == ask(capsys, "runs", "list", "--limit", "2")
+    assert len(ask(capsys, "runs")[1].splitlines()) == 3
+    assert json.loads(ask(capsys, "runs", "--json", "show", "last")[1])["run"] == other["run"]
     code, out, _ = ask(capsys, "runs", "list", "--limit", "1")
     assert code == 0
     assert out.startswith(other["run"])
@@ -273,6 +281,89 @@ def test_people_see_progress_on_standard_error_and_the_result_on_standard_output
         assert part in err
     assert "before  after" in out
     assert re.search(r"Talk to it: deltalab chat [0-9a-f]{16}", out)
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory) -> str:
+    """A file with a row of every kind that a person should know about; the lines are in the test below."""
+    rows = [{"prompt": f"Number {i}?", "completion": f"{i}."} for i in range(60)]
+    rows[2] = rows[1]
+    rows[4] = {"prompt": " number  3?", "completion": "Four."}
+    rows[6] = {"prompt": "Silence?", "completion": " "}
+    rows[8] = {"prompt": "Long?", "completion": "word " * 300}
+    rows += [{"prompt": f"Number {i}", "completion": f"{i}."} for i in range(10, 60)]  # but for the question mark
+    path = tmp_path_factory.mktemp("data") / "odd.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+ODD = (
+    "1 row is longer than 128 tokens and will be left out: line 9.",
+    "1 row repeats an earlier one: line 3.",
+    "1 row gives another answer to a question asked before: line 5.",
+    "1 row has an empty answer, which teaches the model to say nothing: line 7.",
+)
+
+
+def test_what_is_odd_about_the_data_is_said_before_training(capsys, base, odd):
+    code, out, err = ask(capsys, "train", "--base", base, "--data", odd, *QUICK)
+    assert code == 0
+    said = err.splitlines()
+    begun = next(i for i, line in enumerate(said) if "parameters train" in line)
+    taken = "110 rows of odd.jsonl: 'prompt' is read as the question and 'completion' as the answer."
+    for sentence in (taken, *ODD):
+        assert sentence in said[:begun], "a line of its own, before anything is trained"
+    assert any("in the training rows too, so the score will flatter" in line for line in said[:begun])
+    assert not any(sentence in out for sentence in ODD)
+
+
+def test_data_of_which_nothing_can_be_held_out(capsys, base, tmp_path):
+    path = tmp_path / "one.jsonl"
+    path.write_text("".join(json.dumps({"prompt": "The same?", "completion": f"{i}."}) + "\n" for i in range(24)))
+    code, out, err = ask(capsys, "train", "--base", base, "--data", str(path), *QUICK)
+    assert code == 0
+    assert "Nothing can be held out, because there are fewer than two different questions" in err
+    assert "step    0: nothing is held out that could be scored" in err.splitlines()
+    assert "Talk to it" in out
+    got = json.loads(ask(capsys, "runs", "--json", "show", "last")[1])
+    assert (got["before"]["task"], got["after"]["loss"]) == (None, None)
+    assert "nothing is held out" in ask(capsys, "runs", "show", "last")[1]
+
+
+def test_what_is_odd_about_the_data_stands_in_the_json(capsys, base, odd, data):
+    code, out, err = ask(capsys, "train", "--base", base, "--data", odd, "--json", *QUICK)
+    assert (code, err) == (0, "")
+    (line,) = out.splitlines()
+    got = json.loads(line)
+    assert set(got) >= KEYS
+    found = got["data"]
+    assert (found["name"], found["format"], found["rows"]) == ("odd.jsonl", "jsonl", 110)
+    assert found["train"] + found["held_out"] == 110 == found["counted"]
+    assert {k: found[k] for k in ("too_long", "duplicates", "contradictions", "empty_prompts", "empty_answers")} == {
+        "too_long": 1, "duplicates": 1, "contradictions": 1, "empty_prompts": 0, "empty_answers": 1,
+    }  # fmt: skip
+    assert found["leakage"] > 0
+    assert found["tokens"]["shortest"] <= found["tokens"]["median"] <= 128 < found["tokens"]["longest"]
+    assert set(ODD) < set(found["warnings"])
+    assert "'prompt' is read as the question" in found["taken"]
+    assert (
+        json.loads(ask(capsys, "train", "--base", base, "--data", data, "--json", *QUICK)[1])["data"]["duplicates"] == 0
+    )
+
+
+def test_a_row_that_the_template_refuses_is_named_before_a_run_is_made(capsys, tmp_path):
+    folder = write("llama", tmp_path)
+    path = folder / "chat_template.jinja"
+    path.write_text("{% if 'forbidden' in messages[0].content %}{{ raise_exception('Not that word') }}{% endif %}"
+                    + path.read_text())  # fmt: skip
+    rows = [*({"prompt": f"{i}?", "completion": "a"} for i in range(3)), {"prompt": "forbidden", "completion": "b"}]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, err = ask(capsys, "train", "--base", str(folder), "--data", str(tmp_path / "x.jsonl"), *QUICK)
+    assert (code, out) == (2, "")
+    assert err.startswith("Line 4 of x.jsonl: ")
+    assert "Not that word" in err
+    assert len(err.splitlines()) == 1
+    assert json.loads(ask(capsys, "runs", "--json")[1])["runs"] == []
 
 
 def test_a_built_in_task_on_the_embedded_base(capsys):

@@ -96,9 +96,24 @@ def test_a_system_column():
     row = {"system": "Be brief.", "prompt": "a", "completion": "b"}
     assert only(lines(row))[0] == Message("system", "Be brief.")
     assert only(lines({**row, "system": ""}))[0] == Message("user", "a")
-    assert [m.role for m in only(lines({"system": "Be brief.", **talk("system", "user", "assistant")}))] == [
+    assert [m.role for m in only(lines({"system": "Be brief.", **talk("user", "assistant")}))] == [
         "system", "user", "assistant",
     ]  # fmt: skip
+
+
+def test_a_system_text_in_a_column_and_in_the_conversation():
+    """The same text twice is one text; two that differ are refused, so that none is dropped."""
+
+    def both(column: str, own: str) -> bytes:
+        turns = [{"role": "system", "content": own}, *talk("user", "assistant")["messages"]]
+        return lines({"system": "Be brief.", **talk("user", "assistant")}, {"system": column, "messages": turns})
+
+    for column, own in (("Be kind.", "Be kind."), ("Be kind.", " Be kind.\n"), ("", "Be kind."), ("Be kind.", "")):
+        got = read_bytes(both(column, own), name="x.jsonl").dialogues[1].messages
+        assert [m.role for m in got] == ["system", "user", "assistant"]
+        assert got[0].content.strip() == "Be kind."
+    check(both("Be kind.", "Be rude."), "Line 2 .* two system texts that differ: the field 'system' and the first "
+          "message of 'messages'", "data.jsonl")  # fmt: skip
 
 
 def test_conversations():
@@ -428,6 +443,37 @@ def test_small_files_are_told_so():
     assert any("Nothing is held out" in w for w in none.warnings)
     short = report(twelve, tokenizer, max_length=8, held_out=0.1, seed=0)
     assert any("Every row is longer than 8 tokens" in w for w in short.warnings)
+
+
+def test_a_quick_report_counts_the_tokens_of_the_first_rows_only(monkeypatch):
+    """Everything else is looked at in every row; and what was counted is said."""
+    rows = [(f"What is the number {i}?", f"It is {i}.") for i in range(60)]
+    rows[5] = rows[50] = ("Long", "word " * 200)
+    rows[55] = rows[54]
+    data, tokenizer = make(*rows), make_tokenizer("qwen2")
+    seen: list[int] = []
+    whole = module.encode_all
+    monkeypatch.setattr(module, "encode_all", lambda t, dialogues: seen.append(len(dialogues)) or whole(t, dialogues))
+
+    def got(**more):
+        return report(data, tokenizer, max_length=128, held_out=0.1, seed=0, **more)
+
+    full = got()
+    assert got(quick=True) == full, "a file as small as this is looked at whole"
+    assert (full.counted, full.too_long, seen) == (60, (6, 51), [60, 60])
+    monkeypatch.setattr(module, "QUICK_ROWS", 20)
+    some = got(quick=True)
+    assert (some.counted, some.too_long, seen[-1]) == (20, (6,), 20)
+    assert some.duplicates == full.duplicates == ((6, 51), (55, 56))
+    assert (some.rows, some.train, some.held_out) == (60, full.train, full.held_out)
+    assert "1 of the first 20 rows is longer than 128 tokens and will be left out: line 6." in some.warnings
+    assert got() == full
+    monkeypatch.setattr(module, "QUICK_CHARACTERS", 100)
+    assert got(quick=True).counted == seen[-1] == 3, "three questions and answers of some thirty characters"
+    short = report(data, tokenizer, max_length=8, held_out=0.1, seed=0, quick=True)
+    assert any(w.startswith("Each of the first 3 rows is longer than 8 tokens: raise") for w in short.warnings)
+    monkeypatch.setattr(module, "QUICK_CHARACTERS", 1)
+    assert got(quick=True).counted == 1
 
 
 def test_a_row_that_the_template_refuses_is_named():

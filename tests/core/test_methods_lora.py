@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -244,15 +245,59 @@ def edited(folder: Path, **changes) -> Path:
     "changes",
     [
         {"use_rslora": True}, {"use_dora": True}, {"bias": "all"}, {"lora_bias": True}, {"rank_pattern": {"q_proj": 4}},
-        {"alpha_pattern": {"q_proj": 4}}, {"modules_to_save": ["lm_head"]},
+        {"alpha_pattern": {"q_proj": 4}}, {"modules_to_save": ["lm_head"]}, {"use_qalora": True},
+        {"use_bdlora": {"nblocks": 2}}, {"kasa_config": {"beta": 1}}, {"velora_config": {"num_groups": 64}},
+        {"monteclora_config": {"num_samples": 4}}, {"arrow_config": {"top_k": 3}}, {"layers_to_transform": [1]},
+        {"layers_to_transform": 0}, {"layers_pattern": "layers"}, {"exclude_modules": ["k_proj"]},
+        {"layer_replication": [[0, 2], [1, 2]]}, {"megatron_config": {"a": 1}}, {"alora_invocation_tokens": [5]},
+        {"trainable_token_indices": [0]}, {"target_parameters": ["mlp.up_proj.weight"]}, {"ensure_weight_tying": True},
+        {"a_field_of_next_year": 0.5}, {"merge_weights": True}, {"another": 0},
     ],
-    ids=lambda c: next(iter(c)),
+    ids=str,
 )  # fmt: skip
 def test_variants_that_compute_something_else_are_named_and_refused(tmp_path: Path, changes: dict) -> None:
     attached = attach("lora", "llama")
     attached.save(tmp_path / "a")
-    with pytest.raises(BadInput, match=f"uses {next(iter(changes))}"):
+    ((name, value),) = changes.items()
+    with pytest.raises(BadInput, match=re.escape(f"uses {name}={value!r}, which plain LoRA does not have")) as caught:
         attached.load(edited(tmp_path / "a", **changes))
+    assert "Merge it with PEFT" in caught.value.advice
+
+
+@pytest.mark.parametrize(
+    "start", ["pissa", "pissa_niter_16", "olora", "OLoRA", "corda", "loftq", "lora_ga", "next_years", 3, {"a": 1}]
+)
+def test_starts_that_change_the_base_are_named_and_refused(tmp_path: Path, start) -> None:
+    attached = attach("lora", "llama")
+    attached.save(tmp_path / "a")
+    kept = {n: p.clone() for n, p in attached.model.named_parameters()}
+    with pytest.raises(BadInput, match=re.escape(f"started with init_lora_weights={start!r}, which changes")) as caught:
+        attached.load(edited(tmp_path / "a", init_lora_weights=start))
+    assert "path_initial_model_for_weight_conversion" in caught.value.advice
+    assert "merge it there" in caught.value.advice
+    assert all(torch.equal(p, kept[n]) for n, p in attached.model.named_parameters())
+    with pytest.raises(BadInput, match="init_lora_weights"):
+        saved_as(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"init_lora_weights": start} for start in (True, False, None, "gaussian", "Gaussian", "orthogonal", "eva")),
+        {"eva_config": {"rho": 2.0}, "loftq_config": {"loftq_bits": 4}, "corda_config": {"cache_file": "x"}},
+        {"peft_version": "0.21.2", "revision": "main", "auto_mapping": {"base_model_class": "x"}, "r": 8},
+        {"exclude_modules": [], "rank_pattern": None, "modules_to_save": [], "layers_pattern": "", "bias": None},
+        {"enable_lora": None, "merge_weights": False, "a_field_of_next_year": {}, "qalora_group_size": 32},
+    ],
+    ids=str,
+)
+def test_fields_that_change_nothing_are_no_obstacle(tmp_path: Path, changes: dict) -> None:
+    attached = attach("lora", "llama")
+    train(attached)
+    attached.save(tmp_path / "a")
+    other = attach("lora", "llama", seed=8)
+    other.load(edited(tmp_path / "a", **changes))
+    assert torch.equal(logits(other.model), logits(attached.model))
 
 
 def test_another_scale_is_refused_with_the_one_to_set(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from core import events
 from core.config import RunConfig, TrainConfig
 from core.methods import METHODS
-from core.train import train
+from core.train import _Run, train
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,3 +32,27 @@ def test_a_short_run_learns_and_accounts_for_its_memory(method: str, tmp_path: P
     assert sum(terms.values()) == ledger["allocated_bytes"] <= ledger["reserved_bytes"]
     # The allocator rounds every block up to 512 bytes, so its count is a little above the sum of the tensors.
     assert ledger["allocated_bytes"] <= torch.cuda.max_memory_allocated() * 1.05
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_ledger_is_the_peak_that_the_allocator_counted(method: str, accumulation: int, tmp_path: Path) -> None:
+    """Neither more nor less: what the step took, and all that lay there before it, against the allocator's counter."""
+    loop = TrainConfig(steps=4, batch_size=8, accumulation=accumulation, eval_items=4, skill_items=0)
+    config = RunConfig(method=method, train=loop)
+    # What the libraries take once and keep (workspaces of cuBLAS, tables of bitsandbytes) is there from here on.
+    assert isinstance(list(train(config, tmp_path / "first"))[-1], events.Finished)
+    gc.collect()
+    there = torch.cuda.memory_allocated()
+    run = _Run(config, tmp_path / "second", lambda: False)
+    run._prepare()
+    assert run.measured_step > 1
+    while run.step < run.measured_step:
+        run._train_step()
+    reached = torch.cuda.max_memory_allocated() - there
+    terms = {t["name"]: t["bytes"] for t in run.ledger["terms"]}
+    # Tensors are counted by their own size; the allocator rounds each up to 512 bytes, which weighs little here.
+    assert 0.95 * reached <= run.ledger["allocated_bytes"] <= 1.01 * reached, (terms, reached)
+    assert 0 <= terms["gradients"] <= 4 * run.trainable + 512 * len(run.parameters)
+    if run.ledger["peak_at"] == "optimizer":
+        assert terms["gradients"] == 4 * run.trainable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 peft = pytest.importorskip("peft", reason="the oracle of LoRA is PEFT (pip install -e '.[test]')")
 
 from core.architecture import Architecture, meta_model  # noqa: E402
+from core.errors import BadInput  # noqa: E402
 from core.methods import attach_saved, lora, qlora  # noqa: E402
 from tests.checkpoints import FAMILIES, make_model  # noqa: E402
 from tests.core.method_support import attach, ids, logits, train  # noqa: E402
@@ -22,8 +24,8 @@ from tests.core.real_configs import config_of  # noqa: E402
 ROUNDING = {"rtol": 1e-5, "atol": 1e-6}
 
 
-def peft_model(model: torch.nn.Module, seed: int = 3, **settings: Any) -> Any:
-    """PEFT's own LoRA around `model`, with B drawn at random, so that the pair does something."""
+def peft_model(model: torch.nn.Module, seed: int = 3, *, draw: bool = True, **settings: Any) -> Any:
+    """PEFT's own LoRA around `model`; unless `draw` is off, B is drawn at random, so that the pair does something."""
     values = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | settings
     torch.manual_seed(seed)
     with warnings.catch_warnings():
@@ -31,7 +33,7 @@ def peft_model(model: torch.nn.Module, seed: int = 3, **settings: Any) -> Any:
         wrapped = peft.get_peft_model(model, peft.LoraConfig(**values))
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
-            if "lora_B" in name:
+            if draw and "lora_B" in name:
                 parameter.normal_(std=0.02)
     return wrapped.eval()
 
@@ -92,6 +94,87 @@ def test_pefts_settings_are_read_from_its_folder(settings: dict[str, Any], tmp_p
     assert sorted(config.target_modules.split(",")) == sorted(settings["target_modules"])
     found = attach_saved(make_model("llama"), tmp_path / "a")
     torch.testing.assert_close(logits(found.model), logits(theirs), **ROUNDING)
+
+
+def test_the_table_of_fields_is_pefts_own() -> None:
+    """Every field that PEFT writes is known here: read, of no effect, or a variant with PEFT's default."""
+    defaults = json.loads(json.dumps(peft.LoraConfig().to_dict(), default=list))
+    tables = (set(lora._READ), set(lora._OF_NO_EFFECT), set(lora._VARIANTS))
+    assert sum(map(len, tables)) == len(set.union(*tables)), "in one table each"
+    assert set(defaults) <= set.union(*tables)
+    assert {k: v for k, v in lora._VARIANTS.items() if k in defaults} == {
+        k: defaults[k] for k in lora._VARIANTS if k in defaults
+    }
+    fields = {f.name: f.metadata for f in dataclasses.fields(peft.LoraConfig)}
+    assert not [n for n in lora._OF_NO_EFFECT if fields.get(n, {}).get("is_lora_variant")]
+
+
+# Under these PEFT leaves the base as it is.
+@pytest.mark.parametrize("start", [True, False, "gaussian", "orthogonal", "eva", "mica"])
+def test_adapters_that_were_started_otherwise_load_with_the_same_logits(start: bool | str, tmp_path: Path) -> None:
+    plain = make_model("llama").state_dict()
+    theirs = peft_model(make_model("llama"), init_lora_weights=start)
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if "lora_A" in name:
+                parameter.normal_(std=0.1)  # mica starts A at zero
+            elif "lora_" not in name:
+                assert torch.equal(parameter, plain[ours(name)]), name
+    theirs.save_pretrained(tmp_path / "a")
+    found = attach_saved(make_model("llama"), tmp_path / "a")
+    torch.testing.assert_close(logits(found.model), logits(theirs), **ROUNDING)
+    assert not torch.allclose(logits(found.model), logits(make_model("llama")), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora"])
+def test_adapters_that_changed_the_base_are_refused_and_load_after_pefts_conversion(start: str, tmp_path: Path) -> None:
+    theirs = peft_model(make_model("llama"), init_lora_weights=start)
+    before = make_model("llama").state_dict()
+    changed = [n for n, p in theirs.named_parameters() if "lora_" not in n and not torch.equal(p, before[ours(n)])]
+    assert len(changed) == 2 * 7, "PEFT has changed the wrapped weights themselves"
+    theirs.save_pretrained(tmp_path / "a")
+    with pytest.raises(BadInput, match=f"init_lora_weights='{start}'"):
+        attach_saved(make_model("llama"), tmp_path / "a")
+    with pytest.raises(BadInput, match=f"init_lora_weights='{start}'"):
+        attach("lora", "llama").load(tmp_path / "a")
+    with pytest.raises(BadInput, match=f"init_lora_weights='{start}'"):
+        qlora.read_config(tmp_path / "a")
+
+    # What the sentence advises: the adapter as it was at the start is kept, and the saved one is the difference.
+    again = peft_model(make_model("llama"), init_lora_weights=start, draw=False)
+    again.peft_config["default"].init_lora_weights = True
+    again.save_pretrained(tmp_path / "start")
+    again.peft_config["default"].init_lora_weights = start
+    with torch.no_grad():
+        for name, parameter in again.named_parameters():
+            if "lora_" in name:
+                parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says what it does
+        again.save_pretrained(tmp_path / "b", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    found = attach_saved(make_model("llama"), tmp_path / "b")
+    assert found.config.rank == 16
+    # Twice the rank, and a sum that cancels: rounding of weights of size 1 rather than of their small difference.
+    torch.testing.assert_close(logits(found.model), logits(again), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("field", "settings"),
+    [
+        ("use_dora", {"use_dora": True}), ("use_rslora", {"use_rslora": True}), ("lora_bias", {"lora_bias": True}),
+        ("layers_to_transform", {"layers_to_transform": [1], "target_modules": ["q_proj"]}),
+        ("exclude_modules", {"exclude_modules": ["k_proj"]}), ("rank_pattern", {"rank_pattern": {"q_proj": 2}}),
+        ("alora_invocation_tokens", {"alora_invocation_tokens": [5, 6]}),
+        ("trainable_token_indices", {"trainable_token_indices": [0, 1]}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_variants_that_peft_saved_are_refused_by_name(field: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about a bias that is not there, for one
+        peft_model(make_model("llama"), **settings).save_pretrained(tmp_path / "a")
+    with pytest.raises(BadInput, match=f"uses {field}="):
+        attach_saved(make_model("llama"), tmp_path / "a")
 
 
 def test_the_round_trip_through_peft_keeps_every_bit(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""The committed records were made as they say, and hold what the project promises.
+
+They are made on one machine and read on every other: nothing is measured here.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from core.methods import METHODS
+from tests import bench
+
+# Examples per second of LoRA, engine / (Trainer + PEFT): each as it comes, and on the same batches and precision.
+LORA_TARGETS = {"defaults": 1.5, "identical": 1.15}
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(bench.RECORD.read_text(encoding="utf-8"))
+    return content
+
+
+def test_the_cpu_record_was_made_with_the_default_arguments(record: dict[str, Any]) -> None:
+    """A quick look with few rounds must not pass for the record."""
+    assert record["command"] == "make bench"
+    assert record["arguments"] == {"rounds": bench.ROUNDS, "steps": bench.STEPS, "methods": list(METHODS)}
+    assert [(r["method"], r["comparison"]) for r in record["rows"]] == [(m, k) for m in METHODS for k in bench.KINDS]
+    for row in record["rows"]:
+        assert (row["rounds"], row["engine_steps"]) == (bench.ROUNDS, bench.STEPS)
+        assert 0 < row["ratio_min"] <= row["ratio_median"] <= row["ratio_max"]
+
+
+@pytest.mark.parametrize("kind", bench.KINDS)
+def test_lora_is_as_much_faster_as_promised(record: dict[str, Any], kind: str) -> None:
+    (row,) = (r for r in record["rows"] if (r["method"], r["comparison"]) == ("lora", kind))
+    assert row["ratio_median"] >= LORA_TARGETS[kind], row
+
+
+def test_the_cpu_record_has_the_peak_memory_of_both_sides(record: dict[str, Any]) -> None:
+    """Of whole processes: Python and torch alone take more than 100 MiB, and the embedded base is small."""
+    for row in record["rows"]:
+        for side in bench.SIDES:
+            assert 100 * 2**20 < row[f"{side}_peak_bytes"] < 16 * 2**30, row
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        ([], "make bench"),
+        (["--rounds", "1", "--method", "lora"], "python -m tests.bench --rounds 1 --method lora"),
+        (["--out", "a file.json"], "python -m tests.bench --out 'a file.json'"),
+    ],
+)
+def test_the_command_in_a_record_is_the_one_that_was_given(given: list[str], written: str) -> None:
+    assert bench.command_of(given) == written
+
+
+def test_a_record_says_how_it_was_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(bench, "compare", lambda *given: asked.append(given) or {"method": given[0]})
+    given = ["--rounds", "2", "--steps", "3", "--method", "lora", "--out", str(tmp_path / "made.json")]
+    assert bench.main(given) == 0
+    made = json.loads((tmp_path / "made.json").read_text(encoding="utf-8"))
+    assert asked == [("lora", kind, 2, 3) for kind in bench.KINDS]
+    assert made["arguments"] == {"rounds": 2, "steps": 3, "methods": ["lora"]}
+    assert made["command"] == bench.command_of(given) != "make bench"
+
+
+def test_the_peak_of_a_process_is_its_own() -> None:
+    """A small process that a large one starts stays small: what getrusage would say of it on Linux is the starter's."""
+    kept = bytearray(b"x" * (400 * 2**20))  # resident, and this process holds torch besides
+    code = (
+        "from tests.bench import own_peak_bytes; print(own_peak_bytes())\n"
+        "x = bytearray(b'x' * (600 * 2**20)); del x; print(own_peak_bytes())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=bench.ROOT, capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert len(kept) == 400 * 2**20
+    assert 100 * 2**20 < before < 500 * 2**20
+    assert after > 600 * 2**20, "what was given back counts"
