@@ -515,7 +515,9 @@ def _check_tokenizer_files(names: set[str], where: str) -> None:
         )
 
 
-def _facts(located: Located, source: str, config: dict[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(
+    located: Located, source: str, config: dict[str, Any], tensors: Mapping[str, Any], fingerprint: str | None = None
+) -> dict[str, Any]:
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     assert isinstance(text, dict)
 
@@ -551,6 +553,7 @@ def _facts(located: Located, source: str, config: dict[str, Any], tensors: Mappi
         "context": first("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len"),
         "tied_embeddings": tied,
         "biases": any(name.endswith(".bias") and len(shape) == 1 for name, (_, shape) in counted.items()),
+        "fingerprint": fingerprint,
     }
 
 
@@ -560,7 +563,8 @@ def describe_base(source: str, revision: str | None = None) -> dict[str, Any]:
     Returns:
         name, source, kind ('embedded', 'folder', 'hub'), revision (commit, for a hub id), model_type, architecture,
         parameters, stored_dtype, stored_bytes, layers, width, heads, vocabulary, context (tokens), tied_embeddings,
-        biases (whether BitFit finds any). What the files do not say is None.
+        biases (whether BitFit finds any), fingerprint (tells these weights from others; None while they are on the hub
+        only). What the files do not say is None.
 
     Raises:
         BaseUnavailable, BadInput: as `load_base`, as far as it can be seen without loading.
@@ -568,7 +572,7 @@ def describe_base(source: str, revision: str | None = None) -> dict[str, Any]:
     located = locate(source, revision, weights=False)
     if not located.remote_sizes:
         checked = _check_folder(located.folder, located.name)
-        return _facts(located, source, checked.config, checked.tensors)
+        return _facts(located, source, checked.config, checked.tensors, checked.fingerprint)
     from huggingface_hub import HfApi
 
     config = _read_json(located.folder / "config.json")
@@ -653,7 +657,7 @@ def load_base(source: str, *, revision: str | None = None, dtype: str = "float32
         raise BadInput(f"{dtype!r} is no number format for weights.", "Use float32, bfloat16 or float16.")
     located = locate(source, revision)
     checked = _check_folder(located.folder, located.name)
-    facts = _facts(located, source, checked.config, checked.tensors)
+    facts = _facts(located, source, checked.config, checked.tensors, checked.fingerprint)
     _check_memory(facts, dtype, device)
     model = _load_model(located, checked, dtype)
     tokenizer = _tokenizer(located)
@@ -669,7 +673,7 @@ def load_base(source: str, *, revision: str | None = None, dtype: str = "float32
 
     template = template_of(tokenizer)
     notes = () if template.own else (template.sentence,)
-    facts |= {"dtype": dtype, "template": "own" if template.own else "plain", "fingerprint": checked.fingerprint}
+    facts |= {"dtype": dtype, "template": "own" if template.own else "plain"}
     setattr(model, FINGERPRINT, checked.fingerprint)
     model.to(cast(Any, device)).eval()
     return Base(model, tokenizer, located.name, source, facts, notes)

@@ -3,8 +3,10 @@
     python -m core.runs.recorded --out lessons/00_start_here/runs/first-run.jsonl --task json --method lora
 
 A recorded run is the stream of events, written down: JSON, one event per line, after a first line that says where it
-comes from: {"kind": "provenance", "device", "date", "commit", "versions", "command"}. `read` gives it the shape of a
-run from the store, with `recorded` set, so that whatever shows a run shows this one too, and can tell the difference.
+comes from: {"kind": "provenance", "device", "date", "commit", "changed", "base", "versions", "command"}. There,
+`changed` says that the engine was not as in that commit, and `base` is the fingerprint of the base's weights. `read`
+gives it the shape of a run from the store, with `recorded` set, so that whatever shows a run shows this one too, and
+can tell the difference.
 """
 
 from __future__ import annotations
@@ -137,7 +139,7 @@ def record(
         train = real_train
     config = resolved(config)
     lines: list[dict[str, Any]] = []
-    device, versions = "", {}
+    device, versions, base = "", {}, ""
     with tempfile.TemporaryDirectory(prefix="deltalab-recording-") as folder:
         for event in train(config, Path(folder)):
             if isinstance(event, Failed):
@@ -145,7 +147,7 @@ def record(
             if isinstance(event, Stopped):
                 raise DeltalabError("The run was stopped; half a run is not recorded.")
             if isinstance(event, Started):
-                device, versions = event.device, event.versions
+                device, versions, base = event.device, event.versions, event.base.get("fingerprint", "")
             lines.append(_without_places(clean(to_dict(event)), config))
             if on_event is not None:
                 on_event(event)
@@ -156,6 +158,7 @@ def record(
         "device": device,
         "date": now.isoformat(timespec="seconds"),
         **_commit(),
+        "base": base,
         "versions": versions,
         "command": command,
     }

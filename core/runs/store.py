@@ -267,8 +267,10 @@ class Store(Claims):
                 sa.update(runs_table)
                 .where(mine, runs_table.c.status == "queued")
                 .values(
-                    status="cancelled", ended=time.time(), sentence="Cancelled before it began.", advice="",
-                    cancel=False, slot=None, dispatched=None,
+                    status="cancelled", ended=time.time(), advice="", cancel=False, slot=None, dispatched=None,
+                    sentence=sa.case(
+                        (runs_table.c.step > 0, "Cancelled before it went on."), else_="Cancelled before it began."
+                    ),
                 )
             )  # fmt: skip
             if waiting.rowcount == 0:

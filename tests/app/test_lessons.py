@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from app import index
 from app.cells.experiment import defaults
 from app.index import Lesson
-from core.config import resolved
+from core.base import describe_base
+from core.config import EMBEDDED, resolved
 from core.runs import recorded
 
 LESSONS, MISTAKES = index.scan()
@@ -55,6 +57,27 @@ def test_a_recorded_run_is_the_experiment(lesson: Lesson, cell: index.Cell) -> N
     assert found.run.status == "finished"
     assert {"device", "date", "commit", "versions", "command"} <= found.provenance.keys()
     assert found.run.config == resolved(defaults(cell)).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("lesson", "path"),
+    [(lesson, path) for lesson in LESSONS for path in sorted((lesson.folder / "runs").glob("*.jsonl"))],
+    ids=lambda x: getattr(x, "slug", None) or x.stem,
+)
+def test_a_recorded_run_was_made_by_the_commit_that_it_names(lesson: Lesson, path: Path) -> None:
+    assert recorded.read(path).provenance["changed"] is False
+
+
+@pytest.mark.parametrize(
+    ("lesson", "path"),
+    [(lesson, path) for lesson in LESSONS for path in sorted((lesson.folder / "runs").glob("*.jsonl"))],
+    ids=lambda x: getattr(x, "slug", None) or x.stem,
+)
+def test_a_recorded_run_was_made_on_the_base_that_is_shipped(lesson: Lesson, path: Path) -> None:
+    """A base that was trained anew makes every recording of the old one untrue."""
+    made = recorded.read(path)
+    if made.run.config["base"] == EMBEDDED:
+        assert made.provenance["base"] == describe_base(EMBEDDED)["fingerprint"]
 
 
 def lesson_page(slug: str) -> None:

@@ -79,6 +79,9 @@ def test_the_facts_are_those_of_the_loaded_model(checkpoints, family):
     assert facts["vocabulary"] == model.get_input_embeddings().weight.shape[0]
     assert (facts["model_type"], facts["kind"]) == (model.config.model_type, "folder")
     assert facts["architecture"] == type(model).__name__
+    assert facts["fingerprint"] == load_base(str(checkpoints / family)).facts["fingerprint"]
+    other = "opt" if family == "gpt2" else "gpt2"
+    assert facts["fingerprint"] != describe_base(str(checkpoints / other))["fingerprint"]
     assert json.loads(json.dumps(facts)) == facts
 
 
@@ -611,7 +614,9 @@ def test_fetch_once_then_offline(hub, tmp_path, checkpoints):
     assert tokens["ok"]["tokens"] == 384
     assert loaded["ok"]["facts"]["revision"] == other["ok"]["facts"]["revision"] == COMMIT
     assert loaded["ok"]["facts"]["kind"] == "hub"
-    assert again["ok"] == described["ok"]
+    # Known once the weights are here; the rest was known before.
+    assert (described["ok"]["fingerprint"], len(again["ok"]["fingerprint"])) == (None, 16)
+    assert again["ok"] == described["ok"] | {"fingerprint": again["ok"]["fingerprint"]}
     (loaded,) = ask([("load_base", "tiny/gpt2", None)], HF_ENDPOINT=hub, HF_HOME=home, HF_HUB_OFFLINE="1")
     assert loaded["ok"] == other["ok"]
     cases = [

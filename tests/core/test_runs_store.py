@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from core.config import RunConfig, TrainConfig
 from core.errors import BadInput, DeltalabError, NotFound, Refused
+from core.events import Step, to_dict
 from core.runs import schema
 from core.runs.claims import LEASE_SECONDS, MAX_TRIES
 from core.runs.home import data_home
@@ -279,6 +280,15 @@ def test_cancelling_a_waiting_run_is_immediate_and_harmless_twice(store: Store) 
     assert (again.status, again.sentence) == ("queued", "")
     assert finish(store, again) == "finished"
     assert store.cancel(run.id, "ada").status == "finished"
+
+
+def test_a_run_that_waits_to_go_on_had_begun(store: Store) -> None:
+    run = store.create("ada", quick_config(), key="k")
+    claim = store.claim(run.id)
+    assert claim is not None
+    store.record(claim, [(1, to_dict(Step(3, 1.0, 1e-3, 1.0, 10, 0.1)))], final=("interrupted", "Stopped.", ""))
+    store.resume(run.id, "ada", key="r")
+    assert store.cancel(run.id, "ada").sentence == "Cancelled before it went on."
 
 
 def test_resuming_is_idempotent_and_refuses_what_is_finished(store: Store) -> None:
