@@ -22,15 +22,17 @@ from core.pretrain import (
     learning_rate,
     render,
     score,
+    score_by_rivals,
 )
 from core.world import SKILLS, TASKS, examples, lookup
 
-# What the base promises (held-out examples, greedy generation), and how many examples these tests take for it.
-# Passages fall short of the 0.90 that was aimed for: 0.82 on 300 examples, nearly all of it lost where two or three
-# people share a passage. The bound here is what 100 examples can hold it to.
-LEAST = {"closed_book": 0.95, "passage": 0.70, "sentiment": 0.98, "reversal": 0.95, "addition": 0.80}
+# What the base is to reach (held-out examples, greedy generation), and how many examples these tests take for it.
+LEAST = {"closed_book": 0.95, "passage": 0.90, "sentiment": 0.98, "reversal": 0.95, "addition": 0.80}
 MOST = 0.05
 COUNT = 100
+# It falls short in one: passages are read at 0.82, because it has not learnt whose fact is whose (see the model card).
+# What it does reach is held here; `strict`, so that a base that gets there shows, and this goes.
+SHORT = {"passage": 0.78}
 
 torch = pytest.importorskip("torch")
 
@@ -195,12 +197,39 @@ def test_the_first_steps_of_the_training_are_repeated(record: dict[str, Any]) ->
 # --- what it can and cannot do ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SKILLS)
+def holds(model: Any, tokenizer: Any, record: dict[str, Any], name: str, promised: float) -> bool:
+    """The recorded score and one taken now reach what is promised; the one taken now on fewer examples, so within two
+    standard errors."""
+    now = score(model, tokenizer, name, COUNT, seed=1)
+    return record["skills"][name] >= promised and now >= promised - 2 * math.sqrt(promised * (1 - promised) / COUNT)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            n, marks=pytest.mark.xfail(strict=True, reason=f"read at {SHORT[n]:.0%} and more, not {LEAST[n]:.0%}")
+        )
+        if n in SHORT
+        else n
+        for n in SKILLS
+    ],
+)
 def test_the_base_has_the_skill(model: Any, tokenizer: Any, record: dict[str, Any], name: str) -> None:
-    # Two standard errors below the promise: a hundred examples can be unlucky where the recorded three hundred are not.
-    promised = LEAST[name]
-    assert record["skills"][name] >= promised
-    assert score(model, tokenizer, name, COUNT, seed=1) >= promised - 2 * math.sqrt(promised * (1 - promised) / COUNT)
+    assert holds(model, tokenizer, record, name, LEAST[name])
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_where_it_falls_short_it_is_no_worse_than_told(
+    model: Any, tokenizer: Any, record: dict[str, Any], name: str
+) -> None:
+    assert holds(model, tokenizer, record, name, SHORT[name])
+
+
+def test_the_record_tells_where_reading_fails(model: Any, tokenizer: Any, record: dict[str, Any]) -> None:
+    now = score_by_rivals(model, tokenizer, 60)
+    for rivals, share in record["passage_by_rivals"].items():
+        assert now[rivals] == pytest.approx(share, abs=0.02 + 2 * math.sqrt(share * (1 - share) / 60))
 
 
 @pytest.mark.parametrize("name", TASKS)
