@@ -142,7 +142,8 @@ def quantities(events: list[dict[str, Any]]) -> dict[str, float]:
     """Named figures of a run, from its events: what predictions are measured against and lessons print.
 
     Shares are in per cent, losses in nats a token, sizes in bytes, times in seconds. A figure that the run has not
-    reached yet is absent; the `_after` figures and the totals appear only when the run has finished.
+    reached yet is absent, and so are the scores of items when none were held out; the `_after` figures and the totals
+    appear only when the run has finished.
     """
     out: dict[str, float] = {}
     started = next((e for e in events if e["kind"] == "started"), None)
@@ -159,7 +160,8 @@ def quantities(events: list[dict[str, Any]]) -> dict[str, float]:
     if finished and scores:
         ends.append(("after", scores[-1]))
     for name, score in ends:
-        out[f"loss_{name}"] = score["loss"]
+        if score["loss"] is not None:
+            out[f"loss_{name}"] = score["loss"]
         if score.get("exact_match") is not None:
             out[f"exact_match_{name}"] = 100 * score["exact_match"]
         skills = score.get("skills") or {}

@@ -44,7 +44,8 @@ POLL_MS = 500
 class Recorded:
     """A run that was made elsewhere and written down, or a part of it: what a page may show of it.
 
-    provenance: device, date, commit, versions. events: without the line of the provenance.
+    provenance: device, date, commit, whether the code had been changed since, versions, and the base's fingerprint.
+    events: without the line of the provenance.
     """
 
     path: Path
@@ -53,10 +54,12 @@ class Recorded:
 
     @property
     def label(self) -> str:
-        """Where it was made: 'CPU name · 2026-11-22 · commit abc1234'."""
+        """Where it was made: 'CPU name · 2026-11-22 · commit abc1234', 'from a modified tree' where that is so."""
         p = self.provenance
         commit = str(p.get("commit") or "")[:7]
         parts = [str(p.get("device") or ""), str(p.get("date") or "")[:10], f"commit {commit}" if commit else ""]
+        if p.get("changed"):
+            parts.append("from a modified tree")
         return " · ".join(part for part in parts if part)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import streamlit as st
 from starlette.middleware import Middleware
 
-from app import live, state
+from app import live, state, uploads
 from app.api import ROUTES
 from app.identity import Guard
 from core.errors import DeltalabError
@@ -35,6 +35,7 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
     import plotly.graph_objects  # noqa: F401  # isort: skip
     import app.views  # noqa: F401  # isort: skip
 
+    uploads.sweep()
     supervisor = Supervisor(state.store())
     supervisor.start()
     gc.collect()

@@ -56,7 +56,7 @@ def owner() -> str:
     A browser that refuses cookies gets a name that lasts as long as its tab.
     """
     if _OWNER not in st.session_state:
-        named = identity.read(st.context.cookies.get(identity.COOKIE), identity.secret(home()))
+        named = identity.owner_in(st.context.cookies, identity.secret(home()))
         st.session_state[_OWNER] = named or identity.new_owner()
         st.session_state[_OWNER + "_kept"] = named is not None
     return str(st.session_state[_OWNER])

@@ -193,7 +193,12 @@ def happened(story: Story, *, expect: Mapping[str, float] | None = None, title: 
                 f"**The task.** {name}: {percent(before['exact_match'])} → {percent(after['exact_match'])} of "
                 f"{after['items']} held-out items answered exactly ({change}), after {took}."
             )
-        if before is not None and before["loss"] is not None and after["loss"] is not None:
+        if not after["items"]:
+            out.append(
+                "**Nothing was held out** to be scored, so this run cannot tell how well it does on what it was not "
+                "trained on."
+            )
+        elif before is not None and before["loss"] is not None and after["loss"] is not None:
             verb = "fell" if after["loss"] < before["loss"] else "rose"
             out.append(
                 f"**The loss** on held-out answers {verb} from {before['loss']:.2f} to {after['loss']:.2f} nats a token"

@@ -905,6 +905,11 @@ def _serve(asked: argparse.Namespace) -> int:
     url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
     command = [sys.executable, "-m", "streamlit", "run", str(script), f"--server.address={asked.host}",
                f"--server.port={port}", "--server.headless=true", "--browser.gatherUsageStats=false"]  # fmt: skip
+    alone = asked.host in ("127.0.0.1", "localhost", "::1")
+    if not alone:
+        # Nobody here knows by which names others call this machine. And without an address to print, Streamlit would
+        # ask a service on the internet for one.
+        command += ["--server.allowedHosts=*", f"--browser.serverAddress={shown}"]
     # Streamlit reads .streamlit/config.toml from the working folder. The server is in a session of its own, so that a
     # Ctrl-C reaches it once, through us, and not a second time from the terminal.
     server = subprocess.Popen(command, cwd=script.parents[1], start_new_session=True, stdout=subprocess.DEVNULL)
@@ -922,7 +927,7 @@ def _serve(asked: argparse.Namespace) -> int:
             time.sleep(0.1)
         if server.poll() is None:
             print(f"Deltalab: {url}\nCtrl-C ends the server; runs go on without it.", flush=True)
-            if asked.host not in ("127.0.0.1", "localhost", "::1"):
+            if not alone:
                 print("Everyone who can reach this address can use this machine for training.", file=sys.stderr)
             if not asked.no_browser and has_display():
                 import webbrowser

@@ -66,9 +66,11 @@ def _controls(cell: Cell, context: Context) -> None:
 
 def _own(cell: Cell, context: Context, run: Run) -> None:
     expect = _predicted(cell, context)
-    reached = live.outcome(live.recorded(recorded_path(context.lesson.folder, cell.id)))
-    if reached is not None and reached["after"] is not None:
-        expect["The recorded run reached"] = reached["after"]
+    if all(context.kept(guess).get("value") is not None for guess in context.lesson.predictions_of(cell.id)):
+        # Not while a prediction is open: it would give the answer away.
+        reached = live.outcome(live.recorded(recorded_path(context.lesson.folder, cell.id)))
+        if reached is not None and reached["after"] is not None:
+            expect["The recorded run reached"] = reached["after"]
     # "Run" above does what "Run again" would; a run that is not finished can be cancelled or resumed here.
     live.run_panel(run, key=context.key(cell, "own"), expect=expect, actions=run.status != "finished")
     if run.status == "finished":

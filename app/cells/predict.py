@@ -1,4 +1,7 @@
-"""A prediction: the learner commits a number, then sees it beside what was measured; how far off is kept."""
+"""A prediction: the learner commits a number, then sees it beside what was measured; how far off is kept.
+
+It is scored once, by the first result that is revealed: a later run, with other settings perhaps, changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,12 @@ if TYPE_CHECKING:
     from core.runs.store import Run
 
 
+OWN, RECORDED = "your run", "the recorded run"
+
+
 @dataclass(frozen=True)
 class Measured:
-    """The figure that a prediction was about. source: "your run" or "the recorded run"."""
+    """The figure that a prediction was about. source: OWN or RECORDED."""
 
     value: float
     source: str
@@ -33,9 +39,9 @@ def measured(cell: Cell, context: Context) -> Measured | None:
     if run is not None:
         figures = figures_of(run, context.owner)
         if what in figures:
-            return Measured(figures[what], "your run")
+            return Measured(figures[what], OWN)
     if context.kept(experiment).get("shown"):
-        return Measured(calc.recorded(context.lesson.folder, experiment.id, what), "the recorded run")
+        return Measured(calc.recorded(context.lesson.folder, experiment.id, what), RECORDED)
     return None
 
 
@@ -46,8 +52,19 @@ def figures_of(run: Run, owner: str) -> dict[str, float]:
 
 
 def seen(cell: Cell, context: Context) -> bool:
-    """Whether the learner has seen a result, so that a prediction made now is no longer one."""
-    return measured(cell, context) is not None
+    """Whether the learner has seen a result, so that a prediction made now is no longer one.
+
+    A run of their own shows scores long before its end, and also when it never gets there.
+    """
+    if measured(cell, context) is not None:
+        return True
+    name = context.run_name(context.lesson.cell(cell.body["experiment"]))
+    return any(_scored(run, context.owner) for run in state.store().runs(context.owner, cell=name))
+
+
+def _scored(run: Run, owner: str) -> bool:
+    """Whether a run has been scored after at least one step."""
+    return any(event["step"] > 0 for _, event in state.store().events(run.id, owner, kinds=("evaluated",)))
 
 
 def render(cell: Cell, context: Context) -> None:
@@ -75,7 +92,7 @@ def _commit(cell: Cell, context: Context, start: float | None) -> None:
         st.caption("You have seen a result already, so this one does not count towards your calibration.")
     if st.button("Commit my prediction", key=context.key(cell, "commit"), icon=":material/lock:"):
         context.save(cell, {"value": value, "fair": not late})
-        # The experiment below waits for this, so the whole page is drawn again.
+        # The steps done at both ends of the page and the experiment's own run depend on this: draw everything again.
         st.rerun()
 
 
@@ -108,14 +125,15 @@ def _reveal(cell: Cell, context: Context, kept: dict[str, Any]) -> None:
     body = cell.body
     unit = body.get("unit", "")
     said = number(kept["value"], unit)
-    found = measured(cell, context)
+    newest = measured(cell, context)
+    found = newest if kept.get("measured") is None else Measured(kept["measured"], kept["source"])
     if found is None:
         st.markdown(f":material/lock: You committed to **{said}**. Now run the experiment below.")
         if st.button("Change it", key=context.key(cell, "change"), type="tertiary"):
             context.save(cell, {"was": kept["value"]})
             st.rerun()
         return
-    if kept.get("measured") != found.value:
+    if kept.get("measured") is None:
         kept = {
             **kept,
             "measured": found.value,
@@ -132,6 +150,9 @@ def _reveal(cell: Cell, context: Context, kept: dict[str, Any]) -> None:
     told = f"You said **{said}**; {found.source} measured **{number(found.value, unit)}**. {words}"
     st.markdown(unbroken(told))
     draw(*number_line(body, kept["value"], found.value, unit), most_wide=460)
+    if newest is not None and newest.source == OWN and newest.value != found.value:
+        later = f"Your newest run measured {number(newest.value, unit)}. The first result is the one that counts."
+        st.caption(unbroken(later))
     st.markdown(context.text(body["why"]))
 
 

@@ -93,9 +93,8 @@ def _row(run: Run) -> None:
         with st.container(gap=None, width="stretch"):
             st.markdown(f"{icon} **{plain(run.title or 'Run')}**")
             st.caption(" · ".join([word + _how_far(run), *facts(run), when(run.created)]))
-        if st.button(
-            "Open", key=f"open-{run.id}", icon=":material/arrow_forward:", help=f"Open {run.title or 'the run'}"
-        ):
+        tip = f"Open {plain(run.title or 'the run')}"
+        if st.button("Open", key=f"open-{run.id}", icon=":material/arrow_forward:", help=tip):
             st.query_params["run"] = run.id
             st.rerun(scope="app")
 

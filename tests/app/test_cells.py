@@ -257,6 +257,80 @@ def test_a_prediction_after_the_fact_does_not_count(guessing: Path, open_lesson:
     assert "off by a factor" not in texts(app)
 
 
+@pytest.mark.parametrize("status", ["running", "cancelled", "failed", "interrupted"])
+def test_the_scores_of_a_run_that_did_not_finish_count_as_seen(
+    guessing: Path, open_lesson: Open, store: Store, status: str
+) -> None:
+    filling.fill(store, OWNER, cell="03_a_lesson/run", status=status)
+    filling.fill(store, OWNER, cell="03_a_lesson/run", status="queued")  # a newer one hides it, and shows nothing yet
+    app = open_lesson(guessing)
+    assert "does not count towards your calibration" in texts(app)
+    press(app, COMMIT)
+    assert store.progress(OWNER)["03_a_lesson/guess"]["fair"] is False
+
+
+def test_a_run_without_a_score_after_its_start_has_shown_nothing(
+    guessing: Path, open_lesson: Open, store: Store
+) -> None:
+    run = store.create(OWNER, RunConfig(), key="k", cell="03_a_lesson/run")
+    hand = filling.Hand(store, run)
+    hand.say(*filling.events(RunConfig(), until=5))  # started, scored at step 0, five steps
+    hand.leave()
+    filling.fill(store, OWNER, cell="03_a_lesson/another")
+    filling.fill(store, "somebody-else", cell="03_a_lesson/run")
+    app = open_lesson(guessing)
+    assert "does not count towards your calibration" not in texts(app)
+    press(app, COMMIT)
+    assert store.progress(OWNER)["03_a_lesson/guess"]["fair"] is True
+
+
+def test_the_recorded_result_is_not_told_before_the_prediction(guessing: Path, open_lesson: Open, store: Store) -> None:
+    filling.fill(store, OWNER, cell="03_a_lesson/run", reach=0.6)
+    app = open_lesson(guessing)
+    assert "What happened" in texts(app)
+    assert "The recorded run reached" not in texts(app)
+    assert "93 %" not in texts(app)
+    press(app, COMMIT)
+    assert "The recorded run reached 93 %" in texts(app)
+
+
+def test_a_prediction_is_scored_once(guessing: Path, open_lesson: Open, store: Store) -> None:
+    app = open_lesson(guessing)
+    app.slider(GUESS).set_value(50)
+    press(app, COMMIT)
+    first = filling.fill(store, OWNER, cell="03_a_lesson/run", reach=0.6)
+    open_lesson(guessing)
+    scored = store.progress(OWNER)["03_a_lesson/guess"]
+    assert (scored["measured"], scored["source"]) == (60.0, "your run")
+
+    second = filling.fill(store, OWNER, cell="03_a_lesson/run", reach=0.2)
+    later = texts(open_lesson(guessing))
+    assert "You said **50 %**; your run measured **60 %**. That is close." in later
+    assert "Your newest run measured 20 %. The first result is the one that counts." in later
+    assert store.progress(OWNER)["03_a_lesson/guess"] == scored
+
+    # Nor does it become open again when the runs are gone.
+    for run in (first, second):
+        store.delete(run.id, OWNER)
+    bare = open_lesson(guessing)
+    assert "your run measured **60 %**" in texts(bare)
+    assert not [b for b in bare.button if b.key == CHANGE]
+    assert store.progress(OWNER)["03_a_lesson/guess"] == scored
+
+
+def test_the_recorded_result_keeps_its_verdict(guessing: Path, open_lesson: Open, store: Store) -> None:
+    app = open_lesson(guessing)
+    press(app, COMMIT)
+    press(app, UNCOVER)
+    scored = store.progress(OWNER)["03_a_lesson/guess"]
+    assert (scored["measured"], scored["source"]) == (93.0, "the recorded run")
+    filling.fill(store, OWNER, cell="03_a_lesson/run", reach=0.6)
+    later = texts(open_lesson(guessing))
+    assert "the recorded run measured **93 %**" in later
+    assert "Your newest run measured 60 %." in later
+    assert store.progress(OWNER)["03_a_lesson/guess"] == scored
+
+
 def test_the_own_run_takes_the_place_of_the_recorded_one(guessing: Path, open_lesson: Open, store: Store) -> None:
     app = open_lesson(guessing)
     app.slider(GUESS).set_value(50)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -269,6 +270,20 @@ def test_quantities_of_a_run() -> None:
     assert calc.quantity_text("exact_match_after", 90.0) == "90 %"
     assert calc.quantity_text("adapter_bytes", 2048) == "2.0 KiB"
     assert calc.quantities([]) == {}
+
+
+def test_scores_of_nothing_are_no_figures() -> None:
+    """Where nothing was held out, a lesson can neither print a loss nor be answered by one."""
+    events: list[dict[str, Any]] = [
+        {"kind": "evaluated", "step": step, "loss": None, "exact_match": None, "items": 0, "skills": {"addition": 1.0}}
+        for step in (0, 2)
+    ]
+    events.append(
+        {"kind": "finished", "seconds": 3.0, "first_loss_seconds": 1.0, "adapter_bytes": 2048, "peak_bytes": 1}
+    )
+    found = calc.quantities(events)
+    assert not {"loss_before", "loss_after", "exact_match_before", "exact_match_after"} & found.keys()
+    assert (found["skills_before"], found["skills_after"]) == (100.0, 100.0)
 
 
 def test_a_figure_that_was_not_recorded_is_refused(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """The routes beside the pages: a run is for its owner only, and everybody else gets the same 404."""
 
+import http.client
 import io
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +19,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from app import components, identity, state
+from app import components, identity, state, uploads
 from app.api import ROUTES, file_name
 from core.config import RunConfig
 from tests.app.filling import Hand, events, fill
@@ -25,12 +28,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def cookie(owner: str) -> dict[str, str]:
-    return {"cookie": f"{identity.COOKIE}={identity.sign(owner, identity.secret(state.home()))}"}
+    key = identity.secret(state.home())
+    return {"cookie": f"{identity.cookie_name(key)}={identity.sign(owner, key)}"}
 
 
 @pytest.fixture
 def client(store):
-    return TestClient(identity.Guard(Starlette(routes=ROUTES)))
+    return TestClient(identity.Guard(Starlette(routes=ROUTES)), base_url="http://localhost")
 
 
 def test_the_owner_sees_the_events(client, store):
@@ -66,7 +70,8 @@ def test_the_cursor_goes_on_where_it_was(client, store):
 @pytest.mark.parametrize("path", ["events", "adapter.zip"])
 def test_foreign_unknown_forged_and_nameless_are_the_same(client, store, path):
     run = fill(store, "alice")
-    forged = {"cookie": f"{identity.COOKIE}={identity.sign('alice', b'another secret')}"}
+    name = identity.cookie_name(identity.secret(state.home()))
+    forged = {"cookie": f"{name}={identity.sign('alice', b'another secret')}"}
     answers = [
         client.get(f"/api/runs/{run.id}/{path}", headers=cookie("mallory")),
         client.get(f"/api/runs/0123456789abcdef/{path}", headers=cookie("mallory")),
@@ -139,10 +144,15 @@ def test_the_served_module_fetches_nothing_from_elsewhere():
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The app as a user starts it, on a free port; (address, home, pid)."""
+    """The app as a user starts it, on a free port; (address, home, pid). Old and new uploads lie there already."""
     import socket
 
     home = tmp_path_factory.mktemp("served")
+    for name, age in (("old", uploads.KEPT_SECONDS + 60), ("new", 60)):
+        kept = home / "uploads" / "somebody" / name
+        kept.mkdir(parents=True)
+        (kept / "data.jsonl").write_text("{}", encoding="utf-8")
+        os.utime(kept, (time.time() - age, time.time() - age))
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -197,32 +207,131 @@ def test_the_real_server_keeps_runs_apart(server):
     store.close()
 
 
+def handshake(port: int, **headers: str) -> int:
+    """The status that answers a browser's wish for Streamlit's websocket; 101 lets it in."""
+    line = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    asked = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13",
+             "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==", "sec-websocket-protocol": "streamlit"}  # fmt: skip
+    with closing(line):
+        line.putrequest("GET", "/_stcore/stream", skip_host=True)
+        for name, value in (asked | headers).items():
+            line.putheader(name, value)
+        line.endheaders()
+        return line.getresponse().status
+
+
+def test_the_real_server_lets_only_its_own_pages_into_the_websocket(server):
+    address, _, _ = server
+    port = int(address.rsplit(":", 1)[1])
+    for name in (f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}"):
+        assert handshake(port, host=name, origin=f"http://{name}") == 101
+        assert handshake(port, host=name) == 101
+        assert handshake(port, host=name, origin="http://evil.example") == 403
+    assert handshake(port, host="evil.example", origin="http://evil.example") == 403
+    assert fetch(f"{address}/", host="evil.example")[0] == 403
+
+
+def test_a_server_for_others_goes_by_any_name(tmp_path):
+    """`deltalab serve --host 0.0.0.0` is called by names that the configuration does not know."""
+    command = [str(Path(sys.executable).with_name("deltalab")), "serve", "--host", "0.0.0.0", "--port", "0"]
+    variables = {**os.environ, "DELTALAB_HOME": str(tmp_path), "DELTALAB_WARM": "0"}
+    for name in ("DELTALAB_STORE", "STREAMLIT_SERVER_ALLOWED_HOSTS"):
+        variables.pop(name, None)
+    child = subprocess.Popen(
+        [*command, "--no-browser"], cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout is not None
+        found = re.search(r":(\d+)$", child.stdout.readline().strip())
+        assert found is not None
+        port = int(found[1])
+        assert handshake(port, host=f"class.example:{port}", origin=f"http://class.example:{port}") == 101
+        assert handshake(port, host=f"class.example:{port}", origin="http://evil.example") == 403
+    finally:
+        child.send_signal(signal.SIGTERM)
+        child.communicate(timeout=60)
+
+
+def test_the_real_server_removes_old_uploads_when_it_starts(server):
+    _, home, _ = server
+    assert [p.name for p in (home / "uploads" / "somebody").iterdir()] == ["new"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_real_server_has_no_torch_in_it(server):
     _, _, pid = server
     assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
 
 
-def test_no_page_brings_torch_into_the_server(tmp_path):
-    """Every page is drawn once in a fresh process; then neither torch nor bitsandbytes is loaded there."""
-    script = """
+EVERY_PAGE = """
+import json
 import sys
-from streamlit.testing.v1 import AppTest
-from app.views import VIEWS
-from app import data, index
-from core.config import EMBEDDED
 
-for view in ("", *(v.url_path for v in VIEWS if v.url_path)):
-    page = AppTest.from_file("app/shell.py", default_timeout=120)
-    page.session_state["_owner"] = "alice"
+from streamlit.testing.v1 import AppTest
+
+from app import data, index, state
+from app.views import VIEWS
+from core.config import EMBEDDED, RunConfig
+from tests.app.filling import fill
+
+VIEW = "from app.views import VIEWS; next(v for v in VIEWS if v.url_path == {!r}).render()"
+LESSON = '''
+from app import index
+from app.cells import page
+page.render(next(lesson for lesson in index.lessons() if lesson.slug == {!r}))
+'''
+
+
+def heavies():
+    return [m for m in ("torch", "transformers", "bitsandbytes", "peft") if m in sys.modules]
+
+
+def draw(script, owner, **query):
+    page = AppTest.from_string(script, default_timeout=120)
+    page.session_state["_owner"] = owner
+    for name, value in query.items():
+        page.query_params[name] = value
     page.run()
     assert not page.exception, page.exception
+    drawn.append((owner, page.title[0].value))
+
+
+drawn = []
+shell = AppTest.from_file("app/shell.py", default_timeout=120).run()
+assert not shell.exception, shell.exception
+for lesson in index.lessons():
+    for cell in lesson.cells:
+        if cell.kind == "experiment":
+            fill(state.store(), "alice", cell=lesson.state_name(cell.id))
+run = fill(state.store(), "alice", RunConfig(), title="Hers")
+for owner in ("alice", "somebody new"):
+    for view in VIEWS:
+        draw(VIEW.format(view.url_path), owner)
+    for lesson in index.lessons():
+        draw(LESSON.format(lesson.slug), owner)
+draw(VIEW.format("runs"), "alice", run=run.id)
+heavy = heavies()
 data.tokenizer(EMBEDDED)
-index.lessons()
-print(sorted(m for m in ("torch", "bitsandbytes", "peft") if m in sys.modules))
+print(json.dumps({"drawn": drawn, "heavy": heavy, "heavy_with_an_own_file": heavies()}))
 """
+
+
+def test_no_page_brings_torch_into_the_server(tmp_path):
+    """Every page, of somebody with runs and of somebody new, is drawn in a fresh process, which loads nothing heavy."""
+    from app import index
+    from app.views import VIEWS
+
     variables = {**os.environ, "DELTALAB_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    variables.pop("DELTALAB_STORE", None)
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env=variables, capture_output=True, text=True, check=False
+        [sys.executable, "-c", EVERY_PAGE], cwd=ROOT, env=variables, capture_output=True, text=True, check=False
     )
-    assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    pages = len(VIEWS) + len(index.lessons())
+    assert len({title for owner, title in told["drawn"] if owner == "somebody new"}) == pages  # each by its own title
+    assert len({title for owner, title in told["drawn"] if owner == "alice"}) == pages + 1
+    assert ["alice", "Hers"] in told["drawn"]
+    assert told["heavy"] == []
+    # The report on an own file needs the base's tokenizer, which comes without torch.
+    assert told["heavy_with_an_own_file"] == ["transformers"]

@@ -113,6 +113,18 @@ def test_data_without_a_grader_is_told_by_its_loss():
     assert words[0].startswith("**The loss** on held-out answers fell")
 
 
+def test_where_nothing_was_held_out_that_is_said_and_no_number_made_up():
+    every = dicts(held_out=False)
+    words = " ".join(happened(Story.of(every), expect={"You predicted": 0.6}))
+    assert "**Nothing was held out**" in words
+    assert "held-out answers" not in words
+    assert "0.00" not in words
+    assert "**The price.**" in words
+    assert "passage 95 % → 50 %" in words  # old skills are scored on items of their own
+    assert [e["loss"] for e in slim(every) if e["kind"] == "evaluated"] == [None] * 5
+    assert "Nothing was held out" not in " ".join(happened(Story.of(dicts())))
+
+
 def test_shares_for_people():
     assert [percent(0.944), percent(None), small(1.0), small(0.0319), small(0.00052), small(0)] == [
         "94 %", "not scored", "100 %", "3.2 %", "0.052 %", "0 %",

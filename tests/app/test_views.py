@@ -1,6 +1,7 @@
 """Every view, drawn in a real script run: what it shows, what its buttons do, and that nobody sees another's."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -92,10 +93,11 @@ def test_the_list_says_what_each_run_was(visit, store):
 
 
 def test_a_title_is_text_not_markdown(visit, store):
-    fill(store, "alice", title="**bold** [x](http://evil) $y$")
-    text = words(visit(runs_page))
-    assert "[x](http://evil)" not in text
-    assert r"\[x\](http\://evil)" in text
+    run = fill(store, "alice", title="**bold** [x](http://evil) $y$")
+    page = visit(runs_page)
+    for text in (words(page), button(page, f"open-{run.id}").help):
+        assert "[x](http://evil)" not in text
+        assert r"\[x\](http\://evil)" in text
 
 
 def test_open_shows_one_run(visit, store):
@@ -192,6 +194,22 @@ def test_a_run_in_every_state(visit, store, monkeypatch, status):
         assert "You predicted 50 %; this run reached 93 %: 43 points more." in text
 
 
+def test_a_run_without_held_out_items_says_so_everywhere(visit, store, monkeypatch):
+    given = component_data(monkeypatch)
+    run = fill(store, "alice", held_out=False)
+    page = visit(panel, kwargs={"run_id": run.id})
+    assert "Nothing was held out" in words(page)
+    assert "0.00" not in words(page)
+    assert [m.label for m in page.metric] == ["Trained parameters", "Training time", "Peak memory"]
+    assert {e["loss"] for e in given[0]["events"] if e["kind"] == "evaluated"} == {None}
+    assert page.dataframe[0].value["held_out_loss"].isna().all()
+    other = fill(store, "alice", title="Other", held_out=False)
+    listed = visit(runs_page, compare=f"{run.id},{other.id}")
+    assert "held-out loss" not in words(listed)
+    assert "0.00" not in words(listed)
+    assert list(listed.dataframe[0].value["Task after"]) == ["not scored", "not scored"]
+
+
 def test_cancel(visit, store):
     run = fill(store, "alice", status="queued")
     page = visit(panel, kwargs={"run_id": run.id})
@@ -253,6 +271,13 @@ def test_a_recorded_run_is_never_passed_off_as_live(visit, tmp_path, monkeypatch
     assert {b.key for b in page.button} & {"r-cancel", "r-again", "r-resume"} == set()
     assert given[0]["status_line"] == "Finished: 120 steps in 22 s."
     assert live.outcome(live.recorded(path))["after"] == 0.93
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_recording_from_a_modified_tree_says_so(changed):
+    provenance = {"device": "A CPU", "date": "2026-11-20T10:00:00", "commit": "abcdef0123", "changed": changed}
+    label = live.Recorded(Path("run.jsonl"), provenance | {"base": "0123456789abcdef"}, ()).label
+    assert label == "A CPU · 2026-11-20 · commit abcdef0" + (" · from a modified tree" if changed else "")
 
 
 def test_older_settings_are_marked(visit, store):

@@ -44,6 +44,7 @@ FLAGS = [
 ]
 IDLE = "[data-testid=stApp][data-test-script-state='notRunning']"
 SECONDS = 1000  # Playwright counts milliseconds
+PATIENCE = 60  # seconds for anything that takes one or two on an idle machine
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -98,9 +99,17 @@ class Server:
 
     def kill(self) -> None:
         """End it at once, as a power cut would; runs live in processes of their own."""
+        import psutil
+
         assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGKILL)  # `deltalab serve` and the server that it started
+        # `deltalab serve`, and the server that it started: that one has a session of its own and would stay. Their
+        # processes are asked for first, since a child whose parent is gone can no longer be found.
+        both = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children()]
+        for process in both:
+            process.kill()
         self.process.wait(10)
+        _, alive = psutil.wait_procs(both[1:], 10)
+        assert alive == []
         self.process = None
 
     def stop(self) -> None:
@@ -112,8 +121,7 @@ class Server:
             try:
                 self.process.wait(20)
             except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait(10)
+                self.kill()
         store = Store(None, self.home)
         for run_id, owner in self.active():
             store.cancel(run_id, owner)
@@ -162,7 +170,7 @@ def browser(chromium: str) -> Iterator[Browser]:
     """The system's Chromium, driven by Playwright."""
     from playwright.sync_api import expect, sync_playwright
 
-    expect.set_options(timeout=30 * SECONDS)
+    expect.set_options(timeout=PATIENCE * SECONDS)
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         yield opened
@@ -184,7 +192,7 @@ class Visitor:
     def tab(self, path: str = "/", *, wait: bool = True) -> Page:
         """A new tab on a page of the app."""
         page = self.context.new_page()
-        page.set_default_timeout(20 * SECONDS)
+        page.set_default_timeout(PATIENCE * SECONDS)
         page.on("console", self._heard)
         page.on("pageerror", lambda e: self.note(f"script: {e}"))
         page.on("request", lambda r: self._check(r.url))
@@ -192,6 +200,17 @@ class Visitor:
         if wait:
             idle(page)
         return page
+
+    @property
+    def owner(self) -> str:
+        """Who the cookie says that they are; known after the first page."""
+        from app import identity
+
+        secret = identity.secret(self.server.home)
+        cookies = {c["name"]: c["value"] for c in self.context.cookies()}
+        found = identity.owner_in(cookies, secret)
+        assert found is not None, cookies
+        return found
 
     def _heard(self, message: ConsoleMessage) -> None:
         # On a page with an address Streamlit first looks for its server below that address: two 404s of its own.
@@ -208,7 +227,7 @@ class Visitor:
             self.note(f"request: {url}")
 
 
-def idle(page: Page, seconds: float = 60) -> None:
+def idle(page: Page, seconds: float = PATIENCE) -> None:
     """Wait until the page's script has run to its end and every widget's code has been loaded."""
     for _ in range(2):  # a rerun that the last one asked for begins after the state was set
         page.wait_for_selector(IDLE, timeout=seconds * SECONDS)

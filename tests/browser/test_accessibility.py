@@ -1,5 +1,7 @@
 """axe-core in a real browser: no serious or critical violation on any page, in light and in dark.
 
+Here the pages are those of somebody new; what they hold later is checked on the way, in test_journeys.py.
+
 axe/axe.min.js is axe-core 4.14.1 by Deque Systems, from npm, under the licence beside it: a tool of the tests, and no
 part of the app.
 """
@@ -7,13 +9,18 @@ part of the app.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.browser.conftest import Server, Visitors
+from app.charts import DARK_BACKGROUND, LIGHT_BACKGROUND
+from tests.browser.conftest import Server, Visitors, idle
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 AXE = Path(__file__).with_name("axe") / "axe.min.js"
+BACKGROUNDS = {"light": LIGHT_BACKGROUND, "dark": DARK_BACKGROUND}
 # What Streamlit's own widgets do, and no theme or markup of ours can change: (rule, part of the node's HTML or target).
 STREAMLITS_OWN: tuple[tuple[str, str], ...] = ()
 
@@ -31,11 +38,29 @@ def violations(found: list[dict[str, Any]]) -> list[str]:
     return out
 
 
+def unfold(page: Page) -> None:
+    """Open what is folded away, so that it is looked at too."""
+    for folded in page.locator("[data-testid=stMain] details").all():
+        if folded.get_attribute("open") is None:
+            folded.locator("> summary").click()
+    idle(page)
+
+
+def check(page: Page, *schemes: str) -> None:
+    """Run axe on a page as it stands, unfolded, in each of the colour schemes (in both, when none is named)."""
+    unfold(page)
+    for scheme in schemes or ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        idle(page)
+        page.wait_for_timeout(1000)
+        background = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
+        assert background == f"rgb({', '.join(map(str, bytes.fromhex(BACKGROUNDS[scheme][1:])))})"
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+        result = page.evaluate("axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})")
+        assert violations(result["violations"]) == [], scheme
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("path", ["/", "/start-here", "/playground", "/runs"])
 def test_axe(server: Server, visitors: Visitors, path: str, scheme: str) -> None:
-    page = visitors.new(server, color_scheme=scheme).tab(path)
-    page.wait_for_timeout(1000)
-    page.evaluate(AXE.read_text(encoding="utf-8"))
-    result = page.evaluate("axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})")
-    assert violations(result["violations"]) == []
+    check(visitors.new(server, color_scheme=scheme).tab(path), scheme)

@@ -546,6 +546,39 @@ def test_serve_shows_its_address_and_ends_with_its_server(number):
         urllib.request.urlopen(found.group(1), timeout=5)
 
 
+@pytest.mark.parametrize(
+    ("host", "called", "origin", "welcome"),
+    [
+        ("127.0.0.1", "127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "class.example", "class.example", False),  # a name bent to this address
+        ("0.0.0.0", "class.example", "class.example", True),
+        ("0.0.0.0", "class.example", "evil.example", False),  # a page of another site
+    ],
+)
+def test_serve_is_called_by_the_names_of_the_address_it_listens_on(host, called, origin, welcome):
+    """A real websocket, as a page opens it."""
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    child = spawn("serve", "--host", host, "--port", "0", "--no-browser")
+    try:
+        assert child.stdout is not None
+        port = int(child.stdout.readline().strip().rpartition(":")[2])
+        line = socket.create_connection(("127.0.0.1", port), timeout=30)
+        address, site = f"ws://{called}:{port}/_stcore/stream", f"http://{origin}:{port}"
+        try:
+            with connect(address, sock=line, subprotocols=["streamlit"], origin=site) as page:  # type: ignore[list-item, arg-type]
+                told = page.subprotocol
+        except InvalidStatus as why:
+            told = why.response.status_code
+        assert told == ("streamlit" if welcome else 403)
+        child.terminate()
+        _, err = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert "external IP" not in err
+
+
 def test_a_browser_is_opened_only_where_somebody_sees_it(monkeypatch):
     for name in ("CI", "DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION"):
         monkeypatch.delenv(name, raising=False)

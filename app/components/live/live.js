@@ -292,6 +292,8 @@ class View {
     const { task, skills, title } = this.data.styles
     this.loss.set("train", list.map((e) => [e.step, e.loss]), { ...task, dash: "solid" }, { label: "training", width: 1.6 })
     this.loss.set("held-out", scores.map((e) => [e.step, e.loss]), { ...this.data.styles.held_out }, { label: "held-out answers", markers: true })
+    // Before the first look nobody knows whether anything was held out; its place in the legend is kept until then.
+    this.loss.series.get("held-out").item.hidden = scores.length > 0 && scores.every((e) => e.loss === null)
     if (scores.some((e) => e.exact_match !== null)) {
       this.score.set("task", scores.map((e) => [e.step, e.exact_match === null ? null : 100 * e.exact_match]), task, { label: title, width: 3, markers: true })
     }
@@ -321,7 +323,7 @@ class View {
     if (!this.score.figure.hidden) this.score.draw(Math.floor(this.score.figure.clientWidth) || width, steps, 100)
     for (const [panel, what] of [[this.loss, "Line chart of the loss by optimizer step, in nats a token."], [this.score, "Line chart of held-out scores by optimizer step, in per cent."]]) {
       if (panel.legend.hidden) { panel.svg.setAttribute("aria-label", `${what} No point yet.`); continue }
-      const told = [...panel.series.entries()].map(([, s]) => `${s.item.querySelector("span").textContent}: ${s.value.textContent || "no value yet"}`)
+      const told = [...panel.series.values()].filter((s) => !s.item.hidden).map((s) => `${s.item.querySelector("span").textContent}: ${s.value.textContent || "no value yet"}`)
       const label = `${what} ${told.join("; ")}.`
       if (panel.svg.getAttribute("aria-label") !== label && panel.at === undefined) panel.svg.setAttribute("aria-label", label)
     }
@@ -329,7 +331,7 @@ class View {
 
   /** The same prompts at the first look and at the latest one. */
   tabulate() {
-    const looks = [...this.samples.keys()].sort((a, b) => a - b)
+    const looks = [...this.samples.values()].filter((e) => e.samples.length).map((e) => e.step).sort((a, b) => a - b)
     const mark = looks.join(",")
     if (mark === this.tabulated || !looks.length) { this.table.hidden = !looks.length; return }
     this.tabulated = mark
