@@ -47,7 +47,7 @@ from core.world import examples
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "tests" / "records" / "bench_cpu.json"
 SKIPPED = 3  # first steps of every run: buffers are allocated, caches filled
-ROUNDS, STEPS = 5, 16
+ROUNDS, STEPS = 3, 8  # the whole table in about ten minutes on two cores
 KINDS = ("defaults", "identical")
 SIDES = ("engine", "stock")
 
