@@ -56,8 +56,10 @@ class Recorded:
     def label(self) -> str:
         """Where it was made: 'CPU name · 2026-11-22 · commit abc1234', 'from a modified tree' where that is so."""
         p = self.provenance
-        commit = str(p.get("commit") or "")[:7]
-        parts = [str(p.get("device") or ""), str(p.get("date") or "")[:10], f"commit {commit}" if commit else ""]
+        commit = str(p.get("commit") or "")
+        if commit and not commit.startswith("version "):  # where there is no repository, a version stands in its place
+            commit = f"commit {commit[:7]}"
+        parts = [str(p.get("device") or ""), str(p.get("date") or "")[:10], commit]
         if p.get("changed"):
             parts.append("from a modified tree")
         return " · ".join(part for part in parts if part)

@@ -280,6 +280,11 @@ def test_a_recording_from_a_modified_tree_says_so(changed):
     assert label == "A CPU · 2026-11-20 · commit abcdef0" + (" · from a modified tree" if changed else "")
 
 
+def test_a_recording_made_outside_a_repository_names_the_version():
+    provenance = {"device": "A CPU", "date": "2026-11-20T10:00:00", "commit": "version 0.1.0", "changed": False}
+    assert live.Recorded(Path("run.jsonl"), provenance, ()).label == "A CPU · 2026-11-20 · version 0.1.0"
+
+
 def test_older_settings_are_marked(visit, store):
     run = fill(store, "alice")
 
