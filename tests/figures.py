@@ -52,8 +52,8 @@ def base_lines() -> list[str]:
     alone, pair, trio = (percent(share) for share in record["passage_by_rivals"].values())
     lines += [
         "",
-        f"Reading is its weak spot: where a passage tells the asked kind of fact of one person only, it is right {alone}"
-        f" of the time; of two people, {pair}; of three, {trio}. It has not learnt whose fact is whose.",
+        "Reading is its weak spot: where a passage tells the asked kind of fact of one person only, it is right "
+        f"{alone} of the time; of two people, {pair}; of three, {trio}. It has not learnt whose fact is whose.",
     ]
     return lines
 
