@@ -118,6 +118,7 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default=HOST, help=f"address to listen on (default: {HOST}, this machine only)")
     serve.add_argument("--port", type=int, default=PORT, help=f"port; 0 takes a free one (default: {PORT})")
     serve.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    serve.add_argument("--json", action="store_true", help="say where the app is with one JSON object, once it answers")
     return top
 
 
@@ -926,7 +927,10 @@ def _serve(asked: argparse.Namespace) -> int:
         while server.poll() is None and not _is_up(local, port):
             time.sleep(0.1)
         if server.poll() is None:
-            print(f"Deltalab: {url}\nCtrl-C ends the server; runs go on without it.", flush=True)
+            if asked.json:
+                print(json.dumps({"url": url, "host": asked.host, "port": port, "pid": server.pid}), flush=True)
+            else:
+                print(f"Deltalab: {url}\nCtrl-C ends the server; runs go on without it.", flush=True)
             if not alone:
                 print("Everyone who can reach this address can use this machine for training.", file=sys.stderr)
             if not asked.no_browser and has_display():

@@ -373,7 +373,7 @@ def resolved(config: RunConfig) -> RunConfig:
 
 
 def with_settings(config: RunConfig, pairs: Mapping[str, Any]) -> RunConfig:
-    """`config` with named knobs set: each name is looked up in the method's Config, then in TrainConfig, then on top.
+    """`config` with named knobs set: each name is looked up in the method's Config, then in TrainConfig.
 
     This is what `--set rank=4` and a link's query parameters mean; values may be text.
 

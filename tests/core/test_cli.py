@@ -560,10 +560,12 @@ def test_serve_is_called_by_the_names_of_the_address_it_listens_on(host, called,
     from websockets.exceptions import InvalidStatus
     from websockets.sync.client import connect
 
-    child = spawn("serve", "--host", host, "--port", "0", "--no-browser")
+    child = spawn("serve", "--host", host, "--port", "0", "--no-browser", "--json")
     try:
         assert child.stdout is not None
-        port = int(child.stdout.readline().strip().rpartition(":")[2])
+        told_first = json.loads(child.stdout.readline())
+        assert set(told_first) == {"url", "host", "port", "pid"}
+        port = told_first["port"]
         line = socket.create_connection(("127.0.0.1", port), timeout=30)
         address, site = f"ws://{called}:{port}/_stcore/stream", f"http://{origin}:{port}"
         try:
