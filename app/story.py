@@ -221,7 +221,7 @@ def happened(story: Story, *, expect: Mapping[str, float] | None = None, title: 
             gap = round(100 * reached) - round(100 * share)
             verdict = "exactly that" if gap == 0 else f"{abs(gap)} points {'more' if gap > 0 else 'less'}"
             out.append(
-                f"**Against expectation.** {who} {percent(share)}; this run reached {percent(reached)}: {verdict}."
+                f"**Compared.** {who} {percent(share)}; this run reached {percent(reached)}: {verdict}."
             )
     if story.end is not None and story.end["kind"] == "stopped":
         out.append(

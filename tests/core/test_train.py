@@ -500,3 +500,18 @@ def test_adapters_train_on_a_base_in_sixteen_bits_as_on_one_in_32(method: str, b
     # bfloat16 keeps 8 bits: the weights themselves are off by up to 2⁻⁹ of their size.
     assert seen["bfloat16"] == pytest.approx(seen["float32"], rel=0.01)
     assert seen["bfloat16"][-1] < 0.95 * seen["bfloat16"][0]
+
+
+def test_attention_is_plain_on_short_rows_and_fused_on_long_ones(
+    bases: dict[str, Path], rows: Path, tmp_path: Path
+) -> None:
+    """What is quicker on a CPU; the numbers are the same."""
+    cfg = config(bases["llama"], rows)
+    plain = run_of(cfg, tmp_path / "plain")
+    assert plain.model.config._attn_implementation == "eager"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("core.train.EAGER_TOKENS", 4)
+        fused = run_of(cfg, tmp_path / "fused")
+    assert fused.model.config._attn_implementation == "sdpa"
+    one, other = ([run._train_step().loss for _ in range(6)] for run in (plain, fused))
+    assert one == pytest.approx(other, rel=1e-4)
