@@ -37,8 +37,9 @@ logger = logging.getLogger("deltalab.runs")
 TICK_SECONDS = 0.5  # how often to look when nothing wakes us
 RENEW_SECONDS = 1.5  # a reservation lapses after LEASE_SECONDS (core.runs.claims)
 READY_SECONDS = 180.0  # a worker that was handed a run and has not taken it after this long is ended
-# With no free slot, the next standby warms up only when the run that just began has had this long for itself.
-WARM_DELAY_SECONDS = 8.0
+# With no free slot, the next standby warms up only when the run that just began has had this long for itself: on two
+# cores the warm-up takes half of what a run has, and a run of a lesson is over by then.
+WARM_DELAY_SECONDS = 30.0
 BACK_OFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 SWEEP_SECONDS = 600.0
 
