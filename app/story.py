@@ -220,9 +220,7 @@ def happened(story: Story, *, expect: Mapping[str, float] | None = None, title: 
         for who, share in (expect or {}).items():
             gap = round(100 * reached) - round(100 * share)
             verdict = "exactly that" if gap == 0 else f"{abs(gap)} points {'more' if gap > 0 else 'less'}"
-            out.append(
-                f"**Compared.** {who} {percent(share)}; this run reached {percent(reached)}: {verdict}."
-            )
+            out.append(f"**Compared.** {who} {percent(share)}; this run reached {percent(reached)}: {verdict}.")
     if story.end is not None and story.end["kind"] == "stopped":
         out.append(
             f"**Stopped** after step {story.end['step']} of {story.total_steps}; it can go on from its checkpoint."
