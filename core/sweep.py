@@ -103,10 +103,11 @@ def run_point(method: str, task: str, rate: float, steps: int, seed: int) -> dic
             elif isinstance(event, Failed):
                 raise SystemExit(f"{method} {task} {rate}: {event.sentence}")
     assert finished is not None
+    assert scores[-1].loss is not None  # every task has held-out items
     return {
         "base": base_hash(), "method": method, "task": task, "learning_rate": rate, "steps": steps, "seed": seed,
         "before": scores[0].exact_match, "exact_match": scores[-1].exact_match,
-        "held_out_loss": round(scores[-1].loss or 0.0, 4),
+        "held_out_loss": round(scores[-1].loss, 4),
         "skills_before": round(mean(scores[0].skills.values()), 4),
         "skills_after": round(mean(scores[-1].skills.values()), 4),
         "train_seconds": round(finished.seconds, 1), "total_seconds": round(time.perf_counter() - start, 1),

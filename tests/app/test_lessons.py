@@ -17,6 +17,11 @@ from core.runs import recorded
 
 LESSONS, MISTAKES = index.scan()
 EXPERIMENTS = [(lesson, cell) for lesson in LESSONS for cell in lesson.cells if cell.kind == "experiment"]
+each_recording = pytest.mark.parametrize(
+    ("lesson", "path"),
+    [(lesson, path) for lesson in LESSONS for path in sorted((lesson.folder / "runs").glob("*.jsonl"))],
+    ids=lambda x: getattr(x, "slug", None) or x.stem,
+)
 
 
 def test_there_are_no_mistakes() -> None:
@@ -59,20 +64,12 @@ def test_a_recorded_run_is_the_experiment(lesson: Lesson, cell: index.Cell) -> N
     assert found.run.config == resolved(defaults(cell)).to_dict()
 
 
-@pytest.mark.parametrize(
-    ("lesson", "path"),
-    [(lesson, path) for lesson in LESSONS for path in sorted((lesson.folder / "runs").glob("*.jsonl"))],
-    ids=lambda x: getattr(x, "slug", None) or x.stem,
-)
+@each_recording
 def test_a_recorded_run_was_made_by_the_commit_that_it_names(lesson: Lesson, path: Path) -> None:
     assert recorded.read(path).provenance["changed"] is False
 
 
-@pytest.mark.parametrize(
-    ("lesson", "path"),
-    [(lesson, path) for lesson in LESSONS for path in sorted((lesson.folder / "runs").glob("*.jsonl"))],
-    ids=lambda x: getattr(x, "slug", None) or x.stem,
-)
+@each_recording
 def test_a_recorded_run_was_made_on_the_base_that_is_shipped(lesson: Lesson, path: Path) -> None:
     """A base that was trained anew makes every recording of the old one untrue."""
     made = recorded.read(path)
