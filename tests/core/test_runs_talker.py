@@ -34,7 +34,7 @@ class Made:
         data.write_text("".join(f'{{"prompt": "Say {n}", "completion": "{n} is said"}}\n' for n in range(20)))
         # A rate far too high, on purpose: the answers before and after must differ.
         loop = TrainConfig(learning_rate=0.1, steps=4, batch_size=4, eval_items=4)
-        for name, method, seed in (("one", "lora", 1), ("two", "lora", 2), ("full", "full", 3)):
+        for name, method, seed in (("one", "lora", 4), ("two", "lora", 5), ("full", "full", 3)):
             config = RunConfig(base=self.base, task=None, data=str(data), method=method, seed=seed, train=loop)
             run = self.store.create(OWNER, config, key=name)
             assert execute(self.store, run.id) == "finished", self.store.get(run.id, OWNER).sentence
