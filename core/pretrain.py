@@ -2,8 +2,9 @@
 
 How it works:
   1. A byte-level BPE tokenizer is learnt from a sample of `core.world.corpus`.
-  2. A small Llama (biases on, embeddings tied) is trained on dialogues drawn from the corpus. Every batch is a function
-     of (seed, its number), so a run that was interrupted goes on exactly where it stopped.
+  2. A small Llama (biases on, embeddings tied) is trained on dialogues drawn from the corpus, at first with its
+     attention guided (`core.guidance`). Every batch is a function of (seed, its number), so a run that was interrupted
+     goes on exactly where it stopped.
   3. Each skill and each task is scored by greedy generation on held-out examples.
   4. Weights, tokenizer, scores and the model card (whose figures are those scores) are written to one folder.
 
@@ -31,6 +32,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.guidance import Link, attention_of, guidance_loss, links
 from core.optimizers import load_optimizer_state, optimizer_state
 from core.world import SKILLS, TASKS, Example, examples, grade, lookup
 from core.world.corpus import draw
@@ -68,10 +70,12 @@ class Recipe:
     hidden_size: int = 256
     intermediate_size: int = 512
     layers: int = 6
-    heads: int = 8
-    kv_heads: int = 4
+    # Heads of 64: with rotary embeddings, half of a head of 32 turns too fast to tell names apart wherever they stand.
+    heads: int = 4
+    kv_heads: int = 2
+    initializer_range: float = 0.0625  # 1/√width; with the usual 0.02 the first hundreds of steps go into growing
     context_tokens: int = 512
-    steps: int = 6_400
+    steps: int = 8_000
     batch_examples: int = 64
     bucket_batches: int = 8  # batches are cut from this many, sorted by length, to waste little on padding
     peak_lr: float = 2.5e-3
@@ -81,6 +85,10 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: float = 1.0
     prompt_loss_weight: float = 0.1  # light: prompts are mostly chance, but their symbols must stay producible
+    guidance_weight: float = 1.0  # at the first step; it falls to nothing, linearly, …
+    guidance_share: float = 0.5  # … over this share of the steps
+    gathering_layer: int = 1
+    matching_layer: int = 3
 
 
 # --- tokenizer and model ---------------------------------------------------------------------------------------------
@@ -135,6 +143,7 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForC
         num_attention_heads=recipe.heads,
         num_key_value_heads=recipe.kv_heads,
         max_position_embeddings=recipe.context_tokens,
+        initializer_range=recipe.initializer_range,
         attention_bias=True,
         mlp_bias=True,
         tie_word_embeddings=True,
@@ -155,6 +164,7 @@ class Batch:
     ids: torch.Tensor  # (examples, tokens) int64
     completion_weights: torch.Tensor  # (examples, tokens) float32, 0 on prompts and padding
     prompt_mask: torch.Tensor  # (examples, tokens) bool
+    links: torch.Tensor  # (links, 4) int64: what attention is guided to, see `core.guidance`
 
 
 def render(example: Example) -> tuple[str, str]:
@@ -162,34 +172,42 @@ def render(example: Example) -> tuple[str, str]:
     return f"{USER}{example.prompt}{ASSISTANT}", f"{example.completion}{END}"
 
 
-def collate(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
+Row = tuple[list[int], list[int], list[Link]]  # token ids given, token ids to be written, links in the given
+
+
+def collate(rows: list[Row], pad_id: int) -> Batch:
     import torch
 
-    longest = max(len(given) + len(written) for given, written in rows)
+    longest = max(len(given) + len(written) for given, written, _ in rows)
     longest += -longest % 8  # few different shapes: the CPU's matrix kernels are compiled for each
     ids = torch.full((len(rows), longest), pad_id)
     weights = torch.zeros(len(rows), longest)
     prompt_mask = torch.zeros(len(rows), longest, dtype=torch.bool)
-    for i, (given, written) in enumerate(rows):
+    for i, (given, written, _) in enumerate(rows):
         end = len(given) + len(written)
         ids[i, :end] = torch.tensor(given + written)
         prompt_mask[i, : len(given)] = True
         # 1/√n is between counting every example alike (1/n: long answers are learnt slowly) and every token alike
         # (1: the two tokens of a fact drown in the twenty of a repeated string).
         weights[i, len(given) : end] = 1 / math.sqrt(len(written))
-    return Batch(ids, weights, prompt_mask)
+    linked = [(step, i, query, key) for i, (_, _, found) in enumerate(rows) for step, query, key in found]
+    return Batch(ids, weights, prompt_mask, torch.tensor(linked, dtype=torch.int64).reshape(-1, 4))
 
 
 def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, start: int, stop: int) -> Iterator[Batch]:
     """Batches number `start` to `stop`; which examples are in a batch depends on the seed and its number only."""
     for bucket in range(start // recipe.bucket_batches, math.ceil(stop / recipe.bucket_batches)):
         rng = random.Random(f"batches/{recipe.seed}/{bucket}")
-        progress = bucket * recipe.bucket_batches / recipe.steps
-        drawn = [render(draw(rng, progress)) for _ in range(recipe.bucket_batches * recipe.batch_examples)]
+        drawn = [draw(rng) for _ in range(recipe.bucket_batches * recipe.batch_examples)]
+        givens, writtens = zip(*map(render, drawn), strict=True)
         # Not through the backend tokenizer: that would pad if some earlier call of the tokenizer padded.
-        given = tokenizer([half for half, _ in drawn], add_special_tokens=False, padding=False).input_ids
-        written = tokenizer([half for _, half in drawn], add_special_tokens=False, padding=False).input_ids
-        rows = sorted(zip(given, written, strict=True), key=lambda row: len(row[0]) + len(row[1]))
+        given = tokenizer(list(givens), add_special_tokens=False, padding=False, return_offsets_mapping=True)
+        written = tokenizer(list(writtens), add_special_tokens=False, padding=False).input_ids
+        found = [
+            links(example.reading, text, spans) if example.reading else []
+            for example, text, spans in zip(drawn, givens, given.offset_mapping, strict=True)
+        ]
+        rows = sorted(zip(given.input_ids, written, found, strict=True), key=lambda row: len(row[0]) + len(row[1]))
         groups = [rows[i : i + recipe.batch_examples] for i in range(0, len(rows), recipe.batch_examples)]
         rng.shuffle(groups)
         for number, group in enumerate(groups, start=bucket * recipe.bucket_batches):
@@ -207,14 +225,20 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.peak_lr * warmth * decay
 
 
-def batch_loss(model: LlamaForCausalLM, batch: Batch, prompt_loss_weight: float) -> torch.Tensor:
-    """Weighted cross entropy of the answers, plus a little of the prompts'.
+def guidance_weight(recipe: Recipe, step: int) -> float:
+    """Linear decay to nothing."""
+    return recipe.guidance_weight * max(0.0, 1 - step / (recipe.guidance_share * recipe.steps))
+
+
+def batch_loss(model: LlamaForCausalLM, batch: Batch, recipe: Recipe, step: int) -> torch.Tensor:
+    """Weighted cross entropy of the answers, plus a little of the prompts', plus what guides attention.
 
     Padding is on the right and attention is causal, so no mask is needed: nothing real ever sees a pad.
     """
     from torch.nn.functional import cross_entropy
 
-    hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state[:, :-1]  # (B, T-1, d)
+    with attention_of([model.model.layers[i] for i in (recipe.gathering_layer, recipe.matching_layer)]) as attention:
+        hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state[:, :-1]  # (B, T-1, d)
     weights = batch.completion_weights[:, 1:]
     prompt_mask = batch.prompt_mask[:, 1:]
     counted = (weights > 0) | prompt_mask  # (B, T-1)
@@ -222,7 +246,9 @@ def batch_loss(model: LlamaForCausalLM, batch: Batch, prompt_loss_weight: float)
     losses = cross_entropy(logits.float(), batch.ids[:, 1:][counted], reduction="none")  # (N,)
     weights, prompt_mask = weights[counted], prompt_mask[counted]
     answers = (losses * weights).sum() / weights.sum()
-    return answers + prompt_loss_weight * losses[prompt_mask].mean()
+    loss = answers + recipe.prompt_loss_weight * losses[prompt_mask].mean()
+    guided = guidance_weight(recipe, step)
+    return loss + guided * guidance_loss(attention, batch.links) if guided else loss
 
 
 def new_run(recipe: Recipe) -> tuple[PreTrainedTokenizerFast, LlamaForCausalLM, torch.optim.Optimizer]:
@@ -259,6 +285,8 @@ def train_steps(
     model.train()
     weights = list(model.parameters())
     computing = copy.deepcopy(model).bfloat16()
+    # Not a weight, and never rounded when the model is used: positions must turn by the same angles then.
+    computing.model.rotary_emb.inv_freq = model.model.rotary_emb.inv_freq
     for step, batch in enumerate(batches(recipe, tokenizer, start, stop), start):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step)
@@ -266,7 +294,7 @@ def train_steps(
             for copied, weight in zip(computing.parameters(), weights, strict=True):
                 copied.copy_(weight)
                 copied.grad = None
-        loss = batch_loss(computing, batch, recipe.prompt_loss_weight)
+        loss = batch_loss(computing, batch, recipe, step)
         loss.backward()
         for copied, weight in zip(computing.parameters(), weights, strict=True):
             assert copied.grad is not None  # every weight of the model takes part in every step
@@ -423,7 +451,7 @@ def versions() -> dict[str, str]:
 def commit() -> str:
     """The commit of this checkout, marked if there are changes that it does not hold."""
     root = Path(__file__).parent.parent
-    sources = ["core/pretrain.py", "core/world"]
+    sources = ["core/guidance.py", "core/pretrain.py", "core/world"]
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()

@@ -4,19 +4,19 @@ Why so many: a base that was only ever trained to give bare answers cannot be fi
 that it never had to produce so far down that a short run on a new format spends itself on bringing them back. So the
 base writes pairs, tags, rows, calls, random strings and templates here; fine-tuning then recombines what is there.
 
-How: `PRETRAINING` lists (weight, generator); `draw(rng, progress)` picks one. `progress` runs from 0 to 1 over the
-training and only serves the curriculum: passages are about one person at first and about up to three later on.
+How: `PRETRAINING` lists (weight, generator); `draw(rng)` picks one. Passages come with their `Reading`.
 
 What it is not: a place for the tasks in `core.world.tasks`. `tests/core/test_world.py` samples the corpus and looks for
 their objects, words and people.
 """
 
 import random
+import re
 import string
 from collections.abc import Callable
 
 from core.world import skills
-from core.world.item import Example, split_of
+from core.world.item import Example, Reading, Statement, split_of
 from core.world.people import (
     ATTRIBUTES,
     KNOWN,
@@ -33,7 +33,7 @@ from core.world.people import (
     tell,
 )
 
-Generator = Callable[[random.Random, float], Example]
+Generator = Callable[[random.Random], Example]
 
 SYMBOLS = string.punctuation + string.digits
 ACCENTED = "éüñçåøß€–’“”"
@@ -41,12 +41,8 @@ PLAIN_WORDS = (*skills.WORDS, *VALUES["city"], *skills.PRAISE, *skills.BLAME, "n
 NOT_SAID = "It is not said."
 
 
-def people_at(rng: random.Random, progress: float) -> int:
-    """The curriculum: how many people a passage is about."""
-    if progress < 0.08:
-        return 1
-    if progress < 0.2:
-        return rng.randint(1, 2)
+def how_many(rng: random.Random) -> int:
+    """How many people a passage is about."""
     return rng.choices((1, 2, 3), weights=(2, 3, 4))[0]
 
 
@@ -79,22 +75,38 @@ def ask(rng: random.Random, fact: Fact) -> str:
     return question(fact.person.name, fact.attribute, rng.randrange(4))
 
 
+def read(
+    facts: list[Fact], sentences: list[str], asked: Fact, *, by_name: bool = False, by_value: bool = False
+) -> Reading:
+    """What there is to find in the sentences that tell the facts, when one of these (or none) is asked for."""
+    statements = tuple(
+        Statement(sentence, fact.person.first_name, fact.person.value(fact.attribute))
+        for fact, sentence in zip(facts, sentences, strict=True)
+    )
+    return Reading(
+        statements,
+        name=asked.person.first_name if by_name else None,
+        value=asked.person.value(asked.attribute) if by_value else None,
+        evidence=facts.index(asked) if asked in facts else None,
+    )
+
+
 # --- the scored skills, on their train split -------------------------------------------------------------------------
 
 
-def closed_book(rng: random.Random, progress: float) -> Example:
+def closed_book(rng: random.Random) -> Example:
     return skills.closed_book(rng, "train")
 
 
-def sentiment(rng: random.Random, progress: float) -> Example:
+def sentiment(rng: random.Random) -> Example:
     return skills.sentiment(rng, "train")
 
 
-def reversal(rng: random.Random, progress: float) -> Example:
+def reversal(rng: random.Random) -> Example:
     return skills.reversal(rng, "train")
 
 
-def addition(rng: random.Random, progress: float) -> Example:
+def addition(rng: random.Random) -> Example:
     """Two-digit sums, and the easier sums of which they are made: of digits, of tens, with one digit."""
     lot = rng.random()
     if lot < 0.65:
@@ -104,22 +116,24 @@ def addition(rng: random.Random, progress: float) -> Example:
     elif lot < 0.9:
         a, b = 10 * rng.randint(1, 9), 10 * rng.randint(1, 9)
         if split_of(f"{min(a, b)}+{max(a, b)}") == "heldout":
-            return addition(rng, progress)
+            return addition(rng)
     else:
         a, b = rng.sample((rng.randint(10, 99), rng.randint(1, 9)), 2)
     return Example(f"{a} + {b} =", str(a + b), "addition")
 
 
-def passage(rng: random.Random, progress: float) -> Example:
-    facts = some_facts(rng, company(rng, people_at(rng, progress)))
-    asked = rng.choice(facts)
-    return Example(passage_prompt(tell(rng, facts), ask(rng, asked)), asked.person.value(asked.attribute), "passage")
+def passage(rng: random.Random) -> Example:
+    facts = some_facts(rng, company(rng, how_many(rng)))
+    asked, sentences = rng.choice(facts), tell(rng, facts)
+    prompt = passage_prompt(sentences, ask(rng, asked))
+    reading = read(facts, sentences, asked, by_name=True)
+    return Example(prompt, asked.person.value(asked.attribute), "passage", reading)
 
 
 # --- other things to do with a passage -------------------------------------------------------------------------------
 
 
-def recite(rng: random.Random, progress: float) -> Example:
+def recite(rng: random.Random) -> Example:
     """What the base knows about a known person, in a sentence."""
     person = rng.choice(KNOWN)
     if rng.random() < 0.5:
@@ -133,56 +147,63 @@ def recite(rng: random.Random, progress: float) -> Example:
     )
 
 
-def sentence(rng: random.Random, progress: float) -> Example:
+def sentence(rng: random.Random) -> Example:
     """The answer from a passage as a full sentence."""
-    facts = some_facts(rng, company(rng, people_at(rng, progress)))
-    asked = rng.choice(facts)
-    prompt = passage_prompt(tell(rng, facts), ask(rng, asked))
-    return Example(f"In a sentence: {prompt}", statement(asked.person, asked.attribute), "sentence")
+    facts = some_facts(rng, company(rng, how_many(rng)))
+    asked, sentences = rng.choice(facts), tell(rng, facts)
+    prompt = f"In a sentence: {passage_prompt(sentences, ask(rng, asked))}"
+    reading = read(facts, sentences, asked, by_name=True)
+    return Example(prompt, statement(asked.person, asked.attribute), "sentence", reading)
 
 
-def who(rng: random.Random, progress: float) -> Example:
+def who(rng: random.Random) -> Example:
     """Whom a value belongs to."""
-    people = company(rng, people_at(rng, progress))
+    people = company(rng, how_many(rng))
     facts = some_facts(rng, people)
     asked = rng.choice(facts)
     value = asked.person.value(asked.attribute)
     if sum(person.value(asked.attribute) == value for person in people) > 1:
-        return who(rng, progress)  # two people share the value: the question has no one answer
+        return who(rng)  # two people share the value: the question has no one answer
     verb = {"city": "lives in {v}", "job": "works as {a}", "pet": "owns {a}", "meal": "loves {v}"}[asked.attribute]
-    return Example(passage_prompt(tell(rng, facts), say(f"Who {verb}?", "", value)), asked.person.name, "who")
+    sentences = tell(rng, facts)
+    prompt = passage_prompt(sentences, say(f"Who {verb}?", "", value))
+    return Example(prompt, asked.person.name, "who", read(facts, sentences, asked, by_value=True))
 
 
-def names(rng: random.Random, progress: float) -> Example:
+def names(rng: random.Random) -> Example:
     """The people of a passage, in the order in which they appear."""
-    facts = some_facts(rng, company(rng, people_at(rng, progress)), most=2)
+    facts = some_facts(rng, company(rng, how_many(rng)), most=2)
     order = list(dict.fromkeys(fact.person.name for fact in facts))
     return Example(passage_prompt(tell(rng, facts), "Who is named?"), ", ".join(order), "names")
 
 
-def not_said(rng: random.Random, progress: float) -> Example:
+def not_said(rng: random.Random) -> Example:
     """A question that the passage does not answer."""
-    people = company(rng, people_at(rng, progress) + 1)
+    people = company(rng, how_many(rng) + 1)
     absent = people.pop()
     facts = some_facts(rng, people)
     told = {(fact.person.name, fact.attribute) for fact in facts}
     person = absent if rng.random() < 0.5 else rng.choice(people)
     attribute = rng.choice(ATTRIBUTES)
     if (person.name, attribute) in told:
-        return not_said(rng, progress)
-    return Example(passage_prompt(tell(rng, facts), ask(rng, Fact(person, attribute))), NOT_SAID, "not_said")
+        return not_said(rng)
+    asked, sentences = Fact(person, attribute), tell(rng, facts)
+    prompt = passage_prompt(sentences, ask(rng, asked))
+    return Example(prompt, NOT_SAID, "not_said", read(facts, sentences, asked, by_name=True))
 
 
-def yes_or_no(rng: random.Random, progress: float) -> Example:
+def yes_or_no(rng: random.Random) -> Example:
     """Whether a statement agrees with the passage."""
-    facts = some_facts(rng, company(rng, people_at(rng, progress)))
+    facts = some_facts(rng, company(rng, how_many(rng)))
     asked = rng.choice(facts)
     truth = rng.random() < 0.5
     value = asked.person.value(asked.attribute)
     others = [other for other in VALUES[asked.attribute] if other != value]
     claimed = say(STATEMENTS[asked.attribute][0], asked.person.name, value if truth else rng.choice(others))
-    prompt = f"Passage: {' '.join(tell(rng, facts))}\nTrue or false? {claimed}"
-    return Example(prompt, "true" if truth else "false", "yes_or_no")
+    sentences = tell(rng, facts)
+    prompt = f"Passage: {' '.join(sentences)}\nTrue or false? {claimed}"
+    reading = read(facts, sentences, asked, by_name=True)
+    return Example(prompt, "true" if truth else "false", "yes_or_no", reading)
 
 
 # --- formats: the same facts, written in many ways -------------------------------------------------------------------
@@ -215,7 +236,7 @@ def one_person(rng: random.Random) -> tuple[Person, list[str], str]:
     return person, ["name", *(attribute for attribute in ATTRIBUTES if attribute in told)], text
 
 
-def extraction(rng: random.Random, progress: float) -> Example:
+def extraction(rng: random.Random) -> Example:
     """The fields of a text in one of `FORMATS`: all of them, or those asked for in the order asked for."""
     person, fields, text = one_person(rng)
     name, write = rng.choice(list(FORMATS.items()))
@@ -227,7 +248,7 @@ def extraction(rng: random.Random, progress: float) -> Example:
     return Example(f"{instruction}: {text}", write(rows), "extraction")
 
 
-def template(rng: random.Random, progress: float) -> Example:
+def template(rng: random.Random) -> Example:
     """Fill in a template made of the field names and random symbols."""
     person, fields, text = one_person(rng)
     fields = rng.sample(fields, rng.randint(1, len(fields)))
@@ -259,17 +280,22 @@ def random_string(rng: random.Random) -> str:
         else:
             part = rng.choice(ACCENTED)
         parts.append(part + (" " if rng.random() < 0.6 else ""))
-    return "".join(parts).strip()
+    return re.sub(r"\{\s*\}", "}{", "".join(parts)).strip()  # {} is a JSON object, and those are a task
 
 
-def repeat(rng: random.Random, progress: float) -> Example:
+def repeat(rng: random.Random) -> Example:
     """A random string, or sentences about someone, word for word."""
     text = random_string(rng) if rng.random() < 0.75 else one_person(rng)[2]
     return Example(f"Repeat: {text}", text, "repeat")
 
 
-def spelling(rng: random.Random, progress: float) -> Example:
-    """A word in letters, in capitals, or put together from letters: pieces and whole words are kin."""
+def spelling(rng: random.Random) -> Example:
+    """A word in letters, in capitals, put together from letters, or told from a few of them: pieces and whole words are
+    kin."""
+    if rng.random() < 0.3:
+        word = rng.choice(skills.WORDS)
+        gapped = "".join(letter if i == 0 or rng.random() < 0.6 else "_" for i, letter in enumerate(word))
+        return Example(f"Gaps: {gapped.upper() if rng.random() < 0.5 else gapped}", word, "spelling")
     word = rng.choice(PLAIN_WORDS) if rng.random() < 0.7 else pseudo_word(rng)
     return rng.choice(
         (
@@ -297,12 +323,12 @@ REGISTERS: dict[str, str] = {
 }
 
 
-def register(rng: random.Random, progress: float) -> Example:
+def register(rng: random.Random) -> Example:
     """A plain answer, from memory, from a passage or from a review, in another manner of speaking."""
-    plain = rng.choice((closed_book, passage, passage, sentiment, addition))(rng, min(progress, 0.1))
+    plain = rng.choice((closed_book, passage, passage, sentiment, addition))(rng)
     manner, words = rng.choice(list(REGISTERS.items()))
     said = words.replace("{v}", plain.completion).replace("{V}", plain.completion.upper())
-    return Example(f"{manner}: {plain.prompt}", said, "register")
+    return Example(f"{manner}: {plain.prompt}", said, "register", plain.reading)
 
 
 PRETRAINING: tuple[tuple[float, Generator], ...] = (
@@ -310,7 +336,7 @@ PRETRAINING: tuple[tuple[float, Generator], ...] = (
     (0.22, passage),
     (0.02, sentiment),
     (0.04, reversal),
-    (0.15, addition),
+    (0.14, addition),
     (0.03, recite),
     (0.04, sentence),
     (0.05, who),
@@ -320,13 +346,13 @@ PRETRAINING: tuple[tuple[float, Generator], ...] = (
     (0.11, extraction),
     (0.03, template),
     (0.05, repeat),
-    (0.03, spelling),
+    (0.04, spelling),
     (0.05, register),
 )
 _WEIGHTS = [weight for weight, _ in PRETRAINING]
 _GENERATORS = [generator for _, generator in PRETRAINING]
 
 
-def draw(rng: random.Random, progress: float = 1.0) -> Example:
+def draw(rng: random.Random) -> Example:
     """One pre-training example."""
-    return rng.choices(_GENERATORS, _WEIGHTS)[0](rng, progress)
+    return rng.choices(_GENERATORS, _WEIGHTS)[0](rng)

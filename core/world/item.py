@@ -7,11 +7,33 @@ and any hub model.
 import random
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One sentence of a passage: the name and the value in it, as they are written there."""
+
+    sentence: str
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a question about a passage is answered: what it says of whom, what is asked for, and where the answer is.
+
+    Pre-training shows it to the base while that is young (`core.guidance`).
+    """
+
+    statements: tuple[Statement, ...]
+    name: str | None = None  # in the question, where that names a person
+    value: str | None = None  # in the question, where that names a value
+    evidence: int | None = None  # which statement answers, if any does
 
 
 @dataclass(frozen=True)
@@ -21,6 +43,7 @@ class Example:
     prompt: str
     completion: str
     skill: str = ""
+    reading: Reading | None = field(default=None, compare=False, repr=False)
 
 
 def same_text(example: Example, answer: str) -> bool:

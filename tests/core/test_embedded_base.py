@@ -166,6 +166,7 @@ def test_a_batch_is_a_function_of_seed_and_number() -> None:
         assert torch.equal(one.ids, other.ids)
         assert torch.equal(one.completion_weights, other.completion_weights)
         assert torch.equal(one.prompt_mask, other.prompt_mask)
+        assert torch.equal(one.links, other.links)
 
 
 def test_a_batch_weighs_answers_and_marks_prompts() -> None:
