@@ -1,17 +1,17 @@
 """Guided attention: while the base is young, show it where in a passage to look.
 
-Why: to read "whose is what" takes two steps of attention that are of no use without each other. Each sentence has to
-be gathered into one place, and the question has to find the place that holds the same name. Trained on answers alone, a
-model of this size learns to find the kind of fact that is asked for and stays there, guessing between the people.
-Pointing both steps out for the first part of the training takes it over that: the generators of the corpus know where
-the answer stands (`core.world.item.Reading`).
+Why: to read "whose is what" takes two steps of attention that are of no use without each other. The name and the value
+of a sentence have to come together in one place, and the question has to find the place that holds the asked name.
+Trained on answers alone, a model of this size learns to find the kind of fact that is asked for and stays there,
+guessing between the people. Pointing both steps out for the first part of the training takes it over that: the
+generators of the corpus know where the answer stands (`core.world.item.Reading`).
 
 How: three attention heads are given a target for some of their queries, and − log(attention paid to the target) is
 added to the loss, with a weight that falls to zero (`core.pretrain.Recipe`):
 
-    NAME    gathering layer, head 0: the end of a sentence → the name in it; the end of the prompt → the asked name
-    VALUE   gathering layer, head 1: the end of a sentence → the value in it; the end of the prompt → the asked value
-    MATCH   matching layer, head 0:  the end of the prompt → the end of the sentence that answers
+    NAME    gathering layer, head 0: a value → the name that its sentence began with; the prompt's end → the asked name
+    VALUE   gathering layer, head 1: a name → the value that its sentence began with; the prompt's end → the asked value
+    MATCH   matching layer, head 0:  the prompt's end → the name or value, whichever is later, of the answering sentence
 
 Nothing of this is in the shipped model: it is a plain Llama, and what the heads are used for is its own affair later.
 
@@ -63,21 +63,21 @@ def links(reading: Reading, text: str, spans: list[tuple[int, int]]) -> list[Lin
     """
     token_at = {char: token for token, (begin, end) in enumerate(spans) for char in range(begin, end)}
     found: list[Link] = []
-    ends = []
+    met = []  # where name and value of a sentence have come together
     at = text.index("Passage: ")
     for told in reading.statements:
         begin = text.index(told.sentence, at)
         at = begin + len(told.sentence)
-        ends.append(token_at[at - 1])
-        found.append((Step.NAME, ends[-1], token_at[begin + _last(told.name, told.sentence)]))
-        found.append((Step.VALUE, ends[-1], token_at[begin + _last(told.value, told.sentence)]))
+        name, value = (token_at[begin + _last(word, told.sentence)] for word in (told.name, told.value))
+        met.append(max(name, value))
+        found.append((Step.NAME, value, name) if value > name else (Step.VALUE, name, value))
     last = len(spans) - 1
     if reading.name is not None:
         found.append((Step.NAME, last, token_at[_last(reading.name, text)]))
     if reading.value is not None:
         found.append((Step.VALUE, last, token_at[_last(reading.value, text)]))
     if reading.evidence is not None:
-        found.append((Step.MATCH, last, ends[reading.evidence]))
+        found.append((Step.MATCH, last, met[reading.evidence]))
     return found
 
 

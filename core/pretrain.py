@@ -132,7 +132,12 @@ def build_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """The untrained model; `torch.manual_seed` decides its weights."""
+    """The untrained model; `torch.manual_seed` decides its weights.
+
+    Every layer adds nothing at first: with the tied embedding's small weights, what untrained layers add would drown
+    the tokens themselves, and copying a word from the prompt would be the last thing to be learnt.
+    """
+    from torch.nn.init import zeros_
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -151,7 +156,11 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForC
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    for layer in model.model.layers:
+        zeros_(layer.self_attn.o_proj.weight)
+        zeros_(layer.mlp.down_proj.weight)
+    return model
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------

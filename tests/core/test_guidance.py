@@ -1,4 +1,4 @@
-"""Guided attention: the links stand where the words do, and the loss is least where attention follows them."""
+"""Guided attention: the links lead where the words stand, and the loss is least where attention follows them."""
 
 import math
 
@@ -29,22 +29,19 @@ def words_and_spans(text: str) -> tuple[list[str], list[tuple[int, int]]]:
     return [text[begin:end].strip() for begin, end in found.offset_mapping], found.offset_mapping
 
 
-def test_links_lead_from_the_ends_to_the_words() -> None:
+def test_links_lead_to_the_words() -> None:
     words, spans = words_and_spans(PROMPT)
-    ends = [i for i, word in enumerate(words) if word == "."]
-    first, last = ends[0], len(words) - 1
+    last = len(words) - 1
     found = links(READING, PROMPT, spans)
-    assert [(step, query) for step, query, _ in found] == [
-        (Step.NAME, ends[0]),
-        (Step.VALUE, ends[0]),
-        (Step.NAME, ends[1]),
-        (Step.VALUE, ends[1]),
-        (Step.NAME, last),
-        (Step.MATCH, last),
+    assert [(step, words[query], words[key]) for step, query, key in found] == [
+        (Step.NAME, "Rome", "Ada"),
+        (Step.VALUE, "Leo", "cat"),
+        (Step.NAME, "<|assistant|>", "Ada"),
+        (Step.MATCH, "<|assistant|>", "Rome"),
     ]
-    assert [words[key] for *_, key in found[:5]] == ["Ada", "Rome", "Leo", "cat", "Ada"]
-    assert found[4][2] > max(ends)  # the name in the question, not the one in the passage
-    assert found[5][2] == first
+    assert found[2][1] == last
+    assert found[2][2] > found[1][1], "the name in the question, not the one in the passage"
+    assert all(key < query for _, query, key in found), "nothing looks ahead"
 
 
 def test_without_evidence_there_is_no_match_and_a_value_can_be_asked_for() -> None:
@@ -54,7 +51,7 @@ def test_without_evidence_there_is_no_match_and_a_value_can_be_asked_for() -> No
     assert not [link for link in found if link[0] is Step.MATCH]
     step, query, key = found[-1]
     assert (step, query, words[key]) == (Step.VALUE, len(words) - 1, "cat")
-    assert key > found[2][1]
+    assert key > found[1][1], "the value in the question"
 
 
 def test_the_loss_is_that_of_the_attention_paid() -> None:
@@ -75,7 +72,7 @@ def test_a_few_steps_on_the_guidance_alone_turn_the_heads() -> None:
     model.set_attn_implementation("eager")
     layers = [model.model.layers[i] for i in (recipe.gathering_layer, recipe.matching_layer)]
     batch = max(batches(recipe, tokenizer, 0, 8), key=lambda batch: len(batch.links))
-    to = batch.links[batch.links[:, 0] != Step.MATCH]  # where a sentence ends and what is in it: a few steps do
+    to = batch.links[batch.links[:, 0] != Step.MATCH]  # within a sentence: a few steps do
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(12):
