@@ -1,17 +1,20 @@
-"""Guided attention: while the base is young, show it where in a passage to look.
+"""Guided attention: while the base is young, show it where to look.
 
-Why: to read "whose is what" takes two steps of attention that are of no use without each other. The name and the value
-of a sentence have to come together in one place, and the question has to find the place that holds the asked name.
-Trained on answers alone, a model of this size learns to find the kind of fact that is asked for and stays there,
-guessing between the people. Pointing both steps out for the first part of the training takes it over that: the
-generators of the corpus know where the answer stands (`core.world.item.Reading`).
+Why: copying a word, and reading whose is what, take two steps of attention that are of no use without each other. To
+copy on, each token has to know the one before it, and then the place to go on from can be found. To read, the name and
+the value of a sentence have to come together in one place, and then the question can find the place that holds the
+asked name. Trained on answers alone, a model of this size takes long to find the first and never found the second: it
+looked for the kind of fact that is asked for and guessed between the people. Pointing the steps out for the first part
+of the training takes it over that: the generators of the corpus know where the answer stands (`core.world.item`).
 
-How: three attention heads are given a target for some of their queries, and − log(attention paid to the target) is
-added to the loss, with a weight that falls to zero (`core.pretrain.Recipe`):
+How: four attention heads are given a target for some of their queries, and −log(attention paid to the target) is added
+to the loss, with a weight that falls to zero (`core.pretrain.Recipe`):
 
-    NAME    gathering layer, head 0: a value → the name that its sentence began with; the prompt's end → the asked name
-    VALUE   gathering layer, head 1: a name → the value that its sentence began with; the prompt's end → the asked value
-    MATCH   matching layer, head 0:  the prompt's end → the name or value, whichever is later, of the answering sentence
+    NAME      gathering layer: a value → the name that its sentence began with; the prompt's end → the asked name
+    VALUE     gathering layer: a name → the value that its sentence began with; the prompt's end → the asked value
+    PREVIOUS  gathering layer: every token → the one before it
+    COPY      matching layer:  where the answer begins → the name or value, whichever is later, of the sentence that
+                               answers; before every later token of a copied answer → where it stands in the prompt
 
 Nothing of this is in the shipped model: it is a plain Llama, and what the heads are used for is its own affair later.
 
@@ -22,12 +25,13 @@ Attention" (2016, arXiv:1609.04186), section 3.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from core.world.item import Reading
+from core.world.item import Example
 
 if TYPE_CHECKING:
     import torch
@@ -42,10 +46,13 @@ class Step(IntEnum):
 
     NAME = 0
     VALUE = 1
-    MATCH = 2
+    PREVIOUS = 2
+    COPY = 3
 
 
+HEADS = {Step.NAME: 0, Step.VALUE: 1, Step.PREVIOUS: 2, Step.COPY: 0}  # COPY's is in the matching layer
 Link = tuple[Step, int, int]  # the step, the token that looks, the token to look at
+Pieces = list[tuple[int, int]]  # for each token of a text, where it begins and ends
 
 
 def _last(word: str, text: str) -> int:
@@ -53,14 +60,25 @@ def _last(word: str, text: str) -> int:
     return [found.start() for found in re.finditer(rf"\b{re.escape(word)}\b", text)][-1]
 
 
-def links(reading: Reading, text: str, spans: list[tuple[int, int]]) -> list[Link]:
-    """The links of a prompt.
+def links(example: Example, given: tuple[str, Pieces], written: tuple[str, Pieces]) -> list[Link]:
+    """The links of a dialogue.
 
     Args:
-        reading: what the prompt's passage says.
-        text: the prompt in the chat template, up to where the answer begins.
-        spans: for each token of the text, where it begins and ends.
+        given, written: its two halves in the chat template, as text and as tokens.
     """
+    found = _reading_links(example, *given) if example.reading is not None else []
+    led = {query for step, query, _ in found if step is Step.COPY}
+    if example.copied:
+        found += [link for link in _copy_links(given, written) if link[1] not in led]
+    if found:
+        found += [(Step.PREVIOUS, i, i - 1) for i in range(1, len(given[1]) + len(written[1]))]
+    return found
+
+
+def _reading_links(example: Example, text: str, spans: Pieces) -> list[Link]:
+    """What there is to find in the passage and in the question."""
+    reading = example.reading
+    assert reading is not None
     token_at = {char: token for token, (begin, end) in enumerate(spans) for char in range(begin, end)}
     found: list[Link] = []
     met = []  # where name and value of a sentence have come together
@@ -77,8 +95,20 @@ def links(reading: Reading, text: str, spans: list[tuple[int, int]]) -> list[Lin
     if reading.value is not None:
         found.append((Step.VALUE, last, token_at[_last(reading.value, text)]))
     if reading.evidence is not None:
-        found.append((Step.MATCH, last, met[reading.evidence]))
+        found.append((Step.COPY, last, met[reading.evidence]))
     return found
+
+
+def _copy_links(given: tuple[str, Pieces], written: tuple[str, Pieces]) -> list[Link]:
+    """From before each token of the answer to where the same stands in the prompt, if it stands there once."""
+    there = [given[0][begin:end].strip() for begin, end in given[1]]
+    here = [written[0][begin:end].strip() for begin, end in written[1]]
+    times = Counter(there)
+    return [
+        (Step.COPY, len(there) + i - 1, there.index(token))
+        for i, token in enumerate(here)
+        if token and times[token] == 1
+    ]
 
 
 @contextmanager
@@ -99,7 +129,7 @@ def attention_of(layers: list[nn.Module]) -> Iterator[list[torch.Tensor]]:
 
 
 def guidance_loss(attention: list[torch.Tensor], links: torch.Tensor) -> torch.Tensor:
-    """The mean of − log(attention) over the links of each step, summed over the steps.
+    """The mean of −log(attention) over the links of each step, summed over the steps.
 
     Args:
         attention: what the heads of the gathering and of the matching layer pay to what, each (batch, heads, tokens,
@@ -107,9 +137,9 @@ def guidance_loss(attention: list[torch.Tensor], links: torch.Tensor) -> torch.T
         links: int64 (links, 4): the step, the row of the batch, the token that looks, the token to look at.
     """
     gathering, matching = attention
-    heads = {Step.NAME: gathering[:, 0], Step.VALUE: gathering[:, 1], Step.MATCH: matching[:, 0]}
     losses = []
-    for step, paid in heads.items():
+    for step, head in HEADS.items():
+        paid = (matching if step is Step.COPY else gathering)[:, head]
         _, row, query, key = links[links[:, 0] == step].T
         if len(row):
             losses.append(-(paid[row, query, key].float() + FLOOR).log().mean())

@@ -77,8 +77,8 @@ class Recipe:
     context_tokens: int = 512
     steps: int = 8_000
     batch_examples: int = 64
-    bucket_batches: int = 8  # batches are cut from this many, sorted by length, to waste little on padding
-    peak_lr: float = 2.5e-3
+    row_tokens: int = 128  # dialogues share rows of this length: nothing is padded, and every batch holds every skill
+    peak_lr: float = 1e-3
     warmup_steps: int = 200
     final_lr_share: float = 0.01
     weight_decay: float = 0.05
@@ -168,11 +168,13 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForC
 
 @dataclass
 class Batch:
-    """Token ids padded on the right, and the weight of each token as something to predict."""
+    """Dialogues in rows, several to a row, padded on the right."""
 
-    ids: torch.Tensor  # (examples, tokens) int64
-    completion_weights: torch.Tensor  # (examples, tokens) float32, 0 on prompts and padding
-    prompt_mask: torch.Tensor  # (examples, tokens) bool
+    ids: torch.Tensor  # (rows, tokens) int64
+    dialogue: torch.Tensor  # (rows, tokens) int64: the number of the dialogue, from 1; 0 is padding
+    positions: torch.Tensor  # (rows, tokens) int64: from 0 in each dialogue
+    completion_weights: torch.Tensor  # (rows, tokens) float32: as something to predict; 0 on prompts and padding
+    prompt_mask: torch.Tensor  # (rows, tokens) bool: to be predicted too; not the first of a dialogue
     links: torch.Tensor  # (links, 4) int64: what attention is guided to, see `core.guidance`
 
 
@@ -181,47 +183,74 @@ def render(example: Example) -> tuple[str, str]:
     return f"{USER}{example.prompt}{ASSISTANT}", f"{example.completion}{END}"
 
 
-Row = tuple[list[int], list[int], list[Link]]  # token ids given, token ids to be written, links in the given
+Row = tuple[list[int], list[int], list[Link]]  # token ids given, token ids to be written, links
 
 
-def collate(rows: list[Row], pad_id: int) -> Batch:
+def collate(dialogues: list[Row], pad_id: int, row_tokens: int) -> Batch:
+    """Put dialogues into rows of `row_tokens` (more, if one is longer), each into the first row that has room."""
     import torch
 
-    longest = max(len(given) + len(written) for given, written, _ in rows)
-    longest += -longest % 8  # few different shapes: the CPU's matrix kernels are compiled for each
-    ids = torch.full((len(rows), longest), pad_id)
-    weights = torch.zeros(len(rows), longest)
-    prompt_mask = torch.zeros(len(rows), longest, dtype=torch.bool)
-    for i, (given, written, _) in enumerate(rows):
-        end = len(given) + len(written)
-        ids[i, :end] = torch.tensor(given + written)
-        prompt_mask[i, : len(given)] = True
+    longest = max(row_tokens, max(len(given) + len(written) for given, written, _ in dialogues))
+    dialogues = sorted(dialogues, key=lambda d: -len(d[0]) - len(d[1]))  # long ones first: the short fill the gaps
+    used: list[int] = []
+    places = []
+    for given, written, _ in dialogues:
+        size = len(given) + len(written)
+        row = next((i for i, taken in enumerate(used) if taken + size <= longest), len(used))
+        if row == len(used):
+            used.append(0)
+        places.append((row, used[row]))
+        used[row] += size
+    shape = len(used), longest
+    ids = torch.full(shape, pad_id)
+    dialogue, positions = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
+    weights, prompt_mask = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool)
+    linked = []
+    for number, ((given, written, found), (row, start)) in enumerate(zip(dialogues, places, strict=True), start=1):
+        answer, end = start + len(given), start + len(given) + len(written)
+        ids[row, start:end] = torch.tensor(given + written)
+        dialogue[row, start:end] = number
+        positions[row, start:end] = torch.arange(end - start)
+        prompt_mask[row, start + 1 : answer] = True
         # 1/√n is between counting every example alike (1/n: long answers are learnt slowly) and every token alike
         # (1: the two tokens of a fact drown in the twenty of a repeated string).
-        weights[i, len(given) : end] = 1 / math.sqrt(len(written))
-    linked = [(step, i, query, key) for i, (_, _, found) in enumerate(rows) for step, query, key in found]
-    return Batch(ids, weights, prompt_mask, torch.tensor(linked, dtype=torch.int64).reshape(-1, 4))
+        weights[row, answer:end] = 1 / math.sqrt(len(written))
+        linked += [(step, row, start + query, start + key) for step, query, key in found]
+    return Batch(ids, dialogue, positions, weights, prompt_mask, torch.tensor(linked, dtype=torch.int64).reshape(-1, 4))
+
+
+def attention_mask(dialogue: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to the attention scores, (rows, 1, tokens, tokens): 0 where a token may look (in its own dialogue,
+    at itself and back), else the lowest number."""
+    import torch
+
+    tokens = dialogue.shape[1]
+    back = torch.ones(tokens, tokens, dtype=torch.bool).tril()
+    open_ = (dialogue[:, :, None] == dialogue[:, None, :]) & back
+    mask = torch.zeros(open_.shape, dtype=dtype).masked_fill_(~open_, torch.finfo(dtype).min)
+    return mask[:, None]
 
 
 def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, start: int, stop: int) -> Iterator[Batch]:
     """Batches number `start` to `stop`; which examples are in a batch depends on the seed and its number only."""
-    for bucket in range(start // recipe.bucket_batches, math.ceil(stop / recipe.bucket_batches)):
-        rng = random.Random(f"batches/{recipe.seed}/{bucket}")
-        drawn = [draw(rng) for _ in range(recipe.bucket_batches * recipe.batch_examples)]
+    for number in range(start, stop):
+        rng = random.Random(f"batches/{recipe.seed}/{number}")
+        drawn = [draw(rng) for _ in range(recipe.batch_examples)]
         givens, writtens = zip(*map(render, drawn), strict=True)
         # Not through the backend tokenizer: that would pad if some earlier call of the tokenizer padded.
         given = tokenizer(list(givens), add_special_tokens=False, padding=False, return_offsets_mapping=True)
-        written = tokenizer(list(writtens), add_special_tokens=False, padding=False).input_ids
+        written = tokenizer(list(writtens), add_special_tokens=False, padding=False, return_offsets_mapping=True)
         found = [
-            links(example.reading, text, spans) if example.reading else []
-            for example, text, spans in zip(drawn, givens, given.offset_mapping, strict=True)
+            links(example, before, after)
+            for example, before, after in zip(
+                drawn,
+                zip(givens, given.offset_mapping, strict=True),
+                zip(writtens, written.offset_mapping, strict=True),
+                strict=True,
+            )
         ]
-        rows = sorted(zip(given.input_ids, written, found, strict=True), key=lambda row: len(row[0]) + len(row[1]))
-        groups = [rows[i : i + recipe.batch_examples] for i in range(0, len(rows), recipe.batch_examples)]
-        rng.shuffle(groups)
-        for number, group in enumerate(groups, start=bucket * recipe.bucket_batches):
-            if start <= number < stop:
-                yield collate(group, tokenizer.pad_token_id)
+        rows = list(zip(given.input_ids, written.input_ids, found, strict=True))
+        yield collate(rows, tokenizer.pad_token_id, recipe.row_tokens)
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -240,14 +269,16 @@ def guidance_weight(recipe: Recipe, step: int) -> float:
 
 
 def batch_loss(model: LlamaForCausalLM, batch: Batch, recipe: Recipe, step: int) -> torch.Tensor:
-    """Weighted cross entropy of the answers, plus a little of the prompts', plus what guides attention.
-
-    Padding is on the right and attention is causal, so no mask is needed: nothing real ever sees a pad.
-    """
+    """Weighted cross entropy of the answers, plus a little of the prompts', plus what guides attention."""
     from torch.nn.functional import cross_entropy
 
     with attention_of([model.model.layers[i] for i in (recipe.gathering_layer, recipe.matching_layer)]) as attention:
-        hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state[:, :-1]  # (B, T-1, d)
+        hidden = model.model(
+            input_ids=batch.ids,
+            position_ids=batch.positions,
+            attention_mask=attention_mask(batch.dialogue, model.dtype),
+            use_cache=False,
+        ).last_hidden_state[:, :-1]  # (B, T-1, d)
     weights = batch.completion_weights[:, 1:]
     prompt_mask = batch.prompt_mask[:, 1:]
     counted = (weights > 0) | prompt_mask  # (B, T-1)

@@ -4,7 +4,8 @@ Why so many: a base that was only ever trained to give bare answers cannot be fi
 that it never had to produce so far down that a short run on a new format spends itself on bringing them back. So the
 base writes pairs, tags, rows, calls, random strings and templates here; fine-tuning then recombines what is there.
 
-How: `PRETRAINING` lists (weight, generator); `draw(rng)` picks one. Passages come with their `Reading`.
+How: `PRETRAINING` lists (weight, generator); `draw(rng)` picks one. Passages come with their `Reading`, and what copies
+from its prompt says so (`COPYING`): both are for `core.guidance`.
 
 What it is not: a place for the tasks in `core.world.tasks`. `tests/core/test_world.py` samples the corpus and looks for
 their objects, words and people.
@@ -14,6 +15,7 @@ import random
 import re
 import string
 from collections.abc import Callable
+from dataclasses import replace
 
 from core.world import skills
 from core.world.item import Example, Reading, Statement, split_of
@@ -349,10 +351,13 @@ PRETRAINING: tuple[tuple[float, Generator], ...] = (
     (0.04, spelling),
     (0.05, register),
 )
+# Skills whose answers are made of pieces of the prompt. (A sum may happen to have a digit of what is added.)
+COPYING = {"passage", "reversal", "sentence", "who", "names", "extraction", "template", "repeat"}
 _WEIGHTS = [weight for weight, _ in PRETRAINING]
 _GENERATORS = [generator for _, generator in PRETRAINING]
 
 
 def draw(rng: random.Random) -> Example:
     """One pre-training example."""
-    return rng.choices(_GENERATORS, _WEIGHTS)[0](rng)
+    example = rng.choices(_GENERATORS, _WEIGHTS)[0](rng)
+    return replace(example, copied=example.skill in COPYING)

@@ -44,6 +44,7 @@ class Example:
     completion: str
     skill: str = ""
     reading: Reading | None = field(default=None, compare=False, repr=False)
+    copied: bool = field(default=False, compare=False, repr=False)  # whether the answer is made of pieces of the prompt
 
 
 def same_text(example: Example, answer: str) -> bool:

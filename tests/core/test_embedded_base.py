@@ -5,6 +5,7 @@ The whole file takes about a minute on two CPU cores; most of it is generation.
 
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from core.pretrain import (
     ASSETS,
     FINGERPRINT_STEPS,
     SPECIAL_TOKENS,
+    Batch,
     Recipe,
+    attention_mask,
     batches,
     build_tokenizer,
     card,
@@ -163,24 +166,47 @@ def test_a_batch_is_a_function_of_seed_and_number() -> None:
     resumed = list(batches(recipe, tokenizer, 5, 12))
     assert len(straight) == 12
     for one, other in zip(straight[5:], resumed, strict=True):
-        assert torch.equal(one.ids, other.ids)
-        assert torch.equal(one.completion_weights, other.completion_weights)
-        assert torch.equal(one.prompt_mask, other.prompt_mask)
-        assert torch.equal(one.links, other.links)
+        for field in fields(Batch):
+            assert torch.equal(getattr(one, field.name), getattr(other, field.name)), field.name
 
 
-def test_a_batch_weighs_answers_and_marks_prompts() -> None:
+def test_a_batch_holds_every_dialogue_once_and_weighs_its_answer() -> None:
     recipe = Recipe()
     tokenizer = build_tokenizer(recipe)
     batch = next(batches(recipe, tokenizer, 0, 1))
-    assistant = tokenizer.convert_tokens_to_ids("<|assistant|>")
-    for ids, weights, prompt in zip(batch.ids, batch.completion_weights, batch.prompt_mask, strict=True):
+    user, assistant = tokenizer.convert_tokens_to_ids(["<|user|>", "<|assistant|>"])
+    assert sorted(set(batch.dialogue.flatten().tolist()) - {0}) == list(range(1, recipe.batch_examples + 1))
+    assert (batch.dialogue == 0).float().mean() < 0.15  # little is padding
+    assert not batch.ids[batch.dialogue == 0].any()
+    for number in range(1, recipe.batch_examples + 1):
+        inside = batch.dialogue == number
+        (row,) = set(inside.nonzero()[:, 0].tolist())
+        at = inside[row].nonzero().flatten()
+        size = len(at)
+        assert at.tolist() == list(range(int(at[0]), int(at[0]) + size))  # in one piece
+        ids, weights, prompt = (part[row, at] for part in (batch.ids, batch.completion_weights, batch.prompt_mask))
+        assert batch.positions[row, at].tolist() == list(range(size))
         opening = ids.tolist().index(assistant)
-        assert prompt.tolist() == [i <= opening for i in range(len(ids))]
-        written = int((weights > 0).sum())
-        assert ids[opening + written] == tokenizer.eos_token_id  # the last token that counts ends the answer
-        assert float(weights.sum()) == pytest.approx(math.sqrt(written), rel=1e-5)
-        assert not ids[opening + written + 1 :].any()  # the rest is padding, which counts as nothing
+        assert ids[0] == user
+        assert prompt.tolist() == [0 < i <= opening for i in range(size)]
+        assert ((weights > 0) == (torch.arange(size) > opening)).all()
+        assert ids[-1] == tokenizer.eos_token_id  # the last token that counts ends the answer
+        assert float(weights.sum()) == pytest.approx(math.sqrt(size - opening - 1), rel=1e-5)
+
+
+def test_dialogues_in_a_row_do_not_see_each_other(model: Any, tokenizer: Any) -> None:
+    batch = next(batches(Recipe(), tokenizer, 0, 1))
+    with torch.no_grad():
+        packed = model(
+            input_ids=batch.ids,
+            position_ids=batch.positions,
+            attention_mask=attention_mask(batch.dialogue, torch.float32),
+            use_cache=False,
+        ).logits
+        for number in (1, 7, 40, 64):
+            inside = batch.dialogue == number
+            alone = model(input_ids=batch.ids[inside][None], use_cache=False).logits[0]
+            torch.testing.assert_close(packed[inside], alone, rtol=1e-4, atol=1e-4)
 
 
 def test_the_first_steps_of_the_training_are_repeated(record: dict[str, Any]) -> None:
