@@ -48,6 +48,12 @@ _STYLES = (
     Style("#0f8a8a", "dash", "star"),
 )
 _METHODS = {"lora": 0, "full": 1, "qlora": 2, "bitfit": 3}
+_COLOURS = (4, 6, 7, 0, 1, 2, 3)
+_DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
+_MARKERS = (
+    "x", "triangle-down", "star", "pentagon", "hexagon", "diamond-wide", "triangle-left", "triangle-right", "hourglass",
+    "bowtie", "star-diamond", "star-square",
+)  # fmt: skip
 BASE_STYLE = _STYLES[5]
 """The untouched base, wherever it is compared."""
 TASK_STYLE = _STYLES[0]
@@ -55,14 +61,18 @@ TASK_STYLE = _STYLES[0]
 
 
 def method_style(name: str) -> Style:
-    """The style of a method; methods added later take the styles after the first four, in the order of METHODS."""
+    """The style of a method. There are more methods than colours that tell apart: each has a marker of its own, and no
+    two share both colour and dash. Methods that come later take what is left, in the order of METHODS."""
     if name in _METHODS:
         return _STYLES[_METHODS[name]]
     from core.methods import METHODS
 
     later = [m for m in METHODS if m not in _METHODS]
-    free = (4, 6, 7)
-    return _STYLES[free[later.index(name) % len(free)]] if name in later else BASE_STYLE
+    if name not in later:
+        return BASE_STYLE
+    index = later.index(name)
+    colour = _STYLES[_COLOURS[index % len(_COLOURS)]].colour
+    return Style(colour, _DASHES[index % len(_DASHES)], _MARKERS[index % len(_MARKERS)])
 
 
 def series_style(index: int) -> Style:

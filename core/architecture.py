@@ -49,7 +49,8 @@ class Architecture:
     """All modules of a model that own parameters, in the model's order.
 
     name: what the model is called. model_type: transformers' name of its family. total: number of parameters, tied ones
-    once. head: the module that turns hidden states into logits, if the model says which.
+    once. head: the module that turns hidden states into logits, if the model says which. cache_numbers: how many keys
+    and values one token leaves in the cache, over all layers; 0 if the model does not say.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Architecture:
     modules: tuple[Module, ...]
     total: int
     head: str | None = None
+    cache_numbers: int = 0
 
     def linears(self) -> Iterator[Module]:
         """The modules that multiply by a matrix, the head included."""
@@ -92,7 +94,18 @@ class Architecture:
         called = name or getattr(config, "_name_or_path", "") or type(model).__name__
         modules = tuple(rows)
         total = sum(m.parameters for m in modules)
-        return cls(called, getattr(config, "model_type", ""), modules, total, head_name)
+        layers, heads, size = cache_shape(config)
+        return cls(called, getattr(config, "model_type", ""), modules, total, head_name, 2 * layers * heads * size)
+
+
+def cache_shape(config: Any) -> tuple[int, int, int]:
+    """Layers, key-value heads and numbers per head of a model's cache, by its configuration; zeros if it says none."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    layers, heads = getattr(text, "num_hidden_layers", 0), getattr(text, "num_attention_heads", 0)
+    if not (isinstance(layers, int) and isinstance(heads, int) and heads):
+        return 0, 0, 0
+    size = getattr(text, "head_dim", None) or getattr(text, "hidden_size", 0) // heads
+    return layers, getattr(text, "num_key_value_heads", None) or heads, size
 
 
 def is_bias(parameter_name: str) -> bool:

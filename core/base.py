@@ -33,7 +33,9 @@ from core.units import DTYPE_BYTES, bytes_text, count_text
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-FINGERPRINT = "base_fingerprint"  # the attribute of a loaded model; core.methods.saved reads it
+# Attributes of a loaded model: who it is (core.methods.saved reads it), and the tokenizer that came with it.
+FINGERPRINT = "base_fingerprint"
+TOKENIZER = "base_tokenizer"
 EMBEDDED_FOLDER = Path(__file__).parent / "assets" / "embedded"
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -675,6 +677,7 @@ def load_base(source: str, *, revision: str | None = None, dtype: str = "float32
     notes = () if template.own else (template.sentence,)
     facts |= {"dtype": dtype, "template": "own" if template.own else "plain"}
     setattr(model, FINGERPRINT, checked.fingerprint)
+    setattr(model, TOKENIZER, tokenizer)
     model.to(cast(Any, device)).eval()
     return Base(model, tokenizer, located.name, source, facts, notes)
 
@@ -697,10 +700,14 @@ def load_config(source: str, revision: str | None = None) -> Any:
 
 
 def context_tokens(model: PreTrainedModel) -> int | None:
-    """How many tokens the model can read and write in all; None when its config does not say."""
+    """How many tokens the model can read and write in all; None when its config does not say.
+
+    Trained tokens before the text (core.layers.prompts) take their share of it.
+    """
     config = model.config.get_text_config()
     found = getattr(config, "max_position_embeddings", None)
-    return int(found) if found else None
+    taken = sum(cast(Any, module).tokens for module in model.children() if getattr(module, "IS_PROMPT", False))
+    return int(found) - taken if found else None
 
 
 def _check_memory(facts: Mapping[str, Any], dtype: str, device: str) -> None:

@@ -313,6 +313,11 @@ def problems(config: RunConfig) -> list[str]:
     if config.train.learning_rate == 0:
         out.append("A learning rate of 0 trains nothing; give a positive one.")
     out += _range_problems(config.train)
+    if config.train.gradient_checkpointing and not METHODS[config.method].CHECKPOINTS:
+        out.append(
+            f"{METHODS[config.method].TITLE} does not work with gradient_checkpointing, which throws away the cache "
+            "that its keys and values stand in; switch it off."
+        )
     if config.settings is not None:
         out += _range_problems(config.settings)
         extra = getattr(METHODS[config.method], "problems", None)
@@ -339,14 +344,19 @@ def warnings(config: RunConfig) -> list[str]:
 @lru_cache
 def default_table() -> dict[str, Any]:
     """core/defaults.toml: `[method.task]` with learning_rate and steps as the sweep found them on the embedded base
-    (`any` for other data), and `[method.other]` for other bases, as published."""
+    (`any` for other data, and for tasks that the sweep has not tried with the method), and `[method.other]` for other
+    bases, as published."""
     return tomllib.loads((Path(__file__).parent / "defaults.toml").read_text(encoding="utf-8"))
 
 
 def default_row(config: RunConfig) -> Mapping[str, Any]:
     """The row of `default_table` that answers what `config` leaves open."""
     rows = default_table().get(config.method, {})
-    found: Mapping[str, Any] = rows.get("other" if config.base != EMBEDDED else config.task or "any", {})
+    found: Mapping[str, Any]
+    if config.base != EMBEDDED:
+        found = rows.get("other", {})
+    else:
+        found = rows.get(config.task or "any") or rows.get("any", {})
     return found
 
 

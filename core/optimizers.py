@@ -27,13 +27,19 @@ _CODE_BOOKS = ("qmap1", "qmap2")
 
 
 def make_optimizer(
-    name: str, params: Iterable[torch.nn.Parameter], lr: float, weight_decay: float
+    name: str,
+    params: Iterable[torch.nn.Parameter],
+    lr: float,
+    weight_decay: float,
+    rate_factors: Iterable[float] | None = None,
 ) -> tuple[torch.optim.Optimizer, tuple[str, ...]]:
     """The optimizer called `name` over `params`, and sentences about anything it does other than its name says.
 
     Args:
         name: one of OPTIMIZERS.
         lr: learning rate. weight_decay: decoupled, per unit of learning rate.
+        rate_factors: for each parameter, how many times `lr` its own rate is (default: once). There is one group for
+            each factor, which keeps it under "rate_factor".
 
     Raises:
         BadInput: an unknown name, no parameters, or an 8-bit optimizer without bitsandbytes.
@@ -41,6 +47,15 @@ def make_optimizer(
     import torch
 
     trained = list(params)
+    factors = [1.0] * len(trained) if rate_factors is None else list(rate_factors)
+    groups = [
+        {
+            "params": [p for p, own in zip(trained, factors, strict=True) if own == factor],
+            "lr": lr * factor,
+            "rate_factor": factor,
+        }
+        for factor in dict.fromkeys(factors)
+    ]
     if not trained:
         raise BadInput("There are no parameters to train.")
     if name not in OPTIMIZERS:
@@ -48,7 +63,7 @@ def make_optimizer(
     if name == "adamw":
         # Fused: one pass over all tensors instead of a dozen. It needs floating-point tensors on a device that has it.
         fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in trained)
-        return torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=fused), ()
+        return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused), ()
     try:
         from core.layers.quiet_bitsandbytes import bnb
     except ImportError as why:
@@ -70,7 +85,7 @@ def make_optimizer(
         )
         paged = False
     kind = bnb.optim.PagedAdamW8bit if paged else bnb.optim.AdamW8bit
-    return kind(trained, lr=lr, weight_decay=weight_decay, min_8bit_size=SMALLEST_8BIT), tuple(notes)
+    return kind(groups, lr=lr, weight_decay=weight_decay, min_8bit_size=SMALLEST_8BIT), tuple(notes)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:

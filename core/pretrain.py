@@ -458,14 +458,15 @@ Greedy generation, {count} held-out examples each, on {date}. Held out: people a
 contains; for known facts and for new people, wordings never used for that fact (of the new people there are
 {distinct} such questions, so they come round more than once).
 
-Reading is the weak spot. Passages about one person: {one:.1%}; about two: {two:.1%}; about three: {three:.1%}. It finds
-the kind of fact that is asked for, but it has not learnt whose fact is whose: where the passage tells it of one person
-only, it is right {alone:.1%} of the time; of two people, {pair:.1%}; of three, {trio:.1%}.
+Reading: passages about one person {one:.1%}, about two {two:.1%}, about three {three:.1%}. Harder than the number of
+people is whose fact is whose: where the passage tells the asked kind of fact of one person only, the base is right
+{alone:.1%} of the time; of two people, {pair:.1%}; of three, {trio:.1%}.
 
 ## How it is made
 Llama, {layers} layers, width {width}, {heads} heads ({kv_heads} for keys and values), biases on, embeddings tied. The
 tokenizer is a byte-level BPE of {vocabulary:,} tokens. {steps:,} steps of {batch} dialogues with AdamW, peak learning
-rate {peak_lr:g}; {minutes:.0f} minutes on {device}. Versions: {versions}.
+rate {peak_lr:g}; {minutes:.0f} minutes on {device}. For the first {guided:.0%} of the steps, four attention heads are
+shown where to look (`core/guidance.py`). Versions: {versions}.
 Commit `{commit}`.
 
 Pre-training never contains the four tasks, but many other formats and registers, and the loss also counts prompts a
@@ -557,6 +558,7 @@ def card(record: dict[str, Any], size_bytes: int) -> str:
         steps=record["steps"],
         batch=recipe["batch_examples"],
         peak_lr=recipe["peak_lr"],
+        guided=recipe["guidance_share"],
         minutes=record["training_seconds"] / 60,
         device=record["device"],
         versions=", ".join(f"{name} {number}" for name, number in record["versions"].items()),

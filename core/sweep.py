@@ -37,25 +37,9 @@ COLUMNS = (
     "skills_before", "skills_after", "train_seconds", "total_seconds", "trainable", "device", "date",
 )  # fmt: skip
 
-# Rates a factor of about two to three apart, around what the literature and first trials suggest.
-GRID: dict[str, list[float]] = {
-    "full": [2e-4, 5e-4, 1e-3],
-    "lora": [1e-3, 3e-3, 6e-3],
-    "qlora": [3e-3, 6e-3],
-    "bitfit": [1e-2, 3e-2],
-}
 # Form is recombined within a few dozen steps; knowledge has to be written into the weights, fact by fact.
 STEPS = {"json": 60, "persona": 60, "jargon": 100, "facts": 120}
-MORE_STEPS = {"bitfit": 2}  # times as many: few parameters move slowly
 CLOSE = 0.02
-
-# Another base gets a published rate: what suits four million parameters would wreck a billion.
-PUBLISHED: dict[str, tuple[float, str]] = {
-    "full": (1e-5, "the BitFit authors' example of full fine-tuning, BERT-base: github.com/arendu/BitFit, README"),
-    "lora": (2e-4, "the LoRA authors' runs, GPT-2 medium: github.com/microsoft/LoRA, examples/NLG/README.md"),
-    "qlora": (2e-4, "Dettmers et al. 2023, QLoRA, arXiv:2305.14314, table 9: 7B and 13B (half of it above)"),
-    "bitfit": (1e-3, "the BitFit authors' example, BERT-base: github.com/arendu/BitFit, README"),
-}
 
 
 def base_hash() -> str:
@@ -74,11 +58,12 @@ def read_table() -> list[dict[str, str]]:
 
 
 def points(methods: list[str], tasks: list[str]) -> Iterator[tuple[str, str, float, int]]:
-    """Every (method, task, learning rate, steps) of the grid."""
+    """Every (method, task, learning rate, steps) of the grid: each method's own rates (RATES), and the task's steps
+    times the method's PATIENCE."""
     for method in methods:
         for task in tasks:
-            for rate in GRID[method]:
-                yield method, task, rate, STEPS[task] * MORE_STEPS.get(method, 1)
+            for rate in METHODS[method].RATES:
+                yield method, task, rate, STEPS[task] * METHODS[method].PATIENCE
 
 
 def run_point(method: str, task: str, rate: float, steps: int, seed: int) -> dict[str, object]:
@@ -145,7 +130,8 @@ def defaults_text(rows: list[dict[str, str]]) -> str:
             rate = max(by_rate, key=lambda x: by_rate[x])
             steps = max(int(best([r for r in mine if r["task"] == t])["steps"]) for t in {r["task"] for r in mine})
             lines += [f"[{method}.any]", f"learning_rate = {rate}", f"steps = {steps}"]
-            published, source = PUBLISHED[method]
+            # Another base gets a published rate: what suits four million parameters would wreck a billion.
+            published, source = METHODS[method].PUBLISHED
             lines += [f"# {source}", f"[{method}.other]", f"learning_rate = {published}", f"steps = {steps}"]
     return "\n".join(lines) + "\n"
 

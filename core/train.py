@@ -238,21 +238,26 @@ class _Run:
         self.model: Any = self.base.model
         self.tokenizer = self.base.tokenizer
         self.total = sum(p.numel() for p in self.model.parameters())
-        self.material = material(self.config, self.base)
-        if self.device.type == "cpu" and max(len(e.ids) for e in self.material.train) <= EAGER_TOKENS:
-            self.model.set_attn_implementation("eager")
         self.attached = attach(
             self.model, self.config.method, self.config.settings, keep_base=False, device=self.device
         )
         self.model = self.attached.model
+        self.material = material(self.config, self.base)  # (a trained prompt leaves less room for the examples)
+        if self.device.type == "cpu" and max(len(e.ids) for e in self.material.train) <= EAGER_TOKENS:
+            self.model.set_attn_implementation("eager")
         if loop.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model.train()
         self.named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.parameters = list(self.named.values())
         self.trainable = sum(p.numel() for p in self.parameters)
+        factors = self.attached.rate_factors()
         self.optimizer, optimizer_notes = make_optimizer(
-            loop.optimizer, self.parameters, self.peak_rate, loop.weight_decay
+            loop.optimizer,
+            self.parameters,
+            self.peak_rate,
+            loop.weight_decay,
+            [factors.get(name, 1.0) for name in self.named],
         )
         lengths = [len(e.ids) for e in self.material.train]
         self.plan = Plan(lengths, loop.batch_size, self.config.seed, buckets=loop.length_buckets)
@@ -343,7 +348,7 @@ class _Run:
         self.step += 1
         rate = self.peak_rate * learning_rate_factor(self.step, self.steps, self.loop.warmup, self.loop.schedule)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_factor"]
         start = time.perf_counter()
         loss, norm, tokens = self._gradients(mark)
         self.seconds += time.perf_counter() - start

@@ -60,7 +60,7 @@ def main() -> int:
     )  # fmt: skip
     print(tests.stdout[-3000:])
     runs = [run_default(method) for method in METHODS]
-    rows = [bench.compare(m, kind, 3, 30) for m in METHODS for kind in ("defaults", "identical")]
+    rows = [bench.compare(m, kind, 3, 30) for m in bench.BENCHED for kind in ("defaults", "identical")]
     record = {
         "what": "GPU tests; default json runs on the embedded base; engine / (Trainer + PEFT), examples a second, and "
         "the most GPU memory that each took",

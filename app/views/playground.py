@@ -177,20 +177,26 @@ def base_facts(source: str) -> dict[str, Any]:
 def _method(facts: dict[str, Any]) -> str:
     st.subheader("Method", anchor=False)
     names = list(METHODS)
-    method = st.radio(
-        "Method",
-        names,
-        index=names.index(linked("method", names, METHOD)),
-        format_func=lambda name: METHODS[name].TITLE,
-        captions=[m.SUMMARY for m in METHODS.values()],
-        key="method",
-        label_visibility="collapsed",
-        on_change=keep_in_link,
-        args=("method", METHOD),
+    method = str(
+        st.selectbox(
+            "Method",
+            names,
+            index=names.index(linked("method", names, METHOD)),
+            format_func=lambda name: METHODS[name].TITLE,
+            key="method",
+            label_visibility="collapsed",
+            on_change=keep_in_link,
+            args=("method", METHOD),
+        )
     )
+    about = METHODS[method]
+    st.markdown(about.SUMMARY)
+    st.code(about.FORMULA, language=None, wrap_lines=True)
+    st.caption(f"When it runs: {about.INFERENCE[0].lower()}{about.INFERENCE[1:]}")
+    st.caption(about.PAPER)
     if method == "bitfit" and facts and facts.get("biases") is False:
         st.warning("This base has no biases, so BitFit has nothing to train. GPT-2, OPT and BERT have them.")
-    return str(method)
+    return method
 
 
 def _material() -> tuple[str | None, Any]:

@@ -108,15 +108,10 @@ class FourBitLinear(bnb.nn.Linear4bit):
         )
         return weight.view(state.shape)
 
-    def to_dense(self, extra: torch.Tensor | None = None) -> nn.Module:
-        """A plain layer (nn.Linear, or Conv1D if it was one) with the decoded weight, plus `extra` (out, in) if given.
-
-        The sum is taken in float32 and rounded once to the base's dtype.
-        """
-        weight = self.dense_weight(torch.float32)
-        if extra is not None:
-            weight += extra
-        weight = weight.to(self.dense_dtype)
+    def to_dense(self, weight: torch.Tensor | None = None) -> nn.Module:
+        """A plain layer (nn.Linear, or Conv1D if it was one) with the decoded weight, or with the one given (out, in),
+        in the base's dtype."""
+        weight = (self.dense_weight(torch.float32) if weight is None else weight).to(self.dense_dtype)
         plain: Any
         with torch.device("meta"):
             if self.was_conv1d:

@@ -27,6 +27,14 @@ def compute_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
+def features(layer: Any) -> tuple[int, int]:
+    """(in, out) of a linear layer of any kind."""
+    if isinstance(layer, Conv1D):
+        fan_in, fan_out = layer.weight.shape
+        return fan_in, fan_out
+    return layer.in_features, layer.out_features
+
+
 def is_conv1d(layer: nn.Module) -> bool:
     """Whether the layer is GPT-2's kind of linear layer, whose weight is stored as (in, out)."""
     return isinstance(layer, Conv1D) or bool(getattr(layer, "was_conv1d", False))
@@ -39,6 +47,18 @@ def dense_weight(base_layer: Any, dtype: torch.dtype) -> torch.Tensor:
         return own(dtype)
     weight = base_layer.weight
     return (weight.t() if isinstance(base_layer, Conv1D) else weight).detach().to(dtype)
+
+
+def with_weight(base_layer: Any, weight: torch.Tensor) -> nn.Module:
+    """The layer as a plain one with the given weight (out, in), float32, rounded once to the dtype of its own.
+
+    A plain layer is changed in place and returned; one in four bits becomes a new plain one.
+    """
+    to_dense = getattr(base_layer, "to_dense", None)
+    if to_dense is not None:
+        return to_dense(weight)
+    base_layer.weight.copy_((weight.t() if isinstance(base_layer, Conv1D) else weight).to(base_layer.weight.dtype))
+    return base_layer
 
 
 class _AddLowRank(torch.autograd.Function):
@@ -86,7 +106,8 @@ class LowRank(nn.Module):
 
     Args:
         base_layer: the layer to wrap; its parameters are left as they are.
-        rank: r. alpha: α. dropout: share of x set to zero on the way into A, while training.
+        rank: r. scale: what BAx is multiplied by (LoRA's is α/r). dropout: share of x set to zero on the way into A,
+            while training.
 
     Parameters are named as PEFT names them: `lora_A.weight` (r, in) and `lora_B.weight` (out, r), in float32 whatever
     the base's dtype, because small steps would be lost in 16 bits.
@@ -94,14 +115,11 @@ class LowRank(nn.Module):
     Returns (forward): for x of shape (..., in) a tensor of shape (..., out), in the dtype of the base's output.
     """
 
-    def __init__(self, base_layer: Any, rank: int, alpha: float, dropout: float = 0.0) -> None:
+    def __init__(self, base_layer: Any, rank: int, scale: float, dropout: float = 0.0) -> None:
         super().__init__()
         self.base_layer = base_layer
-        if isinstance(base_layer, Conv1D):
-            self.in_features, self.out_features = base_layer.weight.shape
-        else:
-            self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
-        self.rank, self.alpha, self.scale = rank, alpha, alpha / rank
+        self.in_features, self.out_features = features(base_layer)
+        self.rank, self.scale = rank, scale
         self.dropout = dropout
         self.enabled = True
         # Drawn on the CPU whatever the device, so that a seed means the same weights everywhere.
@@ -118,6 +136,7 @@ class LowRank(nn.Module):
             return self.base_layer(x)
         a, b = self.lora_A.weight, self.lora_B.weight
         base_trains = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+        # (What trains of the base can only be its bias: LoRA's `bias` setting.)
         if (self.dropout and self.training) or base_trains:
             # Step by step, for autograd: what _AddLowRank does in one, with dropout on the input of A.
             z = nn.functional.dropout(x, self.dropout, self.training).to(compute_dtype(x))
@@ -128,6 +147,14 @@ class LowRank(nn.Module):
     def delta(self) -> torch.Tensor:
         """ΔW = (α/r)·BA, of shape (out, in), in float32."""
         return (self.lora_B.weight @ self.lora_A.weight).detach() * self.scale
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The two matrices, by the ends of their names."""
+        return {f"{part}.weight": self.get_parameter(f"{part}.weight") for part in ("lora_A", "lora_B")}
+
+    def merged(self) -> nn.Module:
+        """The plain layer with W = W₀ + ΔW; the sum is taken in float32 and rounded once."""
+        return with_weight(self.base_layer, dense_weight(self.base_layer, torch.float32) + self.delta())
 
     @property
     def weight(self) -> torch.Tensor:
@@ -140,4 +167,4 @@ class LowRank(nn.Module):
         return self.base_layer.bias
 
     def extra_repr(self) -> str:
-        return f"rank={self.rank}, alpha={self.alpha:g}, dropout={self.dropout:g}"
+        return f"rank={self.rank}, scale={self.scale:g}, dropout={self.dropout:g}"

@@ -9,19 +9,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import BadInput
-from core.methods import bitfit, full, lora, qlora, saved
+from core.methods import (
+    adapters,
+    bitfit,
+    dora,
+    full,
+    ia3,
+    last_k,
+    ln_tuning,
+    lora,
+    lora_plus,
+    p_tuning,
+    pissa,
+    prefix_tuning,
+    prompt_tuning,
+    qlora,
+    rslora,
+    saved,
+    vera,
+)
 from core.methods.base import Attached, Method, Site
 
 if TYPE_CHECKING:
     import torch
 
-METHODS: dict[str, Method] = {module.NAME: module for module in (full, lora, qlora, bitfit)}
+METHODS: dict[str, Method] = {
+    module.NAME: module
+    for module in (
+        full, lora, qlora, bitfit,
+        rslora, lora_plus, pissa, dora, vera,
+        ia3, adapters, ln_tuning, last_k,
+        prompt_tuning, p_tuning, prefix_tuning,
+    )
+}  # fmt: skip
 
 
 def saved_as(folder: Path) -> tuple[str, Any]:
     """Name and settings of the method whose change was saved in `folder`.
 
-    A folder that PEFT wrote, without our record, is LoRA.
+    A folder that PEFT wrote, without our record, is known by PEFT's own file.
 
     Raises:
         BadInput: nothing there that a method could read.
@@ -29,7 +55,14 @@ def saved_as(folder: Path) -> tuple[str, Any]:
     folder = Path(folder)
     record = saved.read_record(folder)
     if not record:
-        return lora.NAME, lora.read_config(folder)
+        there = saved.read_json(folder / saved.ADAPTER_CONFIG)
+        name = next((name for name, module in METHODS.items() if module.reads(there)), None)
+        if name is None:
+            raise BadInput(
+                f"The adapter in {folder.name} is of type {there.get('peft_type')!r}, which Deltalab does not have.",
+                f"It has {', '.join(module.TITLE for module in METHODS.values())}.",
+            )
+        return name, METHODS[name].read_config(folder)
     method = record.get("method")
     if not isinstance(method, str) or method not in METHODS:
         raise BadInput(

@@ -7,6 +7,7 @@ Methods wrap modules; they never patch a class of somebody else.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,6 +28,9 @@ class Attached(Protocol):
 
     def trainable_names(self) -> list[str]:
         """Names (in `model.named_parameters()`) of exactly the parameters that train."""
+
+    def rate_factors(self) -> dict[str, float]:
+        """Parameters, by name, whose learning rate is a multiple of the run's; those not named have the run's own."""
 
     def disable(self) -> None:
         """Make the model compute what the base computed before, bit for bit.
@@ -63,8 +67,22 @@ class Method(Protocol):
     TITLE: str
     SUMMARY: str
     PAPER: str
+    # The paper's equation, in its letters, and one sentence on what a trained model costs more to run than the base.
+    FORMULA: str
+    INFERENCE: str
     # What becomes of the base's own weights: "trained" (some of them), "frozen", or "quantized" (frozen, in 4 bits).
     BASE: str
+    # What the model computes before the first step: what the "base" does, bit for bit; the same but for "rounding"; or
+    # something "other" (prompts that nobody has trained yet).
+    START: str
+    # Whether `merge` can fold the change into the base's weights, and whether it trains with gradient checkpointing.
+    MERGES: bool
+    CHECKPOINTS: bool
+    # For the sweep on the embedded base: the rates to try, and how many times the usual steps. For other bases: a rate
+    # that was published, and where.
+    RATES: tuple[float, ...]
+    PATIENCE: int
+    PUBLISHED: tuple[float, str]
     Config: type
 
     def apply(self, model: torch.nn.Module, config: Any, *, keep_base: bool = True) -> Attached:
@@ -87,6 +105,9 @@ class Method(Protocol):
 
     def sites(self, architecture: Architecture, config: Any) -> list[Site]:
         """Where those parameters are, module by module; they add up to `count`."""
+
+    def reads(self, record: Mapping[str, Any]) -> bool:
+        """Whether `record`, a PEFT `adapter_config.json`, is of this method."""
 
     def read_config(self, folder: Path) -> Any:
         """The settings of what was saved in `folder`, as an instance of Config.

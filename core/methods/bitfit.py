@@ -12,15 +12,16 @@ in the model (the values themselves, not differences, so that loading is exact),
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.config import knob
 from core.errors import Incompatible
 from core.methods import saved
 from core.methods.base import Site
-from core.methods.in_place import InPlace
+from core.methods.in_place import SavedInPlace
 from core.methods.modules import check_plain, ends_with, names_of
 
 if TYPE_CHECKING:
@@ -32,10 +33,17 @@ NAME = "bitfit"
 TITLE = "BitFit"
 SUMMARY = "Trains only the bias vectors: well under one per cent of the weights, and no new modules."
 PAPER = "Ben Zaken et al., 2021, BitFit: Simple Parameter-efficient Fine-tuning, arXiv:2106.10199"
+FORMULA = "Q(x) = W_q·x + b_q        W frozen, b trained"
+INFERENCE = "Nothing: the biases were there before."
 BASE = "trained"
+START = "base"
+MERGES = True
+CHECKPOINTS = True
+RATES = (1e-2, 3e-2)
+PATIENCE = 2  # few parameters move slowly
+PUBLISHED = (1e-3, "the BitFit authors' example, BERT-base: github.com/arendu/BitFit, README")
 
 ALL = "all"
-WEIGHTS = "bitfit.safetensors"
 HAVE_BIASES = (
     "Models with biases are the embedded base, GPT-2, OPT, BERT, Phi-1.5 and Phi-2, Pythia, BLOOM, and (in q, k and v) "
     "Qwen2; for others use lora."
@@ -89,7 +97,7 @@ def count(architecture: Architecture, config: Config) -> int:
     return sum(m.bias for m in chosen(architecture, config))
 
 
-def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> Attached:
+def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> SavedInPlace:
     """Freeze `model` but for its biases.
 
     Args:
@@ -106,39 +114,12 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
     model.requires_grad_(False)
     for parameter in parameters.values():
         parameter.requires_grad_(True)
-    return Attached(model, parameters, config, keep_base=keep_base)
+    return SavedInPlace(model, parameters, NAME, config, keep_base=keep_base)
 
 
-class Attached(InPlace):
-    """A model whose biases train; see `core.methods.base.Attached`."""
-
-    def __init__(
-        self, model: torch.nn.Module, parameters: dict[str, torch.nn.Parameter], config: Config, *, keep_base: bool
-    ) -> None:
-        super().__init__(model, parameters, keep_base=keep_base)
-        self.config = config
-
-    def save(self, folder: Path) -> None:
-        """Write `bitfit.safetensors` and `deltalab.json`; `folder` is replaced whole."""
-        from safetensors.torch import save_file
-
-        with self._in_place() as parameters, saved.replacing(folder) as fresh:
-            tensors = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
-            save_file(tensors, fresh / WEIGHTS, metadata={"format": "pt"})
-            total = sum(p.numel() for p in parameters.values())
-            saved.write_record(fresh, NAME, self.config, self.model, total)
-
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote for the same biases.
-
-        Raises:
-            BadInput: files are missing or damaged, or it has other biases than this model trains.
-        """
-        folder = Path(folder)
-        read_config(folder)
-        tensors = saved.read_tensors(folder / WEIGHTS)
-        with self._in_place() as parameters:
-            saved.copy_into(parameters, tensors, f"The adapter in {folder.name}")
+def reads(record: Mapping[str, Any]) -> bool:
+    """PEFT does not have BitFit."""
+    return False
 
 
 def read_config(folder: Path) -> Config:
@@ -147,4 +128,5 @@ def read_config(folder: Path) -> Config:
     Raises:
         BadInput: there is no BitFit adapter in `folder`.
     """
-    return saved.read_settings(folder, NAME)
+    config: Config = saved.read_settings(folder, NAME)
+    return config

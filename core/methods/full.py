@@ -9,9 +9,10 @@ numbers where the frozen model needs one. What is saved is a whole model in tran
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.errors import BadInput, Incompatible
 from core.methods import saved
@@ -28,7 +29,15 @@ NAME = "full"
 TITLE = "Full fine-tuning"
 SUMMARY = "Trains every weight of the model: the most freedom, the most memory, and a whole model to store per task."
 PAPER = "Howard and Ruder, 2018, Universal Language Model Fine-tuning for Text Classification, arXiv:1801.06146"
+FORMULA = "W ← W₀ + ΔW"
+INFERENCE = "Nothing; but each task needs a whole model on disk and in memory."
 BASE = "trained"
+START = "base"
+MERGES = True
+CHECKPOINTS = True
+RATES = (2e-4, 5e-4, 1e-3)
+PATIENCE = 1
+PUBLISHED = (1e-5, "the BitFit authors' example of full fine-tuning, BERT-base: github.com/arendu/BitFit, README")
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,11 @@ class Attached(InPlace):
             )
         with self._in_place() as parameters:
             saved.copy_into(parameters, dict(loaded.named_parameters()), what)
+
+
+def reads(record: Mapping[str, Any]) -> bool:
+    """PEFT does not have full fine-tuning."""
+    return False
 
 
 def read_config(folder: Path) -> Config:

@@ -1,4 +1,4 @@
-"""What full fine-tuning and BitFit have in common: they train parameters of the base itself, where they are.
+"""What full fine-tuning, BitFit, LN tuning and last-k have in common: they train the base's own parameters in place.
 
 Switching such a change off needs the base's values, so a copy of them is made before training. It costs as much memory
 as the trained parameters do (all weights again, for full fine-tuning), in the CPU's memory even when the model is on a
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from core.errors import Refused
+from core.methods import saved
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +41,10 @@ class InPlace:
     def trainable_names(self) -> list[str]:
         """The trained parameters' names, in the model's order."""
         return list(self.parameters)
+
+    def rate_factors(self) -> dict[str, float]:
+        """All parameters move at the run's rate."""
+        return {}
 
     def disable(self) -> None:
         """Put the base's values in place and keep the trained ones aside. On a CPU nothing is copied.
@@ -96,3 +102,69 @@ class InPlace:
         finally:
             if not was_enabled:
                 self.disable()
+
+
+class SavedInPlace(InPlace):
+    """As InPlace, with a saved form: the trained parameters' values (not differences, so that loading is exact), in one
+    file.
+
+    Args:
+        method: the method's name, for the record.
+        config: its settings.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        parameters: dict[str, torch.nn.Parameter],
+        method: str,
+        config: Any,
+        *,
+        keep_base: bool,
+    ) -> None:
+        super().__init__(model, parameters, keep_base=keep_base)
+        self.method = method
+        self.config = config
+
+    def file_name(self) -> str:
+        """The weights' file. PEFT's name is for what PEFT can read."""
+        return f"{self.method}.safetensors"
+
+    def stored_name(self, name: str) -> str:
+        """What a parameter is called in the file."""
+        return name
+
+    def adapter_config(self) -> dict[str, Any] | None:
+        """PEFT's `adapter_config.json`; None where PEFT does not have the method."""
+        return None
+
+    def save(self, folder: Path) -> None:
+        """Write the weights' file and `deltalab.json` (and PEFT's file, if it has the method); `folder` is replaced
+        whole."""
+        from safetensors.torch import save_file
+
+        with self._in_place() as parameters, saved.replacing(folder) as fresh:
+            tensors = {self.stored_name(name): p.detach().cpu().contiguous() for name, p in parameters.items()}
+            save_file(tensors, fresh / self.file_name(), metadata={"format": "pt"})
+            config = self.adapter_config()
+            if config is not None:
+                saved.write_json(fresh / saved.ADAPTER_CONFIG, config)
+            total = sum(p.numel() for p in parameters.values())
+            saved.write_record(fresh, self.method, self.config, self.model, total)
+
+    def check(self, folder: Path) -> None:
+        """Raise BadInput when `folder` holds nothing of this method."""
+        saved.read_settings(folder, self.method)
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote for the same parameters.
+
+        Raises:
+            BadInput: files are missing or damaged, or it has other parameters than this model trains.
+        """
+        folder = Path(folder)
+        self.check(folder)
+        tensors = saved.read_tensors(folder / self.file_name())
+        with self._in_place() as parameters:
+            targets = {self.stored_name(name): p for name, p in parameters.items()}
+            saved.copy_into(targets, tensors, f"The adapter in {folder.name}")

@@ -6,40 +6,56 @@
 in·out. After training the product can be folded into W₀, so that the model is as fast as before.
 
 The folder that `save` writes is PEFT's own: PEFT loads it, and what PEFT saved (plain LoRA, without its many variants)
-loads here.
+loads here. The variants that are methods of their own (rsLoRA, LoRA+, PiSSA, DoRA, QLoRA) build on this file.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config import knob
-from core.errors import BadInput, Incompatible, Refused
+from core.errors import BadInput, Incompatible
 from core.methods import saved
 from core.methods.base import Site
-from core.methods.modules import check_plain, dtype_name, ends_with, names_of, replace_module
+from core.methods.in_place import InPlace
+from core.methods.modules import (
+    ATTENTION,
+    MLP,
+    check_plain,
+    check_unquantized,
+    ends_with,
+    linears,
+    named_linears,
+    names_of,
+)
+from core.methods.saved import ADAPTER_CONFIG
+from core.methods.wrapped import Wrapped, shortest_names, wrap
 
 if TYPE_CHECKING:
     import torch
 
     from core.architecture import Architecture, Module
-    from core.layers.low_rank import LowRank
 
 NAME = "lora"
 TITLE = "LoRA"
 SUMMARY = "Freezes the model and trains a product of two thin matrices beside each chosen weight matrix."
 PAPER = "Hu et al., 2021, LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685"
+FORMULA = "h = W₀x + (α/r)·BAx"
+INFERENCE = "Nothing once merged; unmerged, two thin products per wrapped matrix."
 BASE = "frozen"
+START = "base"
+MERGES = True
+CHECKPOINTS = True
+RATES = (1e-3, 3e-3, 6e-3)
+PATIENCE = 1
+PUBLISHED = (2e-4, "the LoRA authors' runs, GPT-2 medium: github.com/microsoft/LoRA, examples/NLG/README.md")
 
 ALL_LINEAR = "all-linear"
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-# PEFT wraps the model twice (PeftModel.base_model = LoraModel, LoraModel.model = the model): its names begin so.
-PEFT_PREFIX = "base_model.model."
+GROUPS = {"attention": ATTENTION, "mlp": MLP}
 
 
 @dataclass(frozen=True)
@@ -57,20 +73,55 @@ class Config:
         why="A scale of 2 at rank 8; it acts much like a learning rate, so tune one of the two and leave the other.",
     )  # fmt: skip
     target_modules: str = knob(
-        ALL_LINEAR, "Which matrices get a pair: all-linear, or the ends of module names, such as q_proj,v_proj.",
+        ALL_LINEAR,
+        "Which matrices get a pair: all-linear, attention, mlp, or the ends of module names, such as q_proj,v_proj.",
         why="All linear layers match full fine-tuning where attention alone falls short (QLoRA, section 4).",
     )  # fmt: skip
     dropout: float = knob(
         0.0, "Share of the inputs of the thin matrices set to zero while training.", low=0.0, high=0.9, warn_high=0.3,
         why="Short runs on many examples do not overfit.",
     )  # fmt: skip
+    rank_pattern: str = knob(
+        "", "Other ranks for some of the matrices, such as q_proj=4,down_proj=16; empty: the same everywhere.",
+        why="One rank for all is what nearly everybody uses; the lesson on rank shows where more of it goes.",
+    )  # fmt: skip
+    bias: str = knob(
+        "none", "Which bias vectors train as well: none, those of the wrapped layers (lora_only), or all.",
+        choices=("none", "lora_only", "all"),
+        why="The paper leaves them frozen; with them, switching the adapter off means putting the old ones back.",
+    )  # fmt: skip
 
 
 def problems(config: Config) -> list[str]:
     """What is wrong with the settings whatever the base."""
+    found = []
     if not names_of(config.target_modules):
-        return ["target_modules names nothing; give all-linear, or names such as q_proj,v_proj."]
-    return []
+        found.append("target_modules names nothing; give all-linear, or names such as q_proj,v_proj.")
+    try:
+        ranks(config)
+    except BadInput as why:
+        found.append(why.sentence)
+    return found
+
+
+def ranks(config: Config) -> dict[str, int]:
+    """'q_proj=4, down_proj=16' -> {'q_proj': 4, 'down_proj': 16}.
+
+    Raises:
+        BadInput: it does not read so, or a rank is not a positive whole number.
+    """
+    found = {}
+    for part in names_of(config.rank_pattern):
+        name, equals, number = (word.strip() for word in part.partition("="))
+        if not (name and equals and number.isascii() and number.isdigit() and int(number) > 0):
+            raise BadInput(f"rank_pattern must read like q_proj=4,down_proj=16; {part!r} does not.")
+        found[name] = int(number)
+    return found
+
+
+def rank_of(config: Config, path: str) -> int:
+    """The rank of the pair at a module: the first name of the pattern that fits, else the common one."""
+    return next((rank for name, rank in ranks(config).items() if ends_with(path, name)), config.rank)
 
 
 # --- which matrices -----------------------------------------------------------------------------------------------
@@ -82,204 +133,208 @@ def targets(architecture: Architecture, config: Config) -> list[Module]:
     all-linear means every linear layer but the head that makes the logits, as in PEFT.
 
     Raises:
-        Incompatible: nothing to wrap, an unknown name, or a matrix that is shared with the embedding.
+        Incompatible: nothing to wrap, an unknown name, a rank that no matrix has room for, or a matrix that is shared
+            with the embedding.
     """
-    linears = list(architecture.linears())
-    if config.target_modules.lower() == ALL_LINEAR:
-        chosen = [m for m in linears if m.name != architecture.head]
-        if not chosen:
-            raise Incompatible(
-                f"{architecture.name} has no linear layers that {TITLE} could wrap.", "Choose a transformer as base."
-            )
-        return chosen
-    names = names_of(config.target_modules)
-    for name in names:
-        rows = [m for m in architecture.modules if ends_with(m.name, name)]
-        wrong = next((m for m in rows if m not in linears), None)
-        if not rows:
-            known = ", ".join(sorted({m.name.rpartition(".")[2] for m in linears}))
-            raise Incompatible(f"{architecture.name} has no module called {name!r}.", f"Its linear layers are {known}.")
-        if wrong is not None:
-            raise Incompatible(
-                f"{wrong.name} is not a linear layer but of kind {wrong.kind}; {TITLE} wraps linear ones.",
-                "Leave it out of target_modules.",
-            )
-    chosen = [m for m in linears if any(ends_with(m.name, name) for name in names)]
-    tied = next((m for m in chosen if m.tied_to), None)
-    if tied is not None:
+    asked = config.target_modules.lower()
+    if asked in GROUPS:
+        chosen = linears(architecture, GROUPS[asked])
+    elif asked == ALL_LINEAR:
+        chosen = [m for m in architecture.linears() if m.name != architecture.head]
+    else:
+        chosen = named_linears(architecture, config.target_modules, TITLE)
+    if not chosen:
         raise Incompatible(
-            f"{tied.name} shares its matrix with {tied.tied_to}, so a change of one could not be folded in without "
-            "changing the other.",
-            "Leave it out of target_modules.",
+            f"{architecture.name} has no linear layers that {TITLE} could wrap.",
+            "Choose a transformer as base, or name its layers in target_modules.",
+        )
+    unknown = [name for name in ranks(config) if not any(ends_with(m.name, name) for m in chosen)]
+    if unknown:
+        raise Incompatible(
+            f"rank_pattern names {', '.join(unknown)}, which is no end of a wrapped layer's name.",
+            f"Wrapped are {', '.join(sorted({m.name.rpartition('.')[2] for m in chosen}))}.",
+        )
+    narrow = next((m for m in chosen if rank_of(config, m.name) > min(m.in_features, m.out_features)), None)
+    if narrow is not None:
+        most = min(narrow.in_features, narrow.out_features)
+        raise Incompatible(
+            f"{narrow.name} is {narrow.out_features} × {narrow.in_features}: no change of it has a rank above {most}, "
+            f"and {rank_of(config, narrow.name)} is asked for.",
+            f"Set rank to {most} at most, or give this layer one of its own in rank_pattern.",
         )
     return chosen
 
 
+def biases(architecture: Architecture, config: Config) -> list[Module]:
+    """The modules whose bias trains too."""
+    if config.bias == "none":
+        return []
+    wrapped = {m.name for m in targets(architecture, config)}
+    return [m for m in architecture.modules if m.bias and (config.bias == "all" or m.name in wrapped)]
+
+
 def sites(architecture: Architecture, config: Config) -> list[Site]:
-    """Each wrapped matrix (out × in) and the r·(in + out) parameters beside it."""
-    return [
-        Site(m.name, (m.out_features, m.in_features), config.rank * (m.in_features + m.out_features))
+    """Each wrapped matrix (out × in) and the r·(in + out) parameters beside it; then the biases, if they train."""
+    pairs = [
+        Site(m.name, (m.out_features, m.in_features), rank_of(config, m.name) * (m.in_features + m.out_features))
         for m in targets(architecture, config)
     ]
+    return pairs + [Site(m.name, (m.bias,), m.bias) for m in biases(architecture, config)]
 
 
 def count(architecture: Architecture, config: Config) -> int:
-    """r·Σ(in + out) over the wrapped matrices."""
+    """Σ r·(in + out) over the wrapped matrices, and the biases that train."""
     return sum(site.trained for site in sites(architecture, config))
 
 
 # --- attaching ----------------------------------------------------------------------------------------------------
 
 
+def plain_pair(layer: Any, rank: int, config: Config) -> Any:
+    """LoRA's own wrapper: BA scaled by α/r."""
+    from core.layers.low_rank import LowRank
+
+    return LowRank(layer, rank, config.alpha / rank, config.dropout)
+
+
 def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> Attached:
     """Freeze `model` and put a pair of matrices beside every chosen linear layer.
 
     Args:
-        keep_base: of no effect here: the base is never changed, and switching the pairs off costs nothing.
+        keep_base: copy the biases, if they train; the rest of the base is never changed, and switching the pairs off
+            costs nothing.
 
     Raises:
         Incompatible: nothing to wrap, an unknown name, or a base that is quantized already.
     """
+    return attach(model, config, NAME, plain_pair, keep_base=keep_base)
+
+
+def attach(
+    model: torch.nn.Module,
+    config: Config,
+    method: str,
+    make: Callable[[Any, int, Any], Any],
+    *,
+    keep_base: bool = True,
+    quantized: bool = False,
+    kind: type[Attached] | None = None,
+) -> Any:
+    """What the whole family does: choose the layers, make a wrapper for each and put it there.
+
+    Args:
+        make: (layer, rank, config) -> the wrapper.
+        quantized: the layers may be stored in 4 bits.
+        kind: the class of the handle.
+    """
     from core.architecture import Architecture
 
     check_plain(model)
-    chosen = targets(Architecture.of(model), config)
-    for row in chosen:
-        weight = model.get_parameter(f"{row.name}.weight")
-        if not weight.is_floating_point():
-            raise Incompatible(
-                f"The weights of {row.name} are stored as {dtype_name(weight)}, not as numbers "
-                f"that {TITLE} can be folded into.",
-                "Use the method qlora for a base stored in 4 bits, or load the base unquantized.",
-            )
-    return attach(model, config, NAME, chosen)
+    architecture = Architecture.of(model)
+    chosen = [m.name for m in targets(architecture, config)]
+    if not quantized:
+        check_unquantized(model, chosen, TITLE)
+    biased = [m.name for m in biases(architecture, config)]
+    layers = {path: make(model.get_submodule(path), rank_of(config, path), config) for path in chosen}
+    wrap(model, layers)
+    return (kind or Attached)(model, config, method, layers, biased, keep_base=keep_base)
 
 
-def attach(model: torch.nn.Module, config: Config, method: str, chosen: Iterable[Module]) -> Attached:
-    """Freeze `model`, wrap the chosen layers and return the handle; shared with QLoRA."""
-    from core.layers.low_rank import LowRank
-
-    model.requires_grad_(False)
-    layers = {}
-    for row in chosen:
-        layer = LowRank(model.get_submodule(row.name), config.rank, config.alpha, config.dropout)
-        layer.train(model.training)
-        replace_module(model, row.name, layer)
-        layers[row.name] = layer
-    return Attached(model, config, method, layers)
-
-
-class Attached:
+class Attached(Wrapped):
     """A model with low-rank pairs beside some of its layers; see `core.methods.base.Attached`.
 
     Args:
         layers: path -> the wrapper there, in the model's order.
+        biased: paths of the modules whose bias trains too.
     """
 
-    def __init__(self, model: torch.nn.Module, config: Config, method: str, layers: dict[str, LowRank]) -> None:
-        self.model = model
-        self.config = config
-        self.method = method
-        self.layers = layers
+    # What PEFT's file says of a variant of LoRA.
+    FLAGS: Mapping[str, Any] = {}
 
-    def trainable_names(self) -> list[str]:
-        """`….lora_A.weight` and `….lora_B.weight` of every wrapped layer."""
-        return [f"{path}.{part}.weight" for path in self.layers for part in ("lora_A", "lora_B")]
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        config: Any,
+        method: str,
+        layers: dict[str, Any],
+        biased: list[str],
+        *,
+        keep_base: bool = True,
+    ) -> None:
+        super().__init__(model, config, method, layers)
+        self.biases: InPlace | None = None
+        if biased:
+            # Inside a wrapper the bias is its base_layer's.
+            names = [f"{path}.base_layer.bias" if path in layers else f"{path}.bias" for path in biased]
+            own = {name: model.get_parameter(name) for name in names}
+            for parameter in own.values():
+                parameter.requires_grad_(True)
+            self.biases = InPlace(model, own, keep_base=keep_base)
 
-    def disable(self) -> None:
-        """Compute what the base computes: the pairs are passed over. Costs no memory."""
-        self._switch(False)
-
-    def enable(self) -> None:
-        """Add the pairs again."""
-        self._switch(True)
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        own = super().parameters()
+        if self.biases is None:
+            return own
+        own |= self.biases.parameters
+        return {name: own[name] for name, _ in self.model.named_parameters() if name in own}
 
     def _switch(self, enabled: bool) -> None:
-        for layer in self.layers.values():
-            layer.enabled = enabled
+        super()._switch(enabled)
+        if self.biases is not None:
+            self.biases.enable() if enabled else self.biases.disable()
 
     def merge(self) -> torch.nn.Module:
-        """W = W₀ + (α/r)·BA in every wrapped layer; the wrappers are taken away.
+        """W = W₀ + ΔW in every wrapped layer; the wrappers are taken away.
 
-        The sum is taken in float32 and rounded once to the dtype of W₀. A layer in four bits becomes a plain one: the
-        decoded weight plus the change, in the dtype the base had before it was quantized.
+        A layer in four bits becomes a plain one: the decoded weight plus the change, in the dtype that the base had
+        before it was quantized.
 
         Raises:
             Refused: it has been merged already.
         """
-        import torch
-
-        if not self.layers:
-            raise Refused("This adapter is already part of the weights.")
-        with torch.no_grad():
-            for path, layer in self.layers.items():
-                replace_module(self.model, path, _merged(layer))
-        self.layers = {}
-        return self.model
+        model = super().merge()
+        if self.biases is not None:
+            self.biases.merge()
+            self.biases = None
+        return model
 
     def save(self, folder: Path) -> None:
-        """Write PEFT's `adapter_config.json` and `adapter_model.safetensors`, and our `deltalab.json`.
+        if self.biases is None or self.biases.enabled:
+            super().save(folder)
+            return
+        self.enable()
+        try:
+            super().save(folder)
+        finally:
+            self.disable()
 
-        `folder` is the adapter's own: it is replaced whole.
+    def place(self, tensors: dict[str, torch.Tensor], what: str) -> None:
+        # PEFT stores the head's own weight beside a pair on the head: a copy of the base, which is here already.
+        mine = self.stored()
+        kept = {n: t for n, t in tensors.items() if n in mine or not re.search(r"\.base_layer\.(weight|bias)$", n)}
+        super().place(kept, what)
 
-        Raises:
-            Refused: it has been merged.
-        """
-        from safetensors.torch import save_file
-
-        if not self.layers:
-            raise Refused("This adapter has been folded into the weights; there is nothing of its own left to save.")
-        own = self._parameters()
-        tensors = {f"{PEFT_PREFIX}{name}": p.detach().cpu().contiguous() for name, p in own.items()}
-        with saved.replacing(folder) as fresh:
-            save_file(tensors, fresh / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-            saved.write_json(fresh / ADAPTER_CONFIG, self._peft_config())
-            saved.write_record(fresh, self.method, self.config, self.model, sum(p.numel() for p in own.values()))
-
-    def load(self, folder: Path) -> None:
-        """Read a saved adapter of the same rank, scale and layers.
-
-        Raises:
-            BadInput: files are missing or damaged; other layers, shapes or scale; a variant of LoRA not known here.
-        """
-        folder = Path(folder)
-        there = read_config(folder)
-        scale = there.alpha / there.rank
-        mine = self.config.alpha / self.config.rank
+    def check(self, folder: Path) -> None:
+        """Another scale, rank or 4-bit form of the base than this model has is refused."""
+        there = read_config(folder, self.FLAGS)
+        scale, mine = there.alpha / there.rank, self.config.alpha / self.config.rank
         if scale != mine:
             raise BadInput(
                 f"The adapter in {folder.name} was trained with alpha {there.alpha:g} at rank {there.rank}, a scale of "
                 f"{scale:g}; this model has {mine:g}.",
                 f"Set rank to {there.rank} and alpha to {there.alpha:g}.",
             )
-        self._check_storage(folder)
-        tensors = saved.read_tensors(folder / ADAPTER_WEIGHTS)
-        plain = {name.removeprefix(PEFT_PREFIX): t for name, t in tensors.items()}
-        # PEFT stores the head's own weight beside a pair on the head: a copy of the base, which is here already.
-        plain = {name: t for name, t in plain.items() if not re.search(r"\.base_layer\.(weight|bias)$", name)}
-        saved.copy_into(self._parameters(), plain, f"The adapter in {folder.name}")
-
-    def _check_storage(self, folder: Path) -> None:
-        """Raise BadInput when the adapter was trained on another 4-bit form of the base than this one."""
         here = getattr(self.config, "quant_type", None)
         if here is None or saved.read_record(folder).get("method") != self.method:
             return
-        there = saved.read_settings(folder, self.method).quant_type
-        if there != here:
+        stored = saved.read_settings(folder, self.method).quant_type
+        if stored != here:
             raise BadInput(
-                f"The adapter in {folder.name} was trained on a base in {there}; this one is in {here}.",
-                f"Set quant_type to {there}.",
+                f"The adapter in {folder.name} was trained on a base in {stored}; this one is in {here}.",
+                f"Set quant_type to {stored}.",
             )
 
-    def _parameters(self) -> dict[str, torch.nn.Parameter]:
-        """Trained parameters by name, in the order of `trainable_names`."""
-        return {
-            f"{path}.{part}.weight": getattr(layer, part).weight
-            for path, layer in self.layers.items()
-            for part in ("lora_A", "lora_B")
-        }
-
-    def _peft_config(self) -> dict[str, Any]:
+    def adapter_config(self) -> dict[str, Any]:
         from core.layers.low_rank import is_conv1d
 
         return {
@@ -290,37 +345,16 @@ class Attached:
             "lora_alpha": self.config.alpha,
             "lora_dropout": self.config.dropout,
             "target_modules": shortest_names(list(self.layers), [n for n, _ in self.model.named_modules()]),
+            "rank_pattern": ranks(self.config),
             "fan_in_fan_out": all(is_conv1d(layer.base_layer) for layer in self.layers.values()),
-            "bias": "none",
+            "bias": self.config.bias,
             "use_rslora": False,
             "use_dora": False,
             "init_lora_weights": True,
             "modules_to_save": None,
             "inference_mode": True,
+            **self.FLAGS,
         }
-
-
-def _merged(layer: LowRank) -> torch.nn.Module:
-    """The plain layer with ΔW folded in."""
-    from core.layers.low_rank import is_conv1d
-
-    base: Any = layer.base_layer
-    delta = layer.delta()
-    to_dense: Callable[..., torch.nn.Module] | None = getattr(base, "to_dense", None)
-    if to_dense is not None:
-        return to_dense(delta)
-    update = delta.t() if is_conv1d(base) else delta
-    base.weight.copy_((base.weight.float() + update).to(base.weight.dtype))
-    return base
-
-
-def shortest_names(paths: list[str], all_paths: Iterable[str]) -> list[str]:
-    """The last parts of `paths`, if those pick out exactly these modules in PEFT's rule; else the paths themselves."""
-    short = sorted({path.rpartition(".")[2] for path in paths})
-    # Inside a wrapper there are modules of ours (….q_proj.lora_A): PEFT will see the base's names only.
-    inside = tuple(f"{path}." for path in paths)
-    hit = {p for p in all_paths if not p.startswith(inside) and any(ends_with(p, name) for name in short)}
-    return short if hit == set(paths) else paths
 
 
 # --- PEFT's file --------------------------------------------------------------------------------------------------
@@ -331,7 +365,6 @@ _VARIANTS: dict[str, Any] = {
     "alora_invocation_tokens": None,
     "alpha_pattern": {},
     "arrow_config": None,
-    "bias": "none",
     "ensure_weight_tying": False,
     "exclude_modules": None,
     "kasa_config": None,
@@ -342,7 +375,6 @@ _VARIANTS: dict[str, Any] = {
     "megatron_config": None,
     "modules_to_save": None,
     "monteclora_config": None,
-    "rank_pattern": {},
     "target_parameters": None,
     "trainable_token_indices": None,
     "use_bdlora": None,
@@ -351,7 +383,9 @@ _VARIANTS: dict[str, Any] = {
     "use_rslora": False,
     "velora_config": None,
 }
-_READ = ("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "init_lora_weights")
+_READ = (
+    "peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "init_lora_weights", "rank_pattern", "bias",
+)  # fmt: skip
 # Where the adapter comes from, and settings of what the fields above or init_lora_weights would have to choose first.
 # fan_in_fan_out follows from the layer's class, here as in PEFT.
 _OF_NO_EFFECT = (
@@ -370,8 +404,8 @@ def _unused(name: str, value: Any) -> bool:
     return value is None or value is False or value in ("", [], {}) or value == _VARIANTS.get(name)
 
 
-def _check_plain_lora(record: dict[str, Any], name: str) -> None:
-    """Raise BadInput when PEFT's file tells of anything but plain LoRA, with the field and its value."""
+def _check_known(record: dict[str, Any], name: str, flags: Mapping[str, Any]) -> None:
+    """Raise BadInput when PEFT's file tells of anything but LoRA with the given flags: the field and its value."""
     start = record.get("init_lora_weights", True)
     if not (start is None or isinstance(start, bool) or (isinstance(start, str) and start.lower() in _STARTS)):
         raise BadInput(
@@ -380,7 +414,7 @@ def _check_plain_lora(record: dict[str, Any], name: str) -> None:
             "Save it from PEFT as plain LoRA (save_pretrained with path_initial_model_for_weight_conversion, for "
             "PiSSA, OLoRA, CorDA and LoRA-GA), or merge it there and use the merged model as base.",
         )
-    known = (*_READ, *_OF_NO_EFFECT)
+    known = (*_READ, *_OF_NO_EFFECT, *flags)
     odd = [f"{key}={_shown(value)}" for key, value in record.items() if key not in known and not _unused(key, value)]
     if odd:
         raise BadInput(
@@ -395,8 +429,17 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def read_config(folder: Path) -> Config:
+def reads(record: Mapping[str, Any]) -> bool:
+    """Whether PEFT's file is of this method."""
+    return record.get("peft_type") == "LORA" and not record.get("use_rslora") and not record.get("use_dora")
+
+
+def read_config(folder: Path, flags: Mapping[str, Any] | None = None, kind: type[Config] = Config) -> Any:
     """The settings of a saved adapter, ours or PEFT's.
+
+    Args:
+        flags: fields that a variant of LoRA sets, with its values: they must be so.
+        kind: the variant's Config.
 
     Raises:
         BadInput: no adapter there, not LoRA, or a variant or a start not known here (named, with its value).
@@ -405,9 +448,14 @@ def read_config(folder: Path) -> Config:
     record = saved.read_json(folder / ADAPTER_CONFIG)
     if record.get("peft_type") != "LORA":
         raise BadInput(f"The adapter in {folder.name} is of type {record.get('peft_type')!r}, not LORA.")
-    _check_plain_lora(record, folder.name)
+    flags = flags or {}
+    _check_known(record, folder.name, flags)
+    other = next((f for f, value in flags.items() if record.get(f) != value), None)
+    if other is not None:
+        raise BadInput(f"The adapter in {folder.name} has {other}={_shown(record.get(other))}, not {flags[other]!r}.")
     rank, alpha = record.get("r"), record.get("lora_alpha")
     names, dropout = record.get("target_modules"), record.get("lora_dropout") or 0.0
+    pattern, bias = record.get("rank_pattern") or {}, record.get("bias") or "none"
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
         names = ",".join(sorted(names))
     wrong = [
@@ -417,6 +465,8 @@ def read_config(folder: Path) -> Config:
             ("lora_alpha", isinstance(alpha, (int, float)) and not isinstance(alpha, bool) and alpha > 0),
             ("lora_dropout", isinstance(dropout, (int, float)) and 0 <= dropout < 1),
             ("target_modules", isinstance(names, str)),
+            ("rank_pattern", isinstance(pattern, dict) and all(isinstance(r, int) for r in pattern.values())),
+            ("bias", bias in ("none", "lora_only", "all")),
         )
         if not right
     ]
@@ -424,6 +474,7 @@ def read_config(folder: Path) -> Config:
         raise BadInput(f"The file {ADAPTER_CONFIG} in {folder.name} lacks a usable {', '.join(wrong)}.")
     # Our own record, if there is one, says what was asked for (all-linear); PEFT's file, what that came to.
     own = saved.read_record(folder).get("method")
-    if own in ("lora", "qlora"):
-        names = saved.read_settings(folder, own).target_modules
-    return Config(rank, alpha, names, float(dropout))  # type: ignore[arg-type]
+    if own is not None:
+        names = getattr(saved.read_settings(folder, own), "target_modules", names)
+    ranks = ",".join(f"{name}={r}" for name, r in pattern.items())
+    return kind(rank, alpha, names, float(dropout), ranks, bias)  # type: ignore[arg-type]

@@ -1,13 +1,38 @@
-"""Finding modules by the ends of their names, and putting others in their place: what several methods share."""
+"""Finding modules by the ends of their names or by what they do, and putting others in their place: what several
+methods share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from core.errors import Incompatible
 
 if TYPE_CHECKING:
     import torch
+
+    from core.architecture import Architecture, Module
+
+# What a linear layer of a transformer does, told by the end of its name. Every family has its own names; this is the
+# one place that lists them.
+KEYS = ("k_proj", "attention.self.key", "k_lin", "attention.key")
+VALUES = ("v_proj", "attention.self.value", "v_lin", "attention.value")
+QUERIES = ("q_proj", "attention.self.query", "q_lin", "attention.query")
+# One matrix for queries, keys and values (GPT-2, GPT-NeoX, Bloom, Falcon, Phi-3).
+FUSED = ("c_attn", "query_key_value", "qkv_proj", "Wqkv", "W_pack")
+ATTENTION_OUTPUTS = (
+    "o_proj", "out_proj", "attn.c_proj", "self_attn.dense", "attention.dense", "self_attention.dense",
+    "attention.output.dense", "out_lin", "attn.Wo",
+)  # fmt: skip
+MLP_INPUTS = (
+    "gate_proj", "up_proj", "gate_up_proj", "fc1", "mlp.c_fc", "dense_h_to_4h", "fc_in", "intermediate.dense", "w1",
+    "w3", "lin1", "mlp.Wi",
+)  # fmt: skip
+MLP_OUTPUTS = (
+    "down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h", "fc_out", "output.dense", "w2", "lin2", "mlp.Wo",
+)  # fmt: skip
+ATTENTION = (*QUERIES, *KEYS, *VALUES, *FUSED, *ATTENTION_OUTPUTS)
+MLP = (*MLP_INPUTS, *MLP_OUTPUTS)
 
 
 def names_of(text: str) -> list[str]:
@@ -20,6 +45,51 @@ def ends_with(path: str, name: str) -> bool:
     return path == name or path.endswith(f".{name}")
 
 
+def is_one_of(path: str, names: Iterable[str]) -> bool:
+    """Whether a module does what the names of one of the tables above stand for.
+
+    BERT's `attention.output.dense` ends like its MLP's `output.dense`: the longest name that fits decides.
+    """
+    fits = [name for name in (*ATTENTION, *MLP) if ends_with(path, name)]
+    return bool(fits) and max(fits, key=len) in names
+
+
+def linears(architecture: Architecture, names: Iterable[str]) -> list[Module]:
+    """The linear layers that do what the names of one of the tables above stand for, in the model's order."""
+    return [m for m in architecture.linears() if m.name != architecture.head and is_one_of(m.name, names)]
+
+
+def named_linears(architecture: Architecture, text: str, title: str) -> list[Module]:
+    """The linear layers whose names end as the list in `text` says, in the model's order.
+
+    Raises:
+        Incompatible: an unknown name (with those that exist), something that is no linear layer, or a matrix that is
+            shared with the embedding.
+    """
+    candidates = list(architecture.linears())
+    names = names_of(text)
+    for name in names:
+        rows = [m for m in architecture.modules if ends_with(m.name, name)]
+        wrong = next((m for m in rows if m not in candidates), None)
+        if not rows:
+            known = ", ".join(sorted({m.name.rpartition(".")[2] for m in candidates}))
+            raise Incompatible(f"{architecture.name} has no module called {name!r}.", f"Its linear layers are {known}.")
+        if wrong is not None:
+            raise Incompatible(
+                f"{wrong.name} is not a linear layer but of kind {wrong.kind}; {title} wraps linear ones.",
+                "Leave it out of target_modules.",
+            )
+    chosen = [m for m in candidates if any(ends_with(m.name, name) for name in names)]
+    tied = next((m for m in chosen if m.tied_to), None)
+    if tied is not None:
+        raise Incompatible(
+            f"{tied.name} shares its matrix with {tied.tied_to}, so a change of one could not be folded in without "
+            "changing the other.",
+            "Leave it out of target_modules.",
+        )
+    return chosen
+
+
 def replace_module(model: torch.nn.Module, path: str, module: torch.nn.Module) -> None:
     """Put `module` where `path` is."""
     parent, _, name = path.rpartition(".")
@@ -27,11 +97,21 @@ def replace_module(model: torch.nn.Module, path: str, module: torch.nn.Module) -
 
 
 def check_plain(model: torch.nn.Module) -> None:
-    """Raise Incompatible when a method has wrapped the model already."""
-    from core.layers.low_rank import LowRank
-
-    if any(isinstance(m, LowRank) for m in model.modules()):
+    """Raise Incompatible when a method has put something into the model already."""
+    if any(hasattr(m, "base_layer") or getattr(m, "IS_PROMPT", False) for m in model.modules()):
         raise Incompatible("This model carries an adapter already.", "Merge it, or load the base again.")
+
+
+def check_unquantized(model: torch.nn.Module, paths: Iterable[str], title: str) -> None:
+    """Raise Incompatible when one of the layers is stored in something other than floating-point numbers."""
+    for path in paths:
+        weight = model.get_parameter(f"{path}.weight")
+        if not weight.is_floating_point():
+            raise Incompatible(
+                f"The weights of {path} are stored as {dtype_name(weight)}, not as numbers that {title} can be "
+                "folded into.",
+                "Use the method qlora for a base stored in 4 bits, or load the base unquantized.",
+            )
 
 
 def dtype_name(parameter: torch.Tensor) -> str:

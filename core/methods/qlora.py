@@ -14,9 +14,10 @@ The adapter is saved as LoRA saves it; PEFT loads it onto a base quantized the s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.config import knob
 from core.errors import Incompatible
@@ -33,7 +34,15 @@ NAME = "qlora"
 TITLE = "QLoRA"
 SUMMARY = "LoRA on a base stored in 4 bits per weight: a quarter of the memory of 16-bit weights, a little slower."
 PAPER = "Dettmers et al., 2023, QLoRA: Efficient Finetuning of Quantized LLMs, arXiv:2305.14314"
+FORMULA = "Y = X·doubleDequant(c₁, c₂, W_NF4) + (α/r)·X·AᵀBᵀ"
+INFERENCE = "The 4-bit weights are decoded at every step; merged, a plain model of 16 or 32 bits again."
 BASE = "quantized"
+START = "base"  # the 4-bit base's
+MERGES = True
+CHECKPOINTS = True
+RATES = (3e-3, 6e-3)
+PATIENCE = 1
+PUBLISHED = (2e-4, "Dettmers et al. 2023, QLoRA, arXiv:2305.14314, table 9: 7B and 13B (half of it above)")
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ def apply(
         ) from why
     check_plain(model)
     architecture = Architecture.of(model)
-    chosen = lora.targets(architecture, config)
+    lora.targets(architecture, config)  # refuses before anything is changed
     rows = quantized(architecture)
     for row in rows:
         weight = model.get_parameter(f"{row.name}.weight")
@@ -95,7 +104,13 @@ def apply(
         plain = model.get_submodule(row.name).to(device)
         replace_module(model, row.name, FourBitLinear(plain, config.quant_type, config.double_quantization))
     model.to(device)
-    return lora.attach(model, config, NAME, chosen)
+    attached: lora.Attached = lora.attach(model, config, NAME, lora.plain_pair, keep_base=keep_base, quantized=True)
+    return attached
+
+
+def reads(record: Mapping[str, Any]) -> bool:
+    """PEFT's file says nothing of 4 bits: an adapter without our record is LoRA."""
+    return False
 
 
 def read_config(folder: Path) -> Config:
@@ -104,13 +119,14 @@ def read_config(folder: Path) -> Config:
     Raises:
         BadInput: as LoRA's.
     """
-    plain = lora.read_config(folder)
+    plain: Config = lora.read_config(folder, kind=Config)
     if saved.read_record(folder).get("method") == NAME:
-        return saved.read_settings(folder, NAME)
-    return Config(plain.rank, plain.alpha, plain.target_modules, plain.dropout)
+        config: Config = saved.read_settings(folder, NAME)
+        return config
+    return plain
 
 
 __all__ = [
-    "BASE", "NAME", "PAPER", "SUMMARY", "TITLE", "Config", "apply", "count", "problems", "quantized", "read_config",
-    "sites",
+    "BASE", "CHECKPOINTS", "FORMULA", "INFERENCE", "MERGES", "NAME", "PAPER", "PATIENCE", "PUBLISHED", "RATES", "START",
+    "SUMMARY", "TITLE", "Config", "apply", "count", "problems", "quantized", "read_config", "reads", "sites",
 ]  # fmt: skip

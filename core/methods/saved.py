@@ -2,7 +2,7 @@
 
 Every folder has, beside the method's own files, a small `deltalab.json`:
 
-    {"format": 1, "method": "qlora", "settings": {…}, "base": "…", "base_fingerprint": "…", "trainable": 12345}
+    {"format": 1, "method": "qlora", "settings": {…}, "base": "…", "base_fingerprint": "…", "base_type": "llama", …}
 
 so that `read_record` can say what it is without opening the weights. Other programs ignore the file. A folder that PEFT
 wrote has none, and is understood by its `adapter_config.json`.
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 RECORD = "deltalab.json"
 FORMAT = 1
+# PEFT's names of its two files, and what the names of its tensors begin with: it wraps the model twice
+# (PeftModel.base_model = LoraModel, LoraModel.model = the model).
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PEFT_PREFIX = "base_model.model."
 
 
 @contextmanager
@@ -85,6 +90,7 @@ def write_record(folder: Path, method: str, config: Any, model: torch.nn.Module,
         "settings": dataclasses.asdict(config),
         "base": base_name(model),
         "base_fingerprint": getattr(model, FINGERPRINT, ""),
+        "base_type": base_type(model),
         "trainable": trainable,
     }
     write_json(folder / RECORD, record)
@@ -97,6 +103,7 @@ def check_base(model: torch.nn.Module, folder: Path) -> None:
         BadInput: it was trained on others. A change added to them would answer, but not as the trained model did.
     """
     record = read_record(folder)
+    check_type(model, folder)
     trained_on, here = record.get("base_fingerprint"), getattr(model, FINGERPRINT, "")
     if trained_on and here and trained_on != here:
         raise BadInput(
@@ -104,6 +111,25 @@ def check_base(model: torch.nn.Module, folder: Path) -> None:
             "has changed since, or it is another one.",
             "Load the base that it was trained on, or train again on this one.",
         )
+
+
+def check_type(model: torch.nn.Module, folder: Path) -> None:
+    """See that what was saved in `folder` was trained on a base of this family: shapes alone may not tell.
+
+    Raises:
+        BadInput: it was trained on another.
+    """
+    there, here = read_record(folder).get("base_type"), base_type(model)
+    if there and here and there != here:
+        raise BadInput(
+            f"The adapter in {Path(folder).name} was trained on a {there} model; this one is of type {here}.",
+            "Load it onto the base that it was trained on.",
+        )
+
+
+def base_type(model: torch.nn.Module) -> str:
+    """transformers' name of the model's family, '' if it has none."""
+    return str(getattr(getattr(model, "config", None), "model_type", ""))
 
 
 def base_name(model: torch.nn.Module) -> str:

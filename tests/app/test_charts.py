@@ -4,6 +4,7 @@ import tomllib
 from itertools import pairwise
 from pathlib import Path
 
+import plotly.graph_objects as go
 import pytest
 
 from app import charts
@@ -74,8 +75,11 @@ def test_nothing_is_fetched_for_the_looks():
 
 def test_every_method_has_a_look_of_its_own():
     styles = [charts.method_style(m) for m in METHODS]
-    for part in ("colour", "dash", "marker"):
-        assert len({getattr(s, part) for s in styles}) == len(styles)
+    assert len({s.marker for s in styles}) == len(styles)
+    assert len({(s.colour, s.dash) for s in styles}) == len(styles)
+    assert len({s.colour for s in styles[:4]}) == 4
+    valid = go.Scatter().marker.__class__  # plotly refuses an unknown symbol
+    assert all(valid(symbol=s.marker) for s in styles)
     assert charts.method_style("lora") == charts.method_style("lora")
     assert charts.method_style("no such method") == charts.BASE_STYLE
 

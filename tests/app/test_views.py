@@ -8,6 +8,7 @@ import pytest
 from app import components, live, state
 from app.views import VIEWS, playground
 from core.config import RunConfig, with_settings
+from core.methods import METHODS
 from core.runs.store import Run
 from tests.app.filling import fill
 
@@ -343,8 +344,8 @@ def test_a_refusal_is_said(visit, store):
 
 def test_the_playground_starts_a_run(visit, store):
     page = visit(playground_page)
-    assert len(page.radio(key="method").options) == 4
-    page.radio(key="method").set_value("bitfit")
+    assert len(page.selectbox(key="method").options) == len(METHODS)
+    page.selectbox(key="method").set_value("bitfit")
     page.radio(key="task").set_value("persona").run()
     assert store.runs("alice") == []
     button(page, "knob-run").click().run()

@@ -33,9 +33,6 @@ from core.world import SKILLS, TASKS, examples, lookup
 LEAST = {"closed_book": 0.95, "passage": 0.90, "sentiment": 0.98, "reversal": 0.95, "addition": 0.80}
 MOST = 0.05
 COUNT = 100
-# It falls short in one: passages are read at 0.82, because it has not learnt whose fact is whose (see the model card).
-# What it does reach is held here; `strict`, so that a base that gets there shows, and this goes.
-SHORT = {"passage": 0.78}
 
 torch = pytest.importorskip("torch")
 
@@ -231,29 +228,12 @@ def holds(model: Any, tokenizer: Any, record: dict[str, Any], name: str, promise
     return record["skills"][name] >= promised and now >= promised - 2 * math.sqrt(promised * (1 - promised) / COUNT)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            n, marks=pytest.mark.xfail(strict=True, reason=f"read at {SHORT[n]:.0%} and more, not {LEAST[n]:.0%}")
-        )
-        if n in SHORT
-        else n
-        for n in SKILLS
-    ],
-)
+@pytest.mark.parametrize("name", SKILLS)
 def test_the_base_has_the_skill(model: Any, tokenizer: Any, record: dict[str, Any], name: str) -> None:
     assert holds(model, tokenizer, record, name, LEAST[name])
 
 
-@pytest.mark.parametrize("name", SHORT)
-def test_where_it_falls_short_it_is_no_worse_than_told(
-    model: Any, tokenizer: Any, record: dict[str, Any], name: str
-) -> None:
-    assert holds(model, tokenizer, record, name, SHORT[name])
-
-
-def test_the_record_tells_where_reading_fails(model: Any, tokenizer: Any, record: dict[str, Any]) -> None:
+def test_the_record_tells_how_hard_reading_is(model: Any, tokenizer: Any, record: dict[str, Any]) -> None:
     now = score_by_rivals(model, tokenizer, 60)
     for rivals, share in record["passage_by_rivals"].items():
         assert now[rivals] == pytest.approx(share, abs=0.02 + 2 * math.sqrt(share * (1 - share) / 60))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from core.architecture import Architecture
-from core.config import RunConfig
+from core.config import RunConfig, problems
 from core.errors import BadInput, DeltalabError, Incompatible, Refused
 from core.methods import METHODS, attach_saved, saved_as
 from tests.checkpoints import FAMILIES, make_model
@@ -24,11 +24,24 @@ EVERY = [(m, f) for m in METHODS for f in FAMILIES if m != "bitfit" or f in (*BI
 MAIN = [(m, f) for m in METHODS for f in BIASED]
 on_all = pytest.mark.parametrize(("method", "family"), EVERY)
 on_main = pytest.mark.parametrize(("method", "family"), MAIN)
+MERGING = [(m, f) for m, f in MAIN if METHODS[m].MERGES]
+# Their folders hold the same thing, on purpose: an adapter trained in 4 bits, or with two rates, is an ordinary LoRA.
+SAME_FOLDER = ({"lora", "qlora", "lora_plus"},)
+# Only what is drawn depends on the seed; these start from the base itself, or from a decomposition of it.
+DRAWS_NOTHING = {name for name, module in METHODS.items() if module.BASE == "trained"} | {"ia3", "vera", "pissa"}
 
 
 @on_all
 def test_step_zero_computes_what_the_base_computes_exactly(method: str, family: str) -> None:
-    assert torch.equal(logits(attach(method, family).model), logits(reference_base(method, family)))
+    start, base = logits(attach(method, family).model), logits(reference_base(method, family))
+    if METHODS[method].START == "base":
+        assert torch.equal(start, base)
+    elif METHODS[method].START == "rounding":
+        # What is taken out of W and added again: a few float32 units (1.2e-7) of logits of size 1.
+        torch.testing.assert_close(start, base, rtol=0, atol=3e-6)
+    else:
+        assert METHODS[method].START == "other"
+        assert not torch.allclose(start, base, atol=1e-6)
 
 
 @on_all
@@ -99,7 +112,7 @@ def test_training_goes_on_after_switching_off_and_on(method: str, family: str) -
     assert torch.equal(logits(switched.model), logits(plain.model))
 
 
-@on_main
+@pytest.mark.parametrize(("method", "family"), MERGING)
 def test_merged_equals_unmerged_and_leaves_a_plain_model(method: str, family: str) -> None:
     attached = attach(method, family)
     train(attached)
@@ -112,10 +125,27 @@ def test_merged_equals_unmerged_and_leaves_a_plain_model(method: str, family: st
     assert not any(p.requires_grad for p in merged.parameters())
     # x(W₀ + ΔW)ᵀ and xW₀ᵀ + xΔWᵀ differ by rounding: a few float32 units (1.2e-7) of logits of size 1.
     torch.testing.assert_close(logits(merged), before, rtol=0, atol=2e-6)
-    if method in ("full", "bitfit"):
+    if METHODS[method].BASE == "trained":
         assert torch.equal(logits(merged), before), "nothing is folded, so nothing is rounded"
     with pytest.raises(Refused):
         attached.merge()
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if not METHODS[m].MERGES])
+def test_what_cannot_be_merged_says_why_and_goes_on_working(method: str) -> None:
+    attached = attach(method, "llama_biased")
+    train(attached)
+    before = logits(attached.model)
+    with pytest.raises(Refused, match="cannot be merged") as caught:
+        attached.merge()
+    assert caught.value.advice
+    assert torch.equal(logits(attached.model), before)
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if not METHODS[m].CHECKPOINTS])
+def test_a_run_that_cannot_recompute_is_refused_before_it_starts(method: str) -> None:
+    config = RunConfig.from_dict({"method": method, "train": {"gradient_checkpointing": True}})
+    assert any("gradient_checkpointing" in sentence for sentence in problems(config))
 
 
 @on_main
@@ -237,8 +267,7 @@ def test_another_methods_folder_is_refused(method: str, tmp_path: Path) -> None:
     for name in METHODS:
         attach(name, "opt").save(tmp_path / name)
     attached = attach(method, "opt")
-    # LoRA and QLoRA save the same thing, on purpose: an adapter trained in 4 bits may be used on the plain base.
-    same = {"lora", "qlora"} if method in ("lora", "qlora") else {method}
+    same = next((names for names in SAME_FOLDER if method in names), {method})
     for name in METHODS:
         if name in same:
             attached.load(tmp_path / name)
@@ -272,11 +301,10 @@ def test_the_same_seed_gives_the_same_run_and_another_gives_another(method: str)
         train(attached)
         runs.append(logits(attached.model))
     assert torch.equal(runs[0], runs[1])
-    # Only the adapters draw numbers; full and BitFit start from the base itself.
-    assert torch.equal(runs[0], runs[2]) == (method in ("full", "bitfit"))
+    assert torch.equal(runs[0], runs[2]) == (method in DRAWS_NOTHING)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [m for m in METHODS if METHODS[m].CHECKPOINTS])
 def test_gradient_checkpointing_gives_the_same_gradients(method: str) -> None:
     grads = []
     for checkpointing in (False, True):
@@ -359,6 +387,15 @@ def test_the_module_says_what_it_is(method: str) -> None:
     assert method == module.NAME
     assert module.SUMMARY.endswith(".")
     assert "arXiv:" in module.PAPER
+    assert module.FORMULA
+    assert module.INFERENCE.endswith(".")
+    assert module.BASE in ("trained", "frozen", "quantized")
+    assert module.START in ("base", "rounding", "other")
+    rate, source = module.PUBLISHED
+    assert 0 < rate < 1
+    assert source
+    assert len(set(module.RATES)) == len(module.RATES) > 1
+    assert module.PATIENCE >= 1
     assert issubclass(Incompatible, DeltalabError)
     import dataclasses
 

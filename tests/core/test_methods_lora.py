@@ -111,7 +111,7 @@ def test_gradients_of_the_fused_layer_against_finite_differences(conv: bool, bia
 @pytest.mark.parametrize("shape", [(5,), (1, 5), (7, 5), (2, 3, 5), (2, 0, 5)])
 def test_the_layer_takes_any_leading_shape(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    layer = LowRank(linear(5, 4), rank=2, alpha=3)
+    layer = LowRank(linear(5, 4), rank=2, scale=1.5)
     nn.init.normal_(layer.lora_B.weight)
     x = torch.randn(shape, requires_grad=True)
     y = layer(x)
@@ -126,7 +126,7 @@ def test_the_layer_takes_any_leading_shape(shape: tuple[int, ...]) -> None:
 
 def test_the_layer_takes_input_that_is_not_contiguous() -> None:
     torch.manual_seed(0)
-    layer = LowRank(linear(5, 4), rank=2, alpha=3)
+    layer = LowRank(linear(5, 4), rank=2, scale=1.5)
     nn.init.normal_(layer.lora_B.weight)
     x = torch.randn(3, 5, 2).transpose(1, 2)
     assert not x.is_contiguous()
@@ -137,7 +137,7 @@ def test_the_base_of_the_layer_is_never_written() -> None:
     """The update is added in place into the base's output; neither the input nor a weight may be that memory."""
     torch.manual_seed(0)
     base = linear(4, 4)
-    layer = LowRank(base, rank=2, alpha=2)
+    layer = LowRank(base, rank=2, scale=1)
     nn.init.normal_(layer.lora_B.weight)
     x = torch.randn(3, 4)
     kept = x.clone(), base.weight.clone(), base.bias.clone()
@@ -147,7 +147,7 @@ def test_the_base_of_the_layer_is_never_written() -> None:
 
 def test_alpha_over_rank_is_the_scale() -> None:
     torch.manual_seed(0)
-    layer = LowRank(linear(6, 5), rank=2, alpha=8)
+    layer = lora.plain_pair(linear(6, 5), 2, lora.Config(rank=2, alpha=8))
     nn.init.normal_(layer.lora_B.weight)
     with torch.no_grad():
         expected = 4 * layer.lora_B.weight @ layer.lora_A.weight
@@ -158,7 +158,7 @@ def test_alpha_over_rank_is_the_scale() -> None:
 def test_a_starts_uniform_as_a_linear_layer_does_and_b_at_zero() -> None:
     """Kaiming-uniform with a = √5 is uniform in ±1/√in: the reference implementation's choice, and PEFT's."""
     torch.manual_seed(0)
-    layer = LowRank(linear(400, 30), rank=16, alpha=16)
+    layer = LowRank(linear(400, 30), rank=16, scale=1)
     a = layer.lora_A.weight
     assert torch.count_nonzero(layer.lora_B.weight) == 0
     bound = 400**-0.5
@@ -169,11 +169,11 @@ def test_a_starts_uniform_as_a_linear_layer_does_and_b_at_zero() -> None:
 
 def test_dropout_acts_in_training_only_and_on_the_pair_only() -> None:
     torch.manual_seed(0)
-    layer = LowRank(linear(64, 8), rank=4, alpha=4, dropout=0.5)
+    layer = LowRank(linear(64, 8), rank=4, scale=1, dropout=0.5)
     x = torch.randn(5, 64)
     assert torch.equal(layer.train()(x), layer.base_layer(x)), "B is zero: the base's path sees all of x"
     nn.init.normal_(layer.lora_B.weight)
-    without = LowRank(layer.base_layer, rank=4, alpha=4)
+    without = LowRank(layer.base_layer, rank=4, scale=1)
     without.load_state_dict(layer.state_dict())
     assert torch.equal(layer.eval()(x), without(x))
     layer.train()
@@ -189,7 +189,7 @@ def test_dropout_acts_in_training_only_and_on_the_pair_only() -> None:
 
 def test_the_step_by_step_path_and_the_fused_one_agree() -> None:
     torch.manual_seed(0)
-    layer = LowRank(linear(16, 8), rank=4, alpha=4, dropout=0.5).eval()
+    layer = LowRank(linear(16, 8), rank=4, scale=1, dropout=0.5).eval()
     nn.init.normal_(layer.lora_B.weight)
     x = torch.randn(5, 16, requires_grad=True)
     results = []
@@ -208,7 +208,7 @@ def test_the_step_by_step_path_and_the_fused_one_agree() -> None:
 @pytest.mark.parametrize("enabled", [True, False])
 def test_autocast_computes_in_bfloat16_and_returns_it(enabled: bool) -> None:
     torch.manual_seed(0)
-    layer = LowRank(linear(64, 32), rank=4, alpha=8)
+    layer = LowRank(linear(64, 32), rank=4, scale=2)
     nn.init.normal_(layer.lora_B.weight, std=0.1)
     x = torch.randn(10, 64, requires_grad=True)
     full = layer(x)
@@ -223,7 +223,7 @@ def test_autocast_computes_in_bfloat16_and_returns_it(enabled: bool) -> None:
 
 def test_little_is_kept_for_the_backward_pass() -> None:
     """x and xAᵀ, and nothing of the size of the output: what KERNELS calls for."""
-    layer = LowRank(linear(32, 48), rank=4, alpha=8)
+    layer = LowRank(linear(32, 48), rank=4, scale=2)
     x = torch.randn(100, 32, requires_grad=True)
     kept: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
@@ -244,7 +244,7 @@ def edited(folder: Path, **changes) -> Path:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"use_rslora": True}, {"use_dora": True}, {"bias": "all"}, {"lora_bias": True}, {"rank_pattern": {"q_proj": 4}},
+        {"use_rslora": True}, {"use_dora": True}, {"lora_bias": True},
         {"alpha_pattern": {"q_proj": 4}}, {"modules_to_save": ["lm_head"]}, {"use_qalora": True},
         {"use_bdlora": {"nblocks": 2}}, {"kasa_config": {"beta": 1}}, {"velora_config": {"num_groups": 64}},
         {"monteclora_config": {"num_samples": 4}}, {"arrow_config": {"top_k": 3}}, {"layers_to_transform": [1]},

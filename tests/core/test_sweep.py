@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+
 from core import sweep
 from core.config import RunConfig, resolved
 from core.methods import METHODS
@@ -17,8 +19,17 @@ def row(method: str, task: str, rate: float, exact: float, skills: float, steps:
 
 def test_the_committed_defaults_follow_from_the_committed_table() -> None:
     rows = [r for r in sweep.read_table() if r["base"] == sweep.base_hash()]
-    assert {(r["method"], r["task"]) for r in rows} == {(m, t) for m in METHODS for t in TASKS}
+    tried = {(r["method"], r["task"]) for r in rows}
+    assert tried >= {(m, t) for m in ("full", "lora", "qlora", "bitfit") for t in TASKS}
+    assert tried >= {(m, "json") for m in METHODS}, "the race needs a rate for every method"
     assert sweep.defaults_text(rows) == sweep.DEFAULTS.read_text(encoding="utf-8")
+
+
+def test_a_task_that_was_not_tried_gets_what_did_best_on_the_others(monkeypatch) -> None:
+    rows = [row("ia3", "json", 3e-2, 0.9, 0.9, steps=120)]
+    monkeypatch.setattr("core.config.default_table", lambda: tomllib.loads(sweep.defaults_text(rows)))
+    train = resolved(RunConfig(method="ia3", task="facts")).train
+    assert (train.learning_rate, train.steps) == (3e-2, 120)
 
 
 def test_the_highest_score_wins() -> None:
@@ -49,9 +60,8 @@ def test_any_takes_the_rate_that_is_best_over_the_tasks() -> None:
 
 def test_another_base_gets_a_published_rate_with_its_source() -> None:
     text = sweep.defaults_text([row("lora", "json", 3e-3, 1.0, 0.9), row("full", "json", 5e-4, 1.0, 0.9)])
-    for method, (rate, source) in sweep.PUBLISHED.items():
+    for method, (rate, source) in ((name, module.PUBLISHED) for name, module in METHODS.items()):
         assert (f"# {source}\n[{method}.other]\nlearning_rate = {rate}\n" in text) == (method in ("lora", "full"))
-    assert set(sweep.PUBLISHED) == set(METHODS)
     for method in METHODS:
         config = RunConfig(base="owner/name", method=method)
-        assert resolved(config).train.learning_rate == sweep.PUBLISHED[method][0] < 0.002
+        assert resolved(config).train.learning_rate == METHODS[method].PUBLISHED[0] < 0.5
