@@ -108,5 +108,5 @@ def test_the_first_lesson_teaches_something_true() -> None:
     assert found("json-lora", "exact_match_after") >= 90
     assert found("json-lora", "skills_after") >= found("json-lora", "skills_before") - 5
     # A rougher one learns it too, and costs old skills.
-    assert found("json-lora-double-rate", "exact_match_after") >= 90
-    assert found("json-lora-double-rate", "skills_after") <= found("json-lora-double-rate", "skills_before") - 5
+    assert found("json-lora-high-rate", "exact_match_after") >= 90
+    assert found("json-lora-high-rate", "skills_after") <= found("json-lora-high-rate", "skills_before") - 5
