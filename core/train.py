@@ -37,7 +37,7 @@ from core.errors import BadInput, DeltalabError, Diverged, OutOfMemory
 from core.evaluate import Item, answer_loss, answer_loss_sum, item_of, score
 from core.events import Evaluated, Event, Failed, Finished, Sampled, Saved, Started, Step, Stopped
 from core.memory.measure import Mark, measure_step
-from core.methods import attach, loading
+from core.methods import METHODS, attach, loading
 from core.optimizers import load_optimizer_state, make_optimizer, optimizer_state
 from core.template import Encoded, dialogue, encode_all, pad_id, template_of
 from core.world import SKILLS, TASKS, Split, examples, grade
@@ -301,7 +301,7 @@ class _Run:
             first = self._gradient_step()
             self.first_loss_seconds = time.perf_counter() - began
             yield first
-            yield from self._evaluate(at=0)
+            yield from self._evaluate_base()
             self._apply()
         evaluate_every = self.loop.eval_every or max(1, math.ceil(self.steps / 4))
         saved_at = time.perf_counter()
@@ -397,6 +397,16 @@ class _Run:
         return psutil.Process().memory_info().rss
 
     # --- scores -----------------------------------------------------------------------------------------------------
+
+    def _evaluate_base(self) -> Iterator[Event]:
+        """Score what there was before the run. Most methods start as the base; a prompt that nobody has trained yet
+        disturbs it, so that is left out."""
+        disturbed = METHODS[self.config.method].START == "other"
+        if disturbed:
+            self.attached.disable()
+        yield from self._evaluate(at=0)
+        if disturbed:
+            self.attached.enable()
 
     def _evaluate(self, at: int | None = None) -> Iterator[Event]:
         """Score the model as it is; `at` is the number of updates behind it (default: the current step)."""

@@ -210,8 +210,8 @@ def test_the_first_steps_of_the_training_are_repeated(record: dict[str, Any]) ->
     """The recorded losses of the first steps come out again.
 
     Exactly, twice in one process on one CPU. On another CPU the bfloat16 products are summed in another order: each
-    rounding is off by up to 2⁻⁸. Without the CPU's bfloat16 units, the losses of the first dozen steps (about 30, most of
-    it the guidance) come out within 0.004 of those with them.
+    rounding is off by up to 2⁻⁸. Without the CPU's bfloat16 units, the losses of the first dozen steps (about 30, most
+    of it the guidance) come out within 0.004 of those with them.
     A change to the corpus, the tokenizer, the initial weights or the schedule moves it by far more.
     """
     losses = first_losses(Recipe(), FINGERPRINT_STEPS)

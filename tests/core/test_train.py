@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_iter
 from core import events
 from core.base import load_base
 from core.batches import IGNORED
-from core.config import RunConfig, resolved, with_settings
+from core.config import RunConfig, TrainConfig, resolved, with_settings
 from core.errors import BadInput
 from core.evaluate import answer_loss_sum
 from core.methods import METHODS, attach, attach_saved, loading
@@ -404,6 +404,16 @@ def test_rows_beyond_the_limit_are_neither_trained_on_nor_scored(
     assert f"held-out rows are longer than {limit} tokens" in said
     assert (f"reads {limit} tokens at most" in said) == (limit < max_length)
     assert list(train(cfg, tmp_path / "whole"))[-1].kind == "finished"
+
+
+def test_before_means_the_base_even_where_a_method_starts_as_something_else(tmp_path: Path) -> None:
+    before = {}
+    for method in ("lora", "prompt_tuning"):
+        loop = TrainConfig(steps=1, eval_items=8, skill_items=4)
+        config = RunConfig(task="json", method=method, train=loop)
+        scores = [e for e in train(config, tmp_path / method) if isinstance(e, events.Evaluated)]
+        before[method] = (scores[0].exact_match, scores[0].loss, scores[0].skills)
+    assert before["prompt_tuning"] == before["lora"]
 
 
 def test_without_held_out_rows_there_is_no_loss_to_tell(bases: dict[str, Path], rows: Path, tmp_path: Path) -> None:
