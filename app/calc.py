@@ -67,11 +67,9 @@ def matrix_parameters(d: int, k: int) -> float:
 
 def lora_parameters(d: int, k: int, r: int) -> float:
     """Weights that LoRA of rank r trains beside one d × k matrix: those of B (d × r) and A (r × k)."""
-    from core.architecture import Architecture, Module
-    from core.methods import lora
+    from core.methods.lora import pair_parameters
 
-    matrix = Module("matrix", "linear", in_features=k, out_features=d, bias=0, weight=d * k)
-    return float(lora.count(Architecture("one matrix", "", (matrix,), d * k), lora.Config(rank=r)))
+    return float(pair_parameters(k, d, r))
 
 
 def lora_percent(d: int, k: int, r: int) -> float:

@@ -458,9 +458,9 @@ Greedy generation, {count} held-out examples each, on {date}. Held out: people a
 contains; for known facts and for new people, wordings never used for that fact (of the new people there are
 {distinct} such questions, so they come round more than once).
 
-Reading: passages about one person {one:.1%}, about two {two:.1%}, about three {three:.1%}. Harder than the number of
-people is whose fact is whose: where the passage tells the asked kind of fact of one person only, the base is right
-{alone:.1%} of the time; of two people, {pair:.1%}; of three, {trio:.1%}.
+Reading: passages about one person {one:.1%}, about two {two:.1%}, about three {three:.1%}. It takes knowing whose fact
+is whose: where the passage tells the asked kind of fact of one person only, the base is right {alone:.1%} of the time;
+of two people, {pair:.1%}; of three, {trio:.1%}.
 
 ## How it is made
 Llama, {layers} layers, width {width}, {heads} heads ({kv_heads} for keys and values), biases on, embeddings tied. The

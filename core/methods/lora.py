@@ -173,10 +173,19 @@ def biases(architecture: Architecture, config: Config) -> list[Module]:
     return [m for m in architecture.modules if m.bias and (config.bias == "all" or m.name in wrapped)]
 
 
+def pair_parameters(fan_in: int, fan_out: int, rank: int) -> int:
+    """r·(in + out): what A (r × in) and B (out × r) have together."""
+    return rank * (fan_in + fan_out)
+
+
 def sites(architecture: Architecture, config: Config) -> list[Site]:
     """Each wrapped matrix (out × in) and the r·(in + out) parameters beside it; then the biases, if they train."""
     pairs = [
-        Site(m.name, (m.out_features, m.in_features), rank_of(config, m.name) * (m.in_features + m.out_features))
+        Site(
+            m.name,
+            (m.out_features, m.in_features),
+            pair_parameters(m.in_features, m.out_features, rank_of(config, m.name)),
+        )
         for m in targets(architecture, config)
     ]
     return pairs + [Site(m.name, (m.bias,), m.bias) for m in biases(architecture, config)]
