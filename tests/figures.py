@@ -52,8 +52,8 @@ def base_lines() -> list[str]:
     alone, pair, trio = (percent(share) for share in record["passage_by_rivals"].values())
     lines += [
         "",
-        "Reading takes knowing whose fact is whose: where a passage tells the asked kind of fact of one person only, the "
-        f"base is right {alone} of the time; of two people, {pair}; of three, {trio}.",
+        "Reading takes knowing whose fact is whose: where a passage tells the asked kind of fact of one person only, "
+        f"the base is right {alone} of the time; of two people, {pair}; of three, {trio}.",
     ]
     return lines
 
