@@ -60,11 +60,10 @@ def problems(config: Config) -> list[str]:
 
 
 def sites(architecture: Architecture, config: Config) -> list[Site]:
-    """The tokens, where the embedding's rows go in, and the network that makes them."""
-    name, d = virtual.embedding_width(architecture)
-    h = config.hidden
+    """What the tokens are made from, and the network that makes them."""
+    d, h = virtual.embedding_width(architecture), config.hidden
     return [
-        Site(name, (config.tokens, d), config.tokens * d),
+        Site(virtual.TOKENS, (config.tokens, d), config.tokens * d),
         Site(f"{virtual.MODULE}.encoder", (d, h, h, d), (d + 1) * h + (h + 1) * h + (h + 1) * d),
     ]
 
@@ -89,7 +88,7 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
     from core.architecture import Architecture
     from core.layers.prompts import SoftPrompt
 
-    _, width = virtual.embedding_width(Architecture.of(model))
+    width = virtual.embedding_width(Architecture.of(model))
     virtual.check(model)
     table = model.get_input_embeddings().weight  # type: ignore[operator]
     h = config.hidden

@@ -64,7 +64,7 @@ def sites(architecture: Architecture, config: Config) -> list[Site]:
     Raises:
         Incompatible: the model does not say how large its keys and values are.
     """
-    name, width = virtual.embedding_width(architecture)
+    width = virtual.embedding_width(architecture)
     numbers = architecture.cache_numbers
     if not numbers:
         raise Incompatible(
@@ -73,9 +73,9 @@ def sites(architecture: Architecture, config: Config) -> list[Site]:
         )
     p, h = config.tokens, config.projection
     if not h:
-        return [Site(name, (p, numbers), p * numbers)]
+        return [Site(virtual.TOKENS, (p, numbers), p * numbers)]
     return [
-        Site(name, (p, width), p * width),
+        Site(virtual.TOKENS, (p, width), p * width),
         Site(f"{virtual.MODULE}.transform", (width, h, numbers), (width + 1) * h + (h + 1) * numbers),
     ]
 
@@ -101,7 +101,7 @@ def apply(model: Any, config: Config, *, keep_base: bool = True) -> Attached:
     count(architecture, config)
     virtual.check(model)
     layers, heads, size = cache_shape(model.config)
-    width = virtual.embedding_width(architecture)[1]
+    width = virtual.embedding_width(architecture)
     device = model.get_input_embeddings().weight.device
     prompt = Prefix(
         config.tokens, layers, heads, size, projection=config.projection or None, width=width, device=device

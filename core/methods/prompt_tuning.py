@@ -66,9 +66,9 @@ def problems(config: Config) -> list[str]:
 
 
 def sites(architecture: Architecture, config: Config) -> list[Site]:
-    """The trained tokens stand where the embedding's rows go in."""
-    name, width = virtual.embedding_width(architecture)
-    return [Site(name, (config.tokens, width), config.tokens * width)]
+    """The trained tokens, which stand before what the embedding gives out."""
+    width = virtual.embedding_width(architecture)
+    return [Site(virtual.TOKENS, (config.tokens, width), config.tokens * width)]
 
 
 def count(architecture: Architecture, config: Config) -> int:

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from core.layers.prompts import Prompt
 
 MODULE = "trained_prompt"  # what the added module is called in the model
+TOKENS = f"{MODULE}.embedding"  # and what of it holds the tokens
 EXTRA = "encoder.safetensors"  # beside PEFT's file, what computes the tokens: PEFT's holds only what came out
 INFERENCE = "The tokens take part in every pass and take their number from the context; they cannot be merged."
 
 
-def embedding_width(architecture: Architecture) -> tuple[str, int]:
-    """Name and width of the token embedding.
+def embedding_width(architecture: Architecture) -> int:
+    """Width of the token embedding.
 
     Raises:
         Incompatible: the model has none.
@@ -33,7 +34,7 @@ def embedding_width(architecture: Architecture) -> tuple[str, int]:
     row = next((m for m in architecture.modules if m.kind == "embedding"), None)
     if row is None:
         raise Incompatible(f"{architecture.name} has no token embedding.", "Choose a transformer as base.")
-    return row.name, row.out_features
+    return row.out_features
 
 
 def put(model: Any, prompt: Prompt) -> None:
