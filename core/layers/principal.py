@@ -39,7 +39,8 @@ class PrincipalPair(LowRank):
             self.start = (self.lora_A.weight.detach(), self.lora_B.weight.detach())
             return
         if fast:
-            u, s, v = torch.svd_lowrank(whole, q=rank, niter=4)
+            # A few directions more than are kept: the last ones found are the least exact.
+            u, s, v = torch.svd_lowrank(whole, q=min(rank + 8, *whole.shape), niter=4)
             vt = v.t()
         else:
             u, s, vt = torch.linalg.svd(whole, full_matrices=False)

@@ -116,8 +116,9 @@ def test_doras_rows_have_the_trained_lengths() -> None:
 def test_pissa_takes_the_principal_part_out_of_the_weight() -> None:
     torch.manual_seed(0)
     base = torch.nn.Linear(20, 30).requires_grad_(False)
-    whole = base.weight.clone()
-    u, s, vt = torch.linalg.svd(whole, full_matrices=False)
+    u, _, vt = torch.linalg.svd(base.weight, full_matrices=False)
+    s = 0.7 ** torch.arange(20)  # falls off, as in trained weights
+    whole = u @ torch.diag(s) @ vt
     for fast in (False, True):
         base.weight.copy_(whole)
         layer = PrincipalPair(base, rank=4, scale=0.5, fast=fast, keep_base=True)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from core.config import RunConfig, TrainConfig
+from core.config import RunConfig, TrainConfig, default_table
 from core.errors import BadInput, DeltalabError, NotFound, Refused
 from core.events import Step, to_dict
 from core.runs import schema
@@ -97,7 +97,7 @@ def test_a_created_run_is_queued_with_its_folder_and_every_default(store: Store)
     run = store.create("ada", RunConfig(task="json"), key="k1", title="First", cell="00/try")
     assert (run.status, run.owner, run.title, run.cell) == ("queued", "ada", "First", "00/try")
     assert run.queue_position == 1
-    assert run.config["train"]["learning_rate"] == pytest.approx(3e-3)
+    assert run.config["train"]["learning_rate"] == default_table()["lora"]["json"]["learning_rate"]
     assert run.progress == (0, run.config["train"]["steps"])
     assert not run.recorded
     assert not run.resumable

@@ -16,6 +16,7 @@ peft = pytest.importorskip("peft", reason="the oracle of LoRA is PEFT (pip insta
 from core.architecture import Architecture, meta_model  # noqa: E402
 from core.errors import BadInput  # noqa: E402
 from core.methods import attach_saved, lora, qlora  # noqa: E402
+from core.methods.modules import replace_module  # noqa: E402
 from tests.checkpoints import FAMILIES, make_model  # noqa: E402
 from tests.core.method_support import attach, ids, logits, train  # noqa: E402
 from tests.core.real_configs import config_of  # noqa: E402
@@ -161,9 +162,9 @@ def test_adapters_that_changed_the_base_are_refused_and_load_after_pefts_convers
 @pytest.mark.parametrize(
     ("field", "settings"),
     [
-        ("use_dora", {"use_dora": True}), ("use_rslora", {"use_rslora": True}), ("lora_bias", {"lora_bias": True}),
+        ("lora_bias", {"lora_bias": True}), ("use_rslora", {"use_rslora": True, "use_dora": True}),
         ("layers_to_transform", {"layers_to_transform": [1], "target_modules": ["q_proj"]}),
-        ("exclude_modules", {"exclude_modules": ["k_proj"]}), ("rank_pattern", {"rank_pattern": {"q_proj": 2}}),
+        ("exclude_modules", {"exclude_modules": ["k_proj"]}), ("alpha_pattern", {"alpha_pattern": {"q_proj": 2}}),
         ("alora_invocation_tokens", {"alora_invocation_tokens": [5, 6]}),
         ("trainable_token_indices", {"trainable_token_indices": [0, 1]}),
     ],
@@ -300,7 +301,7 @@ def test_qlora_is_pefts_qlora(tmp_path: Path) -> None:
             ).to("cpu")
             four.bias = layer.bias
             four.support_avx512bf16_for_cpu = False
-            lora.replace_module(stock, path, four)
+            replace_module(stock, path, four)
     stock.is_loaded_in_4bit = True
     loaded = peft.PeftModel.from_pretrained(stock, tmp_path / "a", is_trainable=True).eval()
     kinds = {type(m).__name__ for m in loaded.modules() if isinstance(m, peft.tuners.lora.LoraLayer)}
