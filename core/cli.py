@@ -123,7 +123,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _method_arguments(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--method", default="lora", help="full, lora, qlora or bitfit (default: lora)")
+    from core.methods import METHODS
+
+    one.add_argument("--method", default="lora", help=f"{', '.join(METHODS)} (default: lora)")
     one.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="settings",
         help="set a knob of the method or of the training loop; --set help lists them",

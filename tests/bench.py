@@ -39,6 +39,7 @@ import torch
 from core.batches import IGNORED, Batch, collate
 from core.config import RunConfig, TrainConfig, resolved
 from core.methods import METHODS
+from core.sweep import base_hash
 from core.template import dialogue, encode_all, pad_id
 from core.train import _Run, pick_device, versions
 from core.units import bytes_text
@@ -299,6 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
     record = {
         "what": "engine / (transformers.Trainer + PEFT), training examples per second, embedded base, json task; peak "
         "resident memory of a process that does nothing else, libraries included",
+        "base": base_hash(),
         "command": command_of(given),
         "arguments": {"rounds": args.rounds, "steps": args.steps, "methods": methods},
         "date": time.strftime("%Y-%m-%d"),

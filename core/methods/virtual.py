@@ -38,7 +38,20 @@ def embedding_width(architecture: Architecture) -> int:
 
 
 def put(model: Any, prompt: Prompt) -> None:
-    """Freeze `model` and let `prompt` stand before every text that it reads."""
+    """Freeze `model` and let `prompt` stand before every text that it reads.
+
+    Raises:
+        Incompatible: it would take more than half of the model's context.
+    """
+    from core.base import context_tokens
+
+    context = context_tokens(model)
+    if context is not None and prompt.tokens > context // 2:
+        raise Incompatible(
+            f"{prompt.tokens} trained tokens would leave {max(0, context - prompt.tokens)} of the {context} positions "
+            "that this model has for the text.",
+            f"Set tokens to {context // 2} at most.",
+        )
     model.requires_grad_(False)
     model.add_module(MODULE, prompt)
     prompt.train(model.training)

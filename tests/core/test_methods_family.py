@@ -213,6 +213,13 @@ def test_trained_tokens_take_their_share_of_the_context(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning", "prefix_tuning"])
+def test_more_trained_tokens_than_half_the_context_are_refused(method: str) -> None:
+    with pytest.raises(Incompatible, match="300 trained tokens would leave 0 of the 256 positions") as caught:
+        attach(method, "llama", tokens=300)
+    assert caught.value.advice == "Set tokens to 128 at most."
+
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning", "prefix_tuning"])
 def test_a_padded_row_computes_what_it_computes_alone(method: str) -> None:
     attached = attach(method, "llama_biased")
     train(attached)
