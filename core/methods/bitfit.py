@@ -21,7 +21,7 @@ from core.config import knob
 from core.errors import Incompatible
 from core.methods import saved
 from core.methods.base import Site
-from core.methods.in_place import SavedInPlace
+from core.methods.in_place import SavedInPlace, train_only
 from core.methods.modules import check_plain, ends_with, names_of
 
 if TYPE_CHECKING:
@@ -111,9 +111,7 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
     check_plain(model)
     paths = {m.name for m in chosen(Architecture.of(model), config)}
     parameters = {n: p for n, p in model.named_parameters() if is_bias(n) and n.rpartition(".")[0] in paths}
-    model.requires_grad_(False)
-    for parameter in parameters.values():
-        parameter.requires_grad_(True)
+    train_only(model, parameters)
     return SavedInPlace(model, parameters, NAME, config, keep_base=keep_base)
 
 

@@ -177,12 +177,10 @@ def read_config(folder: Path) -> Config:
         BadInput: no adapter there, or not IA3.
     """
     folder = Path(folder)
-    record = saved.read_json(folder / saved.ADAPTER_CONFIG)
-    if not reads(record):
-        raise BadInput(f"The adapter in {folder.name} is of type {record.get('peft_type')!r}, not IA3.")
-    if saved.read_record(folder).get("method") == NAME:
-        config: Config = saved.read_settings(folder, NAME)
-        return config
+    record = saved.read_peft(folder, "IA3")
+    own: Config | None = saved.own_settings(folder, NAME)
+    if own is not None:
+        return own
     if record.get("modules_to_save") or record.get("exclude_modules"):
         raise BadInput(
             f"The adapter in {folder.name} trains or leaves out whole modules, which is not known here.",

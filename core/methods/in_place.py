@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     import torch
 
 
+def train_only(model: torch.nn.Module, parameters: dict[str, torch.nn.Parameter]) -> None:
+    """Freeze `model` but for these of its parameters."""
+    model.requires_grad_(False)
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+
+
 class InPlace:
     """A model of which some parameters train in place; `save` and `load` are the method's own.
 

@@ -19,7 +19,7 @@ from core.config import knob
 from core.errors import Incompatible
 from core.methods import saved
 from core.methods.base import Site
-from core.methods.in_place import SavedInPlace
+from core.methods.in_place import SavedInPlace, train_only
 from core.methods.modules import check_plain, check_unquantized
 
 if TYPE_CHECKING:
@@ -130,9 +130,7 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
     check_unquantized(model, [m.name for m in rows if m.kind in ("linear", "conv1d")], "fine-tuning")
     paths = {m.name for m in rows}
     parameters = {n: p for n, p in model.named_parameters() if n.rpartition(".")[0] in paths}
-    model.requires_grad_(False)
-    for parameter in parameters.values():
-        parameter.requires_grad_(True)
+    train_only(model, parameters)
     return SavedInPlace(model, parameters, NAME, config, keep_base=keep_base)
 
 

@@ -17,7 +17,7 @@ from core.config import knob
 from core.errors import BadInput, Incompatible
 from core.methods import saved
 from core.methods.base import Site
-from core.methods.in_place import SavedInPlace
+from core.methods.in_place import SavedInPlace, train_only
 from core.methods.modules import check_plain, ends_with, names_of
 from core.methods.wrapped import shortest_names
 
@@ -109,9 +109,7 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
     check_plain(model)
     paths = {m.name for m in chosen(Architecture.of(model), config)}
     parameters = {n: p for n, p in model.named_parameters() if n.rpartition(".")[0] in paths}
-    model.requires_grad_(False)
-    for parameter in parameters.values():
-        parameter.requires_grad_(True)
+    train_only(model, parameters)
     return Attached(model, parameters, NAME, config, keep_base=keep_base)
 
 
@@ -152,12 +150,10 @@ def read_config(folder: Path) -> Config:
         BadInput: no adapter there, or not LN tuning.
     """
     folder = Path(folder)
-    record = saved.read_json(folder / saved.ADAPTER_CONFIG)
-    if not reads(record):
-        raise BadInput(f"The adapter in {folder.name} is of type {record.get('peft_type')!r}, not LN_TUNING.")
-    if saved.read_record(folder).get("method") == NAME:
-        config: Config = saved.read_settings(folder, NAME)
-        return config
+    record = saved.read_peft(folder, "LN_TUNING")
+    own: Config | None = saved.own_settings(folder, NAME)
+    if own is not None:
+        return own
     names = record.get("target_modules")
     if record.get("modules_to_save") or record.get("exclude_modules") or not isinstance(names, list):
         raise BadInput(

@@ -454,9 +454,7 @@ def read_config(folder: Path, flags: Mapping[str, Any] | None = None, kind: type
         BadInput: no adapter there, not LoRA, or a variant or a start not known here (named, with its value).
     """
     folder = Path(folder)
-    record = saved.read_json(folder / ADAPTER_CONFIG)
-    if record.get("peft_type") != "LORA":
-        raise BadInput(f"The adapter in {folder.name} is of type {record.get('peft_type')!r}, not LORA.")
+    record = saved.read_peft(folder, "LORA")
     flags = flags or {}
     _check_known(record, folder.name, flags)
     other = next((f for f, value in flags.items() if record.get(f) != value), None)

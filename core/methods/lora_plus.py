@@ -71,11 +71,9 @@ def read_config(folder: Path) -> Config:
     Raises:
         BadInput: as LoRA's.
     """
-    plain: Config = lora.read_config(folder, kind=Config)
-    if saved.read_record(folder).get("method") == NAME:
-        config: Config = saved.read_settings(folder, NAME)
-        return config
-    return plain
+    plain = lora.read_config(folder, kind=Config)
+    config: Config = saved.own_settings(folder, NAME) or plain
+    return config
 
 
 __all__ = [

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config import knob
-from core.errors import BadInput
 from core.methods import saved, virtual
 from core.methods.base import Site
 from core.methods.virtual import INFERENCE
@@ -129,10 +128,7 @@ def read_config(folder: Path) -> Config:
     Raises:
         BadInput: none of ours in `folder`.
     """
-    folder = Path(folder)
-    record = saved.read_json(folder / saved.ADAPTER_CONFIG)
-    if record.get("peft_type") != Attached.PEFT_TYPE:
-        raise BadInput(f"The adapter in {folder.name} is of type {record.get('peft_type')!r}, not P_TUNING.")
+    saved.read_peft(folder, Attached.PEFT_TYPE)
     config: Config = saved.read_settings(folder, NAME)
     return config
 

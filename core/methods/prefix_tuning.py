@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config import knob
-from core.errors import BadInput, Incompatible
+from core.errors import Incompatible
 from core.methods import saved, virtual
 from core.methods.base import Site
 from core.methods.virtual import INFERENCE
@@ -140,17 +140,8 @@ def read_config(folder: Path) -> Config:
     Raises:
         BadInput: none there, or of another type.
     """
-    folder = Path(folder)
-    record = saved.read_json(folder / saved.ADAPTER_CONFIG)
-    if not reads(record):
-        raise BadInput(f"The adapter in {folder.name} is of type {record.get('peft_type')!r}, not PREFIX_TUNING.")
-    if saved.read_record(folder).get("method") == NAME:
-        config: Config = saved.read_settings(folder, NAME)
-        return config
-    tokens = record.get("num_virtual_tokens")
-    if not isinstance(tokens, int) or tokens < 1:
-        raise BadInput(f"The file {saved.ADAPTER_CONFIG} in {folder.name} lacks a usable num_virtual_tokens.")
-    return Config(tokens)
+    config: Config = saved.own_settings(folder, NAME) or Config(virtual.tokens_in(folder, Attached.PEFT_TYPE))
+    return config
 
 
 __all__ = [

@@ -192,6 +192,30 @@ def read_settings(folder: Path, method: str) -> Any:
     return RunConfig.from_dict({"method": method, "settings": record.get("settings")}).settings
 
 
+def own_settings(folder: Path, method: str) -> Any:
+    """The settings in our record, if `method` saved what is in `folder`; else None.
+
+    Raises:
+        BadInput: as `read_record` and `read_settings`.
+    """
+    return read_settings(folder, method) if read_record(folder).get("method") == method else None
+
+
+def read_peft(folder: Path, *types: str) -> dict[str, Any]:
+    """PEFT's file in `folder`.
+
+    Args:
+        types: the values of its `peft_type` that will do.
+
+    Raises:
+        BadInput: no such file, or of another type.
+    """
+    record = read_json(Path(folder) / ADAPTER_CONFIG)
+    if record.get("peft_type") not in types:
+        raise BadInput(f"The adapter in {Path(folder).name} is of type {record.get('peft_type')!r}, not {types[0]}.")
+    return record
+
+
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of a safetensors file, on the CPU.
 

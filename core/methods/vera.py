@@ -184,12 +184,10 @@ def read_config(folder: Path) -> Config:
         BadInput: no adapter there, not VeRA, or one that trains more than its vectors.
     """
     folder = Path(folder)
-    record = saved.read_json(folder / saved.ADAPTER_CONFIG)
-    if not reads(record):
-        raise BadInput(f"The adapter in {folder.name} is of type {record.get('peft_type')!r}, not VERA.")
-    if saved.read_record(folder).get("method") == NAME:
-        config: Config = saved.read_settings(folder, NAME)
-        return config
+    record = saved.read_peft(folder, "VERA")
+    own: Config | None = saved.own_settings(folder, NAME)
+    if own is not None:
+        return own
     odd = [
         f"{key}={record[key]!r}"
         for key in ("bias", "modules_to_save", "layers_to_transform", "layers_pattern", "exclude_modules")

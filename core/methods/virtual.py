@@ -66,6 +66,18 @@ def check(model: Any) -> None:
         raise Incompatible(f"{type(model).__name__} has no token embedding.", "Choose a transformer as base.")
 
 
+def tokens_in(folder: Path, *types: str) -> int:
+    """How many tokens the folder of one of PEFT's types holds.
+
+    Raises:
+        BadInput: none there, of another type, or without a usable number.
+    """
+    tokens = saved.read_peft(folder, *types).get("num_virtual_tokens")
+    if not isinstance(tokens, int) or tokens < 1:
+        raise BadInput(f"The file {saved.ADAPTER_CONFIG} in {Path(folder).name} lacks a usable num_virtual_tokens.")
+    return tokens
+
+
 class Attached:
     """A model with trained tokens before its text; see `core.methods.base.Attached`."""
 
@@ -150,10 +162,8 @@ class Attached:
         folder = Path(folder)
         what = f"The adapter in {folder.name}"
         saved.check_type(self.model, folder)
-        record = saved.read_json(folder / saved.ADAPTER_CONFIG)
         also = () if saved.read_record(folder) else self.ALSO
-        if record.get("peft_type") not in (self.PEFT_TYPE, *also):
-            raise BadInput(f"{what} is of type {record.get('peft_type')!r}, not {self.PEFT_TYPE}.")
+        saved.read_peft(folder, self.PEFT_TYPE, *also)
         vectors = saved.read_tensors(folder / saved.ADAPTER_WEIGHTS)
         own = dict(self.prompt.named_parameters())
         if len(own) == 1:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from core.errors import Refused
 from core.methods import saved
@@ -19,19 +19,6 @@ from core.methods.modules import ends_with, replace_module
 
 if TYPE_CHECKING:
     import torch
-
-
-class Wrapper(Protocol):
-    """A module in the place of another; see the module docstring."""
-
-    base_layer: torch.nn.Module
-    enabled: bool
-
-    def trained(self) -> dict[str, torch.nn.Parameter]: ...
-
-    def merged(self) -> torch.nn.Module: ...
-
-    def train(self, mode: bool = True) -> Any: ...
 
 
 def wrap(model: torch.nn.Module, wrappers: dict[str, Any]) -> None:
