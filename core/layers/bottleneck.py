@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from core.layers.low_rank import compute_dtype, features
+from core.layers.wrapping import Wrapping
 
 ACTIVATIONS: dict[str, Any] = {"relu": nn.functional.relu, "gelu": nn.functional.gelu}
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Wrapping):
     """A linear layer with an adapter behind it.
 
     Args:
@@ -29,11 +30,9 @@ class Bottleneck(nn.Module):
     """
 
     def __init__(self, base_layer: Any, width: int, activation: str) -> None:
-        super().__init__()
-        self.base_layer: Any = base_layer
+        super().__init__(base_layer)
         self.in_features, self.out_features = features(base_layer)
         self.activation = activation
-        self.enabled = True
         self.adapter_down = nn.Linear(self.out_features, width, dtype=torch.float32)
         self.adapter_up = nn.Linear(width, self.out_features, dtype=torch.float32)
         nn.init.zeros_(self.adapter_up.weight)
@@ -59,13 +58,3 @@ class Bottleneck(nn.Module):
             for part in ("adapter_down", "adapter_up")
             for name, parameter in self.get_submodule(part).named_parameters()
         }
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """The base's own weight: some models look at the dtype or device of a layer's weight."""
-        return self.base_layer.weight
-
-    @property
-    def bias(self) -> torch.Tensor | None:
-        """The base's own bias."""
-        return self.base_layer.bias

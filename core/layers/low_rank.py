@@ -20,6 +20,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
+from core.layers.wrapping import Wrapping
+
 
 def compute_dtype(x: torch.Tensor) -> torch.dtype:
     """The dtype a matrix product of `x` runs in: autocast's inside an autocast region, else that of `x`."""
@@ -101,7 +103,7 @@ class _AddLowRank(torch.autograd.Function):
         return grad_x, grad_a, grad_b, None, None
 
 
-class LowRank(nn.Module):
+class LowRank(Wrapping):
     """A linear layer (nn.Linear, Conv1D or a 4-bit one) with a low-rank update beside it.
 
     Args:
@@ -116,12 +118,10 @@ class LowRank(nn.Module):
     """
 
     def __init__(self, base_layer: Any, rank: int, scale: float, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer)
         self.in_features, self.out_features = features(base_layer)
         self.rank, self.scale = rank, scale
         self.dropout = dropout
-        self.enabled = True
         # Drawn on the CPU whatever the device, so that a seed means the same weights everywhere.
         self.lora_A = nn.Linear(self.in_features, rank, bias=False, dtype=torch.float32)
         self.lora_B = nn.Linear(rank, self.out_features, bias=False, dtype=torch.float32)
@@ -155,16 +155,6 @@ class LowRank(nn.Module):
     def merged(self) -> nn.Module:
         """The plain layer with W = W₀ + ΔW; the sum is taken in float32 and rounded once."""
         return with_weight(self.base_layer, dense_weight(self.base_layer, torch.float32) + self.delta())
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """The base's own weight: some models look at the dtype or device of a layer's weight."""
-        return self.base_layer.weight
-
-    @property
-    def bias(self) -> torch.Tensor | None:
-        """The base's own bias."""
-        return self.base_layer.bias
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}, scale={self.scale:g}, dropout={self.dropout:g}"

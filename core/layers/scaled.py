@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from core.layers.low_rank import dense_weight, features, with_weight
+from core.layers.wrapping import Wrapping
 
 
-class Scaled(nn.Module):
+class Scaled(Wrapping):
     """A linear layer with a trained scale.
 
     Args:
@@ -26,13 +27,11 @@ class Scaled(nn.Module):
     """
 
     def __init__(self, base_layer: Any, *, inputs: bool) -> None:
-        super().__init__()
-        self.base_layer: Any = base_layer
+        super().__init__(base_layer)
         self.inputs = inputs
         self.in_features, self.out_features = features(base_layer)
         shape = (1, self.in_features) if inputs else (self.out_features, 1)
         self.ia3_l = nn.Parameter(torch.ones(shape, device=base_layer.weight.device))
-        self.enabled = True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.enabled:
@@ -53,13 +52,3 @@ class Scaled(nn.Module):
         if not self.inputs and plain.bias is not None:
             plain.bias.copy_((plain.bias.float() * self.ia3_l.flatten()).to(plain.bias.dtype))
         return plain
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """The base's own weight: some models look at the dtype or device of a layer's weight."""
-        return self.base_layer.weight
-
-    @property
-    def bias(self) -> torch.Tensor | None:
-        """The base's own bias."""
-        return self.base_layer.bias

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from core.layers.low_rank import compute_dtype, dense_weight, features, with_weight
+from core.layers.wrapping import Wrapping
 
 
 class Projection(nn.Module):
@@ -35,7 +36,7 @@ class Projection(nn.Module):
             self.register_buffer(name, drawn, persistent=False)
 
 
-class SharedRandomPair(nn.Module):
+class SharedRandomPair(Wrapping):
     """A linear layer with VeRA's two vectors, named as PEFT names them: `vera_lambda_b` (out), `vera_lambda_d` (r).
 
     Args:
@@ -46,12 +47,10 @@ class SharedRandomPair(nn.Module):
     """
 
     def __init__(self, base_layer: Any, projection: Projection, dropout: float, d_initial: float) -> None:
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer)
         self.in_features, self.out_features = features(base_layer)
         self.shared = (projection,)  # in a tuple: not a module of this layer, or it would be counted in each
         self.dropout = dropout
-        self.enabled = True
         device = base_layer.weight.device
         self.vera_lambda_b = nn.Parameter(torch.zeros(self.out_features, device=device))
         self.vera_lambda_d = nn.Parameter(torch.full((projection.A.shape[0],), d_initial, device=device))
@@ -84,13 +83,3 @@ class SharedRandomPair(nn.Module):
     def merged(self) -> nn.Module:
         """The plain layer with W₀ + ΔW."""
         return with_weight(self.base_layer, dense_weight(self.base_layer, torch.float32) + self.delta())
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """The base's own weight: some models look at the dtype or device of a layer's weight."""
-        return self.base_layer.weight
-
-    @property
-    def bias(self) -> torch.Tensor | None:
-        """The base's own bias."""
-        return self.base_layer.bias
