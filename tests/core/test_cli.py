@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from core import cli
+from core.cli.serve import has_display
 from tests.checkpoints import FAMILIES, write
 
 KEYS = {"run", "status", "seconds", "first_loss_seconds", "before", "after", "trainable", "total", "peak_bytes",
@@ -585,11 +586,11 @@ def test_a_browser_is_opened_only_where_somebody_sees_it(monkeypatch):
     for name in ("CI", "DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION"):
         monkeypatch.delenv(name, raising=False)
     if sys.platform.startswith("linux"):
-        assert not cli.has_display()
+        assert not has_display()
         monkeypatch.setenv("DISPLAY", ":0")
-        assert cli.has_display()
+        assert has_display()
     monkeypatch.setenv("CI", "1")
-    assert not cli.has_display()
+    assert not has_display()
 
 
 def test_a_reader_that_goes_away_is_no_error(home):

@@ -1,0 +1,114 @@
+"""What the commands share: the parser, the exit codes, and flags that more than one of them takes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from core.errors import BadInput
+
+if TYPE_CHECKING:
+    from core.config import RunConfig
+
+DONE, FAILED, BAD_INPUT = 0, 1, 2
+# How a run can fail through what it was asked to do, rather than through what happened to it.
+BAD_INPUT_KINDS = ("bad_input", "base_unavailable", "incompatible", "not_found", "refused")
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the usage lines before it."""
+
+    def error(self, message: str) -> NoReturn:
+        text = message[:1].upper() + message[1:].rstrip(".")
+        print(f"{text}. See {self.prog} --help.", file=sys.stderr)
+        raise SystemExit(BAD_INPUT)
+
+
+def command(
+    commands: Any, name: str, do: Callable[[argparse.Namespace], int], text: str, **more: Any
+) -> argparse.ArgumentParser:
+    """Add a command (or an action of one): its parser, with `do` to carry it out and return the exit code."""
+    one: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text[:1].upper() + text[1:] + ".", **more
+    )
+    one.set_defaults(do=do)
+    return one
+
+
+def method_arguments(one: argparse.ArgumentParser) -> None:
+    from core.methods import METHODS
+
+    one.add_argument("--method", default="lora", help=f"{', '.join(METHODS)} (default: lora)")
+    one.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="settings",
+        help="set a knob of the method or of the training loop; --set help lists them",
+    )  # fmt: skip
+
+
+def json_argument(one: argparse.ArgumentParser, default: Any = False) -> None:
+    text = "answer with one JSON object, and show no progress"
+    one.add_argument("--json", action="store_true", default=default, help=text)
+
+
+def config_of(asked: argparse.Namespace) -> RunConfig:
+    """The run that the flags describe.
+
+    Raises:
+        BadInput: all mistakes in one sentence.
+    """
+    from core.config import RunConfig, with_settings
+
+    config = RunConfig.from_dict(
+        {
+            "base": asked.base if "base" in asked else asked.model,
+            "revision": asked.revision,
+            "task": getattr(asked, "task", None),
+            "data": getattr(asked, "data", None),
+            "method": asked.method,
+            "seed": getattr(asked, "seed", 0),
+        }
+    )
+    pairs: dict[str, str] = {}
+    for text in asked.settings:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise BadInput(f"--set takes KEY=VALUE, not {text!r}.", "For example: --set rank=4 steps=60.")
+        pairs[key.strip().replace("-", "_")] = value.strip()
+    return with_settings(config, pairs)
+
+
+def asks_for_help(asked: argparse.Namespace) -> bool:
+    return bool(asked.settings) and asked.settings[0] == "help"
+
+
+def print_knobs(method: str) -> int:
+    """List every knob of a method and of the loop, with its default and range, from the fields themselves."""
+    import dataclasses
+
+    from core.config import RunConfig, TrainConfig
+
+    own = type(RunConfig.from_dict({"method": method}).settings)
+    for title, cls in ((f"Settings of {method}", own), ("Settings of the training loop", TrainConfig)):
+        if not dataclasses.fields(cls):
+            continue
+        print(f"{title}:")
+        for f in dataclasses.fields(cls):
+            meta = f.metadata
+            default = "by method and task" if f.default is None else f.default
+            bounds = ", ".join(meta["choices"]) or f"{meta['low']:g} to {meta['high']:g}" if _bounded(meta) else ""
+            print(f"  {f.name} = {default}{f'  ({bounds})' if bounds else ''}\n      {meta['doc']}")
+    return DONE
+
+
+def _bounded(meta: Any) -> bool:
+    return bool(meta["choices"]) or (meta["low"] is not None and meta["high"] is not None)
+
+
+def quiet_libraries() -> None:
+    """Keep progress bars and chatter of the libraries off the terminal; what matters comes as events."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,0 +1,69 @@
+"""`deltalab params`: what a method would train in a model, counted without loading it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from core.cli.arguments import (
+    DONE,
+    asks_for_help,
+    command,
+    config_of,
+    json_argument,
+    method_arguments,
+    print_knobs,
+    quiet_libraries,
+)
+from core.errors import BadInput
+
+
+def add(commands: Any) -> None:
+    """The command's flags."""
+    params = command(commands, "params", _params, "count what a method would train in a model, without loading it")
+    params.add_argument("--model", "--base", default="embedded", help="embedded, a folder, or a hub id")
+    params.add_argument("--revision", help="branch, tag or commit of a hub id")
+    method_arguments(params)
+    json_argument(params)
+
+
+def _params(asked: argparse.Namespace) -> int:
+    if asks_for_help(asked):
+        return print_knobs(asked.method)
+    from core.config import problems
+
+    config = config_of(asked)
+    wrong = [p for p in problems(config) if "task or a data file" not in p]
+    if wrong:
+        raise BadInput(" ".join(wrong))
+    from core.architecture import architecture_of_config
+    from core.base import load_config
+    from core.methods import METHODS
+    from core.units import DTYPE_BYTES, bytes_text
+
+    quiet_libraries()
+    architecture = architecture_of_config(load_config(config.base, config.revision), config.base)
+    method = METHODS[config.method]
+    trainable = method.count(architecture, config.settings)
+    modules: list[dict[str, Any]] = [
+        {"name": site.module, "shape": list(site.shape), "trainable": site.trained}
+        for site in method.sites(architecture, config.settings)
+    ]
+    percent = 100 * trainable / architecture.total
+    size = round(trainable * DTYPE_BYTES["float32"])  # adapters are saved in float32
+    if asked.json:
+        print(
+            json.dumps(
+                {
+                    "total": architecture.total, "trainable": trainable, "percent": percent, "adapter_bytes": size,
+                    "modules": modules,
+                }
+            )
+        )  # fmt: skip
+        return DONE
+    share = f"{trainable:,} of {architecture.total:,} parameters"
+    print(f"{config.method} trains {share} of {config.base} ({percent:.3g} %): {bytes_text(size)} to save.")
+    for row in modules:
+        print(f"  {row['name']:<50} {' × '.join(map(str, row['shape'])):>15} {row['trainable']:>12,}")
+    return DONE
