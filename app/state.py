@@ -1,4 +1,4 @@
-"""What the pages share: the store, the talker, who is asking, and what this runs on. One of each per server process."""
+"""What the pages share, one of each per server process: store, talker, prober; who is asking, and what this runs on."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from app import identity
 
 if TYPE_CHECKING:
     from core.hardware import Hardware
+    from core.runs.prober import Prober
     from core.runs.store import Store
     from core.runs.talker import Talker
 
@@ -48,6 +49,18 @@ def _talker(runs: Store) -> Talker:
     from core.runs.talker import Talker
 
     return Talker(runs)
+
+
+def prober() -> Prober:
+    """What measures finished runs, each time in a process of its own."""
+    return _prober(store())
+
+
+@lru_cache(maxsize=4)
+def _prober(runs: Store) -> Prober:
+    from core.runs.prober import Prober
+
+    return Prober(runs)
 
 
 def owner() -> str:
@@ -95,7 +108,10 @@ def local_time(moment: float) -> datetime.datetime:
 
 
 def close() -> None:
-    """Let go of the talker's process and the database; for the end of the server."""
+    """Let go of the processes for chat and measurements, and of the database; for the end of the server."""
+    if _prober.cache_info().currsize:
+        prober().close()
+    _prober.cache_clear()
     if _talker.cache_info().currsize:
         talker().close()
     _talker.cache_clear()

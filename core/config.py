@@ -292,6 +292,20 @@ def _range_problems(part: Any) -> list[str]:
     return out
 
 
+def settings_of(cls: type, record: Mapping[str, Any]) -> Any:
+    """An instance of a dataclass of knobs from JSON, a link or flags, each value in its range.
+
+    Raises:
+        BadInput: an unknown field, a value of the wrong type or out of its range; all of them in one sentence.
+    """
+    wrong: list[str] = []
+    made = _build(cls, record, wrong)
+    wrong = wrong or _range_problems(made)
+    if wrong:
+        raise BadInput(_sentence(wrong))
+    return made
+
+
 def problems(config: RunConfig) -> list[str]:
     """Everything that is wrong with a config, as sentences, all at once; empty when it can be run."""
     from core.methods import METHODS
