@@ -8,9 +8,10 @@ Two comparisons, both on the embedded base and the json task:
   its own default batch size, length buckets, precision and threads. Figure: training examples per second.
 - *identical*: the same ready-made batches, the same precision (float32) and threads for both.
 
-The two run in turn (engine, Trainer, engine, Trainer …) and the ratio is taken within each pair, so a machine whose
-speed drifts does not tilt it; the median of the pairs is quoted with their range. Set-up, saving and scoring are not
-timed, and the first steps of each run are left out. No absolute time is recorded: it would hold on this machine only.
+The two train in turn, one step of the engine between every step (or few) of Trainer's, so a machine whose speed drifts
+slows both alike; a round's ratio is that of the examples per second over all its steps, and the median of the rounds is
+quoted with their range. Set-up, saving and scoring are not timed, and the first steps of each round are left out. No
+absolute time is recorded: it would hold on this machine only.
 
 Peak memory is that of a process of its own for each side, which does nothing but load the base, set the method up and
 train as many steps: everything that it holds at its highest, libraries included (on a GPU: what torch holds there). As
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import logging
 import shlex
@@ -49,12 +51,11 @@ from tests.stock import peft_config
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "tests" / "records" / "bench_cpu.json"
 SKIPPED = 3  # first steps of every run: buffers are allocated, caches filled
-ROUNDS, STEPS = 3, 8  # the whole table in about ten minutes on two cores
-# What the record is of. The others that PEFT has can be named (`--method dora`); all of them take the better part of an
-# hour.
-BENCHED = ("full", "lora", "qlora", "bitfit")
+ROUNDS, STEPS = 3, 12  # the whole table in about half an hour on two cores
+BENCHED = tuple(m for m in METHODS if m != "adapters")  # which PEFT does not have
 KINDS = ("defaults", "identical")
 SIDES = ("engine", "stock")
+STOCK_BATCH = 8  # Trainer's default
 
 
 class Engine:
@@ -75,16 +76,12 @@ class Engine:
         material = self.run.material.train
         return [collate([material[i] for i in self.run.plan.rows(n)], pad_id(self.run.tokenizer)) for n in range(count)]
 
-    def examples_per_second(self, steps: int) -> float:
-        """Train `steps` timed steps from the start of the data."""
-        self.run.step = 0
-        for _ in range(SKIPPED):
-            self.run._train_step()
-        start, seen = time.perf_counter(), 0
-        for _ in range(steps):
-            self.run._train_step()
-            seen += len(self.run.plan.rows(self.run.step - 1))
-        return seen / (time.perf_counter() - start)
+    def step(self) -> tuple[int, float]:
+        """Train one step; returns its examples and seconds."""
+        start = time.perf_counter()
+        self.run._train_step()
+        seconds = time.perf_counter() - start
+        return len(self.run.plan.rows(self.run.step - 1)), seconds
 
 
 class Stock:
@@ -96,15 +93,33 @@ class Stock:
         base = load_base("embedded", dtype="float32", device=str(pick_device()))
         self.tokenizer, self.model = base.tokenizer, peft_model(base.model, method)
 
-    def examples_per_second(self, steps: int, batches: list[Batch] | None) -> float:
-        """Train `steps` timed steps: on the given batches, or on Trainer's own default ones."""
-        from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+    def steps(
+        self, steps: int, batches: list[Batch] | None, between: Callable[[], None] = lambda: None
+    ) -> list[tuple[int, float]]:
+        """Train `steps` steps, on the given batches or on Trainer's own default ones; returns each one's examples and
+        seconds. A step is what Trainer does from one to the next, its data loading included.
 
-        marks: list[float] = []
+        Args:
+            between: called after every step; the time it takes is not Trainer's.
+        """
+        from transformers import (
+            DataCollatorForSeq2Seq,
+            PrinterCallback,
+            Trainer,
+            TrainerCallback,
+            TrainingArguments,
+        )
+
+        seconds: list[float] = []
 
         class Clock(TrainerCallback):  # type: ignore[misc]
+            def on_train_begin(self, *_: Any, **__: Any) -> None:
+                self.resumed = time.perf_counter()
+
             def on_step_end(self, *_: Any, **__: Any) -> None:
-                marks.append(time.perf_counter())
+                seconds.append(time.perf_counter() - self.resumed)
+                between()
+                self.resumed = time.perf_counter()
 
         with tempfile.TemporaryDirectory() as folder:
             own: dict[str, Any] = {}
@@ -114,21 +129,22 @@ class Stock:
                 encoded = encode_all(self.tokenizer, [dialogue(e.prompt, e.completion) for e in train_examples()])
                 data = [{"input_ids": e.ids, "labels": e.labels} for e in encoded]
                 collator = DataCollatorForSeq2Seq(self.tokenizer, label_pad_token_id=IGNORED)
-                size = 8
             else:
                 data = [{"input_ids": b.ids, "labels": b.labels} for b in batches]
-                collator, size = (lambda rows: rows[0]), 1
+                collator = lambda rows: rows[0]  # noqa: E731
                 own = {"per_device_train_batch_size": 1}
             arguments = TrainingArguments(
-                folder, max_steps=steps + SKIPPED, report_to=[], save_strategy="no", logging_strategy="no",
+                folder, max_steps=steps, report_to=[], save_strategy="no", logging_strategy="no",
                 disable_tqdm=True, use_cpu=pick_device().type == "cpu", learning_rate=1e-3,
                 remove_unused_columns=False, **own,
             )  # fmt: skip
-            Trainer(
+            trainer = Trainer(
                 model=self.model, args=arguments, train_dataset=data, data_collator=collator, callbacks=[Clock()]
-            ).train()
-        rows = sum(len(b.ids) for b in batches[SKIPPED:]) if batches is not None else size * steps
-        return rows / (marks[-1] - marks[SKIPPED - 1])
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+        sizes = [len(b.ids) for b in batches] if batches is not None else [STOCK_BATCH] * steps
+        return list(zip(sizes, seconds, strict=True))
 
 
 def train_examples() -> list[Any]:
@@ -182,9 +198,30 @@ def engine_of(method: str, kind: str) -> Engine:
     return Engine(method, None, "float32" if kind == "identical" else "auto")
 
 
-def stock_steps_of(kind: str, steps: int) -> int:
-    """Trainer's default batch is smaller: it gets more steps, so that both see about as many examples."""
-    return steps if kind == "identical" else steps * TrainConfig().batch_size // 8
+def stock_steps_of(kind: str) -> int:
+    """Trainer's steps to one of the engine's: its default batch is smaller, and both shall see as many examples."""
+    return 1 if kind == "identical" else TrainConfig().batch_size // STOCK_BATCH
+
+
+def examples_per_second(timed: list[tuple[int, float]]) -> float:
+    """Of steps given as (examples, seconds)."""
+    return sum(examples for examples, _ in timed) / sum(seconds for _, seconds in timed)
+
+
+def ratio(method: str, kind: str, steps: int) -> float:
+    """Examples per second of the engine over Trainer's, both training `steps` steps (of the engine's) in turn."""
+    engine, stock = engine_of(method, kind), Stock(method)
+    total = steps + SKIPPED
+    each = stock_steps_of(kind)
+    mine: list[tuple[int, float]] = []
+    calls = itertools.count(1)
+
+    def between() -> None:
+        if next(calls) % each == 0:
+            mine.append(engine.step())
+
+    theirs = stock.steps(total * each, engine.batches(total) if kind == "identical" else None, between)
+    return examples_per_second(mine[SKIPPED:]) / examples_per_second(theirs[SKIPPED * each :])
 
 
 def own_peak_bytes() -> int:
@@ -212,10 +249,12 @@ def train_one_side(side: str, method: str, kind: str, steps: int, batches: Path 
         batches: file with the ready-made batches, for the stock side of the identical comparison.
     """
     if side == "engine":
-        engine_of(method, kind).examples_per_second(steps)
+        engine = engine_of(method, kind)
+        for _ in range(steps + SKIPPED):
+            engine.step()
     else:
         rows = [Batch(*row) for row in torch.load(batches, weights_only=True)] if batches is not None else None
-        Stock(method).examples_per_second(stock_steps_of(kind, steps), rows)
+        Stock(method).steps((steps + SKIPPED) * stock_steps_of(kind), rows)
     return own_peak_bytes()
 
 
@@ -235,22 +274,9 @@ def peak_bytes(side: str, method: str, kind: str, steps: int) -> int:
 
 
 def compare(method: str, kind: str, rounds: int, steps: int) -> dict[str, Any]:
-    """Engine against Trainer: median and range of the ratio of examples per second over `rounds` pairs, and the peak
-    memory of each in bytes."""
-    identical = kind == "identical"
-    ratios = []
-    for number in range(rounds):
-        engine, stock = engine_of(method, kind), Stock(method)
-        batches = engine.batches(steps + SKIPPED) if identical else None
-        stock_steps = stock_steps_of(kind, steps)
-        first, second = (0, 1) if number % 2 == 0 else (1, 0)  # who begins changes from round to round
-        speed = [0.0, 0.0]
-        for side in (first, second):
-            speed[side] = (
-                engine.examples_per_second(steps) if side == 0 else stock.examples_per_second(stock_steps, batches)
-            )
-        ratios.append(speed[0] / speed[1])
-    del engine, stock
+    """Engine against Trainer: median and range of the ratio of examples per second over `rounds`, and the peak memory
+    of each in bytes."""
+    ratios = [ratio(method, kind, steps) for _ in range(rounds)]
     most = {side: peak_bytes(side, method, kind, steps) for side in SIDES}
     row = {
         "method": method, "comparison": kind, "rounds": rounds, "engine_steps": steps,
@@ -291,7 +317,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     from core.hardware import attached_light
 
-    print("engine ÷ (Trainer + PEFT), examples per second: median (range) over pairs; peak memory: engine / the other")
+    print("engine ÷ (Trainer + PEFT), examples per second: median (range) over rounds; peak memory: engine / the other")
     methods = args.method or list(BENCHED)
     rows = [compare(method, kind, args.rounds, args.steps) for method in methods for kind in KINDS]
     import accelerate

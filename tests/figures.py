@@ -99,7 +99,7 @@ def bench_lines() -> list[str]:
     record = json.loads(BENCH.read_text(encoding="utf-8"))
     lines = [
         f"**Step speed** against `transformers.Trainer` + PEFT, examples per second, side by side on {record['device']}"
-        f" ({record['threads']} threads, {record['date']}); median and range of the pairs; `make bench`:",
+        f" ({record['threads']} threads, {record['date']}); median and range of the rounds; `make bench`:",
         "",
         "| method | as each comes by default | identical batches and precision |",
         "|---|--:|--:|",
