@@ -3,8 +3,7 @@
     W ≈ code[q] · absmax of its block of 64       q: 4-bit index into the 16 values of NF4 (or FP4)
 
 (Dettmers et al. 2023, section 3). With double quantization the absmax values, one 32-bit number per 64 weights, are
-themselves stored in 8 bits with a 32-bit scale per 256 of them: 4.127 instead of 4.5 bits per weight. Forward and
-backward decode W into the compute dtype, multiply, and forget it: memory is saved, time is not.
+themselves stored in 8 bits with a 32-bit scale per 256 of them: 4.127 instead of 4.5 bits per weight.
 
 Why bitsandbytes' own `Linear4bit.forward` is not used as it is (all seen in 0.50.2, all held by tests):
 - it fixes its compute dtype at the first call, so a run in bfloat16 after a test in float32 computes in the wrong one;
@@ -19,33 +18,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
-from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
+from core.layers.decoded import Decoded, Product
 from core.layers.low_rank import compute_dtype
 from core.layers.quiet_bitsandbytes import bnb
 
 BLOCK_SIZE = 64
 
 
-class _Product(torch.autograd.Function):
-    """y = xWᵀ + b with W decoded for the forward pass and again for the backward pass, and kept in neither."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, layer: FourBitLinear) -> torch.Tensor:
-        ctx.layer = layer
-        return nn.functional.linear(x, layer.dense_weight(x.dtype), bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-        grad_x = grad @ ctx.layer.dense_weight(grad.dtype) if ctx.needs_input_grad[0] else None
-        grad_bias = grad.reshape(-1, grad.shape[-1]).sum(0) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_bias, None
-
-
-class FourBitLinear(bnb.nn.Linear4bit):
+class FourBitLinear(Decoded, bnb.nn.Linear4bit):
     """A frozen y = xWᵀ + b with W in four bits, made from a layer with a plain weight.
 
     Args:
@@ -92,7 +74,7 @@ class FourBitLinear(bnb.nn.Linear4bit):
         if x.is_cuda and self.in_features % self.weight.quant_state.blocksize == 0:
             # Has a kernel for few rows (generation) that never writes the decoded weight to memory.
             return bnb.matmul_4bit(x.to(dtype), self.weight, bias=bias, quant_state=self.weight.quant_state)
-        return _Product.apply(x.to(dtype), bias, self)
+        return Product.apply(x.to(dtype), bias, self)
 
     def dense_weight(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The weight the layer really computes with, (out, in), decoded into `dtype` (default: the base's own)."""
@@ -107,17 +89,3 @@ class FourBitLinear(bnb.nn.Linear4bit):
             self.weight.data.view(-1, 1), absmax, state.blocksize, state.quant_type, flat, dtype or self.dense_dtype
         )
         return weight.view(state.shape)
-
-    def to_dense(self, weight: torch.Tensor | None = None) -> nn.Module:
-        """A plain layer (nn.Linear, or Conv1D if it was one) with the decoded weight, or with the one given (out, in),
-        in the base's dtype."""
-        weight = (self.dense_weight(torch.float32) if weight is None else weight).to(self.dense_dtype)
-        plain: Any
-        with torch.device("meta"):
-            if self.was_conv1d:
-                plain = Conv1D(self.out_features, self.in_features)
-            else:
-                plain = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
-        plain.weight = nn.Parameter(weight.t().contiguous() if self.was_conv1d else weight, requires_grad=False)
-        plain.bias = self.bias
-        return plain.train(self.training)

@@ -37,8 +37,8 @@ def _storages(tensors: Iterable[Any]) -> dict[int, int]:
 
 
 def _quantization_constants(model: torch.nn.Module) -> list[torch.Tensor]:
-    """The block scales of 4-bit weights (and, with double quantization, the scales of the scales)."""
-    found = []
+    """The scales of weights that are stored in few bits (and, with double quantization, the scales of the scales)."""
+    found = [t for module in model.modules() if (t := getattr(module, "absmax", None)) is not None]
     for parameter in model.parameters():
         state = getattr(parameter, "quant_state", None)
         for level in (state, getattr(state, "state2", None)):
@@ -61,8 +61,8 @@ def resident_terms(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> 
         return found
 
     trained = new(p for p in parameters if p.requires_grad)
-    frozen = new([*parameters, *model.buffers()])
     constants = new(_quantization_constants(model))
+    frozen = new([*parameters, *model.buffers()])
     states = new(t for state in optimizer.state.values() for t in state.values())
     count = sum(p.numel() for p in parameters if p.requires_grad)
     terms = [

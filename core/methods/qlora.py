@@ -1,10 +1,13 @@
-"""QLoRA: LoRA on a base whose weights are stored in 4 bits.
+"""QLoRA: LoRA on a base whose weights are stored in 4 bits (or in 8).
 
     Y = X·doubleDequant(c₁, c₂, W_NF4) + (α/r)·X·AᵀBᵀ          (Dettmers et al. 2023, equation 5)
 
 Every linear layer but the head is stored in 4 bits, in blocks of 64 weights with a common scale c₂, itself stored in 8
 bits with a scale c₁ per 256 blocks; it is decoded each time it is needed. The gradient flows through the decoded weight
 into the two thin matrices, which stay in 32 bits. The embedding, the norms, the biases and the head stay as they were.
+
+With `quant_type` int8 the base's layers take 8 bits instead, one scale a row: the older way (LLM.int8()), twice the
+memory and a sixteenth of the rounding.
 
 Because the stored weights differ a little from the base's, so does the model at step 0. What this method promises is
 exact relative to the 4-bit base: at step 0, and when disabled, the model computes what that base computes.
@@ -50,28 +53,28 @@ class Config(lora.Config):
     """Settings of LoRA, and how the base's weights are stored."""
 
     quant_type: str = knob(
-        "nf4", "The sixteen values a weight can take: NormalFloat (nf4) or a 4-bit float (fp4).",
-        choices=("nf4", "fp4"),
+        "nf4", "How a weight is stored: as one of 16 values, NormalFloat (nf4) or a 4-bit float (fp4), or in 8 bits.",
+        choices=("nf4", "fp4", "int8"),
         why="NF4's values are spaced for normally distributed weights, which trained weights nearly are.",
     )  # fmt: skip
     double_quantization: bool = knob(
-        True, "Store the scale of each block of 64 weights in 8 bits instead of 32.",
+        True, "Store the scale of each block of 64 weights in 8 bits instead of 32 (of no effect on int8).",
         why="Saves 0.37 bits per weight (QLoRA, section 3) and changes the weights very little.",
     )  # fmt: skip
 
 
 def quantized(architecture: Architecture) -> list[Module]:
-    """The layers that are stored in 4 bits: every linear one but the head, and none that shares its matrix."""
+    """The layers that are stored in few bits: every linear one but the head, and none that shares its matrix."""
     return [m for m in architecture.linears() if m.name != architecture.head and not m.tied_to]
 
 
 def apply(
     model: torch.nn.Module, config: Config, *, keep_base: bool = True, device: torch.device | None = None
 ) -> lora.Attached:
-    """Store the linear layers of `model` in 4 bits, layer by layer, and put LoRA's pairs beside the chosen ones.
+    """Store the linear layers of `model` in 4 or 8 bits, layer by layer, and put LoRA's pairs beside the chosen ones.
 
     Args:
-        model: a base that is stored in 4 bits already (a bitsandbytes checkpoint) is taken as it is.
+        model: a base that is stored so already (a bitsandbytes checkpoint) is taken as it is.
         device: where the model is to run, when it is not there yet. Its layers are moved one by one and quantized
             there, so that a base that would not fit in 16 bits never stands there in 16 bits.
         keep_base: of no effect here: the 4-bit base is never changed. (The base as it was before is not kept.)
@@ -82,6 +85,7 @@ def apply(
     from core.architecture import Architecture
 
     try:
+        from core.layers.eight_bit import EightBitLinear
         from core.layers.four_bit import FourBitLinear
     except ImportError as why:
         raise Incompatible(
@@ -94,7 +98,8 @@ def apply(
     rows = quantized(architecture)
     for row in rows:
         weight = model.get_parameter(f"{row.name}.weight")
-        if not weight.is_floating_point() and getattr(weight, "quant_state", None) is None:
+        stored = getattr(weight, "SCB" if config.quant_type == "int8" else "quant_state", None)
+        if not weight.is_floating_point() and stored is None:
             raise Incompatible(
                 f"The weights of {row.name} are stored as {dtype_name(weight)} already.",
                 "Load the base unquantized.",
@@ -102,7 +107,13 @@ def apply(
     for row in rows:
         # One at a time, so that at most one layer exists in both forms.
         plain = model.get_submodule(row.name).to(device)
-        replace_module(model, row.name, FourBitLinear(plain, config.quant_type, config.double_quantization))
+        replace_module(
+            model,
+            row.name,
+            EightBitLinear(plain)
+            if config.quant_type == "int8"
+            else FourBitLinear(plain, config.quant_type, config.double_quantization),
+        )
     model.to(device)
     attached: lora.Attached = lora.attach(model, config, NAME, lora.plain_pair, keep_base=keep_base, quantized=True)
     return attached
