@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8501
 PYTEST_ARGS ?=
+JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help env run test check bench gpu clean
@@ -31,8 +32,10 @@ env: $(VENV)/.env-stamp  ## create .venv and install Deltalab into it
 run: env  ## open the app on http://127.0.0.1:8501 (PORT=… for another port)
 	$(BIN)/deltalab serve --port $(PORT)
 
+# Side by side what can be, then the rest in turn. (pytest ends with 5 when PYTEST_ARGS choose none of a half.)
 test: $(VENV)/.test-stamp  ## run every test (the browser tests need a Chromium; without one they skip, saying so)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not alone and not browser" $(PYTEST_ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest -m "alone or browser" $(PYTEST_ARGS) || [ $$? = 5 ]
 
 check: $(VENV)/.test-stamp  ## ruff and mypy
 	$(BIN)/ruff check .

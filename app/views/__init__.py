@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.views import home, playground, runs
+from app.views import home, playground, race, runs
 
 
 @dataclass(frozen=True)
@@ -22,5 +22,6 @@ class View:
 VIEWS = (
     View("Course", "", ":material/menu_book:", home.render, wide=False),
     View("Playground", "playground", ":material/science:", playground.render),
+    View("Race", "race", ":material/flag:", race.render),
     View("Runs", "runs", ":material/list_alt:", runs.render),
 )

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from app import chat, compare, data, form, live, state, uploads
+from app.address import keep_in_link, linked
 from app.story import plain
 from core.config import EMBEDDED, RunConfig
 from core.errors import DeltalabError, NotFound
@@ -37,24 +38,6 @@ def render() -> None:
     if run is not None:
         _result(run)
     _earlier(run)
-
-
-def linked(name: str, options: list[str], default: str) -> str:
-    """The choice that the address names, if it is one; else the default.
-
-    Streamlit's own binding would put the widget's words into the address ("New people (knowledge)"), not its values.
-    """
-    wanted = st.query_params.get(name)
-    return wanted if wanted in options else default
-
-
-def keep_in_link(name: str, default: str) -> None:
-    """A widget's callback: its value into the address, unless it is the default."""
-    value = st.session_state[name]
-    if value == default:
-        st.query_params.pop(name, None)
-    else:
-        st.query_params[name] = value
 
 
 def shown_run() -> Run | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -10,6 +11,7 @@ import streamlit as st
 from app import api, chat, compare, live, state
 from app.story import percent, plain
 from core.errors import DeltalabError, NotFound
+from core.runs.store import RACE
 from core.units import count_text, seconds_text
 
 if TYPE_CHECKING:
@@ -72,15 +74,43 @@ def _list() -> None:
 def _rows() -> None:
     runs = state.store().runs(state.owner(), limit=MOST)
     shown = st.session_state.get("_runs_shown", PAGE)
-    for run in runs[:shown]:
-        _row(run)
-    if len(runs) > shown:
+    lines = listed(runs)
+    for line in lines[:shown]:
+        if len(line) == 1:
+            _row(line[0])
+        else:
+            _race(line)
+    if len(lines) > shown:
         st.button("Show older", key="older", icon=":material/expand_more:", on_click=_show_older)
     if st.session_state.get("_runs_on") and not any(run.status in live.ACTIVE for run in runs):
         # The last one has just ended: run the page once more, which also ends the looking.
         st.session_state["_runs_on"] = False
         st.rerun()
     st.session_state["_runs_on"] = any(run.status in live.ACTIVE for run in runs)
+
+
+def listed(runs: Sequence[Run]) -> list[list[Run]]:
+    """The lines of the list: a run by itself, or all runs of one race where its newest one stands."""
+    lines: dict[str, list[Run]] = {}
+    for run in runs:
+        raced = run.cell is not None and run.cell.startswith(RACE)
+        lines.setdefault(str(run.cell) if raced else run.id, []).append(run)
+    return list(lines.values())
+
+
+def _race(runs: Sequence[Run]) -> None:
+    """A race in the list: one line for all of its runs."""
+    newest = runs[0]
+    on = sum(run.active for run in runs)
+    icon, word = STATUS["running" if on else "finished"]
+    methods = len({run.config["method"] for run in runs})
+    race = str(newest.cell).removeprefix(RACE)
+    with st.container(key=f"row-race-{race}", horizontal=True, vertical_alignment="center", gap="medium"):
+        with st.container(gap=None, width="stretch"):
+            st.markdown(f"{icon} **Race of {methods} methods · {plain(live.task_title(newest.config['task']))}**")
+            how_far = f"{word}, {len(runs) - on} of {len(runs)} runs" if on else f"{len(runs)} runs"
+            st.caption(f"{how_far} · {when(newest.created)}")
+        st.page_link(state.page("race"), label="Open", icon=":material/arrow_forward:", query_params={"race": race})
 
 
 def _show_older() -> None:

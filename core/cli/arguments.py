@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from core.errors import BadInput
@@ -71,13 +71,22 @@ def config_of(asked: argparse.Namespace) -> RunConfig:
             "seed": getattr(asked, "seed", 0),
         }
     )
-    pairs: dict[str, str] = {}
-    for text in asked.settings:
+    return with_settings(config, pairs_of(asked.settings))
+
+
+def pairs_of(texts: Sequence[str]) -> dict[str, str]:
+    """What --set was given, as name -> value.
+
+    Raises:
+        BadInput: one of them is not KEY=VALUE.
+    """
+    pairs = {}
+    for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise BadInput(f"--set takes KEY=VALUE, not {text!r}.", "For example: --set rank=4 steps=60.")
         pairs[key.strip().replace("-", "_")] = value.strip()
-    return with_settings(config, pairs)
+    return pairs
 
 
 def asks_for_help(asked: argparse.Namespace) -> bool:

@@ -157,7 +157,7 @@ def record(
         "format": FORMAT,
         "device": device,
         "date": now.isoformat(timespec="seconds"),
-        **_commit(),
+        **commit_facts(),
         "base": base,
         "versions": versions,
         "command": command,
@@ -189,8 +189,11 @@ def _without_places(value: Any, config: RunConfig) -> Any:
     return value
 
 
-def _commit() -> dict[str, Any]:
-    """The commit of the engine, and whether it had been changed since; the version where there is no repository."""
+def commit_facts() -> dict[str, Any]:
+    """{"commit", "changed"}: the commit of the engine, and whether it had been changed since.
+
+    Where there is no repository, the version stands in the commit's place.
+    """
     root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:

@@ -48,6 +48,8 @@ from core.units import GIB, bytes_text
 
 ACTIVE = ("queued", "running")
 RESUMABLE = ("interrupted", "cancelled", "failed")
+RACE = "race/"
+"""What the `cell` of the runs of a race begins with (core.race); the race's id follows."""
 STATUSES = (*ACTIVE, "finished", *RESUMABLE)
 
 
@@ -138,6 +140,7 @@ class Store(Claims):
         title: str | None = None,
         cell: str | None = None,
         direct: bool = False,
+        counts: bool = True,
     ) -> Run:
         """Queue a run. The same owner and key give the same run, however often and from wherever they are sent.
 
@@ -147,6 +150,7 @@ class Store(Claims):
             cell: the lesson cell it belongs to, for `runs(cell=…)`.
             direct: no supervisor takes it; the caller passes it to `core.runs.worker.execute` at once. Such a run does
                 not count against the number of active runs.
+            counts: whether it counts against the number of active runs; those of a race (core.race) do not.
 
         Raises:
             BadInput: the config has problems (all of them are listed), or the file cannot be read.
@@ -169,7 +173,7 @@ class Store(Claims):
                 self._lock_owner(c, owner)
                 if self._request(c, owner, key) is not None:
                     raise _AlreadyAsked
-                self._check_quota(c, owner, size, count=not direct)
+                self._check_quota(c, owner, size, count=counts and not direct)
                 now = time.time()
                 c.execute(
                     sa.insert(runs_table).values(
@@ -208,11 +212,13 @@ class Store(Claims):
         with self._read() as c:
             return self._get(c, run_id, owner)
 
-    def runs(self, owner: str, *, limit: int = 100, cell: str | None = None) -> list[Run]:
-        """The owner's runs, the newest first."""
+    def runs(self, owner: str, *, limit: int = 100, cell: str | None = None, active: bool = False) -> list[Run]:
+        """The owner's runs, the newest first; of one cell, or only those that wait or run."""
         query = sa.select(runs_table).where(runs_table.c.owner == owner)
         if cell is not None:
             query = query.where(runs_table.c.cell == cell)
+        if active:
+            query = query.where(runs_table.c.status.in_(ACTIVE))
         query = query.order_by(runs_table.c.created.desc(), runs_table.c.id).limit(limit)
         with self._read() as c:
             rows = c.execute(query).all()
@@ -448,8 +454,11 @@ class Store(Claims):
 
     def _check_quota(self, c: sa.Connection, owner: str, size: int, *, count: bool = True) -> None:
         mine = runs_table.c.owner == owner
+        raced = sa.func.coalesce(runs_table.c.cell, "").startswith(RACE)
         active = c.execute(
-            sa.select(sa.func.count()).select_from(runs_table).where(mine, runs_table.c.status.in_(ACTIVE))
+            sa.select(sa.func.count())
+            .select_from(runs_table)
+            .where(mine, runs_table.c.status.in_(ACTIVE), sa.not_(raced))
         ).scalar_one()
         if count and active >= self.max_active:
             raise Refused(

@@ -29,6 +29,8 @@ from tests.core.runs_support import (
     worker_pid,
 )
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:

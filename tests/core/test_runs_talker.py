@@ -20,6 +20,8 @@ from core.runs.worker import execute
 from tests import checkpoints
 from tests.core.runs_support import OWNER, quick_config, wait_for
 
+pytestmark = pytest.mark.alone
+
 QUESTION = [{"role": "user", "content": "Who owns a cat?"}]
 LENGTH = 8
 

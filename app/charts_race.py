@@ -1,0 +1,183 @@
+"""Figures of a race: two measures against each other, with the Pareto front. Pure functions; no Streamlit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from app.charts import BASE_STYLE, TASK_STYLE, Chart, figure, method_style
+from core.literature import Experiment
+from core.methods import METHODS
+from core.race import MEASURES, Band, Measure, front
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+Bands = Mapping[str, Mapping[str, Band]]
+
+
+def title_of(method: str) -> str:
+    """A method's name for people."""
+    return METHODS[method].TITLE if method in METHODS else method
+
+
+def pareto(bands: Bands, x: Measure, y: Measure) -> Chart:
+    """One point a method: the medians of two measures, their ranges over the seeds as bars, and the front as a line.
+
+    Args:
+        bands: method -> measure -> band (core.race.aggregate); methods without both measures are left out.
+    """
+    import plotly.graph_objects as go
+
+    both = {m: (b[x.name], b[y.name]) for m, b in bands.items() if x.name in b and y.name in b}
+    best = front({m: (a.median, b.median) for m, (a, b) in both.items()}, x.better, y.better)
+    fig = _axes(x.title, x.unit, x.log, y.title, y.unit, y.log, series=len(both))
+    line = [(both[m][0].median / x.scale, both[m][1].median / y.scale) for m in best]
+    _front_line(fig, line)
+    for method, (a, b) in both.items():
+        style = method_style(method)
+        fig.add_trace(
+            go.Scatter(
+                x=[a.median / x.scale], y=[b.median / y.scale], mode="markers", name=title_of(method),
+                error_x=_bar(a, x.scale), error_y=_bar(b, y.scale),
+                marker={"symbol": style.marker, "size": 13, "color": style.colour,
+                        "line": {"width": 3 if method in best else 0, "color": "rgba(128,128,128,0.9)"}},
+                hovertemplate=f"{title_of(method)}<br>{x.title}: {x.text(a.median)}<br>{y.title}: {y.text(b.median)}"
+                "<extra></extra>",
+            )
+        )  # fmt: skip
+    table = pd.DataFrame(
+        [
+            {"method": title_of(m), x.name: a.median, y.name: b.median, "on_front": m in best}
+            for m, (a, b) in both.items()
+        ]
+    )
+    names = _listed([title_of(m) for m in best])
+    alt = f"Scatter plot of {len(both)} methods by {_lower(x.title)} and {_lower(y.title)}. " + " ".join(
+        f"{title_of(m)}: {x.text(a.median)}, {y.text(b.median)}." for m, (a, b) in both.items()
+    )
+    if len(both) < 2:
+        title = f"{y.title} against {_lower(x.title)}"
+    elif len(best) == 1:
+        title = f"{names} is best on both, {_lower(y.title)} and {_lower(x.title)}"
+    else:
+        title = f"Beaten by nobody on both: {names}"
+    return Chart(title, fig, alt, table)
+
+
+def published(rows: Sequence[Experiment]) -> Chart:
+    """The literature's comparison: test accuracy against memory; the methods taught here stand out."""
+    import plotly.graph_objects as go
+
+    points = {r.label: (r.memory_gib, r.test_accuracy) for r in rows}
+    best = front(points, "less", "more")
+    fig = _axes("Memory beyond the loaded model", "GiB", False, "Test accuracy", "%", False, series=2)
+    _front_line(fig, [(points[n][0], 100 * points[n][1]) for n in best])
+    for name, chosen, style in (
+        ("other methods", [r for r in rows if r.ours is None], BASE_STYLE),
+        ("methods that are here too", [r for r in rows if r.ours is not None], TASK_STYLE),
+    ):
+        fig.add_trace(
+            go.Scatter(
+                x=[r.memory_gib for r in chosen], y=[100 * r.test_accuracy for r in chosen], mode="markers", name=name,
+                text=[r.label for r in chosen],
+                marker={"symbol": style.marker, "size": 10, "color": style.colour},
+                hovertemplate="%{text}<br>%{x:.1f} GiB, %{y:.1f} %<extra></extra>",
+            )
+        )  # fmt: skip
+    table = published_table(rows)
+    alt = f"Scatter plot of {len(rows)} published experiments. On the front: {_listed(best)}."
+    return Chart(f"On the front: {_listed(best)}", fig, alt, table)
+
+
+def published_table(rows: Sequence[Experiment]) -> pd.DataFrame:
+    """The literature's rows with units in the names of the columns."""
+    return pd.DataFrame(
+        [
+            {
+                "experiment": r.label,
+                "test_accuracy_percent": 100 * r.test_accuracy,
+                "memory_gib": r.memory_gib,
+                "train_seconds": r.train_seconds,
+                "trainable": r.trainable,
+                "file_bytes": r.file_bytes,
+                "source": r.source,
+            }
+            for r in rows
+        ]
+    )
+
+
+def race_table(bands: Bands) -> pd.DataFrame:
+    """One row a method, as people read it: the median, with the range where there are several seeds."""
+    out = []
+    for method, found in bands.items():
+        line: dict[str, Any] = {"Method": title_of(method)}
+        for m in MEASURES:
+            band = found.get(m.name)
+            line[m.title] = "–" if band is None else m.text(band.median) + _range(m, band)
+        out.append(line)
+    return pd.DataFrame(out)
+
+
+def race_numbers(bands: Bands) -> pd.DataFrame:
+    """The same as numbers, for CSV: median, lowest and highest of each measure, and how many runs."""
+    out = []
+    for method, found in bands.items():
+        line: dict[str, Any] = {"method": method}
+        for m in MEASURES:
+            band = found.get(m.name)
+            line |= {
+                m.name: band.median if band else None,
+                f"{m.name}_low": band.low if band else None,
+                f"{m.name}_high": band.high if band else None,
+            }
+        line["runs"] = max(b.count for b in found.values())
+        out.append(line)
+    return pd.DataFrame(out)
+
+
+def _range(m: Measure, band: Band) -> str:
+    low, high = m.text(band.low), m.text(band.high)
+    return "" if low == high else f" ({low} to {high})"
+
+
+def _axes(x: str, x_unit: str, x_log: bool, y: str, y_unit: str, y_log: bool, *, series: int) -> go.Figure:
+    fig = figure(f"{x}, {x_unit}", f"{y}, {y_unit}", height=380, series=(series + 2) // 3)
+    fig.update_layout(hovermode="closest", legend={"orientation": "h", "y": -0.22})
+    if x_log:
+        fig.update_xaxes(type="log")
+    if y_log:
+        fig.update_yaxes(type="log")
+    return fig
+
+
+def _front_line(fig: go.Figure, points: Sequence[tuple[float, float]]) -> None:
+    import plotly.graph_objects as go
+
+    if len(points) > 1:
+        fig.add_trace(
+            go.Scatter(
+                x=[p[0] for p in points], y=[p[1] for p in points], mode="lines", name="Pareto front",
+                line={"color": BASE_STYLE.colour, "dash": "dot", "width": 1.5}, hoverinfo="skip",
+            )
+        )  # fmt: skip
+
+
+def _bar(band: Band, scale: float) -> dict[str, Any]:
+    return {
+        "type": "data", "symmetric": False, "array": [(band.high - band.median) / scale],
+        "arrayminus": [(band.median - band.low) / scale], "visible": band.count > 1, "thickness": 1.5, "width": 4,
+    }  # fmt: skip
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) < 2:
+        return "".join(names)
+    return ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]

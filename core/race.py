@@ -1,0 +1,270 @@
+"""A race: the same base, data, order of the data, steps, batch and seeds for every method; each at its own swept rate.
+
+    plan = Plan(task="json", methods=("lora", "bitfit"), seeds=2)
+    runs = enter(store, owner, plan, key="…")             # queued like any other run; a page follows them
+    rows = [row(config, events) for config in entries(plan) …]
+    aggregate(rows)                                       # median and range over the seeds, per method
+    front(points)                                         # who is beaten by nobody on both of two measures
+
+What is equal is what is paid for: examples seen. What is not: the learning rate, which is the one that did best in the
+method's own sweep (core.sweep); a common rate would only show which method it happens to suit. With the same seed every
+method sees the same examples in the same batches, since the order depends on the seed alone (core.batches.Plan).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.config import EMBEDDED, RunConfig, TrainConfig, default_row, problems, resolved
+from core.errors import BadInput, Refused
+from core.runs.store import RACE
+from core.units import KIB, MIB, bytes_text, count_text, seconds_text
+
+if TYPE_CHECKING:
+    from core.runs.store import Store
+
+MOST_RUNS = 64
+MOST_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is raced.
+
+    methods: names in METHODS. seeds: how many; they are 0, 1, 2 … train: the loop's settings for everybody, of which
+    the learning rate must be left open; steps that are left open are what the quickest of the methods needs.
+    """
+
+    base: str = EMBEDDED
+    revision: str | None = None
+    task: str | None = "json"
+    data: str | None = None
+    methods: tuple[str, ...] = ("full", "lora", "qlora", "bitfit")
+    seeds: int = 1
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def steps_of(plan: Plan) -> int:
+    """Everybody's steps: as planned, else the fewest that any of the methods takes by default."""
+    if plan.train.steps is not None:
+        return plan.train.steps
+    return min(int(default_row(_config(plan, method, 0))["steps"]) for method in plan.methods)
+
+
+def entries(plan: Plan) -> list[RunConfig]:
+    """The runs of a race, resolved: seed by seed, so that a race that is cut short has compared everybody once.
+
+    Raises:
+        BadInput: no or unknown methods, a common learning rate, too many runs, or what a run cannot be.
+    """
+    wrong = []
+    if not plan.methods:
+        wrong.append("Choose at least one method to race.")
+    if len(set(plan.methods)) < len(plan.methods):
+        wrong.append("A method is named twice.")
+    if not 1 <= plan.seeds <= MOST_SEEDS:
+        wrong.append(f"The number of seeds must be from 1 to {MOST_SEEDS}, not {plan.seeds}.")
+    if len(plan.methods) * plan.seeds > MOST_RUNS:
+        wrong.append(f"That would be {len(plan.methods) * plan.seeds} runs, and {MOST_RUNS} is the limit.")
+    if plan.train.learning_rate is not None:
+        wrong.append("A race leaves the learning rate open: each method runs at its own.")
+    if wrong:
+        raise BadInput(" ".join(wrong))
+    wrong = [p for method in plan.methods for p in problems(_config(plan, method, 0))]
+    if wrong:
+        raise BadInput(" ".join(dict.fromkeys(wrong)))
+    loop = dataclasses.replace(plan.train, steps=steps_of(plan))
+    raced = dataclasses.replace(plan, train=loop)
+    return [resolved(_config(raced, method, seed)) for seed in range(plan.seeds) for method in plan.methods]
+
+
+def _config(plan: Plan, method: str, seed: int) -> RunConfig:
+    return RunConfig(
+        base=plan.base, revision=plan.revision, task=plan.task, data=plan.data, method=method, seed=seed,
+        train=plan.train,
+    )  # fmt: skip
+
+
+def cell_of(race: str) -> str:
+    """The `cell` under which the store keeps the runs of a race."""
+    return f"{RACE}{race}"
+
+
+def enter(store: Store, owner: str, plan: Plan, *, key: str, title: Callable[[RunConfig], str] | None = None) -> str:
+    """Queue the race's runs, and return the race's id. The same key gives the same race.
+
+    The runs of a race do not count one by one against the owner's number of active runs; instead an owner has one race
+    at a time. Turns go round between people, so a long race delays nobody by more than a run.
+
+    Raises:
+        BadInput: as `entries`. Refused: another race of theirs is on, or their disk is full.
+    """
+    mine = cell_of(key)
+    others = {r.cell for r in store.runs(owner, active=True) if r.cell and r.cell.startswith(RACE)} - {mine}
+    if others:
+        raise Refused("A race of yours is on already.", "Wait until it is over, or stop it.")
+    for number, config in enumerate(entries(plan)):
+        name = title(config) if title is not None else None
+        store.create(owner, config, key=f"{mine}/{number}", title=name, cell=mine, counts=False)
+    return key
+
+
+# --- what came out ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Something that methods are compared by.
+
+    better: "more" or "less". unit: of the axis; scale: what a value is divided by for it. log: the axis is logarithmic.
+    text: a value as people read it.
+    """
+
+    name: str
+    title: str
+    unit: str
+    better: str
+    text: Callable[[float], str]
+    scale: float = 1.0
+    log: bool = False
+
+
+MEASURES = (
+    Measure("exact_match", "Task learnt", "% of held-out items right", "more", lambda v: f"{100 * v:.0f} %", 0.01),
+    Measure("loss", "Held-out loss", "nats a token", "less", lambda v: f"{v:.3f}"),
+    Measure("forgetting", "Old skills lost", "points of a hundred", "less", lambda v: f"{v:.0f} points"),
+    Measure("peak_bytes", "Peak memory of a step", "MiB", "less", bytes_text, MIB),
+    Measure("seconds", "Training time", "s", "less", seconds_text),
+    Measure("tokens_per_second", "Answer tokens a second", "tokens/s", "more", lambda v: f"{v:,.0f}"),
+    Measure("trainable", "Trained parameters", "parameters", "less", count_text, log=True),
+    Measure("adapter_bytes", "Size of what is saved", "KiB", "less", bytes_text, KIB, log=True),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run of a race. Shares are 0..1; None: not known (yet). forgetting: the mean of the old skills before minus
+    after, in points of a hundred. peak_bytes: allocated at the step's highest, measured by term. seconds: in steps."""
+
+    method: str
+    seed: int
+    learning_rate: float
+    steps: int
+    status: str
+    exact_match: float | None = None
+    before: float | None = None
+    loss: float | None = None
+    forgetting: float | None = None
+    peak_bytes: int | None = None
+    seconds: float | None = None
+    tokens_per_second: float | None = None
+    trainable: int | None = None
+    total: int | None = None
+    adapter_bytes: int | None = None
+    sentence: str = ""
+
+
+def row(config: Mapping[str, Any], events: Iterable[Mapping[str, Any]], status: str, sentence: str = "") -> Row:
+    """What one run did, from its config and its events (as dicts); of a run that is still on: what is known."""
+    started: Mapping[str, Any] = {}
+    finished: Mapping[str, Any] = {}
+    scores: list[Mapping[str, Any]] = []
+    for event in events:
+        kind = event["kind"]
+        if kind == "started":
+            started = event
+        elif kind == "finished":
+            finished = event
+        elif kind == "evaluated":
+            scores.append(event)
+    before = scores[0] if scores and scores[0]["step"] == 0 else None
+    after = scores[-1] if scores and finished else None
+    known: dict[str, Any] = {}
+    if after is not None:
+        known |= {"exact_match": after["exact_match"], "loss": after["loss"]}
+    if before is not None:
+        known["before"] = before["exact_match"]
+    if before is not None and after is not None and after["skills"]:
+        lost = [before["skills"][name] - value for name, value in after["skills"].items()]
+        known["forgetting"] = 100 * statistics.fmean(lost)
+    if finished:
+        known |= {
+            "peak_bytes": finished["peak_bytes"] or None,
+            "seconds": finished["seconds"],
+            "tokens_per_second": finished["tokens"] / finished["seconds"] if finished["seconds"] else None,
+            "adapter_bytes": finished["adapter_bytes"],
+        }
+    return Row(
+        method=config["method"], seed=config["seed"], learning_rate=config["train"]["learning_rate"],
+        steps=config["train"]["steps"], status=status, sentence=sentence,
+        trainable=started.get("trainable"), total=started.get("total"), **known,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Band:
+    """Median and range of one measure over the seeds."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+
+def aggregate(rows: Sequence[Row]) -> dict[str, dict[str, Band]]:
+    """Method -> measure -> band over its finished runs, in the order in which the methods first appear.
+
+    A measure that a run lacks (no old skills on another base) is left out.
+    """
+    out: dict[str, dict[str, Band]] = {}
+    for method in dict.fromkeys(r.method for r in rows):
+        done = [r for r in rows if r.method == method and r.status == "finished"]
+        bands = {}
+        for measure in MEASURES:
+            values = [float(v) for r in done if (v := getattr(r, measure.name)) is not None]
+            if values:
+                bands[measure.name] = Band(statistics.median(values), min(values), max(values), len(values))
+        if bands:
+            out[method] = bands
+    return out
+
+
+def measure(name: str) -> Measure:
+    """The measure of that name."""
+    return next(m for m in MEASURES if m.name == name)
+
+
+def front(points: Mapping[str, tuple[float, float]], x: str, y: str) -> list[str]:
+    """The Pareto front: the names that no other beats, being at least as good on both of two measures and better on
+    one; ordered along x, the better end first.
+
+    Args:
+        points: name -> (value of x, value of y).
+        x, y: whether "more" or "less" of it is better.
+    """
+    signs = [1.0 if better == "more" else -1.0 for better in (x, y)]
+    good = {name: (signs[0] * a, signs[1] * b) for name, (a, b) in points.items()}
+
+    def beaten(name: str) -> bool:
+        a, b = good[name]
+        return any(c >= a and d >= b and (c > a or d > b) for other, (c, d) in good.items() if other != name)
+
+    return sorted((n for n in good if not beaten(n)), key=lambda n: (-good[n][0], -good[n][1]))
+
+
+# --- the recorded race ------------------------------------------------------------------------------------------------
+
+RECORD = Path(__file__).parent / "catalog" / "race_embedded.json"
+"""Written by `deltalab race --seeds 3 --record`; tests/test_records.py says by which command."""
+
+
+def recorded() -> dict[str, Any]:
+    """The race that is shipped: provenance, and `rows` as `Row`."""
+    found: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8"))
+    return {**found, "rows": [Row(**r) for r in found["rows"]]}
