@@ -61,10 +61,10 @@ def _race(asked: argparse.Namespace) -> int:
         if not asked.json:
             told = percent(last.exact_match) if run.status == "finished" else f"{run.status}: {run.sentence}"
             print(f"{number:>3}/{len(configs)}  {config.method:<14} seed {config.seed}  {told}", file=sys.stderr)
-        if run.status == "cancelled":  # Ctrl-C: what follows is not wanted either
+        if run.status in ("cancelled", "interrupted"):  # Ctrl-C or the like: what follows is not wanted either
             break
     seconds = time.monotonic() - began
-    if asked.record is not None:
+    if asked.record is not None and all(r.status == "finished" for r in rows):
         _write(asked.record, plan, rows, seconds)
     if asked.json:
         print(json.dumps({"race": race, "seconds": seconds, "rows": [dataclasses.asdict(r) for r in rows]}))
