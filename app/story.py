@@ -202,8 +202,8 @@ def happened(story: Story, *, expect: Mapping[str, float] | None = None, title: 
         if after.get("macro_f1") is not None:
             known = f"{percent(before.get('macro_f1'))} → " if before is not None else ""
             out.append(
-                f"**Every label counted the same** (macro F1): {known}{percent(after['macro_f1'])}. It falls behind the "
-                "share of right labels where rare ones are missed."
+                f"**Every label counted the same** (macro F1): {known}{percent(after['macro_f1'])}. It falls behind "
+                "the share of right labels where rare ones are missed."
             )
         if not after["items"]:
             out.append(
