@@ -252,24 +252,26 @@ def test_accumulated_passes_give_the_gradient_of_one_large_batch(
 def test_a_small_encoder_learns_and_what_it_has_learnt_serves_bitfit_lora_and_ia3(
     reviews: Path, graded: Path, tmp_path: Path
 ) -> None:
-    """From random weights full fine-tuning learns to tell good from bad. Its encoder, with a new head for a question of
-    three answers, is what a pretrained one is to the methods that leave most of it as it is."""
+    """From random weights full fine-tuning learns to tell three kinds of sentence apart. Its encoder, with a new head
+    for a question of two answers, is what a pretrained one is to the methods that leave most of it as it is."""
     blank = write_encoder("bert", tmp_path / "blank", initializer_range=0.2)
-    scores = finished(list(train(config(blank, reviews, "full", steps=60, batch_size=32, learning_rate=3e-3,
-                                        eval_items=100), tmp_path / "full")))  # fmt: skip
-    assert (scores[0].exact_match or 0) < 0.7
+    scores = finished(list(train(config(blank, graded, "full", steps=80, batch_size=32, learning_rate=3e-3,
+                                        eval_items=100, held_out=0.3), tmp_path / "full")))  # fmt: skip
+    assert (scores[0].exact_match or 0) < 0.6
     assert (scores[-1].exact_match or 0) > 0.9
     assert (scores[-1].macro_f1 or 0) > 0.9
     (tmp_path / "full" / "adapter" / "deltalab.json").unlink()  # a folder like any other
     from tests.checkpoints import make_encoder_tokenizer
 
     make_encoder_tokenizer("bert").save_pretrained(tmp_path / "full" / "adapter")
-    for method, rate in (("bitfit", 1e-2), ("lora", 1e-2), ("ia3", 5e-2)):
-        run = config(tmp_path / "full" / "adapter", graded, method, steps=60, batch_size=32, learning_rate=rate,
-                     eval_items=100)  # fmt: skip
-        after = finished(list(train(run, tmp_path / method)))[-1]
-        assert (after.exact_match or 0) > 0.6, method  # chance: a third
-        assert (after.macro_f1 or 0) > 0.5, method
+    for method, rate in (("bitfit", 1e-2), ("lora", 1e-2), ("ia3", 3e-2)):
+        run = config(tmp_path / "full" / "adapter", reviews, method, steps=30, batch_size=32, learning_rate=rate,
+                     eval_items=100, held_out=0.3)  # fmt: skip
+        stream = list(train(run, tmp_path / method))
+        scores = finished(stream)
+        assert "new, because the checkpoint's own is for 3 labels" in " ".join(stream[0].notes)  # type: ignore[union-attr]
+        assert (scores[-1].exact_match or 0) > 0.75, (method, scores[-1])  # chance: a half, ± 0.1 on 96 rows
+        assert (scores[-1].macro_f1 or 0) > 0.7, method
 
 
 def test_a_head_that_the_checkpoint_brings_knows_its_labels_before_the_first_step(
