@@ -181,7 +181,7 @@ def probabilities(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, te
     return sorted(zip(labels_of(model), shares, strict=True), key=lambda pair: -pair[1])
 
 
-def told(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+def labels_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """'positive (93 %), negative (7 %)': the five likeliest labels.
 
     Raises:

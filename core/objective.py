@@ -116,9 +116,9 @@ def answer(
         BadInput: as `core.evaluate.stream` and `core.classify.probabilities`.
     """
     if is_classifier(model):
-        from core.classify import told
+        from core.classify import labels_text
 
-        return iter((told(model, tokenizer, messages[-1].content),))
+        return iter((labels_text(model, tokenizer, messages[-1].content),))
     return stream(model, tokenizer, messages, max_new_tokens, temperature)
 
 

@@ -259,6 +259,9 @@ def attach(
 class Attached(Wrapped):
     """A model with low-rank pairs beside some of its layers; see `core.methods.base.Attached`.
 
+    Merged, W = W₀ + ΔW in every wrapped layer. A layer in few bits becomes a plain one: the decoded weight plus the
+    change, in the dtype that the base had before it was quantized.
+
     Args:
         layers: path -> the wrapper there, in the model's order.
         biased: paths of the modules whose bias trains too.
@@ -280,17 +283,6 @@ class Attached(Wrapped):
         # Inside a wrapper the bias is its base_layer's.
         names = [f"{path}.base_layer.bias" if path in layers else f"{path}.bias" for path in biased]
         super().__init__(model, config, method, layers, names, keep_base=keep_base)
-
-    def merge(self) -> torch.nn.Module:
-        """W = W₀ + ΔW in every wrapped layer; the wrappers are taken away.
-
-        A layer in four bits becomes a plain one: the decoded weight plus the change, in the dtype that the base had
-        before it was quantized.
-
-        Raises:
-            Refused: it has been merged already.
-        """
-        return super().merge()
 
     def place(self, tensors: dict[str, torch.Tensor], what: str) -> None:
         # PEFT stores the head's own weight beside a pair on the head: a copy of the base, which is here already.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core import cli
-from core.classify import told
+from core.classify import labels_text
 from core.methods import load_saved
 from core.runs.talker import Shelf, _answer
 from tests.checkpoints import write_encoder
@@ -66,9 +66,9 @@ def test_train_look_and_ask(capsys, base, data) -> None:
     assert re.fullmatch(r"(even|odd) \(\d+ %\), (even|odd) \(\d+ %\)", said["after"])
     loaded, attached = load_saved(base, Path(got["adapter"]), precision="float32", device="cpu")
     assert attached is not None
-    assert said["after"] == told(loaded.model, loaded.tokenizer, "Number 7?")
+    assert said["after"] == labels_text(loaded.model, loaded.tokenizer, "Number 7?")
     attached.disable()
-    assert said["before"] == told(loaded.model, loaded.tokenizer, "Number 7?")
+    assert said["before"] == labels_text(loaded.model, loaded.tokenizer, "Number 7?")
     code, out, _ = ask(capsys, "chat", got["adapter"], "--base", base, "--prompt", "Number 7?", "--only", "after")
     assert out.strip() == f"after: {said['after']}"
 
@@ -128,9 +128,9 @@ def test_the_chat_keeps_runs_with_other_labels_apart(capsys, base, data, tmp_pat
     for name, folder in folders.items():
         loaded, attached = load_saved(base, Path(folder), precision="float32", device="cpu")
         assert attached is not None
-        wanted[name, "after"] = told(loaded.model, loaded.tokenizer, "Number 7?")
+        wanted[name, "after"] = labels_text(loaded.model, loaded.tokenizer, "Number 7?")
         attached.disable()
-        wanted[name, "before"] = told(loaded.model, loaded.tokenizer, "Number 7?")
+        wanted[name, "before"] = labels_text(loaded.model, loaded.tokenizer, "Number 7?")
     shelf = Shelf(4, 2**40, "cpu")
     for name in ("one", "three", "two", "one"):
         said: list[tuple[str, str]] = []

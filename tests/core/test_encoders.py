@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from core import events
 from core.architecture import architecture_of_config
 from core.base import context_tokens, describe_base, in_order, kind_of_base, load_base, load_config
-from core.classify import Classification, macro_f1, probabilities, told
+from core.classify import Classification, labels_text, macro_f1, probabilities
 from core.config import RunConfig, resolved, with_settings
 from core.errors import BadInput, BaseUnavailable
 from core.methods import METHODS, load_saved
@@ -348,7 +348,7 @@ def test_a_classifier_answers_with_labels_and_probabilities(tmp_path: Path) -> N
     assert sum(share for _, share in found) == pytest.approx(1, abs=1e-6)
     assert [share for _, share in found] == sorted((share for _, share in found), reverse=True)
     said = "".join(answer(base.model, base.tokenizer, conversation("Is the film good?"), 8))
-    assert said == told(base.model, base.tokenizer, "Is the film good?")
+    assert said == labels_text(base.model, base.tokenizer, "Is the film good?")
     assert said.startswith(f"{found[0][0]} ({100 * found[0][1]:.0f} %), ")
     assert said.endswith(", and 2 more")
     with pytest.raises(BadInput, match=r"has .* tokens, and this model reads 128 at most"):
