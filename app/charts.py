@@ -165,10 +165,12 @@ def losses(runs: Sequence[tuple[str, Story]]) -> Chart:
 
 
 def task_scores(runs: Sequence[tuple[str, Story]]) -> Chart:
-    """Held-out exact match on the task, over the steps, of several runs."""
+    """Held-out exact match on the task (accuracy, for labels), over the steps, of several runs."""
     import plotly.graph_objects as go
 
-    fig = figure("optimizer step", "exact match, %", series=len(runs))
+    kinds = {story.classifies for _, story in runs}
+    what = "right" if len(kinds) > 1 else "accuracy" if kinds == {True} else "exact match"
+    fig = figure("optimizer step", f"{what}, %", series=len(runs))
     tables, ends = [], []
     for label, story, style in _unique(runs):
         rows = [e for e in story.evaluated if e["exact_match"] is not None]
@@ -187,7 +189,7 @@ def task_scores(runs: Sequence[tuple[str, Story]]) -> Chart:
     table = (
         pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["run", "step", "exact_match_percent"])
     )
-    alt = "Line chart of held-out exact match by step. " + " ".join(f"{n} ends at {v:.0f} %." for n, v in ends)
+    alt = f"Line chart of held-out {what} by step. " + " ".join(f"{n} ends at {v:.0f} %." for n, v in ends)
     best = max(ends, key=lambda e: e[1]) if ends else None
     title = (
         f"Best on the task: {best[1]:.0f}\u00a0%, {best[0]}" if best and len(ends) > 1 else "The task, as it is learnt"
@@ -283,6 +285,7 @@ def scores_table(story: Story) -> pd.DataFrame:
                 "step": e["step"],
                 "exact_match_percent": None if e["exact_match"] is None else 100 * e["exact_match"],
                 "held_out_loss": e["loss"],
+                **({"macro_f1_percent": 100 * e["macro_f1"]} if e.get("macro_f1") is not None else {}),
                 **{f"{name}_percent": 100 * share for name, share in e.get("skills", {}).items()},
             }
             for e in story.evaluated

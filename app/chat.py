@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import streamlit as st
 
 from app import live, state
 from app.story import plain
+from core.base import CLASSIFICATION, kind_of_base
 from core.config import EMBEDDED
 from core.errors import DeltalabError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 MOST_TOKENS = 96
 SIDES = {"before": "Before: the base", "after": "After: with what it learnt"}
+LABEL_SIDES = {"before": "Before: the head as it began", "after": "After: with what it learnt"}
 
 
 @dataclass
@@ -65,7 +67,8 @@ def chat_pair(run: Run, key: str, *, suggestions: Sequence[str] | None = None) -
     """A chat with two columns, before (the base) and after (the base with this run's change).
 
     Both answers stream. The history lasts as long as the tab; each side sees its own earlier answers, except on the
-    embedded base, which knows single questions only. Errors are said in place of the answer.
+    embedded base, which knows single questions only, and on encoders, which give a label to each text. Errors are said
+    in place of the answer.
 
     Args:
         run: a finished run of the visitor.
@@ -81,12 +84,15 @@ def chat_pair(run: Run, key: str, *, suggestions: Sequence[str] | None = None) -
 @st.fragment
 def _chat(run: Run, key: str, suggestions: Sequence[str] | None) -> None:
     talk: Talk = st.session_state.setdefault(f"{key}-talk", Talk())
+    labels = gives_labels(run)
     offered = [(s, None) for s in suggestions] if suggestions else suggested(run)
-    asked = _suggestions(offered, key)
+    asked = _suggestions(offered, key, "text" if labels else "question")
     for turn in talk.turns:
-        _told(turn)
+        _told(turn, LABEL_SIDES if labels else SIDES)
     place = st.container()
-    typed = st.chat_input("Ask both", key=f"{key}-input", max_chars=2000, submit_mode="stop")
+    typed = st.chat_input(
+        "Give both a text" if labels else "Ask both", key=f"{key}-input", max_chars=2000, submit_mode="stop"
+    )
     if typed:
         asked = (str(typed), None)
     if asked is not None:
@@ -98,10 +104,21 @@ def _chat(run: Run, key: str, suggestions: Sequence[str] | None) -> None:
         )
 
 
-def _suggestions(offered: Sequence[tuple[str, str | None]], key: str) -> tuple[str, str | None] | None:
+def heading(run: Run) -> str:
+    """What the section with the chat is called."""
+    return "Try a text, before and after" if gives_labels(run) else "Talk to it, before and after"
+
+
+def gives_labels(run: Run) -> bool:
+    """Whether the run's base is an encoder, which answers with labels and their probabilities."""
+    return kind_of_base(run.config["base"], run.config.get("revision")) == CLASSIFICATION
+
+
+def _suggestions(offered: Sequence[tuple[str, str | None]], key: str, what: str) -> tuple[str, str | None] | None:
     """Buttons for what can be asked; the one that was pressed."""
     pressed = None
-    st.caption("Try one of these, or ask in your own words:")
+    own = "write a text of your own" if what == "text" else "ask in your own words"
+    st.caption(f"Try one of these, or {own}:")
     with st.container(horizontal=True, gap="small", key=f"{key}-suggestions"):
         for i, (prompt, wanted) in enumerate(offered):
             short = prompt if len(prompt) <= 64 else prompt[:61].rstrip() + "…"
@@ -116,12 +133,12 @@ def _question(turn: Turn) -> None:
         st.caption(f"Wanted: {plain(turn.wanted)}")
 
 
-def _told(turn: Turn) -> None:
+def _told(turn: Turn, sides: Mapping[str, str]) -> None:
     """A turn of the past."""
     _question(turn)
-    for column, side in zip(st.columns(2, gap="medium"), SIDES, strict=True):
+    for column, side in zip(st.columns(2, gap="medium"), sides, strict=True):
         with column:
-            st.caption(SIDES[side])
+            st.caption(sides[side])
             _said(st.empty(), getattr(turn, side) or "(no answer)")
     if turn.error is not None:
         live.say(DeltalabError(*turn.error))
@@ -137,12 +154,13 @@ def _answer(run: Run, talk: Talk, question: str, wanted: str | None) -> None:
     turn = Turn(question, wanted)
     _question(turn)
     places = {}
+    labels = gives_labels(run)
     for column, side in zip(st.columns(2, gap="medium"), SIDES, strict=True):
         with column:
-            st.caption(SIDES[side])
+            st.caption((LABEL_SIDES if labels else SIDES)[side])
             places[side] = st.empty()
             _said(places[side], "…")
-    alone = run.config.get("base") == EMBEDDED
+    alone = labels or run.config.get("base") == EMBEDDED
     try:
         with st.spinner("Answering; the first answer waits for the model to load", show_time=True):
             for side, piece in state.talker().pair(

@@ -11,14 +11,17 @@ import streamlit as st
 
 from app import charts, live
 from app.story import plain
-from core.dataset import EXAMPLE, Dataset, Report, read_file, report
+from core.dataset import EXAMPLE, Dataset, Report, read_file
 from core.errors import DeltalabError
+from core.labelled import EXAMPLE as LABEL_EXAMPLE
+from core.labelled import LabelReport, report_for
 from core.template import token_view
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FORMATS = f"JSONL, a JSON list or CSV. {EXAMPLE} A CSV has a header line with such names."
+LABEL_FORMATS = f"JSONL, a JSON list or CSV. {LABEL_EXAMPLE}"
 ENDINGS = ["jsonl", "json", "csv", "tsv"]
 
 
@@ -37,8 +40,8 @@ def _read(path: Path) -> Dataset:
 
 
 @lru_cache(maxsize=32)
-def _report(path: Path, base: str, max_length: int, held_out: float, seed: int) -> Report:
-    return report(_read(path), tokenizer(base), max_length=max_length, held_out=held_out, seed=seed)
+def _report(path: Path, base: str, max_length: int, held_out: float, seed: int) -> Report | LabelReport:
+    return report_for(path, base, max_length=max_length, held_out=held_out, seed=seed)
 
 
 def show_report(path: Path, base: str, max_length: int, held_out: float, seed: int = 0) -> bool:
@@ -46,7 +49,7 @@ def show_report(path: Path, base: str, max_length: int, held_out: float, seed: i
 
     Args:
         path: as `app.uploads.keep` gave it.
-        base: whose tokenizer counts the tokens.
+        base: whose tokenizer counts the tokens; an encoder reads texts with labels, others questions and answers.
         max_length, held_out, seed: as the form has them now.
     """
     try:
@@ -61,49 +64,65 @@ def show_report(path: Path, base: str, max_length: int, held_out: float, seed: i
         st.metric("Rows", f"{found.rows:,}", width="content")
         st.metric("To train on", f"{found.train:,}", width="content")
         st.metric("Held out for scoring", f"{found.held_out:,}", width="content")
+        if isinstance(found, LabelReport):
+            st.metric("Labels", f"{len(found.labels):,}", width="content")
         st.metric("Tokens a row", f"{found.lengths.median:.0f}", f"{found.lengths.shortest} to {found.lengths.longest}",
                   delta_color="off", delta_arrow="off", width="content")  # fmt: skip
     if found.warnings:
         st.warning("\n".join(f"- {plain(sentence)}" for sentence in found.warnings))
     else:
-        st.markdown(
-            ":material/task_alt: Nothing stands out: no duplicates, no empty answers, no leaks, nothing too long."
-        )
+        st.markdown(":material/task_alt: Nothing stands out: no duplicates, nothing empty, no leaks, nothing too long.")
     left, right = st.columns(2, gap="large")
     with left:
         chart = charts.lengths(found.lengths, found.max_length, len(found.too_long))
         st.markdown(f"**{chart.title}**")
         st.plotly_chart(chart.figure, key="data-lengths", alt=chart.alt, config={"displayModeBar": False})
     with right:
-        _tokens(path, base, found)
+        if isinstance(found, LabelReport):
+            _labels(found)
+        else:
+            _tokens(path, base, found)
     with st.expander("Everything that was checked", key="data-details"):
         st.dataframe(checks(found), hide_index=True, alt="Each check and what it found.")
-        st.caption(found.template)
+        if isinstance(found, Report):
+            st.caption(found.template)
     return len(found.too_long) < found.rows and found.train > 0
 
 
-def checks(found: Report) -> list[dict[str, Any]]:
+def checks(found: Report | LabelReport) -> list[dict[str, Any]]:
     """Each check with its finding, as rows of a table; rows of the file are named by their line."""
 
     def lines(rows: Any) -> str:
         numbers = [str(n) for n in rows]
         return ", ".join(numbers[:10]) + (f" and {len(numbers) - 10} more" if len(numbers) > 10 else "")
 
-    found_rows = (
-        (f"Longer than {found.max_length} tokens", found.too_long),
-        ("Repeats of an earlier row", [b for _, b in found.duplicates]),
-        ("Another answer to an earlier question", [b for _, b in found.contradictions]),
-        ("Empty answers", found.empty_answers),
-        ("Empty questions", found.empty_prompts),
-        ("Text that spells a special token", found.special),
-        ("Held-out questions that also stand in the training rows", [leak.held_out for leak in found.leakage]),
-    )
     head: list[dict[str, Any]] = [
         {"Check": "Format", "Rows": f"{found.rows}", "Lines": found.format},
         {"Check": "Columns", "Rows": f"{len(found.columns)}", "Lines": ", ".join(found.columns)},
-        {"Check": "Conversations of several turns", "Rows": f"{found.conversations}", "Lines": ""},
     ]
+    what, other, empty = "texts", "label to an earlier text", [("Empty texts", getattr(found, "empty_texts", ()))]
+    if isinstance(found, Report):
+        what, other = "questions", "answer to an earlier question"
+        empty = [("Empty answers", found.empty_answers), ("Empty questions", found.empty_prompts)]
+        head.append({"Check": "Conversations of several turns", "Rows": f"{found.conversations}", "Lines": ""})
+    found_rows = (
+        (f"Longer than {found.max_length} tokens", found.too_long),
+        ("Repeats of an earlier row", [b for _, b in found.duplicates]),
+        (f"Another {other}", [b for _, b in found.contradictions]),
+        *empty,
+        ("Text that spells a special token", found.special),
+        (f"Held-out {what} that also stand in the training rows", [leak.held_out for leak in found.leakage]),
+    )
     return head + [{"Check": name, "Rows": str(len(rows)), "Lines": lines(rows)} for name, rows in found_rows]
+
+
+def _labels(found: LabelReport) -> None:
+    """How often each label stands, and what always giving the most frequent one would get right."""
+    most = found.labels[0][0]
+    st.markdown("**How often each label stands**")
+    rows = [{"Label": label, "Rows": n, "Share": f"{100 * n / found.rows:.0f} %"} for label, n in found.labels]
+    st.dataframe(rows, hide_index=True, height=min(240, 38 + 35 * len(rows)), alt="Rows of each label.")
+    st.caption(f"Always saying “{plain(most)}” would be right in {100 * found.majority:.0f} % of the rows.")
 
 
 def _tokens(path: Path, base: str, found: Report) -> None:

@@ -252,7 +252,7 @@ def panel_data(run: Run | Recorded, story: Story) -> dict[str, Any]:
         "every": POLL_MS,
         "missing": "This run is not here any more.",
         "styles": {
-            "title": task_title(task) if task else "task",
+            "title": task_title(task) if task else "accuracy" if story.classifies else "task",
             "task": dataclasses.asdict(method),
             "held_out": dataclasses.asdict(dataclasses.replace(charts.BASE_STYLE, marker="diamond", dash="dash")),
             "skills": [dataclasses.asdict(s) for s in others],
@@ -356,7 +356,10 @@ def _figures(story: Story) -> None:
             gain = None
             if before is not None and before["exact_match"] is not None:
                 gain = f"{100 * (after['exact_match'] - before['exact_match']):+.0f} points"
-            st.metric("Exact match", percent(after["exact_match"]), gain, width="content")
+            name = "Accuracy" if story.classifies else "Exact match"
+            st.metric(name, percent(after["exact_match"]), gain, width="content")
+            if after.get("macro_f1") is not None:
+                st.metric("Macro F1", percent(after["macro_f1"]), width="content")
         elif after is not None and after["loss"] is not None:
             known = before is not None and before["loss"] is not None
             change = f"{after['loss'] - before['loss']:+.2f}" if before is not None and known else None

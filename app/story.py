@@ -67,6 +67,11 @@ class Story:
         return str(self.config.get("method", ""))
 
     @property
+    def classifies(self) -> bool:
+        """Whether the run trains labels on an encoder; its scores are accuracies then."""
+        return bool((self.started or {}).get("base", {}).get("task") == "classification")
+
+    @property
     def before(self) -> Mapping[str, Any] | None:
         """The scores before training (step 0), or None."""
         return self.evaluated[0] if self.evaluated and self.evaluated[0]["step"] == 0 else None
@@ -185,13 +190,20 @@ def happened(story: Story, *, expect: Mapping[str, float] | None = None, title: 
     before, after = story.before, story.after
     if after is not None:
         name = plain(title or str(after["task"]))
+        how, unit = ("given the right label", "label") if story.classifies else ("answered exactly", "token")
         took = f"{after['step']} steps and {seconds_text(story.seconds)}"
         if after["exact_match"] is not None and before is not None and before["exact_match"] is not None:
             gain = round(100 * after["exact_match"]) - round(100 * before["exact_match"])
             change = f"{gain:+d} points" if gain else "no change"
             out.append(
                 f"**The task.** {name}: {percent(before['exact_match'])} → {percent(after['exact_match'])} of "
-                f"{after['items']} held-out items answered exactly ({change}), after {took}."
+                f"{after['items']} held-out items {how} ({change}), after {took}."
+            )
+        if after.get("macro_f1") is not None:
+            known = f"{percent(before.get('macro_f1'))} → " if before is not None else ""
+            out.append(
+                f"**Every label counted the same** (macro F1): {known}{percent(after['macro_f1'])}. It falls behind "
+                "the share of right labels where rare ones are missed."
             )
         if not after["items"]:
             out.append(
@@ -201,7 +213,8 @@ def happened(story: Story, *, expect: Mapping[str, float] | None = None, title: 
         elif before is not None and before["loss"] is not None and after["loss"] is not None:
             verb = "fell" if after["loss"] < before["loss"] else "rose"
             out.append(
-                f"**The loss** on held-out answers {verb} from {before['loss']:.2f} to {after['loss']:.2f} nats a token"
+                f"**The loss** on held-out {'texts' if story.classifies else 'answers'} {verb} from "
+                f"{before['loss']:.2f} to {after['loss']:.2f} nats a {unit}"
                 + (f", after {took}." if after["exact_match"] is None else ".")
             )
         out += _forgetting(before, after, int(story.config.get("train", {}).get("skill_items", 40) or 40))

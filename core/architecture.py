@@ -50,7 +50,9 @@ class Architecture:
 
     name: what the model is called. model_type: transformers' name of its family. total: number of parameters, tied ones
     once. head: the module that turns hidden states into logits, if the model says which. cache_numbers: how many keys
-    and values one token leaves in the cache, over all layers; 0 if the model does not say.
+    and values one token leaves in the cache, over all layers; 0 if the model does not say. classifier: the modules of a
+    classification head, () for a causal language model: every method trains them whole, beside what it does to the
+    rest.
     """
 
     name: str
@@ -59,6 +61,12 @@ class Architecture:
     total: int
     head: str | None = None
     cache_numbers: int = 0
+    classifier: tuple[str, ...] = ()
+
+    @property
+    def heads(self) -> frozenset[str]:
+        """The modules that make the logits; no method puts anything beside them unasked."""
+        return frozenset((*self.classifier, *((self.head,) if self.head else ())))
 
     def linears(self) -> Iterator[Module]:
         """The modules that multiply by a matrix, the head included."""
@@ -71,7 +79,8 @@ class Architecture:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Architecture:
         """Read what `to_dict` wrote."""
-        return cls(**{**record, "modules": tuple(Module(**m) for m in record["modules"])})
+        rows = tuple(Module(**m) for m in record["modules"])
+        return cls(**{**record, "modules": rows, "classifier": tuple(record.get("classifier", ()))})
 
     @classmethod
     def of(cls, model: torch.nn.Module, name: str | None = None) -> Architecture:
@@ -95,7 +104,25 @@ class Architecture:
         modules = tuple(rows)
         total = sum(m.parameters for m in modules)
         layers, heads, size = cache_shape(config)
-        return cls(called, getattr(config, "model_type", ""), modules, total, head_name, 2 * layers * heads * size)
+        return cls(
+            called, getattr(config, "model_type", ""), modules, total, head_name, 2 * layers * heads * size,
+            classifier_of(model),
+        )  # fmt: skip
+
+
+def classifier_of(model: Any) -> tuple[str, ...]:
+    """Paths of the modules of a classification head that own parameters, in the model's order: what stands outside the
+    encoder, and what the checkpoint lacked inside it (a pooler)."""
+    from core.base import FRESH, is_classifier
+
+    if not is_classifier(model):
+        return ()
+    inside, fresh = f"{model.base_model_prefix}.", getattr(model, FRESH, ())
+    return tuple(
+        path
+        for path, module in model.named_modules()
+        if next(module.parameters(recurse=False), None) is not None and (not path.startswith(inside) or path in fresh)
+    )
 
 
 def cache_shape(config: Any) -> tuple[int, int, int]:
@@ -156,8 +183,9 @@ def _kind(module: torch.nn.Module) -> tuple[Kind, int, int]:
 def architecture_of_config(config: PretrainedConfig, name: str | None = None) -> Architecture:
     """The table of the causal language model that a transformers configuration describes, without its weights.
 
-    Built on the meta device: seconds for the largest models, and no memory. A family that has no causal language model
-    (an encoder without a decoder class) is built as its plain model.
+    Built on the meta device: seconds for the largest models, and no memory. An encoder is built with a classification
+    head for as many labels as its configuration says (two, if it says nothing); any other family that has no causal
+    language model as its plain model.
     """
     return Architecture.of(meta_model(config), name or getattr(config, "_name_or_path", "") or None)
 
@@ -165,9 +193,13 @@ def architecture_of_config(config: PretrainedConfig, name: str | None = None) ->
 def meta_model(config: PretrainedConfig) -> torch.nn.Module:
     """The model of a configuration on the meta device: shapes and names, no weights, no code from the hub."""
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    maker = AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModel
+    from core.base import is_encoder
+
+    maker: Any = AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModel
+    if is_encoder(config):
+        maker = AutoModelForSequenceClassification
     with torch.device("meta"):
         return maker.from_config(config)

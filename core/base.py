@@ -5,8 +5,10 @@ folder is checked by reading its `config.json` and the headers of its safetensor
 transformers' `from_pretrained`. The checks cost milliseconds and need no torch, so `describe_base` gives a page the
 facts about a base without loading it, and what cannot be used is said before gigabytes are fetched.
 
-What is refused, each with its own sentence: pickled weights (loading them runs code), code from a repository, weights
-quantized by somebody else, models that do not continue text, incomplete or damaged files.
+Two kinds of base are known: causal language models, which continue a text, and encoders of BERT's kind, which get a
+classification head and tell labels apart. config.json says which (`is_encoder`). What is refused, each with its own
+sentence: pickled weights (loading them runs code), code from a repository, weights quantized by somebody else, models
+of other kinds, incomplete or damaged files.
 
 The environment variables of huggingface_hub hold: HF_HUB_OFFLINE, HF_ENDPOINT, HF_HOME, HF_TOKEN.
 """
@@ -36,7 +38,20 @@ if TYPE_CHECKING:
 # Attributes of a loaded model: who it is (core.methods.saved reads it), and the tokenizer that came with it.
 FINGERPRINT = "base_fingerprint"
 TOKENIZER = "base_tokenizer"
+# And of an encoder: the modules that its checkpoint lacks and a seed has drawn, that seed (None: it lacks nothing), and
+# whether it was trained on pairs of texts.
+FRESH = "fresh_modules"
+HEAD_SEED = "head_seed"
+READS_PAIRS = "reads_pairs"
 EMBEDDED_FOLDER = Path(__file__).parent / "assets" / "embedded"
+
+# The encoders that are known, by transformers' model_type. RoBERTa's relatives count positions from behind the padding
+# token's id, so that many fewer are there than config.json says.
+ENCODERS = (
+    "bert", "roberta", "distilbert", "deberta-v2", "modernbert", "electra", "albert", "xlm-roberta", "camembert",
+)  # fmt: skip
+_POSITIONS_BEHIND_PADDING = ("roberta", "xlm-roberta", "camembert")
+CAUSAL, CLASSIFICATION = "causal_lm", "classification"
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -69,6 +84,7 @@ class Base:
 
     model: in evaluation mode, on its device. tokenizer: its own. name: short, for people. source: as it was asked for.
     facts: see `describe_base`. notes: what a person should know about it before training, as sentences.
+    labels: what an encoder's head tells apart, in the order of its outputs; () for a causal language model.
     """
 
     model: PreTrainedModel
@@ -77,6 +93,7 @@ class Base:
     source: str
     facts: dict[str, Any]
     notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -356,7 +373,8 @@ def _check_config(config: dict[str, Any], where: str) -> None:
     """What can be told from config.json alone.
 
     Raises:
-        BaseUnavailable: not a causal language model, needs code of its own, or is quantized already.
+        BaseUnavailable: neither a causal language model nor a known encoder, needs code of its own, or is quantized
+            already.
     """
     if "model_type" not in config and "auto_map" not in config:
         raise BaseUnavailable(
@@ -369,14 +387,59 @@ def _check_config(config: dict[str, Any], where: str) -> None:
             f"The weights of {where} are quantized already (by {how}).",
             "Name the original model; QLoRA quantizes it to 4 bits itself.",
         )
+    if is_encoder(config):
+        return
     names = config.get("architectures") or []
     other = [n for n in names if not _continues_text(n)]
     if config.get("is_encoder_decoder") or (names and len(other) == len(names)):
-        kind = names[0] if names else config.get("model_type")
-        raise BaseUnavailable(
-            f"{where} is not a causal language model but a {kind}: it does not continue a text.",
-            "Choose a model whose architecture ends in ForCausalLM or LMHeadModel.",
-        )
+        raise _neither(where, names[0] if names else config.get("model_type"))
+
+
+def _neither(where: str, kind: Any) -> BaseUnavailable:
+    return BaseUnavailable(
+        f"{where} is not a causal language model but a {kind}: it does not continue a text.",
+        "Choose a model whose architecture ends in ForCausalLM or LMHeadModel, or, to tell labels apart, an encoder "
+        f"({', '.join(ENCODERS)}).",
+    )
+
+
+def is_encoder(config: Any) -> bool:
+    """Whether a configuration is that of an encoder, which gets a classification head.
+
+    Args:
+        config: the content of a config.json, or a transformers configuration.
+    """
+    raw = config if isinstance(config, Mapping) else vars(config) | {"model_type": config.model_type}
+    names = raw.get("architectures") or []
+    return (
+        raw.get("model_type") in ENCODERS
+        and not raw.get("is_decoder")
+        and not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
+    )
+
+
+def kind_of_base(source: str, revision: str | None = None) -> str:
+    """CLASSIFICATION for an encoder, CAUSAL for everything else, by the config.json that is on this machine.
+
+    What is not here yet (a hub id that nobody has looked at) counts as causal; `describe_base` fetches the file.
+    """
+    source = source.strip()
+    if source == EMBEDDED:
+        return CAUSAL
+    path = Path(source).expanduser() / "config.json"
+    try:
+        if not path.is_file() and HUB_ID.fullmatch(source):
+            from huggingface_hub import try_to_load_from_cache
+            from huggingface_hub.errors import HFValidationError
+
+            try:
+                found = try_to_load_from_cache(source, "config.json", revision=revision)
+            except HFValidationError:
+                return CAUSAL
+            path = Path(found) if isinstance(found, str) else path
+        return CLASSIFICATION if is_encoder(_read_json(path)) else CAUSAL
+    except (BaseUnavailable, OSError):  # whoever loads it says what is wrong
+        return CAUSAL
 
 
 def _continues_text(architecture: str) -> bool:
@@ -552,11 +615,20 @@ def _facts(
         "width": first("hidden_size", "n_embd", "d_model", "dim"),
         "heads": first("num_attention_heads", "n_head", "num_heads", "n_heads"),
         "vocabulary": first("vocab_size"),
-        "context": first("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len"),
+        "context": _positions(text, "max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len"),
         "tied_embeddings": tied,
         "biases": any(name.endswith(".bias") and len(shape) == 1 for name, (_, shape) in counted.items()),
         "fingerprint": fingerprint,
+        "task": CLASSIFICATION if is_encoder(config) else CAUSAL,
     }
+
+
+def _positions(config: Mapping[str, Any], *keys: str) -> Any:
+    """How many tokens a model reads: the first of `keys` that its config has, less the positions that no token gets."""
+    stored = next((config[k] for k in keys if config.get(k) is not None), None)
+    if stored is not None and config.get("model_type") in _POSITIONS_BEHIND_PADDING:
+        return int(stored) - int(config.get("pad_token_id", 1)) - 1
+    return stored
 
 
 def describe_base(source: str, revision: str | None = None) -> dict[str, Any]:
@@ -566,7 +638,7 @@ def describe_base(source: str, revision: str | None = None) -> dict[str, Any]:
         name, source, kind ('embedded', 'folder', 'hub'), revision (commit, for a hub id), model_type, architecture,
         parameters, stored_dtype, stored_bytes, layers, width, heads, vocabulary, context (tokens), tied_embeddings,
         biases (whether BitFit finds any), fingerprint (tells these weights from others; None while they are on the hub
-        only). What the files do not say is None.
+        only), task (CAUSAL or CLASSIFICATION). What the files do not say is None.
 
     Raises:
         BaseUnavailable, BadInput: as `load_base`, as far as it can be seen without loading.
@@ -638,7 +710,15 @@ def _tokenizer(located: Located) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_base(source: str, *, revision: str | None = None, dtype: str = "float32", device: str = "cpu") -> Base:
+def load_base(
+    source: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    labels: Sequence[str] = (),
+    head_seed: int = 0,
+) -> Base:
     """Load a base model and its tokenizer.
 
     Args:
@@ -646,12 +726,15 @@ def load_base(source: str, *, revision: str | None = None, dtype: str = "float32
         revision: branch, tag or commit of a hub id.
         dtype: number format of the weights: 'float32', 'bfloat16' or 'float16'.
         device: as torch names it.
+        labels: what an encoder is to tell apart; () for those of its own head. Of no effect on other models.
+        head_seed: draws the classification head of an encoder whose checkpoint has none for as many labels.
 
     Returns:
         Base: with the model in evaluation mode.
 
     Raises:
-        BaseUnavailable: cannot be found, fetched, or loaded safely (each cause has its sentence).
+        BaseUnavailable: cannot be found, fetched, or loaded safely (each cause has its sentence); or an encoder that
+            has no head, without labels.
         BadInput: `source`, `revision` or `dtype` make no sense.
         OutOfMemory: the weights are larger than the free memory.
     """
@@ -661,7 +744,12 @@ def load_base(source: str, *, revision: str | None = None, dtype: str = "float32
     checked = _check_folder(located.folder, located.name)
     facts = _facts(located, source, checked.config, checked.tensors, checked.fingerprint)
     _check_memory(facts, dtype, device)
-    model = _load_model(located, checked, dtype)
+    encoder = is_encoder(checked.config)
+    notes: tuple[str, ...] = ()
+    if encoder:
+        model, notes = _load_classifier(located, checked, dtype, labels, head_seed)
+    else:
+        model = _load_model(located, checked, dtype)
     tokenizer = _tokenizer(located)
     rows = int(cast(Any, model.get_input_embeddings()).weight.shape[0])
     if len(tokenizer) > rows:
@@ -671,15 +759,19 @@ def load_base(source: str, *, revision: str | None = None, dtype: str = "float32
             "Use the tokenizer that was saved with these weights.",
         )
     _check_layers(model, located.name)
-    from core.template import template_of
+    facts |= {"dtype": dtype}
+    if encoder:
+        facts |= {"labels": list(labels_of(model))}
+    else:
+        from core.template import template_of
 
-    template = template_of(tokenizer)
-    notes = () if template.own else (template.sentence,)
-    facts |= {"dtype": dtype, "template": "own" if template.own else "plain"}
+        template = template_of(tokenizer)
+        notes = () if template.own else (template.sentence,)
+        facts |= {"template": "own" if template.own else "plain"}
     setattr(model, FINGERPRINT, checked.fingerprint)
     setattr(model, TOKENIZER, tokenizer)
     model.to(cast(Any, device)).eval()
-    return Base(model, tokenizer, located.name, source, facts, notes)
+    return Base(model, tokenizer, located.name, source, facts, notes, labels_of(model) if encoder else ())
 
 
 def load_config(source: str, revision: str | None = None) -> Any:
@@ -705,7 +797,9 @@ def context_tokens(model: PreTrainedModel) -> int | None:
     Trained tokens before the text (core.layers.prompts) take their share of it.
     """
     config = model.config.get_text_config()
-    found = getattr(config, "max_position_embeddings", None)
+    # (Some families have it under another name, and answer to this one all the same.)
+    known = {"model_type": config.model_type, "pad_token_id": getattr(config, "pad_token_id", 1)}
+    found = _positions(known | {"max": getattr(config, "max_position_embeddings", None)}, "max")
     taken = sum(cast(Any, module).tokens for module in model.children() if getattr(module, "IS_PROMPT", False))
     return int(found) - taken if found else None
 
@@ -729,10 +823,10 @@ def _check_memory(facts: Mapping[str, Any], dtype: str, device: str) -> None:
 
 
 def _config(located: Located, raw: dict[str, Any]) -> Any:
-    """The transformers configuration of a causal language model.
+    """The transformers configuration of a causal language model or an encoder.
 
     Raises:
-        BaseUnavailable: unknown to this transformers, in need of code of its own, or no causal language model.
+        BaseUnavailable: unknown to this transformers, in need of code of its own, or neither of the two.
     """
     import transformers
     from transformers import AutoConfig
@@ -762,6 +856,8 @@ def _config(located: Located, raw: dict[str, Any]) -> Any:
                 f"The config.json of {name} does not describe a {kind} model: {_first_line(why)}.",
                 "Fetch the model again.",
             ) from why
+    if is_encoder(raw):
+        return config
     named = raw.get("architectures") or []
     masked = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False) and not named
     if (
@@ -769,42 +865,132 @@ def _config(located: Located, raw: dict[str, Any]) -> Any:
         or masked
         or (named and not set(named) & set(_flat(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())))
     ):
-        raise BaseUnavailable(
-            f"{name} is not a causal language model but a {named[0] if named else kind}: it does not continue a text.",
-            "Choose a model whose architecture ends in ForCausalLM or LMHeadModel.",
-        )
+        raise _neither(name, named[0] if named else kind)
     return config
 
 
 def _load_model(located: Located, checked: _Folder, dtype: str) -> PreTrainedModel:
-    import torch
     from transformers import AutoModelForCausalLM
 
-    name = located.name
-    config = _config(located, checked.config)
+    model, info = _from_pretrained(AutoModelForCausalLM, located, _config(located, checked.config), dtype)
+    lost = sorted(info["missing_keys"]) + [str(m[0]) for m in info["mismatched_keys"]]
+    if lost:
+        raise _lost(located.name, lost)
+    return model
+
+
+def _lost(name: str, lost: Sequence[str]) -> BaseUnavailable:
+    return BaseUnavailable(
+        f"The weights of {name} do not fit its config.json: {len(lost)} parameters are missing or have another "
+        f"shape ({lost[0]}).",
+        "Use the config.json that was saved with these weights.",
+    )
+
+
+def _from_pretrained(
+    maker: Any, located: Located, config: Any, dtype: str, **more: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model, and what its checkpoint lacked.
+
+    Raises:
+        BaseUnavailable: the weights cannot be loaded.
+    """
+    import torch
+
     with _quiet():
         try:
             # Declared without output_loading_info's second result.
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = maker.from_pretrained(
                 located.folder, config=config, dtype=getattr(torch, dtype), use_safetensors=True,
-                trust_remote_code=False, local_files_only=True, output_loading_info=True,
+                trust_remote_code=False, local_files_only=True, output_loading_info=True, **more,
             )  # fmt: skip
         except (torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as why:  # shapes, types, missing libraries: whatever an architecture can stumble over
             raise BaseUnavailable(
-                f"The weights of {name} cannot be loaded: {_first_line(why)}.",
+                f"The weights of {located.name} cannot be loaded: {_first_line(why)}.",
                 "Check that config.json and weights belong together, or fetch the model again.",
             ) from why
     model, info = loaded
-    lost = sorted(info["missing_keys"]) + [str(m[0]) for m in info["mismatched_keys"]]
-    if lost:
-        raise BaseUnavailable(
-            f"The weights of {name} do not fit its config.json: {len(lost)} parameters are missing or have another "
-            f"shape ({lost[0]}).",
-            "Use the config.json that was saved with these weights.",
+    return cast("PreTrainedModel", model), info
+
+
+def _load_classifier(
+    located: Located, checked: _Folder, dtype: str, labels: Sequence[str], head_seed: int
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """An encoder with its classification head, and what there is to say about that head.
+
+    What the checkpoint lacks of it is drawn by the seed, as transformers draws it for this architecture: the head, and
+    the pooler where the checkpoint was saved from a masked language model, which has none.
+
+    Raises:
+        BaseUnavailable: the weights do not fit; or there are neither labels nor a head of its own.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    name = located.name
+    config = _config(located, checked.config)
+    own = tuple(str(config.id2label[i]) for i in range(config.num_labels))
+    ordered = in_order(labels, own)
+    config.problem_type = "single_label_classification"
+    if ordered:
+        config.id2label = dict(enumerate(ordered))
+        config.label2id = {label: i for i, label in enumerate(ordered)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(head_seed)
+        model, info = _from_pretrained(
+            AutoModelForSequenceClassification, located, config, dtype, ignore_mismatched_sizes=True
         )
-    return cast("PreTrainedModel", model)
+    missing, other = sorted(info["missing_keys"]), [str(m[0]) for m in info["mismatched_keys"]]
+    inside = f"{model.base_model_prefix}."
+    lost = [n for n in missing if n.startswith(inside) and ".pooler." not in n]
+    lost += [n for n in other if n.startswith(inside)]
+    if lost:
+        raise _lost(name, lost)
+    fresh = tuple(dict.fromkeys(n.rpartition(".")[0] for n in (*missing, *other)))
+    setattr(model, FRESH, fresh)
+    setattr(model, HEAD_SEED, head_seed if fresh else None)
+    if fresh and not labels:
+        raise BaseUnavailable(
+            f"{name} is an encoder without a classification head: by itself it has no labels to tell apart.",
+            "Train it on a file with text,label first, then talk to the run.",
+        )
+    told = ", ".join(labels_of(model)[:8]) + (", …" if len(labels_of(model)) > 8 else "")
+    if fresh:
+        size = count_text(sum(p.numel() for m in fresh for p in model.get_submodule(m).parameters(recurse=False)))
+        why = f"the checkpoint's own is for {len(own)} labels" if other else "the checkpoint has none"
+        return model, (
+            f"The classification head for {told} is new, because {why}: {', '.join(fresh)} ({size} parameters) start "
+            f"as seed {head_seed} draws them. Before training, its answers mean nothing.",
+        )
+    if ordered and {label.casefold() for label in ordered} != {label.casefold() for label in own}:
+        return model, (
+            f"The checkpoint's own classification head is used. It was for {', '.join(own[:8])}; its outputs now stand "
+            f"for {told}, in this order.",
+        )
+    return model, (f"The checkpoint's own classification head is used, for {told}.",)
+
+
+def in_order(labels: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
+    """`labels` in the order of a head's outputs: as the head's own names have it, where they are the same but for
+    case; else numbers by size and words by the alphabet."""
+    places = {label.casefold(): place for place, label in enumerate(own)}
+    if {label.casefold() for label in labels} == set(places) and len(labels) == len(own):
+        return tuple(sorted(labels, key=lambda label: places[label.casefold()]))
+    if all(re.fullmatch(r"-?\d{1,18}", label) for label in labels):
+        return tuple(sorted(labels, key=lambda label: (int(label), label)))
+    return tuple(sorted(labels))
+
+
+def labels_of(model: Any) -> tuple[str, ...]:
+    """What a classifier tells apart, in the order of its outputs."""
+    return tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
+
+
+def is_classifier(model: Any) -> bool:
+    """Whether a model gives labels to texts, rather than going on with them."""
+    return type(model).__name__.endswith("ForSequenceClassification")
 
 
 def _flat(values: Any) -> Iterator[str]:

@@ -32,6 +32,15 @@ class Batch:
     labels: torch.Tensor
     answer_tokens: int
 
+    @property
+    def count(self) -> int:
+        """What the loss is summed over: the answers' tokens."""
+        return self.answer_tokens
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        return Batch(self.ids.to(device), self.labels.to(device), self.answer_tokens)
+
 
 class Plan:
     """Which examples make up batch number 0, 1, 2 …, epoch after epoch.

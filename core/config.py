@@ -359,7 +359,7 @@ def warnings(config: RunConfig) -> list[str]:
 def default_table() -> dict[str, Any]:
     """core/defaults.toml: `[method.task]` with learning_rate and steps as the sweep found them on the embedded base
     (`any` for other data, and for tasks that the sweep has not tried with the method), and `[method.other]` for other
-    bases, as published."""
+    bases, as published, and `[method.encoder]` for encoders where their published rate is another."""
     return tomllib.loads((Path(__file__).parent / "defaults.toml").read_text(encoding="utf-8"))
 
 
@@ -368,7 +368,10 @@ def default_row(config: RunConfig) -> Mapping[str, Any]:
     rows = default_table().get(config.method, {})
     found: Mapping[str, Any]
     if config.base != EMBEDDED:
-        found = rows.get("other", {})
+        from core.base import CLASSIFICATION, kind_of_base
+
+        encoder = "encoder" in rows and kind_of_base(config.base, config.revision) == CLASSIFICATION
+        found = rows["encoder"] if encoder else rows.get("other", {})
     else:
         found = rows.get(config.task or "any") or rows.get("any", {})
     return found

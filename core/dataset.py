@@ -1,8 +1,9 @@
 """People's own data: reading JSONL, JSON and CSV, a report before training, and the held-out split.
 
 A row is a question and its answer (`prompt` and `completion`, or one of many usual pairs of names) or a conversation
-(`messages`, each with role and content). Which columns were taken is always said. A file that cannot be used is refused
-with one sentence that names the line; nothing is guessed, dropped or repaired in silence.
+(`messages`, each with role and content). A text and its label make a question and an answer too; what an encoder learns
+from them is in core/labelled.py. Which columns were taken is always said. A file that cannot be used is refused with
+one sentence that names the line; nothing is guessed, dropped or repaired in silence.
 
 Reading and reporting need tokenizers at most, never torch. Limits: `MOST_BYTES`, `MOST_ROWS`, `LONGEST_ROW`.
 """
@@ -21,7 +22,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from core.errors import BadInput
 from core.template import Dialogue, Message, encode, encode_all, template_of, token_view
@@ -41,6 +42,10 @@ QUICK_ROWS, QUICK_CHARACTERS = 5_000, 2_000_000
 # Names of the columns that are understood, best known first; letters' case does not matter.
 PROMPTS = ("prompt", "instruction", "question", "input", "query", "source", "problem")
 COMPLETIONS = ("completion", "response", "answer", "output", "target", "reply", "solution")
+# Texts to be labelled, and what stands beside one in a pair (as in GLUE); together they are question and answer.
+TEXTS = ("text", "sentence", "sentence1", "premise", "question1", "review")
+PAIRS = ("text_pair", "sentence2", "hypothesis", "question2")
+LABELS = ("label", "labels", "class", "category")
 EXTRAS = ("input", "context")  # put behind the instruction or question, as in Alpaca and SQuAD
 CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat")
 # Names of roles and of their fields in other people's formats (ShareGPT and its relatives).
@@ -110,6 +115,11 @@ class Report:
     train, held_out: rows on each side. warnings: sentences. template: which chat template is used.
     """
 
+    # What is odd about some rows, as fields.
+    ODD: ClassVar[tuple[str, ...]] = (
+        "too_long", "duplicates", "contradictions", "empty_prompts", "empty_answers", "special", "leakage",
+    )  # fmt: skip
+
     name: str
     format: str
     rows: int
@@ -152,8 +162,17 @@ def read_file(path: str | Path, *, name: str | None = None) -> Dataset:
     Raises:
         BadInput: it is missing, too large, not text, malformed, or its rows cannot be understood; with the line number.
     """
+    name = name or Path(path).name
+    return read_bytes(content_of(path, name), name=name)
+
+
+def content_of(path: str | Path, name: str) -> bytes:
+    """What is in a file, called `name` in sentences.
+
+    Raises:
+        BadInput: it is missing, a folder, too large, or not readable.
+    """
     path = Path(path)
-    name = name or path.name
     try:
         if path.is_dir():
             raise BadInput(f"{name} is a folder, not a file.", "Name a JSONL, JSON or CSV file.")
@@ -162,16 +181,26 @@ def read_file(path: str | Path, *, name: str | None = None) -> Dataset:
             raise BadInput(
                 f"{name} has {bytes_text(size)}; at most {bytes_text(MOST_BYTES)} are read.", "Take a part of it."
             )
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise BadInput(f"There is no file {path}.", "Check the path.") from None
     except OSError as why:
         raise BadInput(f"{name} cannot be read: {why.strerror or why}.", "Check the path and its permissions.") from why
-    return read_bytes(data, name=name)
 
 
 def read_bytes(data: bytes, *, name: str) -> Dataset:
     """As `read_file`, from content that is in memory already; `name` helps to tell the format by its ending."""
+    kind, rows, columns = read_rows(data, name=name)
+    taken, dialogues = _dialogues(rows, columns, name)
+    return Dataset(name, kind, tuple(dialogues), tuple(line for line, _ in rows), tuple(columns), taken)
+
+
+def read_rows(data: bytes, *, name: str) -> tuple[str, Rows, list[str]]:
+    """The rows of a file, whatever they hold: its format, (line, fields) of each row, and the columns' names.
+
+    Raises:
+        BadInput: too large, not text, malformed, or without rows; with the line number.
+    """
     if len(data) > MOST_BYTES:
         raise BadInput(
             f"{name} has {bytes_text(len(data))}; at most {bytes_text(MOST_BYTES)} are read.", "Take a part of it."
@@ -194,8 +223,7 @@ def read_bytes(data: bytes, *, name: str) -> Dataset:
         kind, rows, columns = "jsonl", *_jsonl_rows(text, name)
     if not rows:
         raise BadInput(f"{name} has no rows.", EXAMPLE)
-    taken, dialogues = _dialogues(rows, columns, name)
-    return Dataset(name, kind, tuple(dialogues), tuple(line for line, _ in rows), tuple(columns), taken)
+    return kind, rows, columns
 
 
 def _decode(data: bytes, name: str) -> str:
@@ -277,7 +305,7 @@ Rows = list[tuple[int, dict[str, Any]]]  # (line, row)
 
 def _checked(value: Any, line: int, name: str, rows: Rows) -> None:
     if not isinstance(value, dict):
-        raise BadInput(f"Line {line} of {name} holds {_kind(value)}, not an object with named fields.", EXAMPLE)
+        raise BadInput(f"Line {line} of {name} holds {kind_of(value)}, not an object with named fields.", EXAMPLE)
     rows.append((line, value))
     if len(rows) > MOST_ROWS:
         raise BadInput(f"{name} has more than {MOST_ROWS:,} rows.", "Take a part of it.")
@@ -399,20 +427,20 @@ def _csv_header(cells: list[str], line: int, name: str) -> list[str]:
     twice = [h for h, n in Counter(h.lower() for h in known).items() if n > 1]
     if twice:
         raise BadInput(f"Line {line} of {name}: the column {twice[0]!r} stands twice.", "Name every column once.")
-    if not {h.lower() for h in known} & {*PROMPTS, *COMPLETIONS, *CONVERSATIONS}:
+    if not {h.lower() for h in known} & {*PROMPTS, *COMPLETIONS, *CONVERSATIONS, *TEXTS, *LABELS}:
         raise BadInput(
-            f"Line {line} of {name} must name the columns, and none of these is known: {_listed(known)}.",
-            "The first line of a CSV file is its header, such as prompt,completion.",
+            f"Line {line} of {name} must name the columns, and none of these is known: {listed(known)}.",
+            "The first line of a CSV file is its header, such as prompt,completion or text,label.",
         )
     return header
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     shown = ", ".join(repr(n[:30]) for n in names[:6])
     return shown + (", …" if len(names) > 6 else "") if names else "none"
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -452,6 +480,9 @@ def _plan(row: dict[str, Any], columns: Sequence[str], line: int, name: str) -> 
 
     talk = find(CONVERSATIONS)
     prompt, completion = find(PROMPTS), find(COMPLETIONS)
+    labelled = find(TEXTS), find(LABELS)
+    if (prompt is None or completion is None) and None not in labelled:
+        prompt, completion = labelled
     system = all_names.get("system")
     if talk is not None and (prompt is None or completion is None):
         plan = _Plan(conversation=talk, system=system)
@@ -461,6 +492,8 @@ def _plan(row: dict[str, Any], columns: Sequence[str], line: int, name: str) -> 
         extra = None
         if prompt.strip().lower() in ("instruction", "question", "prompt"):
             extra = next((all_names[n] for n in EXTRAS if n in all_names), None)
+        if (prompt, completion) == labelled:
+            extra = next((all_names[n] for n in PAIRS if n in all_names), None)
         plan = _Plan(prompt=prompt, extra=extra, completion=completion, system=system)
         used = [k for k in (prompt, extra, completion, system) if k]
         text = f"{prompt!r} is read as the question" + (f" (with {extra!r} behind it)" if extra else "")
@@ -468,23 +501,23 @@ def _plan(row: dict[str, Any], columns: Sequence[str], line: int, name: str) -> 
     else:
         raise BadInput(_no_plan(by_name, prompt, completion, line, name), EXAMPLE)
     ignored = [c for c in columns if c not in used]
-    return plan, text + (f"; ignored: {_listed(ignored)}." if ignored else ".")
+    return plan, text + (f"; ignored: {listed(ignored)}." if ignored else ".")
 
 
 def _no_plan(by_name: dict[str, str], prompt: str | None, completion: str | None, line: int, name: str) -> str:
     start = f"Line {line} of {name}"
     if {"chosen", "rejected"} <= set(by_name):
         return f"{start} holds a preference pair (chosen, rejected), which is for another kind of training."
-    if set(by_name) & {"text", "content"} and prompt is None and completion is None:
+    if set(by_name) & {*TEXTS, "content"} and prompt is None and completion is None:
         return f"{start} holds a plain text: without a question and an answer nothing says what should be learnt."
     if prompt is not None:
-        return f"{start} has a question ({prompt!r}) but no answer; its fields are {_listed(list(by_name.values()))}."
+        return f"{start} has a question ({prompt!r}) but no answer; its fields are {listed(list(by_name.values()))}."
     if completion is not None:
         return (
-            f"{start} has an answer ({completion!r}) but no question; its fields are {_listed(list(by_name.values()))}."
+            f"{start} has an answer ({completion!r}) but no question; its fields are {listed(list(by_name.values()))}."
         )
     return (
-        f"{start} has neither a question and an answer nor messages; its fields are {_listed(list(by_name.values()))}."
+        f"{start} has neither a question and an answer nor messages; its fields are {listed(list(by_name.values()))}."
     )
 
 
@@ -497,7 +530,7 @@ def _dialogues(rows: Rows, columns: Sequence[str], name: str) -> tuple[str, list
         if missing:
             other = _other_format(row, plan)
             raise BadInput(
-                f"{where} has no {missing[0]!r}" + (f": {other}." if other else f"; its fields are {_listed([*row])}."),
+                f"{where} has no {missing[0]!r}" + (f": {other}." if other else f"; its fields are {listed([*row])}."),
                 f"The first row has it (line {rows[0][0]}), so every row needs it.",
             )
         messages = []
@@ -517,6 +550,9 @@ def _dialogues(rows: Rows, columns: Sequence[str], name: str) -> tuple[str, list
             messages += turns
         else:
             prompt = _text(row, plan.prompt, where)
+            answer = row[plan.completion]
+            if plan.completion.strip().lower() in LABELS and isinstance(answer, int):
+                row = row | {plan.completion: label_text(answer)}
             if plan.extra is not None and row.get(plan.extra) not in (None, ""):
                 prompt = f"{prompt}\n\n{_text(row, plan.extra, where)}"
             messages += [Message("user", prompt), Message("assistant", _text(row, plan.completion, where))]
@@ -539,11 +575,16 @@ def _text(row: dict[str, Any], key: str, where: str) -> str:
     if not isinstance(value, str):
         shown = "" if value is None else f" ({json.dumps(value, ensure_ascii=False)[:40]})"
         advice = "Write it in quotes." if isinstance(value, (int, float)) else "Give it a text."
-        raise BadInput(f"{where}: {key!r} is {_kind(value)}{shown}, not a text.", advice)
-    return _valid(value, where, key)
+        raise BadInput(f"{where}: {key!r} is {kind_of(value)}{shown}, not a text.", advice)
+    return valid_text(value, where, key)
 
 
-def _valid(text: str, where: str, key: str) -> str:
+def label_text(value: str | int) -> str:
+    """A label as text: 1 and "1" are the same label, true is 'true'."""
+    return str(value).lower() if isinstance(value, bool) else str(value).strip()
+
+
+def valid_text(text: str, where: str, key: str) -> str:
     """`text`, unless it cannot be written as UTF-8 (half of a surrogate pair, from a broken escape)."""
     if not text.isascii():
         try:
@@ -565,12 +606,12 @@ def _conversation(value: Any, where: str, key: str) -> list[Message]:
             "Conversations need JSONL; a CSV file has a prompt and a completion.",
         )
     if not isinstance(value, list):
-        raise BadInput(f"{where}: {key!r} is {_kind(value)}, not a list of messages.", EXAMPLE)
+        raise BadInput(f"{where}: {key!r} is {kind_of(value)}, not a list of messages.", EXAMPLE)
     out = []
     for number, turn in enumerate(value, 1):
         at = f"{where}, message {number}"
         if not isinstance(turn, dict):
-            raise BadInput(f"{at} is {_kind(turn)}, not an object with role and content.", EXAMPLE)
+            raise BadInput(f"{at} is {kind_of(turn)}, not an object with role and content.", EXAMPLE)
         role_key = next((k for k in ROLE_FIELDS if k in turn), None)
         content_key = next((k for k in CONTENT_FIELDS if k in turn), None)
         if role_key is None or content_key is None:
@@ -585,8 +626,8 @@ def _conversation(value: Any, where: str, key: str) -> list[Message]:
         if isinstance(content, list) and content and all(_is_text_part(p) for p in content):
             content = "".join(p["text"] for p in content)
         if not isinstance(content, str):
-            raise BadInput(f"{at}: its content is {_kind(content)}, not a text.", "Only text can be trained on.")
-        out.append(Message(ROLES[role.strip().lower()], _valid(content, at, content_key)))
+            raise BadInput(f"{at}: its content is {kind_of(content)}, not a text.", "Only text can be trained on.")
+        out.append(Message(ROLES[role.strip().lower()], valid_text(content, at, content_key)))
     return out
 
 
@@ -619,30 +660,35 @@ def _check_order(messages: list[Message], where: str) -> None:
 # --- split ------------------------------------------------------------------------------------------------------------
 
 
-def _normal(text: str) -> str:
+def normal(text: str) -> str:
     """A text without what a person would not call a difference: letter case, kinds and amounts of white space."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def question_key(dialogue: Dialogue) -> str:
     """What makes two questions the same: everything before the last answer, but for case and white space."""
-    return "\n".join(f"{m.role}:{_normal(m.content)}" for m in dialogue.question)
+    return "\n".join(f"{m.role}:{normal(m.content)}" for m in dialogue.question)
 
 
 def _loose_key(dialogue: Dialogue) -> str:
     """As `question_key`, but for punctuation too."""
-    return "\n".join(re.sub(r"[\W_]+", " ", _normal(m.content)).strip() for m in dialogue.question)
+    return "\n".join(re.sub(r"[\W_]+", " ", normal(m.content)).strip() for m in dialogue.question)
 
 
 def split_rows(dataset: Dataset, held_out: float, seed: int) -> tuple[list[int], list[int]]:
     """Row numbers (from 0) for training and for scoring; see `split`."""
+    return split_by([question_key(d) for d in dataset.dialogues], held_out, seed)
+
+
+def split_by(keys: Sequence[str], held_out: float, seed: int) -> tuple[list[int], list[int]]:
+    """Numbers of the rows for training and for scoring; rows of the same key stay on one side. See `split`."""
     groups: dict[str, list[int]] = {}
-    for row, dialogue in enumerate(dataset.dialogues):
-        groups.setdefault(question_key(dialogue), []).append(row)
-    wanted = round(dataset.rows * held_out)
+    for row, key in enumerate(keys):
+        groups.setdefault(key, []).append(row)
+    wanted = round(len(keys) * held_out)
     if held_out <= 0 or len(groups) < 2:
-        return list(range(dataset.rows)), []
-    wanted = max(1, min(wanted, dataset.rows - 1))
+        return list(range(len(keys))), []
+    wanted = max(1, min(wanted, len(keys) - 1))
     order = list(groups.values())
     random.Random(f"split {seed}").shuffle(order)
     chosen: list[int] = []
@@ -654,7 +700,7 @@ def split_rows(dataset: Dataset, held_out: float, seed: int) -> tuple[list[int],
     if not chosen:  # every question stands in more rows than were asked for
         chosen = min(order, key=len)
     held = set(chosen)
-    return [row for row in range(dataset.rows) if row not in held], sorted(held)
+    return [row for row in range(len(keys)) if row not in held], sorted(held)
 
 
 def split(dataset: Dataset, held_out: float, seed: int) -> tuple[list[Dialogue], list[Dialogue]]:
@@ -674,7 +720,7 @@ def split(dataset: Dataset, held_out: float, seed: int) -> tuple[list[Dialogue],
 # --- report -----------------------------------------------------------------------------------------------------------
 
 
-def _lengths(values: Sequence[int]) -> Lengths:
+def lengths_of(values: Sequence[int]) -> Lengths:
     ordered = sorted(values)
     longest = ordered[-1]
     width = max(1, -(-(longest + 1) // 20))
@@ -750,7 +796,7 @@ def report(
     shared: Counter[str] = Counter()
     duplicates, contradictions = [], []
     for line, d in zip(lines, dialogues, strict=True):
-        key, answer = question_key(d), _normal(d.answer)
+        key, answer = question_key(d), normal(d.answer)
         shared[key] += 1
         if key not in seen:
             seen[key] = (line, answer)
@@ -769,8 +815,8 @@ def report(
         taken=dataset.taken,
         template=template.sentence,
         max_length=max_length,
-        lengths=_lengths([n for n, _ in sizes]),
-        answer_lengths=_lengths([n for _, n in sizes]),
+        lengths=lengths_of([n for n, _ in sizes]),
+        answer_lengths=lengths_of([n for _, n in sizes]),
         too_long=too_long,
         duplicates=tuple(duplicates),
         contradictions=tuple(contradictions),
@@ -819,25 +865,32 @@ def _leakage(dataset: Dataset, train: list[int], held: list[int]) -> tuple[Leak,
     return tuple(out)
 
 
-def _rows(lines: Sequence[int], *, limit: int = 5) -> str:
+def named_rows(lines: Sequence[int], *, limit: int = 5) -> str:
     """'line 3' or 'lines 3, 7, 9 and 12 more'."""
     shown = ", ".join(str(n) for n in lines[:limit])
     more = len(lines) - limit
     return f"line{'s' if len(lines) > 1 else ''} {shown}" + (f" and {more} more" if more > 0 else "")
 
 
-def _warnings(r: Report, held_out: float) -> Iterator[str]:
-    def some(lines: Sequence[int], one: str, many: str) -> str:
-        """'1 row repeats …: line 3.' or '4 rows repeat …: lines 3, 7, 9, 12.'"""
-        return f"{len(lines):,} {one if len(lines) == 1 else many}: {_rows(lines)}."
+def told(lines: Sequence[int], one: str, many: str) -> str:
+    """'1 row repeats …: line 3.' or '4 rows repeat …: lines 3, 7, 9, 12.'"""
+    return f"{len(lines):,} {one if len(lines) == 1 else many}: {named_rows(lines)}."
 
+
+def size_warnings(r: Any, held_out: float, what: str) -> Iterator[str]:
+    """What there is to say about the number and the lengths of the rows.
+
+    Args:
+        r: a report with rows, held_out, too_long, counted, lengths and max_length.
+        what: what is held out: 'questions', 'texts'.
+    """
     if r.rows < FEW_ROWS:
         number = "is 1 row" if r.rows == 1 else f"are {r.rows} rows"
         yield f"There {number} only: enough to see a run work, hardly enough to learn from."
     if held_out <= 0:
-        yield "Nothing is held out, so nothing will say how good the answers to new questions are."
+        yield f"Nothing is held out, so nothing will say how good the answers to new {what} are."
     elif r.held_out == 0:
-        yield "Nothing can be held out, because there are fewer than two different questions: there will be no score."
+        yield f"Nothing can be held out, because there are fewer than two different {what}: there will be no score."
     elif r.held_out < FEW_HELD_OUT:
         number = "1 row is" if r.held_out == 1 else f"{r.held_out} rows are"
         yield f"Only {number} held out, so the score moves in steps of {100 / r.held_out:.0f} %."
@@ -847,23 +900,27 @@ def _warnings(r: Report, held_out: float) -> Iterator[str]:
     elif r.too_long:
         of = "" if r.counted == r.rows else f"of the first {r.counted:,} "
         limit = f"longer than {r.max_length} tokens and will be left out"
-        yield some(r.too_long, f"{of}row{'s' if of else ''} is {limit}", f"{of}rows are {limit}")
+        yield told(r.too_long, f"{of}row{'s' if of else ''} is {limit}", f"{of}rows are {limit}")
+
+
+def _warnings(r: Report, held_out: float) -> Iterator[str]:
+    yield from size_warnings(r, held_out, "questions")
     if r.duplicates:
-        yield some([b for _, b in r.duplicates], "row repeats an earlier one", "rows repeat earlier ones")
+        yield told([b for _, b in r.duplicates], "row repeats an earlier one", "rows repeat earlier ones")
     if r.contradictions:
         rest = "another answer to a question asked before"
-        yield some([b for _, b in r.contradictions], f"row gives {rest}", f"rows give {rest}")
+        yield told([b for _, b in r.contradictions], f"row gives {rest}", f"rows give {rest}")
     if r.empty_answers:
         rest = "an empty answer, which teaches the model to say nothing"
-        yield some(r.empty_answers, f"row has {rest}", f"rows have {rest}")
+        yield told(r.empty_answers, f"row has {rest}", f"rows have {rest}")
     if r.empty_prompts:
-        yield some(r.empty_prompts, "row has an empty question", "rows have an empty question")
+        yield told(r.empty_prompts, "row has an empty question", "rows have an empty question")
     if r.special:
         rest = "a special token of the tokenizer, which is read as that token"
-        yield some(r.special, f"row spells {rest}", f"rows spell {rest}")
+        yield told(r.special, f"row spells {rest}", f"rows spell {rest}")
     if r.leakage:
         rest = "in the training rows too, so the score will flatter"
-        yield some(
+        yield told(
             [leak.held_out for leak in r.leakage],
             f"held-out question stands {rest}",
             f"held-out questions stand {rest}",

@@ -40,7 +40,8 @@ class Started:
 class Step:
     """One optimizer step. step counts from 1; loss is the mean over the step's answer tokens, in nats.
 
-    learning_rate: the one used in this step. grad_norm: before clipping. tokens: answer tokens in the step.
+    learning_rate: the one used in this step. grad_norm: before clipping. tokens: answer tokens in the step. A
+    classifier's loss is the mean over labels, and it counts those.
     seconds: spent in training steps so far (scoring not counted). memory_bytes: allocator peak so far on a GPU,
     resident set of the process on a CPU (0: unknown).
     """
@@ -60,8 +61,9 @@ class Evaluated:
     """Held-out scores at a step (0: before training; the last step: after).
 
     task: name of what is being learnt. exact_match: share of held-out items answered exactly, 0..1 (None when the data
-    has no exact grader run). loss: mean held-out loss in nats a token (None when nothing was held out). skills: the
-    base's old skills, name -> share right, 0..1 (empty for bases without them).
+    has no exact grader run); for a classifier its accuracy, the share of right labels. loss: mean held-out loss in nats
+    a token, or a label (None when nothing was held out). skills: the base's old skills, name -> share right, 0..1
+    (empty for bases without them). macro_f1: for a classifier the mean of the labels' F1, 0..1, else None.
     """
 
     kind = "evaluated"
@@ -72,13 +74,15 @@ class Evaluated:
     items: int
     skills: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    macro_f1: float | None = None
 
 
 @dataclass(frozen=True)
 class Sampled:
     """What the model answered to a few fixed held-out prompts at a step.
 
-    samples: objects with prompt, reference, output and right (bool or None).
+    samples: objects with prompt, reference, output and right (bool or None); for a classifier the text, its label, and
+    the label that it was given.
     """
 
     kind = "sampled"

@@ -133,6 +133,10 @@ def defaults_text(rows: list[dict[str, str]]) -> str:
             # Another base gets a published rate: what suits four million parameters would wreck a billion.
             published, source = METHODS[method].PUBLISHED
             lines += [f"# {source}", f"[{method}.other]", f"learning_rate = {published}", f"steps = {steps}"]
+            for_encoders = getattr(METHODS[method], "PUBLISHED_ENCODER", None)
+            if for_encoders is not None:
+                published, source = for_encoders
+                lines += [f"# {source}", f"[{method}.encoder]", f"learning_rate = {published}", f"steps = {steps}"]
     return "\n".join(lines) + "\n"
 
 

@@ -5,8 +5,9 @@ loss (at once: the base is scored between that step's gradient and its update), 
 was saved, and how it ended. It prints nothing and knows nobody; the terminal, the worker and the tests consume the same
 stream.
 
-How a step works: the answers' tokens alone are scored (and the output layer computes only there), gradients of all
-accumulated passes are divided by the number of answer tokens in the whole step, clipped, and handed to the optimizer.
+How a step works: the run's objective (core/objective.py) makes the batches and sums the loss over what counts, the
+answers' tokens or the labels; gradients of all accumulated passes are divided by their number in the whole step,
+clipped, and handed to the optimizer.
 
 What it promises: the same config and seed on the same machine give the same losses, bit for bit; a run that was stopped
 or killed and resumed from its checkpoint continues as if nothing had happened; files appear whole or not at all.
@@ -21,8 +22,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,106 +29,23 @@ import psutil
 import torch
 from safetensors import SafetensorError
 
-from core.base import Base, context_tokens, load_base
-from core.batches import Plan, collate
-from core.config import EMBEDDED, RunConfig, resolved
+from core.base import load_base
+from core.batches import Plan
+from core.config import RunConfig, resolved
 from core.errors import BadInput, DeltalabError, Diverged, OutOfMemory
-from core.evaluate import Item, answer_loss, answer_loss_sum, item_of, score
 from core.events import Evaluated, Event, Failed, Finished, Sampled, Saved, Started, Step, Stopped
 from core.memory.measure import Mark, measure_step
 from core.methods import METHODS, attach, loading
+from core.objective import objective_for
 from core.optimizers import load_optimizer_state, make_optimizer, optimizer_state
-from core.template import Encoded, dialogue, encode_all, pad_id, template_of
-from core.world import SKILLS, TASKS, Split, examples, grade
 
 CHECKPOINT = "checkpoint.safetensors"
 ADAPTER = "adapter"
 CHECKPOINT_SECONDS = 10.0
-SAMPLES = 4
 # On a CPU, on rows this short, plain attention is a good fifth faster than the fused kernel's backward pass (`make
 # bench`); on longer ones its square of probabilities takes the memory that the fused kernel spares.
 EAGER_TOKENS = 256
 FORMAT = 2  # of the checkpoint file; raised when its content changes meaning
-
-
-@dataclass(frozen=True)
-class Material:
-    """Everything a run trains on and is scored by.
-
-    train, held_out: encoded examples. items: the held-out ones as questions. skills: the base's old skills, likewise.
-    """
-
-    train: list[Encoded]
-    held_out: list[Encoded]
-    items: list[Item]
-    skills: dict[str, list[Item]]
-    notes: tuple[str, ...] = ()
-
-
-def world_items(name: str, split: Split, count: int, seed: int) -> list[Item]:
-    """Questions of the small world, checked by their own exact grader."""
-    return [
-        Item(dialogue(e.prompt, e.completion).messages[:1], e.completion, partial(grade, name, e))
-        for e in examples(name, split, count, seed)
-    ]
-
-
-# Held-out questions do not depend on the run's seed: two runs are scored on the same items.
-SCORING_SEED = 20_000
-
-
-def material(config: RunConfig, base: Base) -> Material:
-    """Generate or read what `config` names, and encode it with the base's tokenizer.
-
-    Raises:
-        BadInput: the data cannot be read, or nothing of it fits the length limit.
-    """
-    loop = config.train
-    skills = {}
-    if config.base == EMBEDDED and loop.skill_items:
-        skills = {name: world_items(name, "heldout", loop.skill_items, SCORING_SEED) for name in SKILLS}
-    notes: list[str] = []
-    if config.task is not None:
-        made = examples(config.task, "train", loop.train_examples, config.seed)
-        held = examples(config.task, "heldout", loop.eval_items, SCORING_SEED)
-        dialogues = [dialogue(e.prompt, e.completion) for e in made]
-        held_dialogues = [dialogue(e.prompt, e.completion) for e in held]
-        items = world_items(config.task, "heldout", loop.eval_items, SCORING_SEED)
-    else:
-        from core.dataset import read_file, split
-
-        assert config.data is not None
-        dialogues, held_dialogues = split(read_file(Path(config.data)), loop.held_out, config.seed)
-        if len(held_dialogues) > loop.eval_items:
-            notes.append(f"Of {len(held_dialogues)} held-out rows the first {loop.eval_items} are scored.")
-            held_dialogues = held_dialogues[: loop.eval_items]
-        items = [item_of(d) for d in held_dialogues]
-    if loop.replay > 0:
-        extra = round(len(dialogues) * loop.replay / (1 - loop.replay))
-        per_skill = math.ceil(extra / len(SKILLS))
-        old = [e for name in SKILLS for e in examples(name, "train", per_skill, config.seed)]
-        dialogues = dialogues + [dialogue(e.prompt, e.completion) for e in old[:extra]]
-    encoded = encode_all(base.tokenizer, dialogues)
-    context = context_tokens(base.model)
-    limit = min(loop.max_length, context or loop.max_length)
-    if limit < loop.max_length:
-        notes.append(f"{base.name} reads {limit} tokens at most, so that is the limit, not {loop.max_length}.")
-    train = [e for e in encoded if len(e.ids) <= limit]
-    if len(train) < len(encoded):
-        notes.append(f"{len(encoded) - len(train)} examples are longer than {limit} tokens and are left out.")
-    if not train:
-        shortest = min(len(e.ids) for e in encoded)
-        raise BadInput(
-            f"Every example is longer than the limit of {limit} tokens.",
-            f"Raise max_length to at least {shortest}, or shorten the examples."
-            if limit < (context or math.inf)
-            else "Shorten the examples, or choose a base that reads more.",
-        )
-    held_out = encode_all(base.tokenizer, held_dialogues)
-    short = [i for i, e in enumerate(held_out) if len(e.ids) <= limit]
-    if len(short) < len(held_out):
-        notes.append(f"{len(held_out) - len(short)} held-out rows are longer than {limit} tokens and are not scored.")
-    return Material(train, [held_out[i] for i in short], [items[i] for i in short], skills, tuple(notes))
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float, schedule: str) -> float:
@@ -231,10 +147,11 @@ class _Run:
         self.device = pick_device()
         if self.device.type == "cpu":
             torch.set_num_threads(best_threads())
+        self.objective = objective_for(self.config)
         torch.manual_seed(self.config.seed)
         self.precision = pick_precision(self.device) if loop.precision == "auto" else loop.precision
         how = loading(self.config.method, self.precision, str(self.device))
-        self.base = load_base(self.config.base, revision=self.config.revision, **how)
+        self.base = load_base(self.config.base, revision=self.config.revision, **how, **self.objective.loading)
         self.model: Any = self.base.model
         self.tokenizer = self.base.tokenizer
         self.total = sum(p.numel() for p in self.model.parameters())
@@ -242,8 +159,9 @@ class _Run:
             self.model, self.config.method, self.config.settings, keep_base=False, device=self.device
         )
         self.model = self.attached.model
-        self.material = material(self.config, self.base)  # (a trained prompt leaves less room for the examples)
-        if self.device.type == "cpu" and max(len(e.ids) for e in self.material.train) <= EAGER_TOKENS:
+        self.objective.prepare(self.base)  # (a trained prompt leaves less room for the examples)
+        fused = self.model.config._attn_implementation != "eager"  # (some families have no other, and say so loudly)
+        if fused and self.device.type == "cpu" and max(self.objective.lengths) <= EAGER_TOKENS:
             self.model.set_attn_implementation("eager")
         if loop.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -259,7 +177,7 @@ class _Run:
             loop.weight_decay,
             [factors.get(name, 1.0) for name in self.named],
         )
-        lengths = [len(e.ids) for e in self.material.train]
+        lengths = self.objective.lengths
         self.plan = Plan(lengths, loop.batch_size, self.config.seed, buckets=loop.length_buckets)
         # Memory is measured in the step that computes on most tokens, once the optimizer's state exists: of the first
         # epoch, or the second step where an epoch is shorter than that.
@@ -272,11 +190,11 @@ class _Run:
             dtype=self.precision,
             trainable=self.trainable,
             total=self.total,
-            examples=len(self.material.train),
-            held_out=len(self.material.items),
+            examples=len(lengths),
+            held_out=self.objective.held_out,
             steps=self.steps,
             versions=versions(),
-            notes=(template_of(self.tokenizer).sentence, *self.base.notes, *self.material.notes, *optimizer_notes),
+            notes=(*self.objective.notes, *optimizer_notes),
             time=time.time(),
         )
 
@@ -361,16 +279,15 @@ class _Run:
         return Step(self.step, loss, rate, norm, tokens, self.seconds, self._memory())
 
     def _gradients(self, mark: Mark) -> tuple[float, float, int]:
-        """Gradients of one step, clipped; returns mean loss, gradient norm before clipping, and answer tokens."""
-        rows = [[self.material.train[i] for i in self.plan.rows(n)] for n in self._micro(self.step)]
-        batches = [collate(r, pad_id(self.tokenizer)) for r in rows]
-        tokens = sum(b.answer_tokens for b in batches)
+        """Gradients of one step, clipped; returns mean loss, gradient norm before clipping, and what was counted."""
+        batches = [self.objective.batch(self.plan.rows(n)) for n in self._micro(self.step)]
+        tokens = sum(b.count for b in batches)
         loss = 0.0
         for batch in batches:
             mark("forward")
-            ids, labels = batch.ids.to(self.device), batch.labels.to(self.device)
+            on_device = batch.to(self.device)
             with self._autocast():
-                part = answer_loss_sum(self.model, ids, labels) / max(tokens, 1)
+                part = self.objective.loss_sum(self.model, on_device) / max(tokens, 1)
             mark("backward")
             part.backward()
             loss += part.detach().item()
@@ -412,31 +329,20 @@ class _Run:
         """Score the model as it is; `at` is the number of updates behind it (default: the current step)."""
         step = self.step if at is None else at
         start = time.perf_counter()
-        items = self.material.items
         with self._autocast():
             # A batch that fits the step fits here too.
-            rows = min(32, self.loop.batch_size)
-            loss = answer_loss(self.model, self.tokenizer, self.material.held_out, batch_size=rows)
-            scored = score(self.model, self.tokenizer, items)
-            skills = {
-                name: score(self.model, self.tokenizer, part).share for name, part in self.material.skills.items()
-            }
+            scores = self.objective.score(self.model, min(32, self.loop.batch_size))
         yield Evaluated(
             step=step,
             task=self.config.task or "your data",
-            exact_match=scored.share if items else None,
-            loss=loss,
-            items=len(items),
-            skills=skills,
+            exact_match=scores.share,
+            loss=scores.loss,
+            items=scores.items,
+            skills=scores.skills,
             seconds=time.perf_counter() - start,
+            macro_f1=scores.macro_f1,
         )
-        yield Sampled(
-            step,
-            tuple(
-                {"prompt": item.messages[-1].content, "reference": item.reference, "output": answer, "right": right}
-                for item, answer, right in list(zip(items, scored.answers, scored.right, strict=True))[:SAMPLES]
-            ),
-        )
+        yield Sampled(step, scores.samples)
 
     # --- files ------------------------------------------------------------------------------------------------------
 
@@ -544,4 +450,4 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{p: version(p) for p in packages}}
 
 
-__all__ = ["ADAPTER", "CHECKPOINT", "TASKS", "learning_rate_factor", "material", "pick_device", "train", "versions"]
+__all__ = ["ADAPTER", "CHECKPOINT", "learning_rate_factor", "pick_device", "train", "versions"]

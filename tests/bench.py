@@ -73,7 +73,7 @@ class Engine:
 
     def batches(self, count: int) -> list[Batch]:
         """The first `count` batches that the engine will train on."""
-        material = self.run.material.train
+        material = self.run.objective.train
         return [collate([material[i] for i in self.run.plan.rows(n)], pad_id(self.run.tokenizer)) for n in range(count)]
 
     def step(self) -> tuple[int, float]:

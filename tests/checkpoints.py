@@ -4,6 +4,7 @@ Weights are random (seeded), the tokenizer is a byte-level BPE trained on the sp
 `save_pretrained` writes it, so loading takes the same path as for a real model. Nothing is downloaded.
 
     folder = write("gpt2", tmp_path)
+    folder = write_encoder("bert", tmp_path)
 """
 
 from __future__ import annotations
@@ -73,6 +74,29 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any], str | None, tuple[str | None, ..
     ),
 }  # fmt: skip
 FAMILIES: tuple[str, ...] = tuple(_FAMILIES)
+
+# family -> (config class, config, special tokens: unknown, first, between and last, pad, mask). Small as above.
+_ROW = _SHAPE | {"max_position_embeddings": 128}
+_BERT = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
+_ROBERTA = ("<unk>", "<s>", "</s>", "<pad>", "<mask>")
+_ENCODERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "bert": ("BertConfig", _ROW, _BERT),
+    "roberta": ("RobertaConfig", _ROW | {"max_position_embeddings": 132, "type_vocab_size": 1}, _ROBERTA),
+    "distilbert": (
+        "DistilBertConfig",
+        {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 128}, _BERT,
+    ),
+    "electra": ("ElectraConfig", _ROW | {"embedding_size": 16}, _BERT),
+    "albert": ("AlbertConfig", _ROW | {"embedding_size": 16}, _BERT),
+    "deberta-v2": (
+        "DebertaV2Config",
+        _ROW | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16,
+                "norm_rel_ebd": "layer_norm", "share_att_key": True, "position_biased_input": False,
+                "type_vocab_size": 0}, _BERT,
+    ),
+    "modernbert": ("ModernBertConfig", _ROW | {"global_attn_every_n_layers": 2, "local_attention": 16}, _BERT),
+}  # fmt: skip
+ENCODERS: tuple[str, ...] = tuple(_ENCODERS)
 
 _TEXT = (
     "What is the job of Ana? Ana is a baker and lives in Lyon. Who owns a cat? Ben owns a grey cat.",
@@ -167,6 +191,70 @@ def write(family: str, folder: Path, *, seed: int = 0, **changes: Any) -> Path:
     target = Path(folder) / family
     make_model(family, seed=seed, **changes).save_pretrained(target)
     make_tokenizer(family).save_pretrained(target)
+    return target
+
+
+def make_encoder_tokenizer(family: str) -> Any:
+    """The encoder's tokenizer, which sets its special tokens around a text or a pair."""
+    from tokenizers import Tokenizer, processors
+    from transformers import PreTrainedTokenizerFast
+
+    unknown, first, last, pad, mask = special = _ENCODERS[family][2]
+    tokenizer = Tokenizer.from_str(_bpe(special, None, None))
+    between = f"{last}:0 {last}:0" if family == "roberta" else f"{last}:0"
+    second = "0" if family == "roberta" else "1"
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A {last}", pair=f"{first}:0 $A:0 {between} $B:{second} {last}:{second}",
+        special_tokens=[(t, tokenizer.token_to_id(t)) for t in (first, last)],
+    )  # fmt: skip
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token=unknown, cls_token=first, sep_token=last, pad_token=pad, mask_token=mask,
+        model_max_length=128,
+    )  # fmt: skip
+
+
+def make_encoder(family: str, *, labels: int | None = 3, seed: int = 0, **changes: Any) -> Any:
+    """A randomly initialised encoder with a head for so many labels; None: as it was pretrained, without one."""
+    import torch
+    import transformers
+
+    tokenizer = make_encoder_tokenizer(family)
+    name, values, _ = _ENCODERS[family]
+    ids = {f"{t}_token_id": getattr(tokenizer, f"{t}_token_id") for t in ("pad", "cls", "sep")}
+    ids |= {"bos_token_id": ids["cls_token_id"], "eos_token_id": ids["sep_token_id"]}
+    config = getattr(transformers, name)(**{"vocab_size": len(tokenizer), **values, **ids, **changes})
+    if labels is not None:
+        config.num_labels = labels
+        maker = transformers.AutoModelForSequenceClassification
+    else:
+        maker = transformers.AutoModelForPreTraining if family == "electra" else transformers.AutoModelForMaskedLM
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = maker.from_config(config)
+        with torch.no_grad():
+            for parameter_name, parameter in model.named_parameters():
+                if parameter_name.endswith("bias"):
+                    parameter.normal_(std=0.02)
+    return model.eval()
+
+
+def write_encoder(
+    family: str, folder: Path, *, labels: int | None = None, seed: int = 0, names: tuple[str, ...] = (), **changes: Any
+) -> Path:
+    """Write a checkpoint of an encoder (one of ENCODERS) into `folder/family` and return that folder.
+
+    Args:
+        labels: of its classification head; None: it has none, as a pretrained one.
+        names: what the labels are called, for as many.
+        changes: fields of the family's configuration to override.
+    """
+    target = Path(folder) / family
+    model = make_encoder(family, labels=len(names) or labels, seed=seed, **changes)
+    if names:
+        model.config.id2label = dict(enumerate(names))
+        model.config.label2id = {name: i for i, name in enumerate(names)}
+    model.save_pretrained(target)
+    make_encoder_tokenizer(family).save_pretrained(target)
     return target
 
 

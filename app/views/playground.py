@@ -10,6 +10,7 @@ import streamlit as st
 from app import chat, compare, data, form, live, state, uploads
 from app.address import keep_in_link, linked
 from app.story import plain
+from core.base import CLASSIFICATION
 from core.config import EMBEDDED, RunConfig
 from core.errors import DeltalabError, NotFound
 from core.methods import METHODS
@@ -57,14 +58,14 @@ def _setup() -> None:
     left, right = st.columns(2, gap="large")
     with left:
         base, facts = _base()
-        task, given = _material()
+        task, given = _material(facts)
     with right:
         method = _method(facts)
     path = None if given is None else _own(given, base)
     if base is None:
         base, ready = EMBEDDED, False
     else:
-        ready = task is not None or path is not None
+        ready = path is not None or (task is not None and facts.get("task") != CLASSIFICATION)
     defaults = RunConfig(base=base, task=task, data=None if path is None else str(path), method=method)
     if task is None and path is None:
         defaults = RunConfig(base=base, method=method)  # the knobs of the default task, until there is a file
@@ -127,7 +128,7 @@ def _base() -> tuple[str | None, dict[str, Any]]:
         return None, {}
     parts = [str(facts.get("name") or source)]
     if facts.get("model_type"):
-        parts.append(str(facts["model_type"]))
+        parts.append(f"{facts['model_type']}{', an encoder' if facts.get('task') == CLASSIFICATION else ''}")
     if facts.get("parameters"):
         parts.append(f"{count_text(facts['parameters'])} parameters")
     if facts.get("layers"):
@@ -178,12 +179,21 @@ def _method(facts: dict[str, Any]) -> str:
     st.caption(f"When it runs: {about.INFERENCE[0].lower()}{about.INFERENCE[1:]}")
     st.caption(about.PAPER)
     if method == "bitfit" and facts and facts.get("biases") is False:
-        st.warning("This base has no biases, so BitFit has nothing to train. GPT-2, OPT and BERT have them.")
+        st.warning(
+            "This base has no biases, so BitFit has nothing to train. GPT-2 and OPT have them, and so have BERT and "
+            "RoBERTa, the encoders that it was published on."
+        )
+    if facts.get("task") == CLASSIFICATION:
+        if about.START == "other":
+            st.warning("This base is an encoder, and trained tokens need a language model. Choose another method.")
+        else:
+            st.caption("On an encoder the classification head trains too, whole, beside what the method trains.")
     return method
 
 
-def _material() -> tuple[str | None, Any]:
+def _material(facts: dict[str, Any]) -> tuple[str | None, Any]:
     """What is learnt: a built-in task, or the visitor's upload (None, None until there is one)."""
+    encoder = facts.get("task") == CLASSIFICATION
     st.subheader("What it learns", anchor=False)
     names = [*TASKS, OWN]
     task = st.radio(
@@ -191,23 +201,33 @@ def _material() -> tuple[str | None, Any]:
         names,
         index=names.index(linked("task", names, TASK)),
         format_func=lambda name: "My own file" if name == OWN else TASKS[name].title,
-        captions=[*(t.summary for t in TASKS.values()), "JSONL, JSON or CSV with prompts and answers, or with chats."],
+        captions=[
+            *(t.summary for t in TASKS.values()),
+            "JSONL, JSON or CSV with prompts and answers, with chats, or with text and label.",
+        ],
         key="task",
         label_visibility="collapsed",
         on_change=keep_in_link,
         args=("task", TASK),
     )
     if task != OWN:
-        _example(str(task))
+        if encoder:
+            st.info(
+                "This base is an encoder: it gives labels to texts and writes no answers. Choose *My own file*, with "
+                "the columns text and label."
+            )
+        else:
+            _example(str(task))
         return str(task), None
     given = st.file_uploader(
         "Your file",
         type=data.ENDINGS,
         key="upload",
-        help="It stays on this machine. A row is a prompt and a completion, or a list of chat messages.",
+        help="It stays on this machine. A row is a prompt and a completion, a list of chat messages, or a text and its "
+        "label.",
     )
     if given is None:
-        st.caption(data.FORMATS)
+        st.caption(data.LABEL_FORMATS if encoder else data.FORMATS)
         return None, None
     return None, given
 
@@ -271,7 +291,7 @@ def _result(run: Run) -> None:
     st.header(plain(run.title or "Run"), anchor="run")
     live.run_panel(run, key="playground-run", on_new=_show)
     if run.adapter is not None:
-        st.subheader("Talk to it, before and after", anchor="chat")
+        st.subheader(chat.heading(run), anchor="chat")
         chat.chat_pair(run, key=f"playground-chat-{run.id}")
 
 

@@ -174,7 +174,7 @@ def _one(run: Run) -> None:
     _tools(run)
     live.run_panel(run, key=f"run-{run.id}", on_new=_show)
     if run.adapter is not None:
-        st.header("Talk to it", anchor="chat")
+        st.header("Try a text" if chat.gives_labels(run) else "Talk to it", anchor="chat")
         chat.chat_pair(run, key=f"chat-{run.id}")
 
 

@@ -7,14 +7,11 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.cli.arguments import DONE, command, json_argument, quiet_libraries
 from core.cli.stored import OWNER, find_run, open_store
 from core.errors import BadInput, Refused
-
-if TYPE_CHECKING:
-    from core.methods.base import Attached
 
 
 def add(commands: Any) -> None:
@@ -81,28 +78,25 @@ def _answerer(
 
     import torch
 
-    from core.base import load_base
-    from core.evaluate import stream
     from core.hardware import best_threads, pick_precision
-    from core.methods import attach_saved, loading, saved_as
+    from core.methods import load_saved
+    from core.objective import answer
     from core.template import conversation
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         torch.set_num_threads(best_threads())
     precision = dtype or pick_precision(device)
-    method = saved_as(adapter)[0] if adapter is not None else None
-    loaded = load_base(base, revision=revision, **loading(method, precision, device))
-    attached: Attached | None = attach_saved(loaded.model, adapter, device=device) if adapter is not None else None
-    model: Any = attached.model if attached is not None else loaded.model
-    model.eval()
+    loaded, attached = load_saved(base, adapter, revision=revision, precision=precision, device=device)
     sides = ["answer"] if attached is None else [asked.only] if asked.only else ["before", "after"]
 
     def pieces(side: str, prompt: str) -> Iterator[str]:
         if attached is not None:
             attached.disable() if side == "before" else attached.enable()
         with torch.autocast(device, torch.bfloat16) if precision == "bfloat16" else nullcontext():
-            yield from stream(model, loaded.tokenizer, conversation(prompt), asked.max_new_tokens, asked.temperature)
+            yield from answer(
+                loaded.model, loaded.tokenizer, conversation(prompt), asked.max_new_tokens, asked.temperature
+            )
 
     return lambda prompt: ((side, pieces(side, prompt)) for side in sides)
 

@@ -43,13 +43,15 @@ def _params(asked: argparse.Namespace) -> int:
     from core.units import DTYPE_BYTES, bytes_text
 
     quiet_libraries()
-    architecture = architecture_of_config(load_config(config.base, config.revision), config.base)
+    base = load_config(config.base, config.revision)
+    architecture = architecture_of_config(base, config.base)
     method = METHODS[config.method]
     trainable = method.count(architecture, config.settings)
     modules: list[dict[str, Any]] = [
         {"name": site.module, "shape": list(site.shape), "trainable": site.trained}
         for site in method.sites(architecture, config.settings)
     ]
+    head = sum(row["trainable"] for row in modules if row["name"] in architecture.classifier)
     percent = 100 * trainable / architecture.total
     size = round(trainable * DTYPE_BYTES["float32"])  # adapters are saved in float32
     if asked.json:
@@ -57,7 +59,7 @@ def _params(asked: argparse.Namespace) -> int:
             json.dumps(
                 {
                     "total": architecture.total, "trainable": trainable, "percent": percent, "adapter_bytes": size,
-                    "modules": modules,
+                    "modules": modules, **({"head": head} if head else {}),
                 }
             )
         )  # fmt: skip
@@ -66,4 +68,9 @@ def _params(asked: argparse.Namespace) -> int:
     print(f"{config.method} trains {share} of {config.base} ({percent:.3g} %): {bytes_text(size)} to save.")
     for row in modules:
         print(f"  {row['name']:<50} {' × '.join(map(str, row['shape'])):>15} {row['trainable']:>12,}")
+    if head:
+        print(
+            f"{head:,} of them are the classification head, for {base.num_labels} labels; a file with more or fewer "
+            "makes it larger or smaller."
+        )
     return DONE

@@ -94,7 +94,7 @@ def _runs_show(asked: argparse.Namespace) -> int:
     for event in events:
         if event["kind"] == "evaluated":
             line = (event["step"], event["task"], event["exact_match"], event["loss"], event["skills"])
-            print(f"  {score_line(*line)}")
+            print(f"  {score_line(*line, event.get('macro_f1'))}")
     samples = [e for e in events if e["kind"] == "sampled"][-1:]
     for sample in samples[0]["samples"] if samples else ():
         print(f"  {sample['prompt']!r}\n    → {sample['output']!r} (wanted {sample['reference']!r})")

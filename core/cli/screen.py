@@ -15,11 +15,17 @@ if TYPE_CHECKING:
 
     from core.dataset import Report
     from core.events import Event
+    from core.labelled import LabelReport
     from core.runs.store import Store
 
 
 def carry_out(
-    store: Store, run_id: str, *, as_json: bool, data: Report | None = None, forget_bad_input: bool = False
+    store: Store,
+    run_id: str,
+    *,
+    as_json: bool,
+    data: Report | LabelReport | None = None,
+    forget_bad_input: bool = False,
 ) -> int:
     """Execute a queued run in this process and tell how it went; `data` is the report on the person's own file."""
     from core.runs.worker import execute
@@ -58,21 +64,22 @@ def carry_out(
     return DONE if run.status == "finished" else FAILED
 
 
-def data_summary(found: Report) -> dict[str, Any]:
+def data_summary(found: Report | LabelReport) -> dict[str, Any]:
     """`data` in the last line of `deltalab train --data FILE --json`: what the file holds and what is odd about it.
 
     Keys: name, format, rows, train and held_out (rows on each side), taken (which columns became what), counted (how
     many rows the tokens were counted of, from the first), max_length, tokens (shortest, median and longest row); so
     many too_long, duplicates, contradictions, empty_prompts, empty_answers, special, leakage; warnings (sentences,
-    which name the lines).
+    which name the lines). For labelled texts empty_texts instead of the two, and labels (rows of each).
     """
     facts = ("name", "format", "rows", "train", "held_out", "taken", "counted", "max_length")
-    odd = ("too_long", "duplicates", "contradictions", "empty_prompts", "empty_answers", "special", "leakage")
+    labels = getattr(found, "labels", None)
     lengths = found.lengths
     return {
         **{key: getattr(found, key) for key in facts},
         "tokens": {"shortest": lengths.shortest, "median": lengths.median, "longest": lengths.longest},
-        **{key: len(getattr(found, key)) for key in odd},
+        **{key: len(getattr(found, key)) for key in found.ODD},
+        **({"labels": dict(labels)} if labels is not None else {}),
         "warnings": list(found.warnings),
     }
 
@@ -157,6 +164,6 @@ class Screen(Silent):
         elif isinstance(event, events.Step):
             self.progress.update(self.bar, description="training", completed=event.step, loss=f"loss {event.loss:.3f}")
         elif isinstance(event, events.Evaluated):
-            self.say(score_line(event.step, event.task, event.exact_match, event.loss, event.skills))
+            self.say(score_line(event.step, event.task, event.exact_match, event.loss, event.skills, event.macro_f1))
         elif isinstance(event, events.Saved) and event.what == "adapter":
             self.say(f"Saved what was learnt: {bytes_text(event.size_bytes)}.")

@@ -70,7 +70,8 @@ def summary(store: Store, run: Run) -> dict[str, Any]:
     def scores(event: dict[str, Any] | None) -> dict[str, Any]:
         if event is None:
             return {"task": None, "skills": {}, "loss": None}
-        return {"task": event["exact_match"], "skills": event["skills"], "loss": event["loss"]}
+        found = {"task": event["exact_match"], "skills": event["skills"], "loss": event["loss"]}
+        return found | ({"macro_f1": event["macro_f1"]} if event.get("macro_f1") is not None else {})
 
     adapter = run.adapter
     return {
@@ -98,12 +99,20 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.0f} %"
 
 
-def score_line(step: int, task: str, share: float | None, loss: float | None, skills: dict[str, float]) -> str:
+def score_line(
+    step: int,
+    task: str,
+    share: float | None,
+    loss: float | None,
+    skills: dict[str, float],
+    macro_f1: float | None = None,
+) -> str:
     text = f"step {step:>4}: "
     if loss is None:
         text += "nothing is held out that could be scored"
     else:
         text += f"{task} {percent(share)} right, loss {loss:.3f}"
+        text += f", macro F1 {percent(macro_f1)}" if macro_f1 is not None else ""
     if skills:
         text += "; old skills: " + ", ".join(f"{name} {percent(value)}" for name, value in skills.items())
     return text
@@ -116,6 +125,8 @@ def print_result(store: Store, run: Run) -> None:
     print(f"\n{run.config['method']} on {got['task']}, in {seconds_text(got['seconds'] or 0)}:")
     rows = [(got["task"], got["before"]["task"], got["after"]["task"])]
     rows += [(name, value, got["after"]["skills"].get(name)) for name, value in got["before"]["skills"].items()]
+    if "macro_f1" in got["after"]:
+        rows.append(("macro F1", got["before"].get("macro_f1"), got["after"]["macro_f1"]))
     width = max(len(str(name)) for name, _, _ in rows)
     print(f"  {'':{width}}  before  after")
     for name, before, after in rows:

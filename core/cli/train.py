@@ -21,6 +21,7 @@ from core.cli.stored import OWNER, open_store
 if TYPE_CHECKING:
     from core.config import RunConfig
     from core.dataset import Report
+    from core.labelled import LabelReport
 
 
 def add(commands: Any) -> None:
@@ -30,7 +31,7 @@ def add(commands: Any) -> None:
     train.add_argument("--revision", help="branch, tag or commit of a hub id")
     what = train.add_mutually_exclusive_group(required=True)
     what.add_argument("--task", help="a built-in task: json, persona, jargon or facts")
-    what.add_argument("--data", metavar="FILE", help="your own JSONL, JSON or CSV file")
+    what.add_argument("--data", metavar="FILE", help="your own JSONL, JSON or CSV file; text,label for an encoder")
     method_arguments(train)
     train.add_argument("--seed", type=int, default=0, help="the same seed gives the same run (default: 0)")
     train.add_argument("--title", help="a name for the run")
@@ -42,10 +43,12 @@ def _train(asked: argparse.Namespace) -> int:
         return print_knobs(asked.method)
     from core.config import resolved
 
-    config = resolved(config_of(asked))
+    config = config_of(asked)
+    resolved(config)  # a mistake in the settings is told before anything is fetched
     _check_base(config)
     quiet_libraries()
     data = _data_report(config) if config.data is not None else None
+    config = resolved(config)  # now that the base's kind is known: encoders have rates of their own
     import secrets
 
     store = open_store()
@@ -53,19 +56,18 @@ def _train(asked: argparse.Namespace) -> int:
     return carry_out(store, run.id, as_json=asked.json, data=data, forget_bad_input=True)
 
 
-def _data_report(config: RunConfig) -> Report:
+def _data_report(config: RunConfig) -> Report | LabelReport:
     """What is in the file that `config` names, before anything is trained on it.
 
     Raises:
         BadInput: it cannot be read or used; BaseUnavailable: the base has no tokenizer that could read it.
     """
-    from core.base import load_tokenizer
-    from core.dataset import read_file, report
+    from core.labelled import report_for
 
     assert config.data is not None
-    data, loop = read_file(config.data), config.train
-    return report(
-        data, load_tokenizer(config.base, config.revision), max_length=loop.max_length, held_out=loop.held_out,
+    loop = config.train
+    return report_for(
+        config.data, config.base, config.revision, max_length=loop.max_length, held_out=loop.held_out,
         seed=config.seed, quick=True,
     )  # fmt: skip
 

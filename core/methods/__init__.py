@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.base import READS_PAIRS, Base, load_base
 from core.errors import BadInput
 from core.methods import (
     adapters,
@@ -71,7 +72,7 @@ def saved_as(folder: Path) -> tuple[str, Any]:
     return method, saved.read_settings(folder, method)
 
 
-def loading(method: str | None, precision: str, device: str) -> dict[str, str]:
+def loading(method: str | None, precision: str, device: str) -> dict[str, Any]:
     """How the base is to be loaded for a method (None: to be used as it is), as arguments of `core.base.load_base`.
 
     Weights that train stay in float32: small steps would be lost in 16 bits. On a GPU that computes in bfloat16,
@@ -127,7 +128,28 @@ def attach_saved(
     saved.check_base(model, folder)
     attached = attach(model, method, config, keep_base=keep_base, device=device)
     attached.load(folder)
+    setattr(model, READS_PAIRS, bool(saved.read_record(folder).get("text_pairs")))
     return attached
 
 
-__all__ = ["METHODS", "Attached", "Method", "Site", "attach", "attach_saved", "loading", "saved_as"]
+def load_saved(
+    source: str, folder: Path | None, *, revision: str | None = None, precision: str, device: str
+) -> tuple[Base, Attached | None]:
+    """A base with what was saved in `folder` attached to it and switched on, or (None) the plain base.
+
+    Args:
+        precision: what it is to compute in, 'float32' or 'bfloat16'.
+
+    Raises:
+        BaseUnavailable, BadInput, OutOfMemory: as `core.base.load_base` and `attach_saved`.
+    """
+    if folder is None:
+        return load_base(source, revision=revision, **loading(None, precision, device)), None
+    how = loading(saved_as(folder)[0], precision, device) | saved.head_in(folder)
+    base = load_base(source, revision=revision, **how)
+    attached = attach_saved(base.model, folder, device=device)
+    base.model.eval()
+    return base, attached
+
+
+__all__ = ["METHODS", "Attached", "Method", "Site", "attach", "attach_saved", "load_saved", "loading", "saved_as"]

@@ -24,6 +24,7 @@ from core.methods.modules import (
     ATTENTION_OUTPUTS,
     MLP_OUTPUTS,
     check_plain,
+    head_sites,
     linears,
 )
 from core.methods.wrapped import Wrapped, wrap
@@ -90,16 +91,17 @@ def targets(architecture: Architecture, config: Config) -> list[Module]:
 
 
 def sites(architecture: Architecture, config: Config) -> list[Site]:
-    """Each adapted layer's output and the 2·d·m + m + d parameters behind it."""
+    """Each adapted layer's output and the 2·d·m + m + d parameters behind it; then a classification head."""
     m = config.width
-    return [
+    behind = [
         Site(row.name, (row.out_features, m), 2 * row.out_features * m + m + row.out_features)
         for row in targets(architecture, config)
     ]
+    return behind + head_sites(architecture)
 
 
 def count(architecture: Architecture, config: Config) -> int:
-    """Σ 2·d·m + m + d over the adapted sublayers."""
+    """Σ 2·d·m + m + d over the adapted sublayers, and a classification head."""
     return sum(site.trained for site in sites(architecture, config))
 
 
@@ -107,7 +109,7 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
     """Freeze `model` and put an adapter behind every chosen layer.
 
     Args:
-        keep_base: of no effect here: the base is never changed.
+        keep_base: copy the classification head, if there is one; the rest of the base is never changed.
 
     Raises:
         Incompatible: no layer to put one behind.
@@ -119,7 +121,7 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
     chosen = targets(Architecture.of(model), config)
     layers = {m.name: Bottleneck(model.get_submodule(m.name), config.width, config.activation) for m in chosen}
     wrap(model, layers)
-    return Attached(model, config, NAME, layers)
+    return Attached(model, config, NAME, layers, keep_base=keep_base)
 
 
 class Attached(Wrapped):

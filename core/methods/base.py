@@ -79,7 +79,7 @@ class Method(Protocol):
     MERGES: bool
     CHECKPOINTS: bool
     # For the sweep on the embedded base: the rates to try, and how many times the usual steps. For other bases: a rate
-    # that was published, and where.
+    # that was published, and where. (A module may have PUBLISHED_ENCODER too, for encoders, where theirs is another.)
     RATES: tuple[float, ...]
     PATIENCE: int
     PUBLISHED: tuple[float, str]

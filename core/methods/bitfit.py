@@ -2,9 +2,10 @@
 
     Q(x) = W_q·x + b_q,  and so for K, V, the MLP and the layer norms        W frozen, b trained
 
-(Ben Zaken et al. 2021, section 3.) No module is added and no shape changes. It needs a model that has biases: many
-newer families (Llama, Mistral, Gemma) were trained without them, and are refused rather than given new ones, because a
-new bias would be another method.
+(Ben Zaken et al. 2021, section 3.) No module is added and no shape changes. It was published on encoders of BERT's
+kind, where the classification head trains beside the biases; on causal language models the biases train alone. It needs
+a model that has them: many newer families (Llama, Mistral, Gemma) were trained without, and are refused rather than
+given new ones, because a new bias would be another method.
 
 PEFT has no BitFit, so the folder is of our own making: `bitfit.safetensors` holds the trained biases under their names
 in the model (the values themselves, not differences, so that loading is exact), `deltalab.json` the settings.
@@ -22,7 +23,7 @@ from core.errors import Incompatible
 from core.methods import saved
 from core.methods.base import Site
 from core.methods.in_place import SavedInPlace, train_only
-from core.methods.modules import check_plain, ends_with, names_of
+from core.methods.modules import check_plain, ends_with, head_sites, names_of
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +46,8 @@ PUBLISHED = (1e-3, "the BitFit authors' example, BERT-base: github.com/arendu/Bi
 
 ALL = "all"
 HAVE_BIASES = (
-    "Models with biases are the embedded base, GPT-2, OPT, BERT, Phi-1.5 and Phi-2, Pythia, BLOOM, and (in q, k and v) "
-    "Qwen2; for others use lora."
+    "Models with biases are the embedded base, GPT-2, OPT, Phi-1.5 and Phi-2, Pythia, BLOOM, (in q, k and v) Qwen2; "
+    "among encoders BERT, RoBERTa, DistilBERT, ELECTRA, ALBERT and DeBERTa; for others use lora."
 )
 
 
@@ -71,7 +72,7 @@ def chosen(architecture: Architecture, config: Config) -> list[Module]:
     Raises:
         Incompatible: the model has no biases, or none where the settings ask for one.
     """
-    biased = [m for m in architecture.modules if m.bias]
+    biased = [m for m in architecture.modules if m.bias and m.name not in architecture.classifier]
     if not biased:
         raise Incompatible(f"{architecture.name} has no bias vectors, so BitFit has nothing to train.", HAVE_BIASES)
     if config.biases.lower() == ALL:
@@ -88,17 +89,17 @@ def chosen(architecture: Architecture, config: Config) -> list[Module]:
 
 
 def sites(architecture: Architecture, config: Config) -> list[Site]:
-    """The bias vector of each chosen module."""
-    return [Site(m.name, (m.bias,), m.bias) for m in chosen(architecture, config)]
+    """The bias vector of each chosen module, and a classification head whole."""
+    return [Site(m.name, (m.bias,), m.bias) for m in chosen(architecture, config)] + head_sites(architecture)
 
 
 def count(architecture: Architecture, config: Config) -> int:
-    """Σ of the lengths of the chosen bias vectors."""
-    return sum(m.bias for m in chosen(architecture, config))
+    """Σ of the lengths of the chosen bias vectors, and the classification head."""
+    return sum(site.trained for site in sites(architecture, config))
 
 
 def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> SavedInPlace:
-    """Freeze `model` but for its biases.
+    """Freeze `model` but for its biases and, if it has one, its classification head.
 
     Args:
         keep_base: copy the biases first, so that `disable` works; it costs next to nothing.
@@ -111,7 +112,7 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
     check_plain(model)
     paths = {m.name for m in chosen(Architecture.of(model), config)}
     parameters = {n: p for n, p in model.named_parameters() if is_bias(n) and n.rpartition(".")[0] in paths}
-    train_only(model, parameters)
+    parameters = train_only(model, parameters)
     return SavedInPlace(model, parameters, NAME, config, keep_base=keep_base)
 
 

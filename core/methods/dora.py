@@ -32,6 +32,7 @@ INFERENCE = "Nothing once merged; unmerged, each wrapped matrix is formed again 
 RATES = (1e-3, 3e-3)
 PATIENCE = 1
 PUBLISHED = (2e-4, "the DoRA authors' runs, LLaMA-7B: github.com/NVlabs/DoRA, commonsense_reasoning/README.md")
+PUBLISHED_ENCODER = (5e-4, "as LoRA: Hu et al. 2021, arXiv:2106.09685, table 9: RoBERTa-base")
 
 FLAGS = {"use_dora": True}
 _SUFFIX = "lora_magnitude_vector"

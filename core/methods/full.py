@@ -18,7 +18,7 @@ from core.errors import BadInput, Incompatible
 from core.methods import saved
 from core.methods.base import Site
 from core.methods.in_place import InPlace
-from core.methods.modules import check_plain, dtype_name
+from core.methods.modules import check_plain, dtype_name, whole
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,7 @@ CHECKPOINTS = True
 RATES = (2e-4, 5e-4, 1e-3)
 PATIENCE = 1
 PUBLISHED = (1e-5, "the BitFit authors' example of full fine-tuning, BERT-base: github.com/arendu/BitFit, README")
+PUBLISHED_ENCODER = (2e-5, "Devlin et al. 2019, BERT, arXiv:1810.04805, appendix A.3 (2e-5 to 5e-5)")
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,7 @@ class Config:
 
 def sites(architecture: Architecture, config: Config) -> list[Site]:
     """Every module that owns parameters; a tied matrix belongs to the first module that uses it."""
-    out = []
-    for m in architecture.modules:
-        if m.kind in ("linear", "conv1d"):
-            shape: tuple[int, ...] = (m.out_features, m.in_features)
-        elif m.kind == "embedding":
-            shape = (m.in_features, m.out_features)
-        else:
-            shape = (m.weight,)
-        if m.parameters:
-            out.append(Site(m.name, shape, m.parameters))
-    return out
+    return [whole(m) for m in architecture.modules if m.parameters]
 
 
 def count(architecture: Architecture, config: Config) -> int:
@@ -108,7 +99,7 @@ class Attached(InPlace):
 
         `folder` is replaced whole. It is as large as the model.
         """
-        with self._in_place() as parameters, saved.replacing(folder) as fresh:
+        with self.in_place() as parameters, saved.replacing(folder) as fresh:
             with saved.without_progress_bars():
                 self.model.save_pretrained(fresh)  # type: ignore[operator]
             total = sum(p.numel() for p in parameters.values())
@@ -149,7 +140,7 @@ class Attached(InPlace):
                 f"{what} does not belong to this architecture: {', '.join(odd[:3])} differ.",
                 "Load the base it was trained from.",
             )
-        with self._in_place() as parameters:
+        with self.in_place() as parameters:
             saved.copy_into(parameters, dict(loaded.named_parameters()), what)
 
 

@@ -27,6 +27,7 @@ from core.methods.modules import (
     check_plain,
     check_unquantized,
     ends_with,
+    head_sites,
     is_one_of,
     linears,
     named_linears,
@@ -104,15 +105,16 @@ def targets(architecture: Architecture, config: Config) -> list[tuple[Module, bo
 
 
 def sites(architecture: Architecture, config: Config) -> list[Site]:
-    """Each scaled matrix and the length of its vector."""
-    return [
+    """Each scaled matrix and the length of its vector; then a classification head."""
+    scaled = [
         Site(m.name, (m.out_features, m.in_features), m.in_features if inputs else m.out_features)
         for m, inputs in targets(architecture, config)
     ]
+    return scaled + head_sites(architecture)
 
 
 def count(architecture: Architecture, config: Config) -> int:
-    """Σ out over keys and values + Σ in over the MLPs' second matrices."""
+    """Σ out over keys and values + Σ in over the MLPs' second matrices, and a classification head."""
     return sum(site.trained for site in sites(architecture, config))
 
 
@@ -120,7 +122,7 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
     """Freeze `model` and put a vector beside every chosen layer.
 
     Args:
-        keep_base: of no effect here: the base is never changed.
+        keep_base: copy the classification head, if there is one; the rest of the base is never changed.
 
     Raises:
         Incompatible: no such layers, an unknown name, or a base that is quantized already.
@@ -133,7 +135,7 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
     check_unquantized(model, [m.name for m, _ in chosen], TITLE)
     layers = {m.name: Scaled(model.get_submodule(m.name), inputs=inputs) for m, inputs in chosen}
     wrap(model, layers)
-    return Attached(model, config, NAME, layers)
+    return Attached(model, config, NAME, layers, keep_base=keep_base)
 
 
 class Attached(Wrapped):
@@ -154,13 +156,12 @@ class Attached(Wrapped):
             all_short, feed_short = list(self.layers), feed
         return {
             "peft_type": "IA3",
-            "task_type": "CAUSAL_LM",
+            **saved.task_fields(self.model),
             "base_model_name_or_path": saved.base_name(self.model),
             "target_modules": all_short,
             "feedforward_modules": feed_short,
             "fan_in_fan_out": all(is_conv1d(layer.base_layer) for layer in self.layers.values()),
             "init_ia3_weights": True,
-            "modules_to_save": None,
             "inference_mode": True,
         }
 
@@ -181,7 +182,7 @@ def read_config(folder: Path) -> Config:
     own: Config | None = saved.own_settings(folder, NAME)
     if own is not None:
         return own
-    if record.get("modules_to_save") or record.get("exclude_modules"):
+    if saved.modules_beside(record) or record.get("exclude_modules"):
         raise BadInput(
             f"The adapter in {folder.name} trains or leaves out whole modules, which is not known here.",
             "Merge it with PEFT and use the merged model as base.",

@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import Refused
 from core.methods import saved
+from core.methods.modules import head_parameters
 
 if TYPE_CHECKING:
     import torch
 
 
-def train_only(model: torch.nn.Module, parameters: dict[str, torch.nn.Parameter]) -> None:
-    """Freeze `model` but for these of its parameters."""
+def train_only(model: torch.nn.Module, parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.nn.Parameter]:
+    """Freeze `model` but for these of its parameters and its classification head, if it has one; returns all of them,
+    in the model's order."""
+    chosen = parameters | head_parameters(model)
     model.requires_grad_(False)
-    for parameter in parameters.values():
+    for parameter in chosen.values():
         parameter.requires_grad_(True)
+    return {name: chosen[name] for name, _ in model.named_parameters() if name in chosen}
 
 
 class InPlace:
@@ -94,7 +98,7 @@ class InPlace:
         return self.model
 
     @contextmanager
-    def _in_place(self) -> Iterator[dict[str, torch.nn.Parameter]]:
+    def in_place(self) -> Iterator[dict[str, torch.nn.Parameter]]:
         """The parameters with their trained values in place, whether the change is switched on or off.
 
         Raises:
@@ -150,7 +154,7 @@ class SavedInPlace(InPlace):
         whole."""
         from safetensors.torch import save_file
 
-        with self._in_place() as parameters, saved.replacing(folder) as fresh:
+        with self.in_place() as parameters, saved.replacing(folder) as fresh:
             tensors = {self.stored_name(name): p.detach().cpu().contiguous() for name, p in parameters.items()}
             save_file(tensors, fresh / self.file_name(), metadata={"format": "pt"})
             config = self.adapter_config()
@@ -172,6 +176,6 @@ class SavedInPlace(InPlace):
         folder = Path(folder)
         self.check(folder)
         tensors = saved.read_tensors(folder / self.file_name())
-        with self._in_place() as parameters:
+        with self.in_place() as parameters:
             targets = {self.stored_name(name): p for name, p in parameters.items()}
             saved.copy_into(targets, tensors, f"The adapter in {folder.name}")

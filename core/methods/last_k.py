@@ -20,7 +20,7 @@ from core.errors import Incompatible
 from core.methods import saved
 from core.methods.base import Site
 from core.methods.in_place import SavedInPlace, train_only
-from core.methods.modules import check_plain, check_unquantized
+from core.methods.modules import check_plain, check_unquantized, head_sites, whole
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +40,7 @@ CHECKPOINTS = True
 RATES = (5e-4, 1e-3, 2e-3)
 PATIENCE = 1
 PUBLISHED = (1e-5, "as full fine-tuning in the BitFit authors' example: github.com/arendu/BitFit, README")
+PUBLISHED_ENCODER = (2e-5, "as full fine-tuning: Devlin et al. 2019, BERT, arXiv:1810.04805, appendix A.3")
 
 _BLOCK = re.compile(r"^(.*?)\.(\d+)\.")
 
@@ -86,7 +87,7 @@ def chosen(architecture: Architecture, config: Config) -> list[Module]:
     prefix = f"{stack}."
     rows = []
     inside = False
-    for m in architecture.modules:
+    for m in (m for m in architecture.modules if m.name not in architecture.classifier):
         found = _BLOCK.match(m.name)
         if m.name.startswith(prefix) and found:
             inside = True
@@ -98,19 +99,12 @@ def chosen(architecture: Architecture, config: Config) -> list[Module]:
 
 
 def sites(architecture: Architecture, config: Config) -> list[Site]:
-    """Every module of the trained blocks."""
-    return [
-        Site(
-            m.name,
-            (m.out_features, m.in_features) if m.kind in ("linear", "conv1d") else (m.weight,),
-            m.parameters,
-        )
-        for m in chosen(architecture, config)
-    ]
+    """Every module of the trained blocks, and a classification head."""
+    return [whole(m) for m in chosen(architecture, config)] + head_sites(architecture)
 
 
 def count(architecture: Architecture, config: Config) -> int:
-    """Σ (weight + bias) over the last k blocks and the final norm."""
+    """Σ (weight + bias) over the last k blocks, the final norm and a classification head."""
     return sum(site.trained for site in sites(architecture, config))
 
 
@@ -130,7 +124,7 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
     check_unquantized(model, [m.name for m in rows if m.kind in ("linear", "conv1d")], "fine-tuning")
     paths = {m.name for m in rows}
     parameters = {n: p for n, p in model.named_parameters() if n.rpartition(".")[0] in paths}
-    train_only(model, parameters)
+    parameters = train_only(model, parameters)
     return SavedInPlace(model, parameters, NAME, config, keep_base=keep_base)
 
 

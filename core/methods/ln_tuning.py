@@ -18,7 +18,7 @@ from core.errors import BadInput, Incompatible
 from core.methods import saved
 from core.methods.base import Site
 from core.methods.in_place import SavedInPlace, train_only
-from core.methods.modules import check_plain, ends_with, names_of
+from core.methods.modules import check_plain, ends_with, head_sites, names_of, whole
 from core.methods.wrapped import shortest_names
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ def chosen(architecture: Architecture, config: Config) -> list[Module]:
     Raises:
         Incompatible: the model has none, or none of a name.
     """
-    rows = [m for m in architecture.modules if m.kind == "norm" and m.parameters]
+    rows = [
+        m for m in architecture.modules if m.kind == "norm" and m.parameters and m.name not in architecture.classifier
+    ]
     if not rows:
         raise Incompatible(
             f"{architecture.name} has no normalization layers with weights, so {TITLE} has nothing to train.",
@@ -86,12 +88,12 @@ def chosen(architecture: Architecture, config: Config) -> list[Module]:
 
 
 def sites(architecture: Architecture, config: Config) -> list[Site]:
-    """Each norm with its gain and offset."""
-    return [Site(m.name, (m.weight,), m.parameters) for m in chosen(architecture, config)]
+    """Each norm with its gain and offset, and a classification head whole."""
+    return [whole(m) for m in chosen(architecture, config)] + head_sites(architecture)
 
 
 def count(architecture: Architecture, config: Config) -> int:
-    """Σ (gain + offset) over the chosen norms."""
+    """Σ (gain + offset) over the chosen norms, and the classification head."""
     return sum(site.trained for site in sites(architecture, config))
 
 
@@ -109,17 +111,27 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
     check_plain(model)
     paths = {m.name for m in chosen(Architecture.of(model), config)}
     parameters = {n: p for n, p in model.named_parameters() if n.rpartition(".")[0] in paths}
-    train_only(model, parameters)
-    return Attached(model, parameters, NAME, config, keep_base=keep_base)
+    norms = tuple(parameters)
+    parameters = train_only(model, parameters)
+    attached = Attached(model, parameters, NAME, config, keep_base=keep_base)
+    attached.norms = norms
+    return attached
 
 
 class Attached(SavedInPlace):
-    """A model whose norms train; see `core.methods.base.Attached`."""
+    """A model whose norms train; see `core.methods.base.Attached`.
+
+    norms: names of the norms' parameters; the others are a classification head's.
+    """
+
+    norms: tuple[str, ...] = ()
 
     def file_name(self) -> str:
         return saved.ADAPTER_WEIGHTS
 
     def stored_name(self, name: str) -> str:
+        if name not in self.norms:
+            return saved.PEFT_PREFIX + name
         path, _, last = name.rpartition(".")
         return f"{saved.PEFT_PREFIX}{path}.ln_tuning_layers.{last}"
 
@@ -127,13 +139,12 @@ class Attached(SavedInPlace):
         read_config(folder)
 
     def adapter_config(self) -> dict[str, Any]:
-        paths = list(dict.fromkeys(name.rpartition(".")[0] for name in self.parameters))
+        paths = list(dict.fromkeys(name.rpartition(".")[0] for name in self.norms))
         return {
             "peft_type": "LN_TUNING",
-            "task_type": "CAUSAL_LM",
+            **saved.task_fields(self.model),
             "base_model_name_or_path": saved.base_name(self.model),
             "target_modules": shortest_names(paths, [n for n, _ in self.model.named_modules()]),
-            "modules_to_save": None,
             "inference_mode": True,
         }
 
@@ -155,7 +166,7 @@ def read_config(folder: Path) -> Config:
     if own is not None:
         return own
     names = record.get("target_modules")
-    if record.get("modules_to_save") or record.get("exclude_modules") or not isinstance(names, list):
+    if saved.modules_beside(record) or record.get("exclude_modules") or not isinstance(names, list):
         raise BadInput(
             f"The file {saved.ADAPTER_CONFIG} in {folder.name} asks for something other than named norms.",
             "Merge it with PEFT and use the merged model as base.",

@@ -21,13 +21,13 @@ from core.config import knob
 from core.errors import BadInput, Incompatible
 from core.methods import saved
 from core.methods.base import Site
-from core.methods.in_place import InPlace
 from core.methods.modules import (
     ATTENTION,
     MLP,
     check_plain,
     check_unquantized,
     ends_with,
+    head_sites,
     linears,
     named_linears,
     names_of,
@@ -53,6 +53,7 @@ CHECKPOINTS = True
 RATES = (1e-3, 3e-3, 6e-3)
 PATIENCE = 1
 PUBLISHED = (2e-4, "the LoRA authors' runs, GPT-2 medium: github.com/microsoft/LoRA, examples/NLG/README.md")
+PUBLISHED_ENCODER = (5e-4, "Hu et al. 2021, arXiv:2106.09685, table 9: RoBERTa-base on MNLI, SST-2, QQP and RTE")
 
 ALL_LINEAR = "all-linear"
 GROUPS = {"attention": ATTENTION, "mlp": MLP}
@@ -140,7 +141,7 @@ def targets(architecture: Architecture, config: Config) -> list[Module]:
     if asked in GROUPS:
         chosen = linears(architecture, GROUPS[asked])
     elif asked == ALL_LINEAR:
-        chosen = [m for m in architecture.linears() if m.name != architecture.head]
+        chosen = [m for m in architecture.linears() if m.name not in architecture.heads]
     else:
         chosen = named_linears(architecture, config.target_modules, TITLE)
     if not chosen:
@@ -170,7 +171,11 @@ def biases(architecture: Architecture, config: Config) -> list[Module]:
     if config.bias == "none":
         return []
     wrapped = {m.name for m in targets(architecture, config)}
-    return [m for m in architecture.modules if m.bias and (config.bias == "all" or m.name in wrapped)]
+    return [
+        m
+        for m in architecture.modules
+        if m.bias and (config.bias == "all" or m.name in wrapped) and m.name not in architecture.classifier
+    ]
 
 
 def pair_parameters(fan_in: int, fan_out: int, rank: int) -> int:
@@ -179,7 +184,8 @@ def pair_parameters(fan_in: int, fan_out: int, rank: int) -> int:
 
 
 def sites(architecture: Architecture, config: Config) -> list[Site]:
-    """Each wrapped matrix (out × in) and the r·(in + out) parameters beside it; then the biases, if they train."""
+    """Each wrapped matrix (out × in) and the r·(in + out) parameters beside it; then the biases, if they train, and a
+    classification head."""
     pairs = [
         Site(
             m.name,
@@ -188,11 +194,12 @@ def sites(architecture: Architecture, config: Config) -> list[Site]:
         )
         for m in targets(architecture, config)
     ]
-    return pairs + [Site(m.name, (m.bias,), m.bias) for m in biases(architecture, config)]
+    biased = [Site(m.name, (m.bias,), m.bias) for m in biases(architecture, config)]
+    return pairs + biased + head_sites(architecture)
 
 
 def count(architecture: Architecture, config: Config) -> int:
-    """Σ r·(in + out) over the wrapped matrices, and the biases that train."""
+    """Σ r·(in + out) over the wrapped matrices, the biases that train, and a classification head."""
     return sum(site.trained for site in sites(architecture, config))
 
 
@@ -210,8 +217,8 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
     """Freeze `model` and put a pair of matrices beside every chosen linear layer.
 
     Args:
-        keep_base: copy the biases, if they train; the rest of the base is never changed, and switching the pairs off
-            costs nothing.
+        keep_base: copy the biases and the classification head, if they train; the rest of the base is never changed,
+            and switching the pairs off costs nothing.
 
     Raises:
         Incompatible: nothing to wrap, an unknown name, or a base that is quantized already.
@@ -252,6 +259,9 @@ def attach(
 class Attached(Wrapped):
     """A model with low-rank pairs beside some of its layers; see `core.methods.base.Attached`.
 
+    Merged, W = W₀ + ΔW in every wrapped layer. A layer in few bits becomes a plain one: the decoded weight plus the
+    change, in the dtype that the base had before it was quantized.
+
     Args:
         layers: path -> the wrapper there, in the model's order.
         biased: paths of the modules whose bias trains too.
@@ -270,52 +280,9 @@ class Attached(Wrapped):
         *,
         keep_base: bool = True,
     ) -> None:
-        super().__init__(model, config, method, layers)
-        self.biases: InPlace | None = None
-        if biased:
-            # Inside a wrapper the bias is its base_layer's.
-            names = [f"{path}.base_layer.bias" if path in layers else f"{path}.bias" for path in biased]
-            own = {name: model.get_parameter(name) for name in names}
-            for parameter in own.values():
-                parameter.requires_grad_(True)
-            self.biases = InPlace(model, own, keep_base=keep_base)
-
-    def parameters(self) -> dict[str, torch.nn.Parameter]:
-        own = super().parameters()
-        if self.biases is None:
-            return own
-        own |= self.biases.parameters
-        return {name: own[name] for name, _ in self.model.named_parameters() if name in own}
-
-    def _switch(self, enabled: bool) -> None:
-        super()._switch(enabled)
-        if self.biases is not None:
-            self.biases.enable() if enabled else self.biases.disable()
-
-    def merge(self) -> torch.nn.Module:
-        """W = W₀ + ΔW in every wrapped layer; the wrappers are taken away.
-
-        A layer in four bits becomes a plain one: the decoded weight plus the change, in the dtype that the base had
-        before it was quantized.
-
-        Raises:
-            Refused: it has been merged already.
-        """
-        model = super().merge()
-        if self.biases is not None:
-            self.biases.merge()
-            self.biases = None
-        return model
-
-    def save(self, folder: Path) -> None:
-        if self.biases is None or self.biases.enabled:
-            super().save(folder)
-            return
-        self.enable()
-        try:
-            super().save(folder)
-        finally:
-            self.disable()
+        # Inside a wrapper the bias is its base_layer's.
+        names = [f"{path}.base_layer.bias" if path in layers else f"{path}.bias" for path in biased]
+        super().__init__(model, config, method, layers, names, keep_base=keep_base)
 
     def place(self, tensors: dict[str, torch.Tensor], what: str) -> None:
         # PEFT stores the head's own weight beside a pair on the head: a copy of the base, which is here already.
@@ -348,7 +315,7 @@ class Attached(Wrapped):
 
         return {
             "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
+            **saved.task_fields(self.model),
             "base_model_name_or_path": saved.base_name(self.model),
             "r": self.config.rank,
             "lora_alpha": self.config.alpha,
@@ -360,7 +327,6 @@ class Attached(Wrapped):
             "use_rslora": False,
             "use_dora": False,
             "init_lora_weights": True,
-            "modules_to_save": None,
             "inference_mode": True,
             **self.FLAGS,
         }
@@ -424,7 +390,12 @@ def _check_known(record: dict[str, Any], name: str, flags: Mapping[str, Any]) ->
             "PiSSA, OLoRA, CorDA and LoRA-GA), or merge it there and use the merged model as base.",
         )
     known = (*_READ, *_OF_NO_EFFECT, *flags)
-    odd = [f"{key}={_shown(value)}" for key, value in record.items() if key not in known and not _unused(key, value)]
+    beside = {"modules_to_save": saved.modules_beside(record)}
+    odd = [
+        f"{key}={_shown(value)}"
+        for key, value in (record | beside).items()
+        if key not in known and not _unused(key, value)
+    ]
     if odd:
         raise BadInput(
             f"The adapter in {name} uses {', '.join(odd[:5])}, which plain LoRA does not have.",

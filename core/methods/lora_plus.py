@@ -30,6 +30,7 @@ INFERENCE = lora.INFERENCE
 RATES = (3e-4, 1e-3)
 PATIENCE = 1
 PUBLISHED = (5e-5, "a LoRA rate divided by the root of the ratio; Hayou et al. 2024, arXiv:2402.12354, section 5")
+PUBLISHED_ENCODER = (1e-4, "a LoRA rate for RoBERTa-base (5e-4) divided by the root of the ratio, rounded")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from core.errors import Incompatible
+from core.methods.base import Site
 
 if TYPE_CHECKING:
     import torch
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 
 # What a linear layer of a transformer does, told by the end of its name. Every family has its own names; this is the
 # one place that lists them.
-KEYS = ("k_proj", "attention.self.key", "k_lin", "attention.key")
-VALUES = ("v_proj", "attention.self.value", "v_lin", "attention.value")
-QUERIES = ("q_proj", "attention.self.query", "q_lin", "attention.query")
+KEYS = ("k_proj", "attention.self.key", "k_lin", "attention.key", "key_proj")
+VALUES = ("v_proj", "attention.self.value", "v_lin", "attention.value", "value_proj")
+QUERIES = ("q_proj", "attention.self.query", "q_lin", "attention.query", "query_proj")
 # One matrix for queries, keys and values (GPT-2, GPT-NeoX, Bloom, Falcon, Phi-3).
 FUSED = ("c_attn", "query_key_value", "qkv_proj", "Wqkv", "W_pack")
 ATTENTION_OUTPUTS = (
@@ -26,10 +27,10 @@ ATTENTION_OUTPUTS = (
 )  # fmt: skip
 MLP_INPUTS = (
     "gate_proj", "up_proj", "gate_up_proj", "fc1", "mlp.c_fc", "dense_h_to_4h", "fc_in", "intermediate.dense", "w1",
-    "w3", "lin1", "mlp.Wi",
+    "w3", "lin1", "mlp.Wi", "ffn",
 )  # fmt: skip
 MLP_OUTPUTS = (
-    "down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h", "fc_out", "output.dense", "w2", "lin2", "mlp.Wo",
+    "down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h", "fc_out", "output.dense", "w2", "lin2", "mlp.Wo", "ffn_output",
 )  # fmt: skip
 ATTENTION = (*QUERIES, *KEYS, *VALUES, *FUSED, *ATTENTION_OUTPUTS)
 MLP = (*MLP_INPUTS, *MLP_OUTPUTS)
@@ -56,20 +57,25 @@ def is_one_of(path: str, names: Iterable[str]) -> bool:
 
 def linears(architecture: Architecture, names: Iterable[str]) -> list[Module]:
     """The linear layers that do what the names of one of the tables above stand for, in the model's order."""
-    return [m for m in architecture.linears() if m.name != architecture.head and is_one_of(m.name, names)]
+    return [m for m in architecture.linears() if m.name not in architecture.heads and is_one_of(m.name, names)]
 
 
 def named_linears(architecture: Architecture, text: str, title: str) -> list[Module]:
     """The linear layers whose names end as the list in `text` says, in the model's order.
 
     Raises:
-        Incompatible: an unknown name (with those that exist), something that is no linear layer, or a matrix that is
-            shared with the embedding.
+        Incompatible: an unknown name (with those that exist), something that is no linear layer, a classification head,
+            or a matrix that is shared with the embedding.
     """
-    candidates = list(architecture.linears())
+    candidates = [m for m in architecture.linears() if m.name not in architecture.classifier]
     names = names_of(text)
     for name in names:
-        rows = [m for m in architecture.modules if ends_with(m.name, name)]
+        rows = [m for m in architecture.modules if ends_with(m.name, name) and m.name not in architecture.classifier]
+        if not rows and any(ends_with(path, name) for path in architecture.classifier):
+            raise Incompatible(
+                f"{name} belongs to the classification head, which trains whole with every method.",
+                "Leave it out of target_modules.",
+            )
         wrong = next((m for m in rows if m not in candidates), None)
         if not rows:
             known = ", ".join(sorted({m.name.rpartition(".")[2] for m in candidates}))
@@ -88,6 +94,30 @@ def named_linears(architecture: Architecture, text: str, title: str) -> list[Mod
             "Leave it out of target_modules.",
         )
     return chosen
+
+
+def whole(m: Module) -> Site:
+    """A module of which everything trains."""
+    if m.kind in ("linear", "conv1d"):
+        shape: tuple[int, ...] = (m.out_features, m.in_features)
+    elif m.kind == "embedding":
+        shape = (m.in_features, m.out_features)
+    else:
+        shape = (m.weight,)
+    return Site(m.name, shape, m.parameters)
+
+
+def head_sites(architecture: Architecture) -> list[Site]:
+    """The classification head, which trains whole with every method; nothing for a causal language model."""
+    return [whole(m) for m in architecture.modules if m.name in architecture.classifier]
+
+
+def head_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The classification head's parameters by their name in the model; {} for a causal language model."""
+    from core.architecture import classifier_of
+
+    paths = set(classifier_of(model))
+    return {name: p for name, p in model.named_parameters() if name.rpartition(".")[0] in paths}
 
 
 def replace_module(model: torch.nn.Module, path: str, module: torch.nn.Module) -> None:

@@ -46,6 +46,7 @@ CHECKPOINTS = True
 RATES = (3e-3, 6e-3)
 PATIENCE = 1
 PUBLISHED = (2e-4, "Dettmers et al. 2023, QLoRA, arXiv:2305.14314, table 9: 7B and 13B (half of it above)")
+PUBLISHED_ENCODER = (5e-4, "as LoRA: Hu et al. 2021, arXiv:2106.09685, table 9: RoBERTa-base")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Config(lora.Config):
 
 def quantized(architecture: Architecture) -> list[Module]:
     """The layers that are stored in few bits: every linear one but the head, and none that shares its matrix."""
-    return [m for m in architecture.linears() if m.name != architecture.head and not m.tied_to]
+    return [m for m in architecture.linears() if m.name not in architecture.heads and not m.tied_to]
 
 
 def apply(
@@ -77,7 +78,7 @@ def apply(
         model: a base that is stored so already (a bitsandbytes checkpoint) is taken as it is.
         device: where the model is to run, when it is not there yet. Its layers are moved one by one and quantized
             there, so that a base that would not fit in 16 bits never stands there in 16 bits.
-        keep_base: of no effect here: the 4-bit base is never changed. (The base as it was before is not kept.)
+        keep_base: as LoRA's; the 4-bit base is never changed. (The base as it was before is not kept.)
 
     Raises:
         Incompatible: as LoRA; or bitsandbytes cannot be used on this machine.

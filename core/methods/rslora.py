@@ -31,6 +31,7 @@ INFERENCE = lora.INFERENCE
 RATES = (1e-3, 3e-3)
 PATIENCE = 1
 PUBLISHED = (2e-4, "as LoRA, whose runs on GPT-2 medium it rescales: github.com/microsoft/LoRA, examples/NLG/README.md")
+PUBLISHED_ENCODER = (5e-4, "as LoRA: Hu et al. 2021, arXiv:2106.09685, table 9: RoBERTa-base")
 
 FLAGS = {"use_rslora": True}
 

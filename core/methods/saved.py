@@ -4,8 +4,9 @@ Every folder has, beside the method's own files, a small `deltalab.json`:
 
     {"format": 1, "method": "qlora", "settings": {…}, "base": "…", "base_fingerprint": "…", "base_type": "llama", …}
 
-so that `read_record` can say what it is without opening the weights. Other programs ignore the file. A folder that PEFT
-wrote has none, and is understood by its `adapter_config.json`.
+so that `read_record` can say what it is without opening the weights. For a classifier it says the labels too, the seed
+that drew the head it began with (null: the base brought one), and whether it reads pairs of texts. Other programs
+ignore the file. A folder that PEFT wrote has none, and is understood by its `adapter_config.json`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.base import FINGERPRINT
+from core.base import FINGERPRINT, HEAD_SEED, READS_PAIRS, is_classifier, labels_of
 from core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -93,6 +94,12 @@ def write_record(folder: Path, method: str, config: Any, model: torch.nn.Module,
         "base_type": base_type(model),
         "trainable": trainable,
     }
+    if is_classifier(model):
+        record |= {
+            "labels": list(labels_of(model)),
+            "head_seed": getattr(model, HEAD_SEED, None),
+            "text_pairs": bool(getattr(model, READS_PAIRS, False)),
+        }
     write_json(folder / RECORD, record)
 
 
@@ -104,6 +111,13 @@ def check_base(model: torch.nn.Module, folder: Path) -> None:
     """
     record = read_record(folder)
     check_type(model, folder)
+    labels = record.get("labels")
+    if labels and is_classifier(model) and list(labels_of(model)) != labels:
+        raise BadInput(
+            f"The classifier in {Path(folder).name} tells {', '.join(labels[:8])} apart; this model's labels are "
+            f"{', '.join(labels_of(model)[:8])}.",
+            "Load the base with the labels that it was trained with.",
+        )
     trained_on, here = record.get("base_fingerprint"), getattr(model, FINGERPRINT, "")
     if trained_on and here and trained_on != here:
         raise BadInput(
@@ -125,6 +139,47 @@ def check_type(model: torch.nn.Module, folder: Path) -> None:
             f"The adapter in {Path(folder).name} was trained on a {there} model; this one is of type {here}.",
             "Load it onto the base that it was trained on.",
         )
+
+
+def head_in(folder: Path) -> dict[str, Any]:
+    """What `core.base.load_base` needs to know of the classification head that was trained in `folder`, as arguments;
+    {} where none was.
+
+    A folder that PEFT wrote tells only how many labels there are, by the size of the last layer.
+
+    Raises:
+        BadInput: as `read_record`.
+    """
+    folder = Path(folder)
+    record = read_record(folder)
+    if record:
+        if not record.get("labels"):
+            return {}
+        return {"labels": tuple(record["labels"]), "head_seed": record.get("head_seed") or 0}
+    if not (folder / ADAPTER_CONFIG).exists() or read_json(folder / ADAPTER_CONFIG).get("task_type") != "SEQ_CLS":
+        return {}
+    last = ("classifier.bias", "classifier.out_proj.bias")
+    found = [t for n, t in read_tensors(folder / ADAPTER_WEIGHTS).items() if n.removeprefix(PEFT_PREFIX) in last]
+    return {"labels": tuple(f"LABEL_{i}" for i in range(len(found[0])))} if found else {}
+
+
+def task_fields(model: torch.nn.Module) -> dict[str, Any]:
+    """What PEFT's file says of the task: a classification head is saved whole, beside the adapter."""
+    from core.architecture import classifier_of
+
+    paths = classifier_of(model)
+    if not paths:
+        return {"task_type": "CAUSAL_LM", "modules_to_save": None}
+    inside = f"{model.base_model_prefix}."
+    # The top of what stands outside the encoder, and the last name of what stands inside.
+    names = [p.removeprefix(inside) if p.startswith(inside) else p.partition(".")[0] for p in paths]
+    return {"task_type": "SEQ_CLS", "modules_to_save": list(dict.fromkeys(n.partition(".")[0] for n in names))}
+
+
+def modules_beside(record: Mapping[str, Any]) -> Any:
+    """The modules that PEFT's file says were trained whole beside the adapter, but for a classification head's: whether
+    those are the right ones, their names in the weights' file show."""
+    return None if record.get("task_type") == "SEQ_CLS" else record.get("modules_to_save")
 
 
 def base_type(model: torch.nn.Module) -> str:

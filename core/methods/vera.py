@@ -18,7 +18,7 @@ from core.config import knob
 from core.errors import BadInput
 from core.methods import lora, saved
 from core.methods.base import Site
-from core.methods.modules import check_plain, check_unquantized, names_of
+from core.methods.modules import check_plain, check_unquantized, head_sites, names_of
 from core.methods.wrapped import Wrapped, shortest_names, wrap
 
 if TYPE_CHECKING:
@@ -86,15 +86,16 @@ def targets(architecture: Architecture, config: Config) -> list[Module]:
 
 
 def sites(architecture: Architecture, config: Config) -> list[Site]:
-    """Each changed matrix and its r + out numbers."""
-    return [
+    """Each changed matrix and its r + out numbers; then a classification head."""
+    changed = [
         Site(m.name, (m.out_features, m.in_features), config.rank + m.out_features)
         for m in targets(architecture, config)
     ]
+    return changed + head_sites(architecture)
 
 
 def count(architecture: Architecture, config: Config) -> int:
-    """Σ (r + out) over the changed matrices."""
+    """Σ (r + out) over the changed matrices, and a classification head."""
     return sum(site.trained for site in sites(architecture, config))
 
 
@@ -102,7 +103,7 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
     """Freeze `model`, draw the shared pair and put two vectors beside every chosen layer.
 
     Args:
-        keep_base: of no effect here: the base is never changed.
+        keep_base: copy the classification head, if there is one; the rest of the base is never changed.
 
     Raises:
         Incompatible: as LoRA.
@@ -122,7 +123,7 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
     }
     wrap(model, layers)
     model.add_module(_MODULE, projection)
-    return Attached(model, config, NAME, layers)
+    return Attached(model, config, NAME, layers, keep_base=keep_base)
 
 
 class Attached(Wrapped):
@@ -156,7 +157,7 @@ class Attached(Wrapped):
 
         return {
             "peft_type": "VERA",
-            "task_type": "CAUSAL_LM",
+            **saved.task_fields(self.model),
             "base_model_name_or_path": saved.base_name(self.model),
             "r": self.config.rank,
             "target_modules": shortest_names(list(self.layers), [n for n, _ in self.model.named_modules()]),
@@ -166,7 +167,6 @@ class Attached(Wrapped):
             "d_initial": self.config.d_initial,
             "fan_in_fan_out": all(is_conv1d(layer.base_layer) for layer in self.layers.values()),
             "bias": "none",
-            "modules_to_save": None,
             "init_weights": True,
             "inference_mode": True,
         }
@@ -188,10 +188,11 @@ def read_config(folder: Path) -> Config:
     own: Config | None = saved.own_settings(folder, NAME)
     if own is not None:
         return own
+    there = record | {"modules_to_save": saved.modules_beside(record)}
     odd = [
-        f"{key}={record[key]!r}"
+        f"{key}={there[key]!r}"
         for key in ("bias", "modules_to_save", "layers_to_transform", "layers_pattern", "exclude_modules")
-        if record.get(key) not in (None, "none", [], "")
+        if there.get(key) not in (None, "none", [], "")
     ]
     if odd:
         raise BadInput(

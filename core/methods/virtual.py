@@ -29,8 +29,14 @@ def embedding_width(architecture: Architecture) -> int:
     """Width of the token embedding.
 
     Raises:
-        Incompatible: the model has none.
+        Incompatible: the model has none, or it is an encoder.
     """
+    if architecture.classifier:
+        raise Incompatible(
+            f"{architecture.name} is an encoder, whose label is read off its first token: trained tokens would "
+            "stand in that place.",
+            "Use lora, bitfit or ia3; they train encoders as published.",
+        )
     row = next((m for m in architecture.modules if m.kind == "embedding"), None)
     if row is None:
         raise Incompatible(f"{architecture.name} has no token embedding.", "Choose a transformer as base.")

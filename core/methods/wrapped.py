@@ -10,12 +10,14 @@ A wrapper is a module with
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import Refused
 from core.methods import saved
-from core.methods.modules import ends_with, replace_module
+from core.methods.in_place import InPlace
+from core.methods.modules import ends_with, head_parameters, replace_module
 
 if TYPE_CHECKING:
     import torch
@@ -37,27 +39,48 @@ class Wrapped:
     Args:
         method: the method's name, for the record.
         layers: path -> the wrapper there, in the model's order.
+        own: the model's own parameters that train beside the wrappers, by name. A classification head is added.
+        keep_base: copy their values, so that `disable` works; without such parameters there is nothing to copy.
 
     A method's own class says in `adapter_config` what PEFT's file says of it (None: PEFT does not have the method), and
     in `check` what else must agree before an adapter is loaded.
     """
 
-    def __init__(self, model: torch.nn.Module, config: Any, method: str, layers: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        config: Any,
+        method: str,
+        layers: dict[str, Any],
+        own: Iterable[str] = (),
+        *,
+        keep_base: bool = True,
+    ) -> None:
         self.model = model
         self.config = config
         self.method = method
         self.layers: dict[str, Any] = layers
+        self.own: InPlace | None = None
+        chosen = {name: model.get_parameter(name) for name in own} | head_parameters(model)
+        if chosen:
+            for parameter in chosen.values():
+                parameter.requires_grad_(True)
+            self.own = InPlace(model, chosen, keep_base=keep_base)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """The trained parameters by their name in the model, in the model's order."""
-        return {
+        found = {
             f"{path}.{name}": parameter
             for path, layer in self.layers.items()
             for name, parameter in layer.trained().items()
         }
+        if self.own is None:
+            return found
+        found |= self.own.parameters
+        return {name: found[name] for name, _ in self.model.named_parameters() if name in found}
 
     def trainable_names(self) -> list[str]:
-        """Names of the wrappers' own parameters."""
+        """Names of the wrappers' own parameters, and of the model's own that train with them."""
         return list(self.parameters())
 
     def rate_factors(self) -> dict[str, float]:
@@ -65,7 +88,11 @@ class Wrapped:
         return {}
 
     def disable(self) -> None:
-        """Compute what the base computes: the wrappers pass everything on. Costs no memory."""
+        """Compute what the base computes: the wrappers pass everything on. Costs no memory.
+
+        Raises:
+            Refused: parameters of the model's own train too, and no copy was kept.
+        """
         self._switch(False)
 
     def enable(self) -> None:
@@ -73,6 +100,8 @@ class Wrapped:
         self._switch(True)
 
     def _switch(self, enabled: bool) -> None:
+        if self.own is not None:
+            self.own.enable() if enabled else self.own.disable()
         for layer in self.layers.values():
             layer.enabled = enabled
 
@@ -90,6 +119,9 @@ class Wrapped:
             for path, layer in self.layers.items():
                 replace_module(self.model, path, layer.merged())
         self.layers = {}
+        if self.own is not None:
+            self.own.merge()
+            self.own = None
         return self.model
 
     # --- the saved form -------------------------------------------------------------------------------------------
@@ -124,8 +156,9 @@ class Wrapped:
 
         if not self.layers:
             raise Refused("This adapter has been folded into the weights; there is nothing of its own left to save.")
+        with self.own.in_place() if self.own is not None else nullcontext():
+            tensors = {n: t.detach().cpu().contiguous() for n, t in self.stored().items()}
         config = self.adapter_config()
-        tensors = {n: t.detach().cpu().contiguous() for n, t in self.stored().items()}
         trained = sum(p.numel() for p in self.parameters().values())
         with saved.replacing(folder) as fresh:
             save_file(tensors, fresh / saved.ADAPTER_WEIGHTS, metadata={"format": "pt"})
@@ -141,7 +174,9 @@ class Wrapped:
         """
         folder = Path(folder)
         self.check(folder)
-        self.place(saved.read_tensors(folder / saved.ADAPTER_WEIGHTS), f"The adapter in {folder.name}")
+        tensors = saved.read_tensors(folder / saved.ADAPTER_WEIGHTS)
+        with self.own.in_place() if self.own is not None else nullcontext():
+            self.place(tensors, f"The adapter in {folder.name}")
 
 
 def shortest_names(paths: list[str], all_paths: Iterable[str]) -> list[str]:

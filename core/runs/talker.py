@@ -334,13 +334,14 @@ class Shelf:
             DeltalabError: the base or the adapter cannot be loaded.
         """
         from core.methods import saved_as
+        from core.methods.saved import head_in
 
         key: tuple[Any, ...] = (source, revision)
         if adapter is None:
             return self._keep(key, self._kept.get(key) or self._load(source, revision, None))
         folder = Path(adapter)
         method, settings = saved_as(folder)
-        key = (source, revision, method, repr(settings))
+        key = (source, revision, method, repr(settings), repr(head_in(folder)))
         stamp = (adapter, max(f.stat().st_mtime_ns for f in folder.iterdir()))
         model = self._kept.pop(key, None)
         if model is None:
@@ -354,14 +355,11 @@ class Shelf:
         return self._keep(key, model)
 
     def _load(self, source: str, revision: str | None, folder: Path | None) -> _Model:
-        from core.base import load_base
         from core.hardware import pick_precision
-        from core.methods import attach_saved, loading, saved_as
+        from core.methods import load_saved
 
-        method = saved_as(folder)[0] if folder is not None else None
-        base = load_base(source, revision=revision, **loading(method, pick_precision(self.device), self.device))
-        attached = attach_saved(base.model, folder, device=self.device) if folder is not None else None
-        base.model.eval()
+        precision = pick_precision(self.device)
+        base, attached = load_saved(source, folder, revision=revision, precision=precision, device=self.device)
         return _Model(base, attached, None, sum(p.numel() * p.element_size() for p in base.model.parameters()))
 
     def _keep(self, key: tuple[Any, ...], model: _Model) -> _Model:
@@ -389,8 +387,8 @@ def _answer(
 
     import torch
 
-    from core.evaluate import stream
     from core.hardware import pick_precision
+    from core.objective import answer
     from core.template import conversation
 
     model = shelf.get(question["base"], question["revision"], question["adapter"])
@@ -401,7 +399,7 @@ def _answer(
     for side, messages in question["sides"].items():
         if model.attached is not None:
             model.attached.disable() if side == "before" else model.attached.enable()
-        pieces = stream(
+        pieces = answer(
             model.base.model,
             model.base.tokenizer,
             conversation(messages),

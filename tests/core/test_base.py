@@ -249,14 +249,14 @@ def binary_config(folder: Path) -> None:
     (folder / "config.json").write_bytes(b"\xff\xfe\x00")
 
 
-def bert(folder: Path) -> None:
-    change(folder / "config.json", model_type="bert", architectures=["BertForMaskedLM"])
+def encoder_unknown(folder: Path) -> None:
+    change(folder / "config.json", model_type="mpnet", architectures=["MPNetForMaskedLM"])
 
 
-def bert_unnamed(folder: Path) -> None:
-    from transformers import BertConfig
+def encoder_unnamed(folder: Path) -> None:
+    from transformers import MPNetConfig
 
-    BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4).save_pretrained(folder)
+    MPNetConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4).save_pretrained(folder)
     change(folder / "config.json", architectures=None)
 
 
@@ -348,8 +348,8 @@ def index_empty(folder: Path) -> None:
         (bad_json, "config.json is not valid JSON .line 2"),
         (not_an_object, "does not hold a JSON object"),
         (binary_config, "cannot be read"),
-        (bert, "not a causal language model but a BertForMaskedLM"),
-        (bert_unnamed, "not a causal language model but a bert"),
+        (encoder_unknown, "not a causal language model but a MPNetForMaskedLM.*an encoder .bert, roberta"),
+        (encoder_unnamed, "not a causal language model but a mpnet"),
         (t5, "not a causal language model but a T5ForConditionalGeneration"),
         (vision, "not a causal language model but a Llava"),
         (remote_code, "needs Python code from its repository, which Deltalab never runs"),
@@ -506,7 +506,7 @@ class Hub(BaseHTTPRequestHandler):
 def hub(checkpoints, tmp_path_factory) -> Iterator[str]:
     Hub.repos = {f"tiny/{family}": checkpoints / family for family in FAMILIES}
     Hub.repos["shop/Small.Model_1"] = checkpoints / "llama"
-    for name, damage in {"pickle": pickled, "code": remote_code, "bert": bert, "bare": no_config}.items():
+    for name, damage in {"pickle": pickled, "code": remote_code, "mpnet": encoder_unknown, "bare": no_config}.items():
         folder = Path(shutil.copytree(checkpoints / "llama", tmp_path_factory.mktemp(name) / name))
         damage(folder)
         Hub.repos[f"bad/{name}"] = folder
@@ -571,7 +571,7 @@ REFUSALS = [
     ("tiny/llama", "no-such-branch", "has no revision 'no-such-branch'"),
     ("bad/pickle", None, "pickled weights only (pytorch_model.bin)"),
     ("bad/code", None, "needs Python code from its repository"),
-    ("bad/bert", None, "not a causal language model but a BertForMaskedLM"),
+    ("bad/mpnet", None, "not a causal language model but a MPNetForMaskedLM"),
     ("bad/bare", None, "has no config.json"),
     ("bad/huge", None, "needs 888178 TiB on the disk|on the disk, and"),
 ]

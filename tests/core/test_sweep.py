@@ -62,6 +62,8 @@ def test_another_base_gets_a_published_rate_with_its_source() -> None:
     text = sweep.defaults_text([row("lora", "json", 3e-3, 1.0, 0.9), row("full", "json", 5e-4, 1.0, 0.9)])
     for method, (rate, source) in ((name, module.PUBLISHED) for name, module in METHODS.items()):
         assert (f"# {source}\n[{method}.other]\nlearning_rate = {rate}\n" in text) == (method in ("lora", "full"))
+        rate, source = getattr(METHODS[method], "PUBLISHED_ENCODER", (0.0, ""))
+        assert (f"# {source}\n[{method}.encoder]\nlearning_rate = {rate}\n" in text) == (method in ("lora", "full"))
     for method in METHODS:
         config = RunConfig(base="owner/name", method=method)
         assert resolved(config).train.learning_rate == METHODS[method].PUBLISHED[0] < 0.5

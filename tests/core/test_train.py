@@ -163,7 +163,7 @@ def test_accumulated_passes_give_the_gradient_of_one_large_batch(
     from core.batches import collate
     from core.template import pad_id
 
-    whole = collate([run.material.train[i] for i in numbers], pad_id(run.tokenizer))
+    whole = collate([run.objective.train[i] for i in numbers], pad_id(run.tokenizer))  # type: ignore[attr-defined]
     mean = answer_loss_sum(run.model, whole.ids, whole.labels) / whole.answer_tokens
     mean.backward()
     assert loss == pytest.approx(mean.item(), rel=1e-5)
@@ -295,13 +295,13 @@ import json, resource, sys
 import torch
 from pathlib import Path
 from core.config import RunConfig
-from core import train as loop, events, evaluate
-original = loop.answer_loss_sum
+from core import train as loop, events, objective
+original = objective.answer_loss_sum
 def hungry(model, ids, labels):
     limit = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize() + 200 * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     return original(model, ids.repeat(60, 12)[:, :250], labels.repeat(60, 12)[:, :250])
-loop.answer_loss_sum = hungry
+objective.answer_loss_sum = hungry
 last = list(loop.train(RunConfig.from_dict(json.loads(sys.argv[1])), Path(sys.argv[2])))[-1]
 print(json.dumps(events.to_dict(last)))
 """
