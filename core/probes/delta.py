@@ -132,7 +132,9 @@ def _in_place(values: Any) -> Iterator[Change]:
     for name, was, became in values.values():
         flip = isinstance(values.model.get_submodule(name.rpartition(".")[0]), Conv1D) and was.dim() == 2
         base, now = ((t.t() if flip else t).cpu() for t in (was, became))
-        yield Change(name.replace(".base_layer", ""), base.float(), whole=now.double() - base.double())
+        # A copy: these are the model's own values, and whoever holds the change may write into the model.
+        own = base.float().clone()
+        yield Change(name.replace(".base_layer", ""), own, whole=now.double() - base.double())
 
 
 def _wrapped(path: str, layer: Any) -> Iterator[Change]:
