@@ -85,14 +85,16 @@ def test_pissa_changed_by_twice_its_rank_and_lora_by_its_rank() -> None:
 
 
 def test_the_rounding_of_a_merged_weight_is_no_direction() -> None:
-    """IA3 that scales one row changes one direction; merging rounds every other row's numbers by nothing."""
-    attached = attach("ia3", "llama_biased")
-    layer = next(iter(attached.layers.values()))
+    """DoRA whose lengths follow its direction is LoRA: of its rank, though merging rounds every number of W."""
+    attached = attach("dora", "llama_biased", rank=2)
     with torch.no_grad():
-        layer.ia3_l.flatten()[0] = 1.5
-    ranks = [c.rank for c in changes(attached) if c.matrix]
-    assert ranks[0] == 1
-    assert set(ranks[1:]) == {0}
+        for layer in attached.layers.values():
+            layer.lora_B.weight.normal_(generator=torch.Generator().manual_seed(3))
+            layer.lora_magnitude_vector.weight.copy_(layer.length())
+    found = list(changes(attached))
+    assert {c.rank for c in found} == {2}
+    assert max(len(c.svd[1]) for c in found) == 32
+    assert all(float(c.svd[1][2]) > 0 for c in found), "there is rounding, or this tests nothing"
 
 
 @pytest.mark.parametrize("method", list(METHODS))
