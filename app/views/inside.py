@@ -285,9 +285,11 @@ def _overlap(run: Run, runs: Sequence[Run]) -> None:
     with left:
         other = _pick("other", "Other run", others, compare.named(others))
     with right:
+        linked = st.query_params.get("side")
         side = st.segmented_control(
-            "Directions", list(SIDES), format_func=SIDES.__getitem__, default="input", required=True, key="side"
-        )
+            "Directions", list(SIDES), format_func=SIDES.__getitem__, required=True, key="inside-side",
+            default=linked if linked in SIDES else "input", on_change=_keep, args=("side",),
+        )  # fmt: skip
     probing.section(
         "overlap", [run, other], {"side": side or "input"}, key=f"inside-{run.id}-{other.id}",
         show=partial(show_overlap, key=f"{run.id}-{other.id}"), label="Compare the two",
