@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from app import charts, charts_inside, compare, live, probing, state
+from app.address import keep_in_link, linked
 from app.story import plain
 from core.methods import METHODS
 from core.probes.delta import without
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 MOST_RUNS = 200
 SIDES = {"input": "What the matrices read", "output": "What they write"}
+SIDE = "input"
 LONGEST = 4000
 
 
@@ -77,33 +79,22 @@ def _example() -> None:
     show_overlap(results["overlap"], "recorded")
 
 
-def _pick(name: str, label: str, runs: Sequence[Run], labels: dict[str, str], help: str | None = None) -> Run:
-    """A choice among runs that the address keeps by id."""
-    by_id = {run.id: run for run in runs}
+def _pick(name: str, label: str, runs: Sequence[Run]) -> Run:
+    """A choice among runs, the first of them at first, that the address keeps by id."""
+    by_id, labels = {run.id: run for run in runs}, compare.named(runs)
     ids = list(by_id)
-    linked = st.query_params.get(name)
     chosen = st.selectbox(
-        label,
-        ids,
-        index=ids.index(linked) if linked in by_id else 0,
-        format_func=labels.__getitem__,
-        key=f"inside-{name}",
-        help=help,
-        on_change=_keep,
-        args=(name,),
-    )
+        label, ids, index=ids.index(linked(name, ids, ids[0])), format_func=labels.__getitem__, key=name,
+        on_change=keep_in_link, args=(name, ""),
+    )  # fmt: skip
     return by_id[str(chosen)]
-
-
-def _keep(name: str) -> None:
-    st.query_params[name] = st.session_state[f"inside-{name}"]
 
 
 def _chosen(runs: Sequence[Run]) -> Run:
     wanted = st.query_params.get("run")
     if wanted and wanted not in {run.id for run in runs}:
         st.warning("The run in this address is not among your finished ones; the newest is shown.")
-    run = _pick("run", "Run", runs, compare.named(runs))
+    run = _pick("run", "Run", runs)
     about = METHODS[run.config["method"]]
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f"{about.TITLE}: {about.FORMULA}")
@@ -283,15 +274,14 @@ def _overlap(run: Run, runs: Sequence[Run]) -> None:
         return
     left, right = st.columns(2, gap="medium")
     with left:
-        other = _pick("other", "Other run", others, compare.named(others))
+        other = _pick("other", "Other run", others)
     with right:
-        linked = st.query_params.get("side")
         side = st.segmented_control(
-            "Directions", list(SIDES), format_func=SIDES.__getitem__, required=True, key="inside-side",
-            default=linked if linked in SIDES else "input", on_change=_keep, args=("side",),
+            "Directions", list(SIDES), format_func=SIDES.__getitem__, required=True, key="side",
+            default=linked("side", list(SIDES), SIDE), on_change=keep_in_link, args=("side", SIDE),
         )  # fmt: skip
     probing.section(
-        "overlap", [run, other], {"side": side or "input"}, key=f"inside-{run.id}-{other.id}",
+        "overlap", [run, other], {"side": side or SIDE}, key=f"inside-{run.id}-{other.id}",
         show=partial(show_overlap, key=f"{run.id}-{other.id}"), label="Compare the two",
         takes="about ten seconds on the embedded base",
     )  # fmt: skip

@@ -78,7 +78,7 @@ def test_without_a_run_it_says_how_to_get_one(draw) -> None:
 def test_a_foreign_run_is_not_shown(made: Made, draw) -> None:
     page = draw(run="0123456789abcdef")
     assert "not among your finished ones" in page.warning[0].value
-    assert page.selectbox(key="inside-run").value in {r.id for r in made.run.values()}
+    assert page.selectbox(key="run").value in {r.id for r in made.run.values()}
 
 
 def test_the_button_measures_and_the_page_shows_it(made: Made, draw) -> None:
@@ -104,7 +104,7 @@ def test_everything_about_a_lora_run(made: Made, draw) -> None:
     tokens = measured(made, "tokens", run, prompt="")
     overlap = measured(made, "overlap", run, other, side="input")
     page = draw(run=run.id, other=other.id)
-    assert page.selectbox(key="inside-other").value == other.id
+    assert page.selectbox(key="other").value == other.id
     text = words(page).replace("\\", "")
     for chart in (
         charts_inside.norms(spectrum),
