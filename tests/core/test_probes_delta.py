@@ -200,6 +200,17 @@ def test_amplification_of_a_direction_that_the_base_has() -> None:
     assert told["chance"] == pytest.approx(math.sqrt(64.25 / 60))
 
 
+def test_the_strongest_of_a_wide_matrix_are_found_nearly_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = torch.randn(60, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole += matrix([60.0, 50.0, 40.0, 30.0], (60, 50))  # trained weights have such a head over such a bulk
+    exact = spectrum.strongest(whole, 4)
+    assert torch.equal(exact, torch.linalg.svdvals(whole)[:4])
+    monkeypatch.setattr(spectrum, "WIDE", 10)
+    before = torch.get_rng_state()
+    torch.testing.assert_close(spectrum.strongest(whole, 4), exact, rtol=1e-4, atol=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 # --- overlap ----------------------------------------------------------------------------------------------------------
 
 
