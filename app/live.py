@@ -55,14 +55,18 @@ class Recorded:
     @property
     def label(self) -> str:
         """Where it was made: 'CPU name · 2026-11-22 · commit abc1234', 'from a modified tree' where that is so."""
-        p = self.provenance
-        commit = str(p.get("commit") or "")
-        if commit and not commit.startswith("version "):  # where there is no repository, a version stands in its place
-            commit = f"commit {commit[:7]}"
-        parts = [str(p.get("device") or ""), str(p.get("date") or "")[:10], commit]
-        if p.get("changed"):
-            parts.append("from a modified tree")
-        return " · ".join(part for part in parts if part)
+        return made_where(self.provenance)
+
+
+def made_where(p: Mapping[str, Any]) -> str:
+    """A provenance in one line, as `Recorded.label` has it."""
+    commit = str(p.get("commit") or "")
+    if commit and not commit.startswith("version "):  # where there is no repository, a version stands in its place
+        commit = f"commit {commit[:7]}"
+    parts = [str(p.get("device") or ""), str(p.get("date") or "")[:10], commit]
+    if p.get("changed"):
+        parts.append("from a modified tree")
+    return " · ".join(part for part in parts if part)
 
 
 def say(error: DeltalabError) -> None:

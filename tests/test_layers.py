@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from core.probes import PROBES
+
 ROOT = Path(__file__).parents[1]
 ORDER = ["kernels", "core", "lessons", "app"]
 FILES = sorted(p for layer in ORDER for p in (ROOT / layer).rglob("*.py") if "node_modules" not in p.parts)
@@ -51,7 +53,16 @@ def test_nothing_unsafe_is_called(path: Path) -> None:
 
 
 HEAVY = ("torch", "transformers", "bitsandbytes", "peft", "triton", "accelerate")
-LIGHT = ["core.config", "core.methods", "core.world", "core.events", "core.dataset", "core.runs.store", "core.hardware"]
+LIGHT = [
+    *PROBES.values(),
+    "core.config",
+    "core.methods",
+    "core.world",
+    "core.events",
+    "core.dataset",
+    "core.runs.store",
+    "core.hardware",
+]
 
 
 @pytest.mark.parametrize("module", LIGHT)

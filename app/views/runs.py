@@ -195,6 +195,9 @@ def _tools(run: Run) -> None:
                 icon=":material/science:",
                 query_params=playground_link(run),
             )
+        if run.adapter is not None and not run.active:
+            link = {"run": run.id}
+            st.page_link(state.page("inside"), label="Look inside", icon=":material/frame_inspect:", query_params=link)
         with st.popover("Rename", icon=":material/edit:"):
             title = st.text_input("Name", value=run.title or "", max_chars=200, key=f"name-{run.id}")
             if st.button("Save", key=f"rename-{run.id}"):

@@ -95,21 +95,24 @@ def asks_for_help(asked: argparse.Namespace) -> bool:
 
 def print_knobs(method: str) -> int:
     """List every knob of a method and of the loop, with its default and range, from the fields themselves."""
-    import dataclasses
-
     from core.config import RunConfig, TrainConfig
 
-    own = type(RunConfig.from_dict({"method": method}).settings)
-    for title, cls in ((f"Settings of {method}", own), ("Settings of the training loop", TrainConfig)):
-        if not dataclasses.fields(cls):
-            continue
-        print(f"{title}:")
-        for f in dataclasses.fields(cls):
-            meta = f.metadata
-            default = "by method and task" if f.default is None else f.default
-            bounds = ", ".join(meta["choices"]) or f"{meta['low']:g} to {meta['high']:g}" if _bounded(meta) else ""
-            print(f"  {f.name} = {default}{f'  ({bounds})' if bounds else ''}\n      {meta['doc']}")
+    print_fields(f"Settings of {method}", type(RunConfig.from_dict({"method": method}).settings))
+    print_fields("Settings of the training loop", TrainConfig)
     return DONE
+
+
+def print_fields(title: str, cls: Any) -> None:
+    """List the knobs of a dataclass, if it has any, each with its default, range and doc line."""
+    import dataclasses
+
+    if dataclasses.fields(cls):
+        print(f"{title}:")
+    for f in dataclasses.fields(cls):
+        meta = f.metadata
+        default = "by method and task" if f.default is None else f.default
+        bounds = ", ".join(meta["choices"]) or f"{meta['low']:g} to {meta['high']:g}" if _bounded(meta) else ""
+        print(f"  {f.name} = {default}{f'  ({bounds})' if bounds else ''}\n      {meta['doc']}")
 
 
 def _bounded(meta: Any) -> bool:

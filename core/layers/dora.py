@@ -61,6 +61,9 @@ class DirectionAndMagnitude(LowRank):
         # Written as a difference from y, so that at the first step (ratio 1, change 0) it is y to the bit.
         return y + (ratio - 1) * plain + ratio * change
 
+    def pair(self) -> None:
+        """None: new lengths change every row of the weight, in as many directions as it has."""
+
     def trained(self) -> dict[str, nn.Parameter]:
         """A, B and m, by the ends of their names."""
         name = "lora_magnitude_vector.weight"

@@ -148,6 +148,11 @@ class LowRank(Wrapping):
         """ΔW = (α/r)·BA, of shape (out, in), in float32."""
         return (self.lora_B.weight @ self.lora_A.weight).detach() * self.scale
 
+    def pair(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """(sB, A), of shapes (out, r) and (r, in): their product is all that changes of the weight. None for a variant
+        that changes it by more than a product."""
+        return self.lora_B.weight.detach() * self.scale, self.lora_A.weight.detach()
+
     def trained(self) -> dict[str, nn.Parameter]:
         """The two matrices, by the ends of their names."""
         return {f"{part}.weight": self.get_parameter(f"{part}.weight") for part in ("lora_A", "lora_B")}

@@ -82,6 +82,12 @@ class PrincipalPair(LowRank):
             with_weight(self.base_layer, dense_weight(self.base_layer, torch.float32) + self.scale * moved)
         self.start = (a.clone(), b.clone())
 
+    def pair(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(s·[B, −B₀], [A; A₀]), of rank 2r: what changed of W₀, a part of which was the pair's own start."""
+        a, b = self.start
+        left = torch.cat([self.lora_B.weight.detach(), -b.to(self.lora_B.weight.device)], dim=1) * self.scale
+        return left, torch.cat([self.lora_A.weight.detach(), a.to(self.lora_A.weight.device)])
+
     def merged(self) -> nn.Module:
         """The plain layer with W_res + s·BA, whether switched on or off."""
         self.enabled = True

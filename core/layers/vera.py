@@ -74,11 +74,15 @@ class SharedRandomPair(Wrapping):
         """The two vectors, by their names."""
         return {"vera_lambda_b": self.vera_lambda_b, "vera_lambda_d": self.vera_lambda_d}
 
+    def pair(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(Λ_b·B, Λ_d·A), of shapes (out, r) and (r, in): their product is ΔW."""
+        a, b = self._pair()
+        return (self.vera_lambda_b[:, None] * b).detach(), (self.vera_lambda_d[:, None] * a).detach()
+
     def delta(self) -> torch.Tensor:
         """ΔW = Λ_b·B·Λ_d·A, of shape (out, in), in float32."""
-        a, b = self._pair()
-        change: torch.Tensor = (self.vera_lambda_b[:, None] * b) @ (self.vera_lambda_d[:, None] * a)
-        return change.detach()
+        left, right = self.pair()
+        return left @ right
 
     def merged(self) -> nn.Module:
         """The plain layer with W₀ + ΔW."""

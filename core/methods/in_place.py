@@ -75,14 +75,30 @@ class InPlace:
 
     def _swap(self) -> None:
         if self._aside is None:
-            raise Refused(
-                "The base's own weights are gone: they were trained in place and no copy was kept.",
-                "Load the base again to see it as it was.",
-            )
+            raise self._gone()
         for name, parameter in self.parameters.items():
             current = parameter.data
             parameter.data = self._aside[name].to(current.device)
             self._aside[name] = current.cpu()
+
+    @staticmethod
+    def _gone() -> Refused:
+        return Refused(
+            "The base's own weights are gone: they were trained in place and no copy was kept.",
+            "Load the base again to see it as it was.",
+        )
+
+    def values(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+        """(name, the base's values, the trained ones) of each parameter, wherever they are now; not to be written to.
+
+        Raises:
+            Refused: as `disable`.
+        """
+        if self._aside is None:
+            raise self._gone()
+        for name, parameter in self.parameters.items():
+            here, aside = parameter.detach(), self._aside[name]
+            yield (name, aside, here) if self.enabled else (name, here, aside)
 
     def merge(self) -> torch.nn.Module:
         """Nothing needs folding: the trained values are the model's own. The copy of the base is let go.

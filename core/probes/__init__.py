@@ -23,8 +23,9 @@ Tell = Callable[[float | None, str], None]
 class Source:
     """A finished run, as a probe sees it.
 
-    id: the run's. title: its name. config: as the run was resolved (`RunConfig.to_dict`). adapter: the folder with what
-    it learnt. dtype: the precision it was trained and scored in.
+    id: the run's. title: its name. config: as the run was resolved (`RunConfig.to_dict`); of a run on somebody's own
+    file, `data` is the copy in the run's folder. adapter: the folder with what it learnt. dtype: the precision it was
+    trained and scored in.
     """
 
     id: str
@@ -61,7 +62,12 @@ class Probe(Protocol):
         """
 
 
-PROBES: dict[str, str] = {}
+PROBES: dict[str, str] = {
+    "spectrum": "core.probes.spectrum",
+    "truncation": "core.probes.truncation",
+    "tokens": "core.probes.tokens",
+    "overlap": "core.probes.overlap",
+}
 """name -> module"""
 
 

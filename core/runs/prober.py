@@ -86,16 +86,14 @@ class Prober:
             NotFound, Refused, BadInput: no such run or probe, a run that has learnt nothing, wrong settings, or too
                 many measurements waiting.
         """
-        request, folder = self._asked(name, run_ids, settings, owner)
+        request, folder = asked(self.store, name, run_ids, settings, owner)
         with self._mutex:
             known = self._known(folder)
             if known is not None and known.status not in (FAILED, CANCELLED):
                 return known
             if sum(job.owner == owner and job.state.active for job in self._jobs.values()) >= MOST_WAITING:
                 raise Refused(f"{MOST_WAITING} of your measurements wait already.", "Let one finish, or stop it.")
-            _make_room(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
+            prepare(folder, request)
             job = self._jobs[folder] = _Job(owner, Probing(WAITING, text="Waiting", folder=folder))
             threading.Thread(target=self._carry_out, args=(folder, job), name="probe", daemon=True).start()
             return job.state
@@ -106,13 +104,13 @@ class Prober:
         Raises:
             as `start`.
         """
-        _, folder = self._asked(name, run_ids, settings, owner)
+        _, folder = asked(self.store, name, run_ids, settings, owner)
         with self._mutex:
             return self._known(folder)
 
     def cancel(self, name: str, run_ids: Sequence[str], settings: Mapping[str, Any], owner: str) -> None:
         """Stop it, if it is on."""
-        _, folder = self._asked(name, run_ids, settings, owner)
+        _, folder = asked(self.store, name, run_ids, settings, owner)
         with self._mutex:
             job = self._jobs.get(folder)
         if job is not None:
@@ -127,48 +125,11 @@ class Prober:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _asked(
-        self, name: str, run_ids: Sequence[str], settings: Mapping[str, Any], owner: str
-    ) -> tuple[dict[str, Any], Path]:
-        """The request as the process reads it, and the folder that belongs to it."""
-        what = probe(name)
-        config = settings_of(what.Config, dict(settings))
-        least, most = what.RUNS
-        if not least <= len(run_ids) <= most:
-            wanted = str(least) if least == most else f"{least} to {most}"
-            raise BadInput(f"{what.TITLE} takes {wanted} runs, not {len(run_ids)}.")
-        runs = [self._source(run_id, owner) for run_id in run_ids]
-        request = {"probe": name, "runs": runs, "settings": dataclasses.asdict(config)}
-        stamps = [max(f.stat().st_mtime_ns for f in Path(r["adapter"]).iterdir()) for r in runs]
-        key = hashlib.sha256(json.dumps([request, stamps], sort_keys=True).encode()).hexdigest()[:16]
-        if run_ids:
-            home = self.store.get(run_ids[0], owner).folder / "probes"
-        else:
-            home = self.store.home / "probes" / hashlib.sha256(owner.encode()).hexdigest()[:16]
-        return request, home / f"{name}-{key}"
-
-    def _source(self, run_id: str, owner: str) -> dict[str, Any]:
-        run = self.store.get(run_id, owner)
-        if run.adapter is None or run.active:
-            raise Refused("This run has learnt nothing yet that could be measured.", "Wait until it is finished.")
-        started = self.store.events(run_id, owner, kinds=("started",))
-        return {
-            "id": run.id,
-            "title": run.title or "",
-            "config": run.config,
-            "adapter": str(run.adapter),
-            "dtype": started[-1][1].get("dtype") if started else None,
-        }
-
     def _known(self, folder: Path) -> Probing | None:
         job = self._jobs.get(folder)
         if job is not None and job.state.status != FINISHED:
             return job.state
-        try:
-            kept = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
-            return None
-        return Probing(FINISHED, 1.0, result=kept["result"], folder=folder, seconds=kept["seconds"])
+        return kept(folder)
 
     def _carry_out(self, folder: Path, job: _Job) -> None:
         """One measurement from its turn to its end, in a thread."""
@@ -236,6 +197,75 @@ class _Job:
             self.process.terminate()
 
 
+# --- what is asked, and what is kept of the answer --------------------------------------------------------------------
+
+
+def asked(
+    store: Store, name: str, run_ids: Sequence[str], settings: Mapping[str, Any], owner: str
+) -> tuple[dict[str, Any], Path]:
+    """A measurement as `measure` takes it, and the folder in which its result is kept.
+
+    Raises:
+        NotFound, Refused, BadInput: no such run or probe, a run that has learnt nothing, wrong settings.
+    """
+    what = probe(name)
+    config = settings_of(what.Config, dict(settings))
+    least, most = what.RUNS
+    if not least <= len(run_ids) <= most:
+        wanted = str(least) if least == most else f"{least} to {most}"
+        raise BadInput(f"{what.TITLE} takes {wanted} run{'' if most == 1 else 's'}, not {len(run_ids)}.")
+    runs = [_source(store, run_id, owner) for run_id in run_ids]
+    request = {"probe": name, "runs": runs, "settings": dataclasses.asdict(config)}
+    # A run's name is no part of the question: what was measured outlives its renaming.
+    unnamed = {**request, "runs": [{k: v for k, v in run.items() if k != "title"} for run in runs]}
+    stamps = [max(f.stat().st_mtime_ns for f in Path(r["adapter"]).iterdir()) for r in runs]
+    key = hashlib.sha256(json.dumps([unnamed, stamps], sort_keys=True).encode()).hexdigest()[:16]
+    if run_ids:
+        home = store.get(run_ids[0], owner).folder / "probes"
+    else:
+        home = store.home / "probes" / hashlib.sha256(owner.encode()).hexdigest()[:16]
+    return request, home / f"{name}-{key}"
+
+
+def _source(store: Store, run_id: str, owner: str) -> dict[str, Any]:
+    run = store.get(run_id, owner)
+    if run.adapter is None or run.active:
+        raise Refused("This run has learnt nothing yet that could be measured.", "Wait until it is finished.")
+    started = store.events(run_id, owner, kinds=("started",))
+    data = run.config.get("data")
+    return {
+        "id": run.id,
+        "title": run.title or "",
+        "config": {**run.config, "data": str(run.folder / data)} if data else run.config,
+        "adapter": str(run.adapter),
+        "dtype": started[-1][1].get("dtype") if started else None,
+    }
+
+
+def prepare(folder: Path, request: Mapping[str, Any]) -> None:
+    """Make the folder of a measurement that is about to begin, with the request in it."""
+    _make_room(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
+
+
+def keep(folder: Path, result: Mapping[str, Any], seconds: float) -> None:
+    """Leave a result in its folder, whole or not at all."""
+    partial = folder / f"{_RESULT}.partial"
+    text = json.dumps({"result": result, "seconds": seconds}, allow_nan=False)
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(folder / _RESULT)
+
+
+def kept(folder: Path) -> Probing | None:
+    """The result in a folder; None when there is none (yet)."""
+    try:
+        found = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None
+    return Probing(FINISHED, 1.0, result=found["result"], folder=folder, seconds=found["seconds"])
+
+
 def _make_room(folder: Path) -> None:
     """Forget the oldest results of the same probe beside `folder`, and what an earlier try left in it."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -285,10 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "advice": f"The details are in {_LOG} of the run's folder.",
         })  # fmt: skip
         return 1
-    partial = folder / f"{_RESULT}.partial"
-    kept = {"result": result, "seconds": time.monotonic() - began}
-    partial.write_text(json.dumps(kept, allow_nan=False), encoding="utf-8")
-    partial.replace(folder / _RESULT)
+    keep(folder, result, time.monotonic() - began)
     return 0
 
 

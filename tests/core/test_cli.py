@@ -82,11 +82,11 @@ def test_help_answers_at_once():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
-    for word in ("train", "runs", "chat", "params", "doctor", "serve"):
+    for word in ("train", "runs", "chat", "probe", "params", "doctor", "serve"):
         assert word in done.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "runs", "runs list", "chat", "params", "doctor", "serve"])
+@pytest.mark.parametrize("command", ["train", "runs", "runs list", "chat", "probe", "params", "doctor", "serve"])
 def test_every_command_explains_itself(capsys, command):
     code, out, _ = ask(capsys, *command.split(), "--help")
     assert code == 0

@@ -1,0 +1,466 @@
+"""Figures of what a run changed: norms by layer, spectra, truncation, tokens, overlaps. Pure functions; no Streamlit.
+
+They draw what the probes of core.probes measured, and compute nothing but their titles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from app.charts import BASE_STYLE, Chart, figure, method_style, series_style
+from core.probes.overlap import chance
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+Row = Mapping[str, Any]
+SCALE = "Cividis"
+"""Made for colour-blind readers; dark to light on both themes."""
+MOST_NUMBERS = 80
+"""Cells of a heat map that still have room for their numbers."""
+SPACE = "␣"
+
+
+def percent_text(share: float) -> str:
+    """0.1234 -> '12 %', 0.0123 -> '1.2 %', 0.00012 -> '0.012 %'; with a space that does not break."""
+    value = 100 * share
+    if value == 0 or value >= 10:
+        return f"{value:.0f}\u00a0%"
+    return f"{value:.2g}\u00a0%" if value >= 1e-3 else "under 0.001\u00a0%"
+
+
+def short(parts: Sequence[str]) -> dict[str, str]:
+    """Parts by the shortest end of their name that no other part shares: 'self_attn.q_proj' -> 'q_proj'."""
+    out = {}
+    for part in parts:
+        words = part.split(".")
+        ends = [".".join(words[-n:]) for n in range(1, len(words) + 1)]
+        out[part] = next(
+            (e for e in ends if e != "bias" and not any(p != part and f".{p}".endswith(f".{e}") for p in parts)), part
+        )
+    return out
+
+
+def _inside_layers(modules: Sequence[Row]) -> list[Row]:
+    """The matrices in numbered blocks, or the vectors where no matrix changed."""
+    rows = [m for m in modules if m["layer"] is not None]
+    return [m for m in rows if len(m["shape"]) == 2] or rows
+
+
+def _map(
+    rows: Sequence[Row], key: str, *, scale: float, unit: str, digits: int, top: float | None = None
+) -> tuple[go.Figure, dict[str, str]]:
+    """Blocks downwards, parts across, a number in each cell."""
+    import plotly.graph_objects as go
+
+    parts = list(dict.fromkeys(row["part"] for row in rows))
+    layers = sorted({row["layer"] for row in rows})
+    names = short(parts)
+    known = {(row["layer"], row["part"]): row[key] for row in rows}
+    cells = [
+        [None if known.get((layer, part)) is None else scale * known[layer, part] for part in parts] for layer in layers
+    ]
+    fig = figure("", "layer", height=110 + max(24 * len(layers), 110))
+    fig.add_trace(
+        go.Heatmap(
+            z=cells, x=[names[p] for p in parts], y=[str(layer) for layer in layers], colorscale=SCALE, zmin=0,
+            zmax=top, xgap=2, ygap=2, colorbar={"title": {"text": unit}, "thickness": 10, "outlinewidth": 0},
+            texttemplate=f"%{{z:.{digits}f}}" if len(parts) * len(layers) <= MOST_NUMBERS else None,
+            hovertemplate=f"layer %{{y}}, %{{x}}: %{{z:.3g}} {unit}<extra></extra>",
+        )
+    )  # fmt: skip
+    fig.update_layout(hovermode="closest")
+    fig.update_xaxes(type="category", showgrid=False, tickangle=-45)
+    fig.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    return fig, names
+
+
+def norms(found: Row) -> Chart:
+    """‖ΔW‖_F of every changed matrix (or vector, where only vectors changed) in per cent of ‖W₀‖_F, by layer and part.
+
+    Args:
+        found: result of the probe `spectrum`, with a ΔW.
+    """
+    rows = [m for m in _inside_layers(found["modules"]) if m["relative"] is not None]
+    fig, _ = _map(rows, "relative", scale=100, unit="%", digits=1)
+    layers = [row for row in found["layers"] if row["relative"] is not None]
+    most, least = (choose(layers, key=lambda r: r["relative"]) for choose in (max, min))
+    title = (
+        f"Layer {most['layer']} moved furthest, by {percent_text(most['relative'])} of its length; "
+        f"layer {least['layer']} least, by {percent_text(least['relative'])}"
+        if len(layers) > 1
+        else f"Layer {most['layer']} moved by {percent_text(most['relative'])} of its length"
+    )
+    alt = "Heat map of the change's norm relative to the weights', by layer and part. " + " ".join(
+        f"Layer {r['layer']}: {percent_text(r['relative'])}." for r in layers
+    )
+    return Chart(title, fig, alt, modules_table(found))
+
+
+def modules_table(found: Row) -> pd.DataFrame:
+    """Every changed parameter, one row each."""
+    out = []
+    for m in found["modules"]:
+        inside = m.get("amplification") or {}
+        out.append(
+            {
+                "parameter": m["name"],
+                "shape": " × ".join(map(str, m["shape"])),
+                "norm": m["norm"],
+                "base_norm": m["base_norm"],
+                "relative_percent": None if m["relative"] is None else 100 * m["relative"],
+                "rank": m.get("rank"),
+                "effective_rank": m.get("effective_rank"),
+                "stable_rank": m.get("stable_rank"),
+                "directions_for_half": m.get("half"),
+                "directions_for_90_percent": m.get("most"),
+                "amplification": inside.get("factor"),
+                "base_in_these_directions": inside.get("base"),
+                "base_in_random_directions": inside.get("chance"),
+                "base_in_its_own_directions": inside.get("own"),
+            }
+        )
+    return pd.DataFrame(out)
+
+
+def layers_with_matrices(found: Row) -> list[int]:
+    """The layers that `spectra` can draw."""
+    return [row["layer"] for row in found["layers"] if row["trained"]]
+
+
+def spectra(found: Row, layer: int) -> Chart:
+    """Singular values of each matrix that changed in a layer, the largest first.
+
+    Args:
+        found: result of the probe `spectrum`. layer: one of `layers_with_matrices`.
+    """
+    import plotly.graph_objects as go
+
+    rows = [m for m in found["modules"] if m["layer"] == layer and m.get("rank")]
+    names = short([m["part"] for m in rows])
+    fig = figure("direction, the strongest first", "singular value of ΔW", height=320, series=len(rows))
+    tables = []
+    for i, m in enumerate(rows):
+        style = series_style(i)
+        values = m["values"][: m["rank"]]
+        fig.add_trace(
+            go.Scatter(
+                x=list(range(1, len(values) + 1)), y=values, name=names[m["part"]], mode="lines+markers",
+                line={"color": style.colour, "dash": style.dash, "width": 2.5},
+                marker={"symbol": style.marker, "size": 8, "maxdisplayed": 12}, hovertemplate="%{y:.3g}",
+            )
+        )  # fmt: skip
+        tables.append(
+            pd.DataFrame({"parameter": m["name"], "direction": range(1, len(values) + 1), "singular_value": values})
+        )
+    fig.update_yaxes(rangemode="tozero")
+    whole = next(row for row in found["layers"] if row["layer"] == layer)
+    title = f"Half of the change of layer {layer} sits in {whole['half']} of {whole['trained']:,} directions"
+    alt = f"Line chart of the singular values of ΔW in layer {layer}. " + " ".join(
+        f"{names[m['part']]}: {m['values'][0]:.3g} down to {m['values'][: m['rank']][-1]:.3g}, effective rank "
+        f"{m['effective_rank']:.1f} of {m['rank']}."
+        for m in rows
+    )
+    return Chart(title, fig, alt, pd.concat(tables, ignore_index=True))
+
+
+def trained_tensors(found: Row) -> Chart:
+    """Norms of what a method without ΔW trained, a bar each."""
+    import plotly.graph_objects as go
+
+    rows = found["tensors"]
+    fig = figure("Frobenius norm", "", height=90 + 22 * len(rows))
+    style = method_style(found["method"])
+    names = [row["name"] for row in rows]
+    fig.add_trace(
+        go.Bar(x=[row["norm"] for row in rows], y=names, orientation="h", marker={"color": style.colour},
+               hovertemplate="%{x:.3g}<extra></extra>", showlegend=False)
+    )  # fmt: skip
+    fig.update_layout(hovermode="closest")
+    fig.update_yaxes(autorange="reversed", type="category")
+    table = pd.DataFrame(
+        [{"tensor": r["name"], "shape": " × ".join(map(str, r["shape"])), "norm": r["norm"]} for r in rows]
+    )
+    longest = max(rows, key=lambda r: r["norm"])
+    alt = "Bar chart of the norms of the trained tensors. " + " ".join(f"{r['name']}: {r['norm']:.3g}." for r in rows)
+    title = f"{len(rows)} trained tensor{'s' if len(rows) > 1 else ''}; the longest is {longest['name']}"
+    return Chart(title, fig, alt, table)
+
+
+# --- truncation -------------------------------------------------------------------------------------------------------
+
+
+def truncation_table(found: Row) -> pd.DataFrame:
+    """One row a rank; the base first."""
+    rows = [{"rank": "base", **found["base"], "kept": None}, *found["rows"]]
+    return pd.DataFrame(
+        [
+            {
+                "rank": f"{row['rank']} (whole)" if row.get("whole") else str(row["rank"]),
+                "energy_kept_percent": None if row["kept"] is None else 100 * row["kept"],
+                "exact_match_percent": None if row["exact_match"] is None else 100 * row["exact_match"],
+                "held_out_loss": row["loss"],
+                **{f"{name}_percent": 100 * share for name, share in row["skills"].items()},
+            }
+            for row in rows
+        ]
+    )
+
+
+def truncation(found: Row, method: str) -> Chart:
+    """Exact match on the task, and the energy that is kept, against the rank that ΔW is cut to."""
+    import plotly.graph_objects as go
+
+    rows = [row for row in found["rows"] if row["exact_match"] is not None]
+    ranks = [str(row["rank"]) for row in rows]
+    style = method_style(method)
+    fig = figure("rank that ΔW is cut to", "%", height=300, series=3)
+    series: list[tuple[str, list[float], Any]] = [
+        ("task, exact match", [100 * row["exact_match"] for row in rows], style),
+        ("energy of ΔW that is kept", [100 * row["kept"] for row in rows], BASE_STYLE),
+    ]
+    skills = [row["skills"] for row in rows]
+    if all(skills):
+        other = series_style(2 if style.colour != series_style(2).colour else 1)
+        series.append(("old skills, mean", [100 * sum(s.values()) / len(s) for s in skills], other))
+    for name, values, look in series:
+        fig.add_trace(
+            go.Scatter(
+                x=ranks, y=values, name=name, mode="lines+markers", hovertemplate="%{y:.0f} %",
+                line={"color": look.colour, "dash": look.dash, "width": 2.5},
+                marker={"symbol": look.marker, "size": 9},
+            )
+        )  # fmt: skip
+    fig.update_xaxes(type="category")
+    fig.update_yaxes(range=[-3, 103])
+    alt = "Line chart of exact match by the rank of ΔW. " + " ".join(
+        f"Rank {row['rank']}: {percent_text(row['exact_match'])} right, {percent_text(row['kept'])} of the energy."
+        for row in rows
+    )
+    return Chart(_enough(found), fig, alt, truncation_table(found))
+
+
+def _enough(found: Row) -> str:
+    enough, whole = found["enough"], found["rows"][-1]
+    if enough is None or whole["exact_match"] is None:
+        return "Nothing is held out that could be scored"
+    if whole["exact_match"] == 0:
+        return "The run gets nothing right, cut or whole"
+    right = percent_text(whole["exact_match"])
+    if enough == found["largest"]:
+        below = found["rows"][-2]
+        return (
+            f"The task needs the whole of it: {right} right, but {percent_text(below['exact_match'])} at rank "
+            f"{below['rank']}"
+        )
+    return f"Rank {enough} of {found['largest']} is enough for the task, which the whole change gets {right} right"
+
+
+def truncation_loss(found: Row, method: str) -> Chart:
+    """Held-out loss against the rank that ΔW is cut to."""
+    import plotly.graph_objects as go
+
+    rows = [row for row in found["rows"] if row["loss"] is not None]
+    style = method_style(method)
+    fig = figure("rank that ΔW is cut to", "held-out loss, nats a token", height=260)
+    fig.add_trace(
+        go.Scatter(
+            x=[str(row["rank"]) for row in rows], y=[row["loss"] for row in rows], mode="lines+markers",
+            line={"color": style.colour, "dash": style.dash, "width": 2.5}, showlegend=False,
+            marker={"symbol": style.marker, "size": 9}, hovertemplate="%{y:.3g}<extra></extra>",
+        )
+    )  # fmt: skip
+    fig.update_xaxes(type="category")
+    fig.update_yaxes(rangemode="tozero")
+    alt = "Line chart of held-out loss by the rank of ΔW. " + " ".join(
+        f"Rank {row['rank']}: {row['loss']:.3g}." for row in rows
+    )
+    title = (
+        f"The loss falls from {rows[0]['loss']:.3g} at rank {rows[0]['rank']} to {rows[-1]['loss']:.3g} uncut"
+        if rows
+        else "Nothing is held out that could be scored"
+    )
+    return Chart(title, fig, alt, truncation_table(found))
+
+
+# --- tokens -----------------------------------------------------------------------------------------------------------
+
+
+def visible(text: str) -> str:
+    """A token's text with what cannot be seen made visible: spaces and line breaks."""
+    return text.replace(" ", SPACE).replace("\n", "⏎").replace("\t", "⇥") or "∅"
+
+
+def _places(item: Row) -> list[str]:
+    """Each token with its place, so that the same text twice is two rows."""
+    return [f"{i}  {visible(t['text'])}" for i, t in enumerate(item["tokens"], 1)]
+
+
+def tokens(item: Row, method: str) -> Chart:
+    """Probability of each token of an answer before and after.
+
+    Args:
+        item: one of the items of the probe `tokens`.
+    """
+    import plotly.graph_objects as go
+
+    names, rows = _places(item), item["tokens"]
+    style = method_style(method)
+    fig = figure("probability of the token, %", "", height=110 + 24 * len(rows), series=2)
+    for name, row in zip(names, rows, strict=True):
+        fig.add_trace(
+            go.Scatter(x=[100 * row["before"]["p"], 100 * row["after"]["p"]], y=[name, name], mode="lines",
+                       line={"color": BASE_STYLE.colour, "width": 2}, showlegend=False, hoverinfo="skip")
+        )  # fmt: skip
+    for side, colour, symbol in (("before", BASE_STYLE.colour, "circle-open"), ("after", style.colour, style.marker)):
+        fig.add_trace(
+            go.Scatter(x=[100 * row[side]["p"] for row in rows], y=names, mode="markers", name=side,
+                       hovertemplate="%{x:.3g} %",
+                       marker={"symbol": symbol, "size": 11, "color": colour, "line": {"width": 2, "color": colour}})
+        )  # fmt: skip
+    fig.update_layout(hovermode="closest", legend={"y": -70 / fig.layout.height})
+    fig.update_xaxes(range=[-4, 104])
+    fig.update_yaxes(type="category", autorange="reversed", tickfont={"family": "Source Code Pro, monospace"})
+    before, after, count = item["first_before"], item["first_after"], len(rows)
+    title = f"The likeliest choice at {before} of {count} tokens before, at {_all(after, count)} after"
+    alt = "Probability of each token of the answer, before and after. " + " ".join(
+        f"{visible(r['text'])}: {percent_text(r['before']['p'])} before, {percent_text(r['after']['p'])} after."
+        for r in rows
+    )
+    return Chart(title, fig, alt, tokens_table(item))
+
+
+def _all(some: int, count: int) -> str:
+    return f"all {count}" if some == count else f"{some} of {count}"
+
+
+def divergences(item: Row, method: str) -> Chart:
+    """KL(after‖before) at each token of an answer."""
+    import plotly.graph_objects as go
+
+    names, rows = _places(item), item["tokens"]
+    fig = figure("KL(after‖before), nats", "", height=90 + 22 * len(rows))
+    fig.add_trace(
+        go.Bar(x=[row["kl"] for row in rows], y=names, orientation="h", showlegend=False,
+               marker={"color": method_style(method).colour}, hovertemplate="%{x:.3g} nats<extra></extra>")
+    )  # fmt: skip
+    fig.update_layout(hovermode="closest")
+    fig.update_yaxes(type="category", autorange="reversed", tickfont={"family": "Source Code Pro, monospace"})
+    place, most = max(enumerate(rows, 1), key=lambda r: r[1]["kl"])
+    title = (
+        f"The model changed its mind most at token {place}, {visible(most['text'])}: {most['kl']:.2g} of "
+        f"{item['kl']:.3g} nats"
+    )
+    alt = "Bar chart of the divergence at each token. " + " ".join(
+        f"{visible(r['text'])}: {r['kl']:.2g}." for r in rows
+    )
+    return Chart(title, fig, alt, tokens_table(item))
+
+
+def tokens_table(item: Row) -> pd.DataFrame:
+    """One row a token, with the alternative that was likeliest before and what became of it."""
+    out = []
+    for place, row in enumerate(item["tokens"], 1):
+        lost = next(((t, p, q) for t, p, q in row["likeliest_before"] if t != row["text"]), ("", None, None))
+        out.append(
+            {
+                "place": place,
+                "token": visible(row["text"]),
+                "before_percent": 100 * row["before"]["p"],
+                "after_percent": 100 * row["after"]["p"],
+                "rank_before": row["before"]["rank"],
+                "rank_after": row["after"]["rank"],
+                "kl_nats": row["kl"],
+                "alternative": visible(lost[0]),
+                "alternative_before_percent": None if lost[1] is None else 100 * lost[1],
+                "alternative_after_percent": None if lost[2] is None else 100 * lost[2],
+            }
+        )
+    return pd.DataFrame(out)
+
+
+def alternatives_table(item: Row, place: int) -> pd.DataFrame:
+    """The likeliest tokens at one place (from 1), before and after, as people read them."""
+    row = item["tokens"][place - 1]
+    both = {t: (p, q) for t, p, q in [*row["likeliest_before"], *row["likeliest_after"]]}
+    both.setdefault(row["text"], (row["before"]["p"], row["after"]["p"]))
+    return pd.DataFrame(
+        [
+            {"Token": visible(t), "Before": percent_text(p), "After": percent_text(q)}
+            for t, (p, q) in sorted(both.items(), key=lambda e: -e[1][1])
+        ]
+    )
+
+
+# --- overlap ----------------------------------------------------------------------------------------------------------
+
+
+def overlaps(found: Row) -> Chart:
+    """φ of each module at all the directions compared, by layer and part."""
+    rows = [m for m in found["modules"] if m["layer"] is not None] or [{**m, "layer": 0} for m in found["modules"]]
+    fig, _ = _map(rows, "top", scale=1, unit="φ", digits=2, top=1)
+    title = (
+        f"On average the two share {percent_text(found['mean'])} of their {found['side']} directions; chance would "
+        f"be {percent_text(found['mean_chance'])}"
+    )
+    alt = "Heat map of the overlap of two runs by layer and part. " + " ".join(
+        f"{m['name']}: {m['top']:.2f}, chance {m['chance']:.2f}." for m in rows
+    )
+    table = pd.DataFrame(
+        [
+            {
+                "parameter": m["name"],
+                "dimensions": m["dimensions"],
+                "directions_first": len(m["phi"]),
+                "directions_second": len(m["phi"][0]),
+                "phi": m["top"],
+                "chance": m["chance"],
+            }
+            for m in found["modules"]
+        ]
+    )
+    return Chart(title, fig, alt, table)
+
+
+def overlap_map(found: Row, name: str) -> Chart:
+    """φ(i, j) of one module.
+
+    Args:
+        name: the parameter's.
+    """
+    import plotly.graph_objects as go
+
+    module = next(m for m in found["modules"] if m["name"] == name)
+    phi, n = module["phi"], module["dimensions"]
+    fig = figure("j: first directions of the second run", "i: first directions of the first run", height=340)
+    fig.add_trace(
+        go.Heatmap(
+            z=phi, x=list(range(1, len(phi[0]) + 1)), y=list(range(1, len(phi) + 1)), colorscale=SCALE, zmin=0, zmax=1,
+            xgap=1, ygap=1, colorbar={"title": {"text": "φ"}, "thickness": 10, "outlinewidth": 0},
+            hovertemplate="φ(%{y}, %{x}) = %{z:.2f}<extra></extra>",
+        )
+    )  # fmt: skip
+    fig.update_layout(hovermode="closest")
+    fig.update_xaxes(showgrid=False, dtick=1 if len(phi[0]) <= 16 else None)
+    fig.update_yaxes(showgrid=False, autorange="reversed", dtick=1 if len(phi) <= 16 else None)
+    j = len(phi[0])
+    first = f"first {j} of" if j > 1 else "first of"
+    title = (
+        f"The first direction of one run lies to {percent_text(phi[0][-1])} in the {first} the other; chance would "
+        f"be {percent_text(chance(1, j, n))}"
+    )
+    table = pd.DataFrame(
+        [
+            {"i": i, "j": k, "phi": value, "chance": chance(i, k, n)}
+            for i, row in enumerate(phi, 1)
+            for k, value in enumerate(row, 1)
+        ]
+    )
+    alt = (
+        f"Heat map of the overlap in {name}, by numbers of directions: {phi[0][0]:.2f} at one each, "
+        f"{phi[-1][-1]:.2f} at all."
+    )
+    return Chart(title, fig, alt, table)

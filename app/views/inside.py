@@ -1,0 +1,306 @@
+"""Inside: what a finished run changed in its model, matrix by matrix and token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from app import charts, charts_inside, compare, live, probing, state
+from app.address import keep_in_link, linked
+from app.story import plain
+from core.methods import METHODS
+from core.probes.delta import without
+from core.probes.example import recorded
+
+if TYPE_CHECKING:
+    from core.runs.store import Run
+
+MOST_RUNS = 200
+SIDES = {"input": "What the matrices read", "output": "What they write"}
+SIDE = "input"
+LONGEST = 4000
+
+
+def render() -> None:
+    """Draw the page."""
+    st.title("Inside", anchor=False)
+    st.markdown(
+        "Fine-tuning adds a change to the weights: **W = W₀ + ΔW**. Here a finished run is taken apart: how far each "
+        "weight moved, in how many directions, which of them the task needs, and what became of the probability of "
+        "each token."
+    )
+    runs = finished()
+    if not runs:
+        _nothing_yet()
+        return
+    run = _chosen(runs)
+    sentence = without(run.config["method"])
+    _spectrum(run)
+    if sentence is None:
+        _truncation(run)
+    _tokens(run)
+    if sentence is None:
+        _overlap(run, runs)
+
+
+def finished() -> list[Run]:
+    """The visitor's runs that have learnt something, the newest first."""
+    return [r for r in state.store().runs(state.owner(), limit=MOST_RUNS) if r.adapter is not None and not r.active]
+
+
+def _nothing_yet() -> None:
+    st.info("There is no finished run to look into yet. One takes about half a minute.", icon=":material/info:")
+    with st.container(horizontal=True):
+        st.page_link(state.page("start-here"), label="Start here", icon=":material/arrow_forward:")
+        st.page_link(state.page("playground"), label="Playground", icon=":material/science:")
+    _example()
+
+
+def _example() -> None:
+    """A run that was taken apart before, shown at once."""
+    found = recorded()
+    results, method = found["results"], found["method"]
+    st.divider()
+    st.markdown(
+        f":material/history: **Recorded**, not your run · {METHODS[method].TITLE} on JSON · "
+        f"{live.made_where(found['provenance'])}"
+    )
+    _spectrum_header()
+    show_spectrum(results["spectrum"], "recorded")
+    _truncation_header()
+    show_truncation(results["truncation"], "recorded", method)
+    _tokens_header()
+    show_tokens(results["tokens"], "recorded", method)
+    _overlap_header()
+    st.caption("The other run here is full fine-tuning on the same task.")
+    show_overlap(results["overlap"], "recorded")
+
+
+def _pick(name: str, label: str, runs: Sequence[Run]) -> Run:
+    """A choice among runs, the first of them at first, that the address keeps by id."""
+    by_id, labels = {run.id: run for run in runs}, compare.named(runs)
+    ids = list(by_id)
+    chosen = st.selectbox(
+        label, ids, index=ids.index(linked(name, ids, ids[0])), format_func=labels.__getitem__, key=name,
+        on_change=keep_in_link, args=(name, ""),
+    )  # fmt: skip
+    return by_id[str(chosen)]
+
+
+def _chosen(runs: Sequence[Run]) -> Run:
+    wanted = st.query_params.get("run")
+    if wanted and wanted not in {run.id for run in runs}:
+        st.warning("The run in this address is not among your finished ones; the newest is shown.")
+    run = _pick("run", "Run", runs)
+    about = METHODS[run.config["method"]]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(f"{about.TITLE}: {about.FORMULA}")
+        st.page_link(
+            state.page("runs"), label="Open the run", icon=":material/arrow_forward:", query_params={"run": run.id}
+        )
+    return run
+
+
+def shown(chart: charts.Chart, key: str, name: str) -> None:
+    """A figure with its finding, and its numbers as table and CSV."""
+    compare.draw(chart, key)
+    with st.expander("The numbers", key=f"{key}-numbers"):
+        st.dataframe(chart.table, hide_index=True, alt=f"The numbers of the figure: {chart.title}")
+        st.download_button(
+            "Table as CSV", charts.csv(chart.table), f"{name}.csv", "text/csv", key=f"{key}-csv",
+            icon=":material/download:", on_click="ignore",
+        )  # fmt: skip
+
+
+# --- norms and spectrum -----------------------------------------------------------------------------------------------
+
+
+def _spectrum_header() -> None:
+    """What the first part is about."""
+    st.header("How far it moved, and in how many directions", anchor="spectrum")
+
+
+def _spectrum(run: Run) -> None:
+    _spectrum_header()
+    probing.section(
+        "spectrum", [run], {}, key=f"inside-{run.id}", show=partial(show_spectrum, key=run.id),
+        label="Take the change apart", takes="about ten seconds on the embedded base",
+    )  # fmt: skip
+
+
+def show_spectrum(found: dict[str, Any], key: str) -> None:
+    """Norms by layer, then the spectrum of a layer; or what there is of a method without ΔW."""
+    if found["sentence"] is not None:
+        st.markdown(f":material/info: {found['sentence']} What it trained instead:")
+        shown(charts_inside.trained_tensors(found), f"tensors-{key}", "tensors")
+        return
+    st.markdown(
+        "The length of a matrix is its Frobenius norm: the root of the sum of its squared numbers. Each cell is the "
+        "length of the change as a share of the weight's own."
+    )
+    shown(charts_inside.norms(found), f"norms-{key}", "norms")
+    layers = charts_inside.layers_with_matrices(found)
+    if not layers:
+        st.caption("Only vectors changed here, and a vector has one direction: there is no spectrum to look at.")
+        return
+    st.subheader("In how many directions", anchor=False)
+    st.markdown(
+        "A matrix reads a vector and writes another. Its singular values say how strongly it does so, one direction at "
+        "a time: ΔW = σ₁u₁v₁ᵀ + σ₂u₂v₂ᵀ + … If the first few are much larger than the rest, the change is of *low "
+        "rank* in effect, whatever the method allowed."
+    )
+    layer = st.segmented_control("Layer", layers, default=layers[0], required=True, key=f"layer-{key}")
+    shown(charts_inside.spectra(found, int(layer if layer is not None else layers[0])), f"spectra-{key}", "spectrum")
+    with st.expander("What the columns mean", key=f"columns-{key}"):
+        st.markdown(
+            "- **Effective rank**: the exponential of the entropy of the singular values' shares; *k* equal values "
+            "give *k* (Roy and Vetterli 2007).\n"
+            "- **Stable rank**: the squared length divided by the square of the largest singular value.\n"
+            "- **Amplification**: how much longer the change is than the base's own weight in the directions of the "
+            "change (LoRA, section 7.3). The paper found large factors in few directions: fine-tuning strengthens "
+            "what the base had learnt but not emphasised. Beside it stands what the base has in random directions of "
+            "that number, and in its own strongest."
+        )
+        table = charts_inside.modules_table(found)
+        st.dataframe(table, hide_index=True, alt="Every changed parameter, one row each.")
+
+
+# --- truncation -------------------------------------------------------------------------------------------------------
+
+
+def _truncation_header() -> None:
+    """What the second part is about."""
+    st.header("How much of it the task needs", anchor="truncation")
+    st.markdown(
+        "Keep only the *k* strongest directions of every changed matrix, throw the rest away, and score the model "
+        "again on the items that the run held out."
+    )
+
+
+def _truncation(run: Run) -> None:
+    _truncation_header()
+    probing.section(
+        "truncation", [run], {}, key=f"inside-{run.id}",
+        show=partial(show_truncation, key=run.id, method=run.config["method"]),
+        label="Cut it and score it", takes="about a minute on the embedded base",
+    )  # fmt: skip
+
+
+def show_truncation(found: dict[str, Any], key: str, method: str) -> None:
+    """Scores against the rank."""
+    shown(charts_inside.truncation(found, method), f"truncation-{key}", "truncation")
+    shown(charts_inside.truncation_loss(found, method), f"truncation-loss-{key}", "truncation")
+    words = f"{found['items']} held-out items, {found['matrices']} matrices cut."
+    if found["vectors"]:
+        words += f" {found['vectors']} changed vectors are kept whole, at rank 0 too."
+    st.caption(words + " Uncut, it is the run's own model, scored as the run scored it.")
+
+
+# --- tokens -----------------------------------------------------------------------------------------------------------
+
+
+def _tokens_header() -> None:
+    """What the third part is about."""
+    st.header("What became of each token", anchor="tokens")
+    st.markdown(
+        "Base and trained model read the same answer, token by token. How likely did each find the token that stands "
+        "there?"
+    )
+
+
+def _tokens(run: Run) -> None:
+    _tokens_header()
+    prompt = st.text_input(
+        "A prompt of your own", key="prompt", max_chars=LONGEST, placeholder="Empty: three of the run's held-out items",
+        help="The answer is then what the trained model says now.", bind="query-params",
+    )  # fmt: skip
+    probing.section(
+        "tokens", [run], {"prompt": (prompt or "").strip()}, key=f"inside-{run.id}",
+        show=partial(show_tokens, key=run.id, method=run.config["method"]),
+        label="Read it with both", takes="some seconds",
+    )  # fmt: skip
+
+
+def show_tokens(found: dict[str, Any], key: str, method: str) -> None:
+    """One answer at a time: probabilities, divergences, and the alternatives at a place."""
+    items = found["items"]
+    numbers = list(range(1, len(items) + 1))
+    number = 1
+    if len(items) > 1:
+        picked = st.segmented_control("Item", numbers, default=1, required=True, key=f"item-{key}")
+        number = int(picked or 1)
+    item = items[number - 1]
+    st.markdown("Asked")
+    st.code(item["prompt"], language=None, wrap_lines=True)
+    st.markdown("What it answers now" if found["typed"] else "Wanted")
+    st.code(item["answer"] or " ", language=None, wrap_lines=True)
+    shown(charts_inside.tokens(item, method), f"tokens-{key}", "tokens")
+    shown(charts_inside.divergences(item, method), f"kl-{key}", "tokens")
+    st.caption(
+        "KL(after‖before) is 0 where fine-tuning left the model's expectations as they were. Before means "
+        f"{found['base']}."
+    )
+    places = list(range(1, len(item["tokens"]) + 1))
+    place = st.select_slider("What else could have stood at token", places, key=f"place-{key}-{number}") if (
+        len(places) > 1
+    ) else 1  # fmt: skip
+    table = charts_inside.alternatives_table(item, int(place))
+    st.dataframe(table, hide_index=True, alt="The likeliest tokens at that place, before and after.", width="content")
+
+
+# --- overlap ----------------------------------------------------------------------------------------------------------
+
+
+def _overlap_header() -> None:
+    """What the last part is about."""
+    st.header("Did another run find the same directions?", anchor="overlap")
+    st.markdown(
+        "Take the strongest directions of two runs and ask how much of one lies inside the other: φ is 1 when they are "
+        "the same, 0 when they have nothing in common (LoRA, section 7.2). In few dimensions much overlap is mere "
+        "chance, so that stands beside it.\n\nTry full against LoRA, two seeds, two ranks. Of LoRA, look at both "
+        "sides: what its matrices read is chosen by A, which begins at random and differs from seed to seed; what they "
+        "write is chosen by B, which begins at zero and has nothing but the task to learn from."
+    )
+
+
+def _overlap(run: Run, runs: Sequence[Run]) -> None:
+    _overlap_header()
+    others = [r for r in runs if r.id != run.id and comparable(r, run)]
+    if not others:
+        st.caption("It takes a second finished run on the same base whose method changes weights.")
+        return
+    left, right = st.columns(2, gap="medium")
+    with left:
+        other = _pick("other", "Other run", others)
+    with right:
+        side = st.segmented_control(
+            "Directions", list(SIDES), format_func=SIDES.__getitem__, required=True, key="side",
+            default=linked("side", list(SIDES), SIDE), on_change=keep_in_link, args=("side", SIDE),
+        )  # fmt: skip
+    probing.section(
+        "overlap", [run, other], {"side": side or SIDE}, key=f"inside-{run.id}-{other.id}",
+        show=partial(show_overlap, key=f"{run.id}-{other.id}"), label="Compare the two",
+        takes="about ten seconds on the embedded base",
+    )  # fmt: skip
+
+
+def comparable(one: Run, other: Run) -> bool:
+    """Whether two runs began from the same base, as far as their settings say, and the first has a ΔW."""
+    return without(one.config["method"]) is None and all(
+        one.config.get(name) == other.config.get(name) for name in ("base", "revision")
+    )
+
+
+def show_overlap(found: dict[str, Any], key: str) -> None:
+    """φ by layer and part, then φ(i, j) of one matrix."""
+    shown(charts_inside.overlaps(found), f"overlaps-{key}", "overlap")
+    if found["apart"]:
+        st.caption(f"{found['apart']} matrices that only one of the two changed are left out.")
+    names = [m["name"] for m in found["modules"]]
+    name = st.selectbox(
+        "Matrix", names, key=f"matrix-{key}", format_func=lambda n: plain(str(n)), help="Direction by direction."
+    )
+    shown(charts_inside.overlap_map(found, str(name)), f"overlap-map-{key}", "overlap-of-a-matrix")
