@@ -61,7 +61,10 @@ class Probe(Protocol):
         """
 
 
-PROBES: dict[str, str] = {}
+PROBES: dict[str, str] = {
+    "quantization": "core.probes.quantization",
+    "quantized_layers": "core.probes.quantized_layers",
+}
 """name -> module"""
 
 

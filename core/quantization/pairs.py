@@ -1,0 +1,205 @@
+"""QLoRA against LoRA at equal steps: the same task, learning rate, steps and seed, on a base stored in 32 or in 4 bits.
+
+    python -m core.quantization.pairs              # train what is missing and keep it in core/catalog/
+    python -m core.quantization.pairs --seed 0 --task json
+
+The record (core/catalog/quantized_pairs.csv) has a row a run, made by the engine on the embedded base with the defaults
+of the two methods; the learning rate and the steps of a task are QLoRA's defaults, for all storages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from core.config import EMBEDDED, RunConfig, resolved
+from core.world import TASKS
+
+TABLE = Path(__file__).parents[1] / "catalog" / "quantized_pairs.csv"
+SEEDS = (0, 1, 2)
+STORAGES = {"float32": "LoRA", "nf4": "QLoRA, NF4", "fp4": "QLoRA, FP4"}
+"""How the base is stored, and what training on it is called. QLoRA here has double quantization, as by default."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run came to.
+
+    base: hash of the embedded base's weights, or its name. storage: one of STORAGES. exact_match, skills_after: shares,
+    0..1 (None: not scored). held_out_loss: nats per token.
+    """
+
+    base: str
+    task: str
+    storage: str
+    learning_rate: float
+    steps: int
+    seed: int
+    exact_match: float | None
+    held_out_loss: float | None
+    skills_after: float | None
+    train_seconds: float
+    device: str
+    date: str
+
+    @property
+    def setting(self) -> tuple[str, str, float, int, int]:
+        """What two runs must share to be compared."""
+        return self.base, self.task, self.learning_rate, self.steps, self.seed
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs that differ in how the base is stored alone."""
+
+    plain: Outcome
+    stored: Outcome
+
+    @property
+    def points(self) -> float | None:
+        """Exact match of the quantized one minus that of the other, in points of a hundred."""
+        if self.plain.exact_match is None or self.stored.exact_match is None:
+            return None
+        return 100 * (self.stored.exact_match - self.plain.exact_match)
+
+    @property
+    def loss(self) -> float | None:
+        """Held-out loss of the quantized one minus that of the other, nats per token."""
+        if self.plain.held_out_loss is None or self.stored.held_out_loss is None:
+            return None
+        return self.stored.held_out_loss - self.plain.held_out_loss
+
+
+def recorded() -> tuple[Outcome, ...]:
+    """The record's rows on the base that is shipped; empty when there are none."""
+    from core.sweep import base_hash
+
+    mine = base_hash()
+    return tuple(r for r in _read() if r.base == mine)
+
+
+def pairs(outcomes: Iterable[Outcome]) -> tuple[Pair, ...]:
+    """Every quantized run beside the unquantized one of the same setting, in the order of tasks, storages and seeds."""
+    plain: dict[tuple, Outcome] = {}
+    stored = []
+    for o in outcomes:
+        if o.storage == "float32":
+            plain.setdefault(o.setting, o)
+        else:
+            stored.append(o)
+    order = {name: i for i, name in enumerate([*TASKS, *STORAGES])}
+    stored.sort(key=lambda o: (order.get(o.task, len(order)), order.get(o.storage, len(order)), o.seed))
+    return tuple(Pair(plain[o.setting], o) for o in stored if o.setting in plain)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Pairs of one task and storage over their seeds. low, high: of the difference in points."""
+
+    task: str
+    storage: str
+    seeds: int
+    plain: float
+    stored: float
+    points: float
+    low: float
+    high: float
+    loss: float | None
+
+
+def means(found: Sequence[Pair]) -> tuple[Mean, ...]:
+    """One row a task and storage; pairs that were not scored are left out."""
+    groups: dict[tuple[str, str], list[Pair]] = {}
+    for pair in found:
+        if pair.points is not None:
+            groups.setdefault((pair.stored.task, pair.stored.storage), []).append(pair)
+    out = []
+    for (task, storage), part in groups.items():
+        points = [p.points for p in part if p.points is not None]
+        losses = [p.loss for p in part if p.loss is not None]
+        out.append(
+            Mean(
+                task, storage, len(part), mean(p.plain.exact_match or 0 for p in part),
+                mean(p.stored.exact_match or 0 for p in part), mean(points), min(points), max(points),
+                mean(losses) if losses else None,
+            )
+        )  # fmt: skip
+    return tuple(out)
+
+
+def config(task: str, storage: str, seed: int) -> RunConfig:
+    """The run of one storage: QLoRA's default rate and steps for the task, whichever the storage."""
+    from core.config import with_settings
+
+    row = resolved(RunConfig(task=task, method="qlora")).train
+    knobs: dict[str, Any] = {"learning_rate": row.learning_rate, "steps": row.steps}
+    if storage != "float32":
+        knobs["quant_type"] = storage
+    method = "lora" if storage == "float32" else "qlora"
+    return with_settings(RunConfig(base=EMBEDDED, task=task, method=method, seed=seed), knobs)
+
+
+# --- the record -------------------------------------------------------------------------------------------------------
+
+
+def _read() -> list[Outcome]:
+    if not TABLE.exists():
+        return []
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        return [
+            Outcome(
+                r["base"], r["task"], r["storage"], float(r["learning_rate"]), int(r["steps"]), int(r["seed"]),
+                float(r["exact_match"]), float(r["held_out_loss"]), float(r["skills_after"]),
+                float(r["train_seconds"]), r["device"], r["date"],
+            )
+            for r in csv.DictReader(file)
+        ]  # fmt: skip
+
+
+def train_one(task: str, storage: str, seed: int) -> Outcome:
+    """Train one run and return its row."""
+    from core.sweep import run_point
+
+    wanted = config(task, storage, seed)
+    loop = wanted.train
+    row: dict[str, Any] = run_point(
+        wanted.method, task, loop.learning_rate or 0.0, loop.steps or 0, seed, wanted.settings
+    )
+    named: dict[str, Any] = {f.name: storage if f.name == "storage" else row[f.name] for f in fields(Outcome)}
+    return Outcome(**named)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train what the record lacks."""
+    parser = argparse.ArgumentParser(
+        prog="python -m core.quantization.pairs", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--task", choices=[*TASKS], action="append")
+    parser.add_argument("--seed", type=int, action="append")
+    args = parser.parse_args(arguments)
+    done = {(r.task, r.storage, r.learning_rate, r.steps, r.seed) for r in recorded()}
+    for seed in args.seed or SEEDS:
+        for task in args.task or TASKS:
+            for storage in STORAGES:
+                loop = config(task, storage, seed).train
+                if (task, storage, loop.learning_rate, loop.steps, seed) in done:
+                    continue
+                row = train_one(task, storage, seed)
+                new = not TABLE.exists()
+                with TABLE.open("a", newline="", encoding="utf-8") as file:
+                    writer = csv.DictWriter(file, [f.name for f in fields(Outcome)], lineterminator="\n")
+                    if new:
+                        writer.writeheader()
+                    writer.writerow(asdict(row))
+                print(row, file=sys.stderr, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
