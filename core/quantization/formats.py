@@ -122,8 +122,8 @@ def normal_float(bits: int = 4, offset: float | None = None) -> NormalFloat:
     largest = normal.inv_cdf(end)
 
     def side(count: int, sign: int) -> tuple[tuple[float, float, float], ...]:
-        steps = [0.5 + (end - 0.5) * i / (count - 1) for i in range(count)]
-        quantiles = [normal.inv_cdf(p) if i else 0.0 for i, p in enumerate(steps)]
+        steps = [*(0.5 + (end - 0.5) * i / (count - 1) for i in range(count - 1)), end]
+        quantiles = [0.0, *(normal.inv_cdf(p) for p in steps[1:])]
         out = [(p if sign > 0 else 1 - p, sign * z, sign * z / largest) for p, z in zip(steps, quantiles, strict=True)]
         return ((0.5, 0.0, 0.0), *out[1:])
 

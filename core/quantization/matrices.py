@@ -217,10 +217,13 @@ def _of_safetensors(path: Path, model_type: str) -> list[Matrix]:
 
 
 def _npy(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        if file.read(6) != b"\x93NUMPY":  # numpy would take it for a pickle
+            raise BadInput(f"{path.name} is not a .npy file, whatever its name says.", "Save it with numpy.save.")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as why:
-        if "allow_pickle" in str(why) or "object" in str(why).lower():
+        if "object" in str(why).lower():
             raise BadInput(
                 f"{path.name} holds Python objects, that is a pickle, which may run code when it is opened.",
                 "Save numbers only: numpy.save(file, array.astype('float32')).",

@@ -44,7 +44,6 @@ class Outcome:
     exact_match: float | None
     held_out_loss: float | None
     skills_after: float | None
-    train_seconds: float
     device: str
     date: str
 
@@ -156,7 +155,7 @@ def _read() -> list[Outcome]:
             Outcome(
                 r["base"], r["task"], r["storage"], float(r["learning_rate"]), int(r["steps"]), int(r["seed"]),
                 float(r["exact_match"]), float(r["held_out_loss"]), float(r["skills_after"]),
-                float(r["train_seconds"]), r["device"], r["date"],
+                r["device"], r["date"],
             )
             for r in csv.DictReader(file)
         ]  # fmt: skip
