@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -22,6 +23,10 @@ from core.config import EMBEDDED, RunConfig, resolved
 from core.world import TASKS
 
 TABLE = Path(__file__).parents[1] / "catalog" / "quantized_pairs.csv"
+COLUMNS = (
+    "base", "task", "storage", "learning_rate", "steps", "seed", "exact_match", "held_out_loss", "skills_after",
+    "device", "date",
+)  # fmt: skip
 SEEDS = (0, 1, 2)
 STORAGES = {"float32": "LoRA", "nf4": "QLoRA, NF4", "fp4": "QLoRA, FP4"}
 """How the base is stored, and what training on it is called. QLoRA here has double quantization, as by default."""
@@ -31,8 +36,9 @@ STORAGES = {"float32": "LoRA", "nf4": "QLoRA, NF4", "fp4": "QLoRA, FP4"}
 class Outcome:
     """What one run came to.
 
-    base: hash of the embedded base's weights, or its name. storage: one of STORAGES. exact_match, skills_after: shares,
-    0..1 (None: not scored). held_out_loss: nats per token.
+    base: hash of the embedded base's weights, or the name of a base. storage: one of STORAGES. exact_match,
+    skills_after: shares, 0..1 (None: not scored). held_out_loss: nats per token. others: every other setting, as JSON;
+    empty in the record, where all are defaults.
     """
 
     base: str
@@ -46,11 +52,12 @@ class Outcome:
     skills_after: float | None
     device: str
     date: str
+    others: str = ""
 
     @property
-    def setting(self) -> tuple[str, str, float, int, int]:
+    def setting(self) -> tuple[str, str, float, int, int, str]:
         """What two runs must share to be compared."""
-        return self.base, self.task, self.learning_rate, self.steps, self.seed
+        return self.base, self.task, self.learning_rate, self.steps, self.seed, self.others
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,34 @@ def recorded() -> tuple[Outcome, ...]:
 
     mine = base_hash()
     return tuple(r for r in _read() if r.base == mine)
+
+
+def outcome_of(
+    run: Mapping[str, Any],
+    *,
+    exact_match: float | None,
+    held_out_loss: float | None,
+    skills_after: float | None,
+    device: str,
+    date: str,
+) -> Outcome | None:
+    """A finished run of one's own for a comparison; None when it is of another method, or not of a built-in task.
+
+    Args:
+        run: its config, as `RunConfig.to_dict` has it, resolved.
+    """
+    if run.get("method") not in ("lora", "qlora") or not run.get("task"):
+        return None
+    settings, loop = dict(run.get("settings") or {}), dict(run.get("train") or {})
+    kind, _ = settings.pop("quant_type", None), settings.pop("double_quantization", None)
+    rate, steps = loop.pop("learning_rate", None), loop.pop("steps", None)
+    if rate is None or steps is None:
+        return None
+    storage = "float32" if run["method"] == "lora" else str(kind)
+    return Outcome(
+        str(run.get("base")), str(run["task"]), storage, float(rate), int(steps), int(run.get("seed") or 0),
+        exact_match, held_out_loss, skills_after, device, date, json.dumps([settings, loop], sort_keys=True),
+    )  # fmt: skip
 
 
 def pairs(outcomes: Iterable[Outcome]) -> tuple[Pair, ...]:
@@ -170,7 +205,7 @@ def train_one(task: str, storage: str, seed: int) -> Outcome:
     row: dict[str, Any] = run_point(
         wanted.method, task, loop.learning_rate or 0.0, loop.steps or 0, seed, wanted.settings
     )
-    named: dict[str, Any] = {f.name: storage if f.name == "storage" else row[f.name] for f in fields(Outcome)}
+    named: dict[str, Any] = {name: storage if name == "storage" else row[name] for name in COLUMNS}
     return Outcome(**named)
 
 
@@ -192,10 +227,10 @@ def main(arguments: list[str] | None = None) -> int:
                 row = train_one(task, storage, seed)
                 new = not TABLE.exists()
                 with TABLE.open("a", newline="", encoding="utf-8") as file:
-                    writer = csv.DictWriter(file, [f.name for f in fields(Outcome)], lineterminator="\n")
+                    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
                     if new:
                         writer.writeheader()
-                    writer.writerow(asdict(row))
+                    writer.writerow({name: getattr(row, name) for name in COLUMNS})
                 print(row, file=sys.stderr, flush=True)
     return 0
 
