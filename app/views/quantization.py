@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from app import charts, compare, live, probing, state, uploads
-from app import quantization as figures
-from app.quantization import share
+from app import charts_quantization as figures
+from app.address import keep_in_link, linked
+from app.charts_quantization import share
 from app.story import plain
-from app.views.playground import keep_in_link, linked
 from core.config import EMBEDDED
 from core.errors import DeltalabError
 from core.quantization import blockwise, matrices, pairs, summaries

@@ -28,8 +28,9 @@ COLUMNS = (
     "device", "date",
 )  # fmt: skip
 SEEDS = (0, 1, 2)
-STORAGES = {"float32": "LoRA", "nf4": "QLoRA, NF4", "fp4": "QLoRA, FP4"}
-"""How the base is stored, and what training on it is called. QLoRA here has double quantization, as by default."""
+STORAGES = {"float32": "LoRA", "nf4": "QLoRA, NF4", "fp4": "QLoRA, FP4", "int8": "QLoRA, INT8 per row"}
+"""How the base is stored, and what training on it is called. Four bits come with double quantization, as by default."""
+RECORDED = ("float32", "nf4", "fp4")
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def outcome_of(
     device: str,
     date: str,
 ) -> Outcome | None:
-    """A finished run of one's own for a comparison; None when it is of another method, or not of a built-in task.
+    """A finished run of one's own for a comparison; None when it is of another method, not of a built-in task, or has
+    four bits without double quantization, which would be a third thing to differ in.
 
     Args:
         run: its config, as `RunConfig.to_dict` has it, resolved.
@@ -107,9 +109,9 @@ def outcome_of(
     if run.get("method") not in ("lora", "qlora") or not run.get("task"):
         return None
     settings, loop = dict(run.get("settings") or {}), dict(run.get("train") or {})
-    kind, _ = settings.pop("quant_type", None), settings.pop("double_quantization", None)
+    kind, double = settings.pop("quant_type", None), settings.pop("double_quantization", None)
     rate, steps = loop.pop("learning_rate", None), loop.pop("steps", None)
-    if rate is None or steps is None:
+    if rate is None or steps is None or (kind in ("nf4", "fp4") and not double):
         return None
     storage = "float32" if run["method"] == "lora" else str(kind)
     return Outcome(
@@ -220,7 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
     done = {(r.task, r.storage, r.learning_rate, r.steps, r.seed) for r in recorded()}
     for seed in args.seed or SEEDS:
         for task in args.task or TASKS:
-            for storage in STORAGES:
+            for storage in RECORDED:
                 loop = config(task, storage, seed).train
                 if (task, storage, loop.learning_rate, loop.steps, seed) in done:
                     continue

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app import quantization as figures
+from app import charts_quantization as figures
 from app import state
 from core.config import RunConfig, resolved
 from core.quantization import matrices, pairs, summaries

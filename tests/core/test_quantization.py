@@ -517,7 +517,7 @@ def test_only_equal_settings_make_a_pair() -> None:
 
 @pytest.mark.parametrize("task", ["json", "jargon"])
 def test_a_pair_s_runs_differ_in_storage_alone(task: str) -> None:
-    lora, nf4, fp4 = (pairs.config(task, storage, 3) for storage in pairs.STORAGES)
+    lora, nf4, fp4 = (pairs.config(task, storage, 3) for storage in pairs.RECORDED)
     assert (lora.method, nf4.method, fp4.method) == ("lora", "qlora", "qlora")
     assert lora.train == nf4.train == fp4.train
     assert (nf4.settings.quant_type, fp4.settings.quant_type, nf4.seed) == ("nf4", "fp4", 3)
@@ -527,7 +527,7 @@ def test_a_pair_s_runs_differ_in_storage_alone(task: str) -> None:
 
 def test_the_record_is_of_this_base_and_whole() -> None:
     found = pairs.recorded()
-    assert len(found) == len(pairs.SEEDS) * len(pairs.STORAGES) * 4
+    assert len(found) == len(pairs.SEEDS) * len(pairs.RECORDED) * 4
     assert len(pairs.pairs(found)) == len(found) * 2 // 3
     for row in found:
         loop = pairs.config(row.task, row.storage, row.seed).train

@@ -438,7 +438,7 @@ def whole(found: Mapping[str, Any]) -> Chart:
 
 # --- 5: QLoRA against LoRA --------------------------------------------------------------------------------------------
 
-_STORED_STYLES = {"nf4": method_style("qlora"), "fp4": series_style(4)}
+_STORED_STYLES = {"nf4": method_style("qlora"), "fp4": series_style(4), "int8": series_style(7)}
 
 
 def duel(found: Sequence[Mean], titles: Mapping[str, str]) -> Chart:
