@@ -12,6 +12,7 @@ from app import charts_quantization as figures
 from app.address import keep_in_link, linked
 from app.charts_quantization import share
 from app.story import plain
+from core.base import describe_base
 from core.config import EMBEDDED
 from core.errors import DeltalabError
 from core.quantization import blockwise, matrices, pairs, summaries
@@ -164,6 +165,15 @@ def _found(source: str, path: Path | None) -> tuple[Matrix, ...] | tuple[str, st
         return error.sentence, error.advice
 
 
+@st.cache_data(show_spinner=False, ttl=120, max_entries=32)
+def _fingerprint(source: str) -> str:
+    """Tells a base's weights from others; "" while they are not here to be looked at."""
+    try:
+        return str(describe_base(source)["fingerprint"] or "")
+    except DeltalabError:
+        return ""
+
+
 def _choose(source: str, path: Path | None) -> Matrix | None:
     """The matrix that is looked at."""
     if not source and path is None:
@@ -285,9 +295,8 @@ def _sizes(matrix: Matrix, source: str, path: Path | None) -> None:
     _shown(figures.savings(summaries.savings(costs), "nf4"), "savings")
     st.subheader("Over all matrices", anchor="all-matrices")
     size = int(linked("block", SIZES, "64"))
-    settings: dict[str, Any] = {"block_size": size, "base": source or EMBEDDED}
-    if path is not None:
-        settings["file"] = str(path)
+    settings: dict[str, Any] = {"block_size": size}
+    settings |= {"file": str(path)} if path is not None else {"base": source, "weights": _fingerprint(source)}
     st.markdown(
         f"Every matrix in every format, in blocks of {size}"
         + (", with the error of the layer's output on held-out text." if path is None else ".")
@@ -352,7 +361,13 @@ def _suffering(source: str, path: Path | None) -> None:
             on_change=keep_in_link,
             args=("group", "matrix"),
         )
-    settings = {"base": source, "format": name, "items": int(items), "block_size": int(linked("block", SIZES, "64"))}
+    settings = {
+        "base": source,
+        "weights": _fingerprint(source),
+        "format": name,
+        "items": int(items),
+        "block_size": int(linked("block", SIZES, "64")),
+    }
     probing.section(
         "quantized_layers",
         [],

@@ -36,6 +36,7 @@ class Config:
 
     base: str = knob(EMBEDDED, "The base whose matrices are stored: embedded, a folder or a hub id.")
     file: str = knob("", "A file with matrices instead of a base: .safetensors, .npy or .csv.")
+    weights: str = knob("", "Fingerprint of the base's weights: with others it is another measurement.")
     block_size: int = knob(
         64, "Weights that share a scale.", unit="weights", low=8, high=65_536, why="QLoRA's choice: 4.5 bits a weight."
     )

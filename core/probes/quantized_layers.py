@@ -36,6 +36,7 @@ class Config:
         "nf2", "How the one part is stored.", choices=tuple(n for n in FORMATS if n != "dynamic8"),
         why="Four bits hardly harm the embedded base, so nothing would be seen; two bits show who is sensitive.",
     )  # fmt: skip
+    weights: str = knob("", "Fingerprint of the base's weights: with others it is another measurement.")
     block_size: int = knob(64, "Weights that share a scale.", unit="weights", low=8, high=65_536, why="QLoRA's choice.")
     items: int = knob(
         40, "Held-out items per skill.", unit="items", low=2, high=200,
