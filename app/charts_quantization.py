@@ -53,7 +53,7 @@ def levels(found: NormalFloat) -> Chart:
     height = np.exp(-((at * top) ** 2) / 2)
     fig = figure("weight / absmax of its block", "density, relative", height=300, series=3)
     fig.add_trace(
-        go.Scatter(x=x, y=density, name="normal distribution, cut at ±1", mode="lines", hoverinfo="skip",
+        go.Scatter(x=x, y=density, name="normal distribution", mode="lines", hoverinfo="skip",
                    line={"color": BASE_STYLE.colour, "dash": BASE_STYLE.dash, "width": 2})
     )  # fmt: skip
     style = format_style("nf4")
@@ -288,12 +288,9 @@ def savings(found: Sequence[Saving], name: str) -> Chart:
         }
     )
     at = next((s for s in mine if s.block_size == 64), mine[0])
-    added = "an unknown error" if at.added is None else f"{abs(100 * at.added):.2f}\u00a0%"
-    verb = "adds" if at.added is None or at.added >= 0 else "takes"
-    title = (
-        f"In blocks of {at.block_size}, double quantization saves {at.saved_bits:.2f} bits a weight and {verb} {added} "
-        f"{'to' if verb == 'adds' else 'from'} the error"
-    )
+    title = f"In blocks of {at.block_size}, double quantization saves {at.saved_bits:.2f} bits a weight"
+    if at.added is not None:
+        title += f"; the error becomes {abs(100 * at.added):.2f}\u00a0% {'larger' if at.added >= 0 else 'smaller'}"
     alt = (
         "Bar chart of bits saved by block size: " + ", ".join(f"{s.block_size}: {s.saved_bits:.3f}" for s in mine) + "."
     )

@@ -283,8 +283,8 @@ def _sizes(matrix: Matrix, source: str, path: Path | None) -> None:
         "A smaller block has a scale that suits it better, and more scales have to be kept: 32 bits for 64 weights "
         "are half a bit each. **Double quantization** stores the scales themselves in 8 bits: their mean is "
         "subtracted, and 256 of them share one 32-bit number.\n\n"
-        "$$4 + \\tfrac{32}{64} = 4.5 \\qquad\\text{becomes}\\qquad 4 + \\tfrac{8}{64} + \\tfrac{32}{64\\cdot 256} = "
-        "4.127 \\text{ bits}$$"
+        "$$4 + \\tfrac{32}{64} = 4.5 \\text{ bits}$$\n\n"
+        "$$4 + \\tfrac{8}{64} + \\tfrac{32}{64\\cdot 256} = 4.127 \\text{ bits}$$"
     )
     try:
         costs = _costs(matrix)

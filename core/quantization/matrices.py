@@ -166,7 +166,7 @@ def read(matrix: Matrix, most_values: int | None = None) -> np.ndarray:
         whole = raw.reshape(matrix.columns, matrix.rows).T if matrix.transposed else raw.reshape(-1, matrix.columns)
     else:
         whole = (_npy if matrix.dtype == "npy" else _csv)(matrix.place)
-    values = np.ascontiguousarray(whole[:rows], dtype=np.float32)
+    values = np.array(whole[:rows], dtype=np.float32, order="C")  # a copy: the file may go
     if not np.isfinite(values).all():
         raise BadInput(
             f"{matrix.name} holds values that are not finite numbers.", "Look for NaN or infinity in the file."
