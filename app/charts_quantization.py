@@ -439,7 +439,7 @@ _STORED_STYLES = {"nf4": method_style("qlora"), "fp4": series_style(4), "int8": 
 
 
 def duel(found: Sequence[Mean], titles: Mapping[str, str]) -> Chart:
-    """Exact match after LoRA and after QLoRA, by task; a line is the range of the differences over the seeds."""
+    """Exact match after LoRA and after QLoRA, by task; a line is the range of the differences."""
     import plotly.graph_objects as go
 
     tasks = list(dict.fromkeys(m.task for m in found))
@@ -452,7 +452,7 @@ def duel(found: Sequence[Mean], titles: Mapping[str, str]) -> Chart:
         fig.add_trace(
             go.Scatter(
                 x=[m.points for m in part], y=[titles.get(m.task, m.task) for m in part], mode="markers",
-                name=f"{STORAGES[storage]}, mean over seeds and range", hovertemplate="%{x:+.1f} points",
+                name=f"{STORAGES[storage]}, mean and range", hovertemplate="%{x:+.1f} points",
                 error_x={"type": "data", "symmetric": False, "array": [m.high - m.points for m in part],
                          "arrayminus": [m.points - m.low for m in part], "color": style.colour, "thickness": 1.5},
                 marker={"color": style.colour, "symbol": style.marker, "size": 11},
@@ -464,14 +464,14 @@ def duel(found: Sequence[Mean], titles: Mapping[str, str]) -> Chart:
     for storage in storages:
         points = [m.points for m in found if m.storage == storage]
         sentences.append(f"{STORAGES[storage]} {sum(points) / len(points):+.1f} points")
-    seeds = max(m.seeds for m in found)
-    over = "one seed" if seeds == 1 else f"{seeds} seeds"
+    most = sum(m.pairs for m in found)
+    over = "one pair" if most == 1 else f"{most} pairs"
     where = "one task" if len(tasks) == 1 else f"{len(tasks)} tasks"
-    title = f"Against LoRA at equal steps, over {where} and {over}: {', '.join(sentences)}"
+    title = f"Against LoRA at equal steps, {over} on {where}: {', '.join(sentences)}"
     table = pd.DataFrame(
         [
             {
-                "task": titles.get(m.task, m.task), "base_stored_as": FORMATS[m.storage].title, "seeds": m.seeds,
+                "task": titles.get(m.task, m.task), "base_stored_as": FORMATS[m.storage].title, "pairs": m.pairs,
                 "lora_percent": round(100 * m.plain, 1), "qlora_percent": round(100 * m.stored, 1),
                 "points": round(m.points, 1), "lowest": round(m.low, 1), "highest": round(m.high, 1),
                 "held_out_loss_added": None if m.loss is None else round(m.loss, 4),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -406,11 +407,25 @@ def _duel() -> None:
         first = pairs.recorded()[0]
         st.markdown(f":material/history: **Recorded**, not your runs · {plain(first.device)} · {first.date}")
         _shown(figures.duel(recorded, titles), "duel-recorded")
-    own = pairs.pairs(_own())
+        _luck(pairs.recorded(), titles)
+    outcomes = _own()
+    own = pairs.pairs(outcomes)
     if own:
         st.markdown(":material/person: **Your runs** that differ in the base alone")
         _shown(figures.duel(pairs.means(own), titles), "duel-own")
+        _luck(outcomes, titles)
     _start(titles)
+
+
+def _luck(outcomes: Sequence[pairs.Outcome], titles: dict[str, str]) -> None:
+    """How much of a difference may be the seed's doing."""
+    found = pairs.luck(outcomes)
+    if found is not None:
+        task, points = found
+        st.caption(
+            f"From one seed to another, LoRA itself moved by up to {points:.0f} points ({plain(titles.get(task, task))}): "
+            "a single pair that differs by less proves nothing."
+        )
 
 
 def _own() -> list[pairs.Outcome]:

@@ -3,8 +3,9 @@
     python -m core.quantization.pairs              # train what is missing and keep it in core/catalog/
     python -m core.quantization.pairs --seed 0 --task json
 
-The record (core/catalog/quantized_pairs.csv) has a row a run, made by the engine on the embedded base with the defaults
-of the two methods; the learning rate and the steps of a task are QLoRA's defaults, for all storages.
+What is recorded comes from two tables of core/catalog/, both made by the engine on the embedded base with the defaults
+of the two methods: the sweep (sweep_embedded.csv), which tried both at the same rates, and further seeds and FP4
+(quantized_pairs.csv), at QLoRA's default rate and steps for the task.
 """
 
 from __future__ import annotations
@@ -84,11 +85,12 @@ class Pair:
 
 
 def recorded() -> tuple[Outcome, ...]:
-    """The record's rows on the base that is shipped; empty when there are none."""
+    """All that is recorded on the base that is shipped, one row a setting and storage; empty when there is nothing."""
     from core.sweep import base_hash
 
     mine = base_hash()
-    return tuple(r for r in _read() if r.base == mine)
+    found = {(r.setting, r.storage): r for r in (*_swept(), *_read()) if r.base == mine}
+    return tuple(found.values())
 
 
 def outcome_of(
@@ -136,11 +138,11 @@ def pairs(outcomes: Iterable[Outcome]) -> tuple[Pair, ...]:
 
 @dataclass(frozen=True)
 class Mean:
-    """Pairs of one task and storage over their seeds. low, high: of the difference in points."""
+    """Pairs of one task and storage over their seeds and rates. low, high: of the difference in points."""
 
     task: str
     storage: str
-    seeds: int
+    pairs: int
     plain: float
     stored: float
     points: float
@@ -169,6 +171,20 @@ def means(found: Sequence[Pair]) -> tuple[Mean, ...]:
     return tuple(out)
 
 
+def luck(outcomes: Iterable[Outcome]) -> tuple[str, float] | None:
+    """The task on which LoRA itself differed most between seeds of one setting, and by how many points; None when no
+    setting was run with two seeds. A difference between storages that is smaller may be luck as well."""
+    groups: dict[tuple, list[tuple[str, float]]] = {}
+    for o in outcomes:
+        if o.storage == "float32" and o.exact_match is not None:
+            key = (o.base, o.task, o.learning_rate, o.steps, o.others)
+            groups.setdefault(key, []).append((o.task, 100 * o.exact_match))
+    found = [
+        (part[0][0], max(v for _, v in part) - min(v for _, v in part)) for part in groups.values() if len(part) > 1
+    ]
+    return max(found, key=lambda f: f[1]) if found else None
+
+
 def config(task: str, storage: str, seed: int) -> RunConfig:
     """The run of one storage: QLoRA's default rate and steps for the task, whichever the storage."""
     from core.config import with_settings
@@ -182,6 +198,21 @@ def config(task: str, storage: str, seed: int) -> RunConfig:
 
 
 # --- the record -------------------------------------------------------------------------------------------------------
+
+
+def _swept() -> list[Outcome]:
+    """The sweep's runs of the two methods."""
+    from core.sweep import read_table
+
+    kinds = {"lora": "float32", "qlora": "nf4"}
+    return [
+        Outcome(
+            r["base"], r["task"], kinds[r["method"]], float(r["learning_rate"]), int(r["steps"]), int(r["seed"]),
+            float(r["exact_match"]), float(r["held_out_loss"]), float(r["skills_after"]), r["device"], r["date"],
+        )
+        for r in read_table()
+        if r["method"] in kinds
+    ]  # fmt: skip
 
 
 def _read() -> list[Outcome]:

@@ -164,7 +164,7 @@ def test_own_runs_are_compared_where_they_differ_in_the_base_alone(visit: Any, s
     fill(store, "bob", resolved(pairs.config("json", "nf4", 1)), reach=0.1)
     text = words(visit(page))
     assert "Your runs" in text
-    assert "Against LoRA at equal steps, over one task and one seed: QLoRA, NF4 -10.0 points" in text
+    assert "Against LoRA at equal steps, one pair on one task: QLoRA, NF4 -10.0 points" in text
     assert "**Your runs** that differ" not in words(visit(page, owner="bob"))
 
 

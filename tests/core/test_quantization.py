@@ -17,6 +17,7 @@ from core.errors import BadInput, BaseUnavailable, DeltalabError, NotFound
 from core.probes import Subject, probe
 from core.quantization import blockwise, matrices, measures, pairs, summaries
 from core.quantization.formats import FORMATS, NF4_PUBLISHED, SHOWN, format_of, gaps, normal_float
+from core.world import TASKS
 
 BLOCKED = [n for n in FORMATS if FORMATS[n].scope == "block"]
 NESTING = [n for n in FORMATS if FORMATS[n].nests]
@@ -503,13 +504,15 @@ def test_only_equal_settings_make_a_pair() -> None:
     assert [(p.stored.storage, p.stored.seed) for p in found] == [("nf4", 0), ("nf4", 1)]
     assert [p.points for p in found] == [pytest.approx(-5), pytest.approx(10)]
     (mean,) = pairs.means(found)
-    assert (mean.seeds, mean.points, mean.low, mean.high) == (
+    assert (mean.pairs, mean.points, mean.low, mean.high) == (
         2,
         pytest.approx(2.5),
         pytest.approx(-5),
         pytest.approx(10),
     )
     assert mean.loss == 0
+    assert pairs.luck([*plain, *stored]) == ("json", pytest.approx(10))
+    assert pairs.luck([plain[0], outcome(task="facts"), *stored]) is None
     unscored = pairs.pairs([outcome(match=None), outcome("nf4", match=None)])
     assert unscored[0].points is None
     assert pairs.means(unscored) == ()
@@ -525,12 +528,15 @@ def test_a_pair_s_runs_differ_in_storage_alone(task: str) -> None:
     assert lora.settings.rank == nf4.settings.rank
 
 
-def test_the_record_is_of_this_base_and_whole() -> None:
+def test_the_record_holds_pairs_of_every_task() -> None:
+    from core.sweep import base_hash
+
     found = pairs.recorded()
-    assert len(found) == len(pairs.SEEDS) * len(pairs.RECORDED) * 4
-    assert len(pairs.pairs(found)) == len(found) * 2 // 3
-    for row in found:
-        loop = pairs.config(row.task, row.storage, row.seed).train
-        assert (row.learning_rate, row.steps) == (loop.learning_rate, loop.steps)
-        assert row.exact_match is not None
-        assert 0 <= row.exact_match <= 1
+    assert {r.base for r in found} == {base_hash()}
+    assert len({(r.setting, r.storage) for r in found}) == len(found)
+    means = pairs.means(pairs.pairs(found))
+    assert {m.task for m in means if m.storage == "nf4"} == set(TASKS)
+    assert "fp4" in {m.storage for m in means}
+    for m in means:
+        assert m.low <= m.points <= m.high
+        assert m.points == pytest.approx(100 * (m.stored - m.plain))
