@@ -423,7 +423,8 @@ def _luck(outcomes: Sequence[pairs.Outcome], titles: dict[str, str]) -> None:
     if found is not None:
         task, points = found
         st.caption(
-            f"From one seed to another, LoRA itself moved by up to {points:.0f} points ({plain(titles.get(task, task))}): "
+            f"From one seed to another, LoRA itself moved by up to {points:.0f} points "
+            f"({plain(titles.get(task, task))}): "
             "a single pair that differs by less proves nothing."
         )
 
