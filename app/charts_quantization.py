@@ -34,6 +34,11 @@ def format_title(name: str, double: bool = False) -> str:
     return FORMATS[name].title + (" with double quantization" if double else "")
 
 
+def signed(value: float) -> str:
+    """-1.5 -> '−1.5', with a minus and not a hyphen."""
+    return f"{value:+.1f}".replace("-", "−")
+
+
 def share(value: float | None, digits: int = 1) -> str:
     """0.0923 -> '9.2 %' with a space that does not break; a dash for what is undefined."""
     return "–" if value is None else f"{100 * value:.{digits}f}\u00a0%"
@@ -347,6 +352,7 @@ def matrices(found: Mapping[str, Any], name: str) -> Chart:
         f"{high['title']} errs most, {share(high['errors'][name][key])} in {FORMATS[name].title}; {low['title']} "
         f"least, {share(low['errors'][name][key])}"
     )
+    title = title[:1].upper() + title[1:]
     return Chart(title, fig, f"Error of {len(known)} matrices in {FORMATS[name].title}. {title}.", table)
 
 
@@ -387,6 +393,7 @@ def parts(found: Mapping[str, Any], group: str) -> Chart:
     else:
         title = f"{worst['name']} suffers most: {worst['added']:+.3f} nats a token"
         title += f"; {calm} of {len(mine)} not measurably" if calm else ""
+    title = title[:1].upper() + title[1:]
     alt = f"Dots with error bars for {len(shown)} of {len(mine)} parts, the worst first. {title}."
     return Chart(title, fig, alt, table)
 
@@ -398,7 +405,7 @@ def whole(found: Mapping[str, Any]) -> Chart:
     rows = sorted(found["formats"], key=lambda f: (f["bits"], f["added"]))
     floor = 1e-4
     names = [f"{format_title(r['format'])}{' (double)' if r['double'] else ''}" for r in rows]
-    fig = figure("added loss, nats a token (0.0001 or less at the left edge)", "", height=100 + 30 * len(rows))
+    fig = figure("added loss, nats a token", "", height=100 + 30 * len(rows))
     for name, row in zip(names, rows, strict=True):
         style = format_style(row["format"])
         fig.add_trace(
@@ -444,7 +451,7 @@ def duel(found: Sequence[Mean], titles: Mapping[str, str]) -> Chart:
 
     tasks = list(dict.fromkeys(m.task for m in found))
     storages = list(dict.fromkeys(m.storage for m in found))
-    fig = figure("exact match of QLoRA minus LoRA, points", "", height=110 + 44 * len(tasks), series=len(storages))
+    fig = figure("points more than LoRA", "", height=110 + 44 * len(tasks), series=len(storages))
     fig.add_vline(x=0, line={"color": method_style("lora").colour, "dash": "dash", "width": 2})
     for storage in storages:
         style = _STORED_STYLES[storage]
@@ -462,12 +469,12 @@ def duel(found: Sequence[Mean], titles: Mapping[str, str]) -> Chart:
     fig.update_yaxes(autorange="reversed", type="category")
     sentences = []
     for storage in storages:
-        points = [m.points for m in found if m.storage == storage]
-        sentences.append(f"{STORAGES[storage]} {sum(points) / len(points):+.1f} points")
-    most = sum(m.pairs for m in found)
-    over = "one pair" if most == 1 else f"{most} pairs"
-    where = "one task" if len(tasks) == 1 else f"{len(tasks)} tasks"
-    title = f"Against LoRA at equal steps, {over} on {where}: {', '.join(sentences)}"
+        part = [m for m in found if m.storage == storage]
+        number = sum(m.pairs for m in part)
+        # By pair, so that a task that was tried once does not weigh as much as one that was tried often.
+        points = sum(m.points * m.pairs for m in part) / number
+        sentences.append(f"{STORAGES[storage]} {signed(points)} points ({number} {'pair' if number == 1 else 'pairs'})")
+    title = f"At equal steps, against LoRA: {'; '.join(sentences)}"
     table = pd.DataFrame(
         [
             {

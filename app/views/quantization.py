@@ -390,6 +390,7 @@ def _parts(result: dict[str, Any], group: str) -> None:
         "held-out text; bars are two standard errors."
     )
     _shown(figures.whole(result), "whole")
+    st.caption("What adds less than 0.0001, or nothing, stands at the left edge.")
 
 
 # --- 5 ----------------------------------------------------------------------------------------------------------------

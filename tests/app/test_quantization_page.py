@@ -149,9 +149,9 @@ def test_what_was_measured_is_shown(visit: Any, store: Any, tmp_path: Path) -> N
     result = quantization.measure(Subject((), tmp_path), config, lambda share, text: None)
     kept("quantization", known, result)
     text = words(visit(page))
-    assert "layer 5 down_proj suffers most: +0.040 nats a token; 1 of 2 not measurably" in text
+    assert "Layer 5 down_proj suffers most: +0.040 nats a token; 1 of 2 not measurably" in text
     assert "Four bits (NF4) add 0.0037 nats a token; two bits add 1.60" in text
-    assert "m errs most" in text
+    assert "M errs most" in text
     assert "suffers most" not in words(visit(page, owner="bob")), "what one has measured is one's own"
     by_layer = words(visit(page, group="layer"))
     assert "In NF2, no part alone adds more to the loss than chance would" in by_layer
@@ -164,7 +164,7 @@ def test_own_runs_are_compared_where_they_differ_in_the_base_alone(visit: Any, s
     fill(store, "bob", resolved(pairs.config("json", "nf4", 1)), reach=0.1)
     text = words(visit(page))
     assert "Your runs" in text
-    assert "Against LoRA at equal steps, one pair on one task: QLoRA, NF4 -10.0 points" in text
+    assert "At equal steps, against LoRA: QLoRA, NF4 −10.0 points (1 pair)" in text
     assert "**Your runs** that differ" not in words(visit(page, owner="bob"))
 
 

@@ -43,7 +43,7 @@ def test_the_quantization_lab(server: Server, visitors: Visitors, tmp_path: Path
     press(page, "layers-quantized_layers-start")
     wait_for_text(page, re.compile(r"Four bits \(NF4\) add"), MEASURE_SECONDS)
     key(page, "group").get_by_text("Each layer").click()
-    wait_for_text(page, re.compile(r"layer \d suffers most"))
+    wait_for_text(page, re.compile(r"Layer \d suffers most"))
     check(page)
     shoot(quin, page.url.removeprefix(server.url), "quantization-measured")
     page.locator(".st-key-block [role=slider]").press("ArrowRight")
