@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from core.config import RunConfig, TrainConfig
 from core.methods import METHODS
@@ -66,13 +67,17 @@ def points(methods: list[str], tasks: list[str]) -> Iterator[tuple[str, str, flo
                 yield method, task, rate, STEPS[task] * METHODS[method].PATIENCE
 
 
-def run_point(method: str, task: str, rate: float, steps: int, seed: int) -> dict[str, object]:
-    """Train one point with the engine and return its row."""
+def run_point(method: str, task: str, rate: float, steps: int, seed: int, settings: Any = None) -> dict[str, object]:
+    """Train one point with the engine and return its row.
+
+    Args:
+        settings: of the method; its defaults when None.
+    """
     from core.events import Evaluated, Failed, Finished, Started
     from core.train import train
 
     config = RunConfig(
-        task=task, method=method, settings=METHODS[method].Config(), seed=seed,
+        task=task, method=method, settings=settings or METHODS[method].Config(), seed=seed,
         train=TrainConfig(learning_rate=rate, steps=steps, eval_every=steps),
     )  # fmt: skip
     start = time.perf_counter()

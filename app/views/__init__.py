@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.views import home, inside, playground, race, runs
+from app.views import home, inside, playground, quantization, race, runs
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ VIEWS = (
     View("Course", "", ":material/menu_book:", home.render, wide=False),
     View("Playground", "playground", ":material/science:", playground.render),
     View("Race", "race", ":material/flag:", race.render),
+    View("Quantization", "quantization", ":material/grid_on:", quantization.render),
     View("Runs", "runs", ":material/list_alt:", runs.render),
     View("Inside", "inside", ":material/frame_inspect:", inside.render),
 )

@@ -67,6 +67,8 @@ PROBES: dict[str, str] = {
     "truncation": "core.probes.truncation",
     "tokens": "core.probes.tokens",
     "overlap": "core.probes.overlap",
+    "quantization": "core.probes.quantization",
+    "quantized_layers": "core.probes.quantized_layers",
 }
 """name -> module"""
 

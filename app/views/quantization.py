@@ -1,0 +1,501 @@
+"""Quantization: from one block of weights to what a whole model loses, and what QLoRA makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from app import charts, compare, live, probing, state, uploads
+from app import charts_quantization as figures
+from app.address import keep_in_link, linked
+from app.charts_quantization import share
+from app.story import plain
+from core.base import describe_base
+from core.config import EMBEDDED
+from core.errors import DeltalabError
+from core.quantization import blockwise, matrices, pairs, summaries
+from core.quantization.formats import FORMATS, SHOWN, normal_float
+from core.quantization.matrices import Matrix
+from core.units import bytes_text
+from core.world import TASKS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from app.charts import Chart
+    from core.quantization.summaries import Block, Cost, Spread
+    from core.runs.store import Run
+
+CELL = "quantization"
+"""Where the store files the runs that were started here."""
+SOURCES = {EMBEDDED: "Embedded", "folder": "Local folder", "hub": "Hub id", "file": "My matrix"}
+SIZES = [str(size) for size in blockwise.BLOCK_SIZES]
+PART_FORMATS = ["nf2", "nf3", *SHOWN]
+GROUPS = {"matrix": "Each matrix", "kind": "Each kind", "layer": "Each layer"}
+DUEL = ("float32", "nf4")
+SHOWN_PAIRS = 200  # the newest of the visitor's runs that are looked through
+
+
+def render() -> None:
+    """Draw the page."""
+    st.title("Quantization", anchor=False)
+    st.markdown(
+        "A weight of 32 bits can be stored in four. What is lost, which part of a model minds, and does fine-tuning "
+        "on top of it (QLoRA) end where fine-tuning on the full weights (LoRA) does?"
+    )
+    _idea()
+    source, path = _source()
+    found = _choose(source, path)
+    if found is not None:
+        _matrix(found)
+        _sizes(found, source, path)
+    _suffering(source, path)
+    _duel()
+
+
+def _shown(chart: Chart, key: str) -> None:
+    """A figure with its numbers as a table and as CSV."""
+    compare.draw(chart, key)
+    with st.expander("The numbers", key=f"{key}-numbers"):
+        st.dataframe(chart.table, hide_index=True, height="auto" if len(chart.table) < 12 else 320, alt=chart.alt)
+        st.download_button(
+            "Table as CSV",
+            charts.csv(chart.table),
+            f"{key}.csv",
+            "text/csv",
+            key=f"{key}-csv",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+
+
+# --- 1 ----------------------------------------------------------------------------------------------------------------
+
+
+@st.fragment
+def _idea() -> None:
+    st.header("One block, one scale, a few levels", anchor="idea")
+    st.markdown(
+        "Weights are stored in blocks, say of 64. The largest magnitude of a block, its *absmax*, is kept as a number. "
+        "Every weight is divided by it and becomes the nearest of a few fixed levels between −1 and 1; only the "
+        "*number* of the level is kept.\n\n"
+        "$$\\hat{w} = \\text{level}[q] \\cdot \\text{absmax}$$\n\n"
+        "So a format is a list of levels. Trained weights are spread nearly like a normal distribution, hence "
+        "**NormalFloat**: levels at equal steps of *probability*, not of value."
+    )
+    options = ["2", "3", "4"]
+    bits = st.segmented_control(
+        "Bits a level",
+        options,
+        default=linked("bits", options, "4"),
+        required=True,
+        key="bits",
+        on_change=keep_in_link,
+        args=("bits", "4"),
+    )
+    found = normal_float(int(bits or "4"))
+    half = len(found.negative)
+    st.markdown(
+        f"1. Take {half + 1} probabilities, evenly spaced from ½ to {found.offset:.4f}, for the positive side, and "
+        f"{half} for the negative. (At probability 1 the quantile would be infinite, so the last stands half a step "
+        "short of it.)\n"
+        f"2. Look up the quantile of the normal distribution at each: the last one is {found.positive[-1][1]:.3f} "
+        "standard deviations.\n"
+        f"3. Both sides begin at zero. Keep it once: {len(found.levels)} values, and zero is exact, as padding and "
+        "pruned weights need it.\n"
+        f"4. Divide by the largest, {found.positive[-1][1]:.3f}, so that they span −1 to 1, as a block does after the "
+        "division by its absmax."
+    )
+    chart = figures.levels(found)
+    _shown(chart, "levels")
+    if "difference" in chart.table:
+        st.caption(
+            f"These are the published NF4 values (QLoRA, appendix E) to within "
+            f"{chart.table['difference'].abs().max():.7f}: they were computed in 32 bits there."
+        )
+    else:
+        st.caption(f"NF{bits} is derived by the same rule, for comparison; the published type has four bits.")
+
+
+# --- 2 ----------------------------------------------------------------------------------------------------------------
+
+
+def _source() -> tuple[str, Path | None]:
+    """A base's name ("" until there is one), and the visitor's file if that is what they chose."""
+    st.header("A matrix of your choice", anchor="matrix")
+    kind = st.segmented_control(
+        "Where the matrix comes from",
+        list(SOURCES),
+        format_func=SOURCES.__getitem__,
+        default=linked("source", list(SOURCES), EMBEDDED),
+        required=True,
+        key="source",
+        on_change=keep_in_link,
+        args=("source", EMBEDDED),
+    )
+    if kind == "folder":
+        return str(st.text_input("Folder on this machine", key="folder", bind="query-params") or "").strip(), None
+    if kind == "hub":
+        return str(st.text_input("Hub id", key="hub", bind="query-params") or "").strip(), None
+    if kind == "file":
+        given = st.file_uploader(
+            "Your matrix",
+            type=list(matrices.ENDINGS),
+            key="matrix-file",
+            help="It stays on this machine. A safetensors file may hold several; a pickle is never opened.",
+        )
+        if given is None:
+            st.caption(
+                f"A .safetensors, .npy or .csv file of at most {bytes_text(matrices.MOST_FILE_BYTES)}; a CSV has a row "
+                "of the matrix on each line, without a header."
+            )
+            return "", None
+        return "", uploads.keep(state.owner(), given.name, given.getvalue())
+    return EMBEDDED, None
+
+
+@st.cache_data(show_spinner=False, ttl=120, max_entries=32)
+def _found(source: str, path: Path | None) -> tuple[Matrix, ...] | tuple[str, str]:
+    """The matrices, or what is wrong, as (sentence, advice)."""
+    try:
+        return matrices.of_base(source) if path is None else matrices.of_file(path)
+    except DeltalabError as error:
+        return error.sentence, error.advice
+
+
+@st.cache_data(show_spinner=False, ttl=120, max_entries=32)
+def _fingerprint(source: str) -> str:
+    """Tells a base's weights from others; "" while they are not here to be looked at."""
+    try:
+        return str(describe_base(source)["fingerprint"] or "")
+    except DeltalabError:
+        return ""
+
+
+def _choose(source: str, path: Path | None) -> Matrix | None:
+    """The matrix that is looked at."""
+    if not source and path is None:
+        return None
+    with st.spinner("Looking at the matrices", show_time=True):
+        found = _found(source, path)
+    if isinstance(found[0], str):
+        live.say(DeltalabError(found[0], str(found[1])))
+        return None
+    by_name = {m.name: m for m in found if isinstance(m, Matrix)}
+    names = list(by_name)
+    first = next((n for n in names if by_name[n].title == "layer 0 q_proj"), names[0])
+    chosen = st.selectbox(
+        "Matrix",
+        names,
+        index=names.index(linked("matrix", names, first)),
+        format_func=lambda name: f"{by_name[name].title}, {by_name[name].rows} × {by_name[name].columns}",
+        key="matrix",
+        on_change=keep_in_link,
+        args=("matrix", first),
+    )
+    matrix = by_name[str(chosen)]
+    if matrix.embedding:
+        st.caption("QLoRA leaves embeddings and the head as they are; here they can be looked at all the same.")
+    return matrix
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _weight(matrix: Matrix) -> np.ndarray:
+    return matrices.read(matrix, summaries.AT_ONCE)
+
+
+@st.cache_data(show_spinner=False, max_entries=256)
+def _seen(matrix: Matrix, name: str, block_size: int) -> tuple[Cost, Spread, Block]:
+    weight, form = _weight(matrix), FORMATS[name]
+    return (
+        summaries.cost(weight, form, block_size),
+        summaries.spread(weight, form, block_size),
+        summaries.block(weight, form, block_size),
+    )
+
+
+@st.cache_data(show_spinner=False, max_entries=32)
+def _costs(matrix: Matrix) -> tuple[Cost, ...]:
+    return summaries.costs(_weight(matrix))
+
+
+def format_and_block() -> tuple[str, int]:
+    """The format and the block size that are chosen."""
+    left, right = st.columns(2, gap="medium")
+    with left:
+        name = st.selectbox(
+            "Format",
+            SHOWN,
+            index=SHOWN.index(linked("format", list(SHOWN), "nf4")),
+            format_func=lambda n: FORMATS[n].title,
+            key="format",
+            on_change=keep_in_link,
+            args=("format", "nf4"),
+        )
+    with right:
+        size = st.select_slider(
+            "Weights in a block",
+            SIZES,
+            value=linked("block", SIZES, "64"),
+            key="block",
+            on_change=keep_in_link,
+            args=("block", "64"),
+        )
+    return str(name), int(str(size))
+
+
+def _matrix(matrix: Matrix) -> None:
+    name, size = format_and_block()
+    form = FORMATS[name]
+    try:
+        cost, spread, block = _seen(matrix, name, size)
+    except DeltalabError as error:
+        live.say(error)
+        return
+    with st.container(horizontal=True, gap="large"):
+        st.metric("Bits a weight", f"{cost.bits:.3f}".rstrip("0").rstrip("."), width="content")
+        st.metric("Error, of the spread", share(cost.errors.rmse), width="content")
+        st.metric("Worst weight, of the spread", share(cost.errors.largest, 0), width="content")
+        ratio = cost.errors.sqnr_db
+        st.metric("Signal to noise", "–" if ratio is None else f"{ratio:.1f} dB", width="content")
+    st.caption(plain(f"{form.title}: {form.source}."))
+    if matrix.size > summaries.AT_ONCE:
+        rows = max(1, summaries.AT_ONCE // matrix.columns)
+        st.caption(f"Seen here: the first {rows} of {matrix.rows} rows. The measurements below take all of them.")
+    if form.scope == "row":
+        st.caption("One scale for each row: the block size above has no effect on this format.")
+    left, right = st.columns(2, gap="medium")
+    with left:
+        _shown(figures.spread(spread, form, size), "spread")
+    with right:
+        _shown(figures.use(spread, form), "use")
+    _shown(figures.one_block(block, form), "block-before-after")
+
+
+# --- 3 ----------------------------------------------------------------------------------------------------------------
+
+
+def _sizes(matrix: Matrix, source: str, path: Path | None) -> None:
+    st.header("Smaller blocks, and scales of scales", anchor="blocks")
+    st.markdown(
+        "A smaller block has a scale that suits it better, and more scales have to be kept: 32 bits for 64 weights "
+        "are half a bit each. **Double quantization** stores the scales themselves in 8 bits: their mean is "
+        "subtracted, and 256 of them share one 32-bit number.\n\n"
+        "$$4 + \\tfrac{32}{64} = 4.5 \\text{ bits}$$\n\n"
+        "$$4 + \\tfrac{8}{64} + \\tfrac{32}{64\\cdot 256} = 4.127 \\text{ bits}$$"
+    )
+    try:
+        costs = _costs(matrix)
+    except DeltalabError as error:
+        live.say(error)
+        return
+    _shown(figures.curve(figures.cost_rows(costs), what=f"of {matrix.title}"), "curve")
+    _shown(figures.savings(summaries.savings(costs), "nf4"), "savings")
+    st.subheader("Over all matrices", anchor="all-matrices")
+    size = int(linked("block", SIZES, "64"))
+    settings: dict[str, Any] = {"block_size": size}
+    settings |= {"file": str(path)} if path is not None else {"base": source, "weights": _fingerprint(source)}
+    st.markdown(
+        f"Every matrix in every format, in blocks of {size}"
+        + (", with the error of the layer's output on held-out text." if path is None else ".")
+    )
+    probing.section(
+        "quantization", [], settings, key="all", show=_errors, label="Measure all matrices", takes="ten seconds or so"
+    )
+
+
+def _errors(result: dict[str, Any]) -> None:
+    _shown(figures.matrices(result, linked("format", list(SHOWN), "nf4")), "all-errors")
+    what = f"all {len(result['matrices'])} matrices of {result['source']}"
+    _shown(figures.curve(result["curve"], what=what), "all-curve")
+    if result["tokens"]:
+        st.caption(f"Outputs on {result['tokens']} tokens of held-out text.")
+    if result["sampled"]:
+        st.caption("The second figure takes the first million weights of each matrix.")
+
+
+# --- 4 ----------------------------------------------------------------------------------------------------------------
+
+
+def _suffering(source: str, path: Path | None) -> None:
+    st.header("Which layers suffer", anchor="layers")
+    st.markdown(
+        "An error in the weights is not yet a loss. So one part at a time is stored and read again while all else "
+        "stays as it is, and the held-out loss is taken; then everything that QLoRA stores, in every format."
+    )
+    if path is not None or not source:
+        st.caption("This needs a whole base, not a matrix: choose one above.")
+        return
+    left, middle, right = st.columns(3, gap="medium")
+    with left:
+        name = st.selectbox(
+            "Format of the one part",
+            PART_FORMATS,
+            index=PART_FORMATS.index(linked("part", PART_FORMATS, "nf2")),
+            format_func=lambda n: FORMATS[n].title,
+            key="part",
+            on_change=keep_in_link,
+            args=("part", "nf2"),
+            help="Four bits hardly harm the embedded base, so two show better who is sensitive.",
+        )
+    with middle:
+        items = st.number_input(
+            "Held-out items per skill",
+            2,
+            200,
+            40 if source == EMBEDDED else 8,
+            key="items",
+            bind="query-params",
+            help="Fewer are faster on a large base, and tell less small differences.",
+        )
+    with right:
+        group = st.segmented_control(
+            "Show",
+            list(GROUPS),
+            format_func=GROUPS.__getitem__,
+            default=linked("group", list(GROUPS), "matrix"),
+            required=True,
+            key="group",
+            on_change=keep_in_link,
+            args=("group", "matrix"),
+        )
+    settings = {
+        "base": source,
+        "weights": _fingerprint(source),
+        "format": name,
+        "items": int(items),
+        "block_size": int(linked("block", SIZES, "64")),
+    }
+    probing.section(
+        "quantized_layers",
+        [],
+        settings,
+        key="layers",
+        show=lambda result: _parts(result, str(group)),
+        label="Measure the layers",
+        takes="about a minute on the embedded base, longer on a larger one",
+    )
+
+
+def _parts(result: dict[str, Any], group: str) -> None:
+    if group == "matrix" and not result["matrices"]:
+        st.caption("This base has too many matrices to take them one at a time; its kinds are shown.")
+        group = "kind"
+    _shown(figures.parts(result, group), f"parts-{group}")
+    st.caption(
+        f"{FORMATS[result['format']].title} in blocks of {result['block_size']}, {result['tokens']:,} tokens of "
+        "held-out text; bars are two standard errors."
+    )
+    _shown(figures.whole(result), "whole")
+    st.caption("What adds less than 0.0001, or nothing, stands at the left edge.")
+
+
+# --- 5 ----------------------------------------------------------------------------------------------------------------
+
+
+def _duel() -> None:
+    st.header("QLoRA against LoRA", anchor="qlora")
+    st.markdown(
+        "Fine-tuning can mend what storing broke, since the pair of thin matrices is trained on top of the stored "
+        "weights. The same task, learning rate, steps, data and seed; only the base differs: 32 bits, or four."
+    )
+    titles = {name: task.title for name, task in TASKS.items()}
+    recorded = pairs.means(pairs.pairs(pairs.recorded()))
+    if recorded:
+        first = pairs.recorded()[0]
+        st.markdown(f":material/history: **Recorded**, not your runs · {plain(first.device)} · {first.date}")
+        _shown(figures.duel(recorded, titles), "duel-recorded")
+        _luck(pairs.recorded(), titles)
+    outcomes = _own()
+    own = pairs.pairs(outcomes)
+    if own:
+        st.markdown(":material/person: **Your runs** that differ in the base alone")
+        _shown(figures.duel(pairs.means(own), titles), "duel-own")
+        _luck(outcomes, titles)
+    _start(titles)
+
+
+def _luck(outcomes: Sequence[pairs.Outcome], titles: dict[str, str]) -> None:
+    """How much of a difference may be the seed's doing."""
+    found = pairs.luck(outcomes)
+    if found is not None:
+        task, points = found
+        st.caption(
+            f"From one seed to another, LoRA itself moved by up to {points:.0f} points "
+            f"({plain(titles.get(task, task))}): "
+            "a single pair that differs by less proves nothing."
+        )
+
+
+def _own() -> list[pairs.Outcome]:
+    """What the visitor's finished runs came to, the newest first."""
+    out = []
+    for run in state.store().runs(state.owner(), limit=SHOWN_PAIRS):
+        if run.status != "finished":
+            continue
+        story = compare.story(run, brief=True)
+        after = story.after
+        if after is None or after["exact_match"] is None:
+            continue
+        skills = list(after.get("skills", {}).values())
+        found = pairs.outcome_of(
+            run.config,
+            exact_match=after["exact_match"],
+            held_out_loss=after["loss"],
+            skills_after=sum(skills) / len(skills) if skills else None,
+            device=str((story.started or {}).get("device", "")),
+            date=state.local_time(run.created).strftime("%Y-%m-%d"),
+        )
+        if found is not None:
+            out.append(found)
+    return out
+
+
+def _start(titles: dict[str, str]) -> None:
+    """Start both with one seed, and show the two that were started last."""
+    runs = _newest()
+    busy = any(run.status in live.ACTIVE for run in runs)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        task = st.selectbox(
+            "Task",
+            list(TASKS),
+            index=list(TASKS).index(linked("duel", list(TASKS), "jargon")),
+            format_func=titles.__getitem__,
+            key="duel",
+            on_change=keep_in_link,
+            args=("duel", "jargon"),
+        )
+        seed = st.number_input("Seed", 0, 2**31 - 1, 0, key="seed", bind="query-params")
+        pressed = st.button(
+            "Running" if busy else "Train both",
+            key="train-both",
+            type="primary",
+            icon=":material/hourglass_top:" if busy else ":material/play_arrow:",
+            disabled=busy,
+        )
+    st.caption("Half a minute each on two cores, one after the other; they are in your list of runs like any other.")
+    if pressed:
+        made = [
+            live.start(pairs.config(str(task), storage, int(seed)), key=f"duel-{storage}", cell=CELL)
+            for storage in DUEL
+        ]
+        if any(run is not None for run in made):
+            st.rerun()
+    if runs:
+        for column, run in zip(st.columns(2, gap="medium"), runs, strict=False):
+            with column:
+                st.subheader(plain(run.title or "Run"), anchor=False)
+                live.run_panel(run, key=f"duel-{run.config['method']}", brief=True)
+
+
+def _newest() -> list[Run]:
+    """The newest LoRA and the newest QLoRA run that were started here, if they belong together."""
+    found: dict[str, Run] = {}
+    for run in state.store().runs(state.owner(), limit=10, cell=CELL):
+        found.setdefault(str(run.config.get("method")), run)
+    both = [found[method] for method in ("lora", "qlora") if method in found]
+    same = len({(run.config.get("task"), run.config.get("seed")) for run in both}) == 1
+    return both if same else sorted(both, key=lambda run: -run.created)[:1]
