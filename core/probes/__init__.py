@@ -61,7 +61,12 @@ class Probe(Protocol):
         """
 
 
-PROBES: dict[str, str] = {}
+PROBES: dict[str, str] = {
+    "latency": "core.probes.latency",
+    "merge": "core.probes.merge",
+    "convert": "core.probes.convert",
+    "swap": "core.probes.swap",
+}
 """name -> module"""
 
 
