@@ -71,7 +71,13 @@ class Decomposed:
 
     @property
     def most(self) -> int:
-        """The highest rank that every matrix can have."""
+        """The highest rank that any matrix can have."""
+        return max(min(f.shape) for f in self.factors)
+
+    @property
+    def uniform(self) -> int:
+        """The highest rank that all of them can have; above it the narrower ones keep their own, which not every
+        program reads (`core.export.loadable`)."""
         return min(min(f.shape) for f in self.factors)
 
     def rank_for(self, share: float) -> int:
@@ -209,23 +215,24 @@ def as_lora(model: Any, change: Decomposed, rank: int) -> Any:
         core.methods.lora.Attached
 
     Raises:
-        BadInput: a rank that some matrix cannot have.
+        BadInput: a rank that no matrix can have.
     """
     import torch
 
     if not 1 <= rank <= change.most:
         raise BadInput(
-            f"A rank of {rank} is not possible: the smallest of the changed matrices has {change.most}.",
-            f"Choose a rank from 1 to {change.most}; at {min(change.rank, change.most)} nothing is lost.",
+            f"A rank of {rank} is not possible: no changed matrix has more than {change.most}.",
+            f"Choose a rank from 1 to {change.most}; at {change.rank} nothing is lost.",
         )
     names = [n for n, _ in model.named_modules()]
     targets = ",".join(shortest_names([f.module for f in change.factors], names))
-    attached = lora.apply(model, lora.Config(rank=rank, alpha=rank, target_modules=targets))
+    narrow = ",".join(f"{f.module}={min(f.shape)}" for f in change.factors if min(f.shape) < rank)
+    attached = lora.apply(model, lora.Config(rank=rank, alpha=rank, target_modules=targets, rank_pattern=narrow))
     with torch.no_grad():
         for f in change.factors:
             layer = attached.layers[f.module]
             k = min(rank, f.rank)
-            root = f.s[:k].sqrt()
+            root = (f.s[:k] / layer.scale).sqrt()  # the scale is 1, but for a matrix with a rank of its own
             for half, value in (
                 (layer.lora_A.weight, root[:, None] * f.vt[:k]),
                 (layer.lora_B.weight, f.u[:, :k] * root),
@@ -273,7 +280,7 @@ def convert(
         raise BadInput(f"The share of energy must be above 0 and at most 1, not {energy:g}.")
     change = decompose(load_base(source, revision=revision).model, adapter)
     if rank is None:
-        rank = min(change.rank if energy is None else change.rank_for(energy), change.most)
+        rank = change.rank if energy is None else change.rank_for(energy)
     attached = as_lora(load_base(source, revision=revision).model, change, rank)
     attached.save(out)
     return report(change, rank, out)

@@ -46,13 +46,13 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     """Convert, cut and score.
 
     Returns:
-        rank: at which nothing is lost; most: that every matrix can have. trained: the run's own scores. rows: rank,
+        rank: at which nothing is lost; uniform: the highest that all matrices can have. trained: the run's own scores. rows: rank,
         error (‖ΔW − BA‖ / ‖ΔW‖, 0..1), scores. modules: module, shape, rank, norm, and error at each rank. left_out:
         parameter -> norm of its change. kept: folder, rank, error and bytes, or None.
 
     Raises:
         Refused: a method that cannot be merged, or that changes no matrix.
-        BadInput: `rank` is above what the smallest matrix can have.
+        BadInput: `rank` is above what any matrix can have.
     """
     from core.base import load_base
 
@@ -70,7 +70,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
 
     tell(None, "Decomposing what it changed")
     change = decompose(plain().model, run.adapter)
-    top = min(change.rank, change.most, config.most)
+    top = min(change.rank, config.most)
     ranks = sorted({r for r in (2**i for i in range(11)) if r < top} | {top})
     fresh = plain()
     attached = as_lora(fresh.model, change, top)
@@ -103,7 +103,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     return {
         "method": settings.method,
         "rank": change.rank,
-        "most": change.most,
+        "uniform": change.uniform,
         "ranks": ranks,
         "trained": trained.to_dict(),
         "items": len(asked.items),
