@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.views import home, playground, race, runs
+from app.views import home, playground, race, runs, ship
 
 
 @dataclass(frozen=True)
@@ -24,4 +24,5 @@ VIEWS = (
     View("Playground", "playground", ":material/science:", playground.render),
     View("Race", "race", ":material/flag:", race.render),
     View("Runs", "runs", ":material/list_alt:", runs.render),
+    View("Ship", "ship", ":material/local_shipping:", ship.render),
 )

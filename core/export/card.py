@@ -79,7 +79,7 @@ def card(record: Record, *, merged: str | None = None) -> str:
     method = METHODS[str(record.config["method"])]
     parts = [
         f"---\n{front}---\n",
-        f"# {_heading(record)}\n",
+        f"# {_text(_heading(record))}\n",
         _summary(record, merged),
         _table(
             "What was trained",
@@ -126,14 +126,13 @@ def _metrics(record: Record) -> list[dict[str, Any]]:
     after = record.after
     if after is None:
         return []
-    kind = {"type": "text-generation"}
     rows = []
     if after["exact_match"] is not None:
         rows.append((after["task"], "Exact match, held-out items", after["exact_match"]))
     rows += [(name, "Exact match, an old skill of the base", share) for name, share in after["skills"].items()]
     return [
         {
-            "task": kind,
+            "task": {"type": "text-generation"},
             "dataset": {"name": str(name), "type": str(name)},
             "metrics": [{"type": "exact_match", "name": title, "value": share}],
         }
@@ -155,7 +154,7 @@ def _base_text(record: Record) -> str:
         told = f"[{base}](https://huggingface.co/{base})"
         told += f", revision {facts['revision']}" if facts.get("revision") else ""
     else:
-        told = f"{Path(base).name}, a local folder"
+        told = f"{_text(Path(base).name)}, a local folder"
     mark = facts.get("fingerprint")
     return told + (f"; weights `{mark}`" if mark else "")
 
@@ -163,6 +162,11 @@ def _base_text(record: Record) -> str:
 def _heading(record: Record) -> str:
     method = METHODS[str(record.config["method"])].TITLE
     return record.title or f"{method} on {_task(record)}"
+
+
+def _text(typed: str) -> str:
+    """What a person typed, with the signs that Markdown would read made plain."""
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|#$" else c for c in typed)
 
 
 def _task(record: Record) -> str:
@@ -173,7 +177,7 @@ def _data_text(record: Record) -> str:
     many = f"{record.started['examples']:,} examples, {record.started['held_out']:,} held out"
     if record.config.get("task"):
         return f"the task `{record.config['task']}` of Deltalab's small world, generated from the seed: {many}"
-    return f"own data, `{_task(record)}`: {many}"
+    return f"own data, {_text(_task(record))}: {many}"
 
 
 def _summary(record: Record, merged: str | None) -> str:
@@ -203,13 +207,12 @@ def _scores(record: Record) -> str:
     if after is None:
         return "## Scores\n\nNothing was held out that could be scored.\n"
     rows = []
+    task = _text(str(after["task"]))
     if after["exact_match"] is not None:
-        rows.append((f"{after['task']}, exact match", _share(before, "exact_match"), _percent(after["exact_match"])))
+        rows.append((f"{task}, exact match", _share(before, "exact_match"), _percent(after["exact_match"])))
     if after["loss"] is not None:
         known = before["loss"] if before is not None else None
-        rows.append(
-            (f"{after['task']}, held-out loss (nats a token)", _nats(known), _nats(after["loss"]))
-        )  # fmt: skip
+        rows.append((f"{task}, held-out loss (nats a token)", _nats(known), _nats(after["loss"])))
     for name, share in after["skills"].items():
         known = (before or {}).get("skills", {}).get(name)
         rows.append((f"old skill: {name.replace('_', ' ')}", _percent(known), _percent(share)))

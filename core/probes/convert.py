@@ -46,9 +46,10 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     """Convert, cut and score.
 
     Returns:
-        rank: at which nothing is lost; uniform: the highest that all matrices can have. trained: the run's own scores. rows: rank,
-        error (‖ΔW − BA‖ / ‖ΔW‖, 0..1), scores. modules: module, shape, rank, norm, and error at each rank. left_out:
-        parameter -> norm of its change. kept: folder, rank, error and bytes, or None.
+        rank: at which nothing is lost; uniform: the highest that all matrices can have. trained: the run's own scores.
+        rows: rank, error (‖ΔW − BA‖ / ‖ΔW‖, 0..1), scores, and same: the share of answers to the task that are the
+        run's to the letter. modules: module, shape, rank, norm, and its errors at each of ranks. left_out: parameter ->
+        norm of its change. kept: folder, rank, error and bytes, or None.
 
     Raises:
         Refused: a method that cannot be merged, or that changes no matrix.
@@ -92,7 +93,13 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     if config.rank:
         as_lora(plain().model, change, config.rank).save(subject.folder / FOLDER)
         size = folder_bytes(subject.folder / FOLDER)
-        kept = {"folder": FOLDER, "rank": config.rank, "error": change.error(config.rank), "bytes": size}
+        kept = {
+            "where": subject.folder.name,
+            "folder": FOLDER,
+            "rank": config.rank,
+            "error": change.error(config.rank),
+            "bytes": size,
+        }
     modules = [
         {**{k: m[k] for k in ("module", "shape", "rank", "norm")}, "errors": [], "rank_limit": min(m["shape"])}
         for m in report(change, ranks[0], run.adapter).modules

@@ -4,7 +4,7 @@ All models are in one process and take turns, round by round, each round beginni
 machine does meanwhile strikes all alike. What counts are the ratios to the base within a round: their median, and their
 range over the rounds. Milliseconds are given for the named device and hold for nothing else.
 
-    prefill: the prompt and the first token        decode: every further token = (T_n − T_1) / (n − 1)
+    prefill: from the call to the first token        decode: from one further token to the next
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from core.config import knob
@@ -111,9 +112,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
                 number = (round_ + turn) % len(models)
                 tell((round_ + turn / len(models)) / config.rounds, f"Round {round_ + 1} of {config.rounds}")
                 model = models[number][1].model
-                one = _generate(model, ids, 1)
-                all_ = _generate(model, ids, config.new_tokens)
-                times[number].append((one, max(all_ - one, 0.0) / (config.new_tokens - 1)))
+                times[number].append(_generate(model, ids, config.new_tokens))
     rows = []
     for (about, loaded), taken in zip(models, times, strict=True):
         prefill, decode = (statistics.median(t[i] for t in taken) for i in (0, 1))
@@ -121,42 +120,52 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
             **about,
             "prefill_ms": 1000 * prefill,
             "decode_ms": 1000 * decode,
-            "tokens_per_second": config.batch / decode if decode else None,
+            "tokens_per_second": config.batch / decode,
             "bytes": held_bytes(loaded.model),
             "prefill_ratio": None,
             "decode_ratio": None,
         }
         if about["form"] != "base":
             row["prefill_ratio"], row["decode_ratio"] = (
-                _spread([t[i] / b[i] for t, b in zip(taken, times[0], strict=True) if b[i]]) for i in (0, 1)
+                _spread([t[i] / b[i] for t, b in zip(taken, times[0], strict=True)]) for i in (0, 1)
             )
         rows.append(row)
     return {"rows": rows, "device": attached().chip(), "precision": precision, "rounds": config.rounds}
 
 
-def _spread(ratios: list[float]) -> list[float] | None:
-    """[lowest, median, highest]; None without any."""
-    return [min(ratios), statistics.median(ratios), max(ratios)] if ratios else None
+def _spread(ratios: list[float]) -> list[float]:
+    """[lowest, median, highest]"""
+    return [min(ratios), statistics.median(ratios), max(ratios)]
 
 
-def _generate(model: Any, ids: Any, count: int) -> float:
-    """Seconds to generate exactly `count` tokens after the prompt."""
+def _generate(model: Any, ids: Any, count: int) -> tuple[float, float]:
+    """Generate exactly `count` tokens after the prompt: seconds to the first, and (median) from one to the next."""
     import torch
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, StoppingCriteriaList
 
     pad = model.config.get_text_config().pad_token_id
     settings = GenerationConfig(
         max_new_tokens=count, min_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=pad or 0,
         bos_token_id=0,
     )  # fmt: skip
+    moments = []
+
+    def note(generated: torch.Tensor, _scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        """Called after every token."""
+        if generated.is_cuda:
+            torch.cuda.synchronize()
+        moments.append(time.perf_counter())
+        return torch.zeros(len(generated), dtype=torch.bool, device=generated.device)
+
     own, model.generation_config = model.generation_config, GenerationConfig()
     try:
         if ids.is_cuda:
             torch.cuda.synchronize()
         began = time.perf_counter()
-        model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
-        if ids.is_cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter() - began
+        model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings,
+            stopping_criteria=StoppingCriteriaList([note]),
+        )  # fmt: skip
     finally:
         model.generation_config = own
+    return moments[0] - began, statistics.median(b - a for a, b in pairwise(moments))

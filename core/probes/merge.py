@@ -92,7 +92,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
         tell(0.95, "Writing the merged model")
         base, model, _ = _form(run, "float32")
         written = write(model, base.tokenizer, subject.folder / FOLDER, method=method, stored=config.keep)
-        kept = {"folder": FOLDER, "format": config.keep, "bytes": written.size_bytes}
+        kept = {"where": subject.folder.name, "folder": FOLDER, "format": config.keep, "bytes": written.size_bytes}
     both = [m for m in change if m in rounding]
     return {
         "method": method,
