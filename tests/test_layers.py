@@ -51,7 +51,17 @@ def test_nothing_unsafe_is_called(path: Path) -> None:
 
 
 HEAVY = ("torch", "transformers", "bitsandbytes", "peft", "triton", "accelerate")
-LIGHT = ["core.config", "core.methods", "core.world", "core.events", "core.dataset", "core.runs.store", "core.hardware"]
+LIGHT = [
+    "core.export.loadable",
+    "core.export.card",
+    "core.config",
+    "core.methods",
+    "core.world",
+    "core.events",
+    "core.dataset",
+    "core.runs.store",
+    "core.hardware",
+]
 
 
 @pytest.mark.parametrize("module", LIGHT)

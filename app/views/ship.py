@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import charts, compare, live, probing, ship_charts, state
+from app import charts, compare, live, probing, charts_ship, state
 from app.story import percent, plain
 from core.errors import DeltalabError, NotFound
 from core.export import loadable
@@ -190,7 +190,7 @@ def _merge(run: Run, _: list[Run]) -> None:
 
 
 def _merged(result: dict[str, Any], run: Run) -> None:
-    chart = ship_charts.merging(result)
+    chart = charts_ship.merging(result)
     if chart is None:
         st.caption("This run held nothing out, so only the losses of weights can be told.")
     else:
@@ -240,7 +240,7 @@ def _convert(run: Run, _: list[Run]) -> None:
 
 
 def _converted(result: dict[str, Any], run: Run) -> None:
-    _figure(ship_charts.conversion(result), "convert")
+    _figure(charts_ship.conversion(result), "convert")
     text = f"At rank {result['rank']} nothing of the matrices is lost."
     if result["rank"] > result["uniform"]:
         text += f" Above {result['uniform']} the narrower matrices keep ranks of their own, which vLLM does not read."
@@ -292,7 +292,7 @@ def _latency(run: Run, runs: list[Run]) -> None:
 
 
 def _timed(result: dict[str, Any]) -> None:
-    chart = ship_charts.latency(result)
+    chart = charts_ship.latency(result)
     _figure(chart, "latency")
     base = result["rows"][0]
     st.caption(
@@ -332,7 +332,7 @@ def _swapped(result: dict[str, Any]) -> None:
         else f" {result['questions']} answers were compared, and the logits are the same to the bit."
     )
     st.markdown(text)
-    _figure(ship_charts.memory(result), "swap")
+    _figure(charts_ship.memory(result), "swap")
 
 
 def _others(run: Run, runs: list[Run], key: str, *, most: int) -> list[Run]:

@@ -8,7 +8,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from app import identity, ship_charts, state
+from app import identity, charts_ship, state
 from app.api import ROUTES
 from core.base import EMBEDDED_FOLDER
 from core.config import RunConfig, with_settings
@@ -191,17 +191,17 @@ def test_what_was_made_is_its_owner_s_alone(store, finished):
 
 
 def test_the_figures_say_their_finding():
-    lossless = ship_charts.merging(ship_results.merge(nf4=0.9))
+    lossless = charts_ship.merging(ship_results.merge(nf4=0.9))
     assert lossless is not None
     assert lossless.title.startswith("Merging costs nothing")
     assert "merged, in bfloat16: 89 %." in lossless.alt
-    rank = ship_charts.conversion(ship_results.convert())
+    rank = charts_ship.conversion(ship_results.convert())
     assert rank.title == "Rank 4 answers as well as what was trained (90 %), within two points"
     assert list(rank.table["left_out_percent"]) == [70, 40, 0]
-    swap = ship_charts.memory(ship_results.swap())
+    swap = charts_ship.memory(ship_results.swap())
     assert swap.title == "2 runs on one base hold 1.8 times less than 2 merged models"
-    assert len(ship_charts.memory(ship_results.swap(models=None)).table) == 1
+    assert len(charts_ship.memory(ship_results.swap(models=None)).table) == 1
     nothing = ship_results.merge()
     for row in nothing["rows"]:
         row["exact_match"] = None
-    assert ship_charts.merging(nothing) is None
+    assert charts_ship.merging(nothing) is None

@@ -61,6 +61,6 @@ def check(page: Page, *schemes: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("path", ["/", "/start-here", "/playground", "/runs"])
+@pytest.mark.parametrize("path", ["/", "/start-here", "/playground", "/runs", "/ship"])
 def test_axe(server: Server, visitors: Visitors, path: str, scheme: str) -> None:
     check(visitors.new(server, color_scheme=scheme).tab(path), scheme)
