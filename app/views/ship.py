@@ -63,32 +63,27 @@ def _choice(runs: list[Run]) -> Run | None:
     labels = compare.named(runs)
     ids = list(by_id)
     chosen = st.selectbox(
-        "Run", ids, index=ids.index(wanted) if wanted else 0, format_func=labels.__getitem__, key="ship-run",
-        on_change=_keep, args=("ship-run", "run"),
+        "Run", ids, index=ids.index(wanted) if wanted else 0, format_func=labels.__getitem__, key="run",
+        on_change=address.keep_in_link, args=("run", ""),
     )  # fmt: skip
     return by_id.get(chosen) if chosen else None
 
 
 def _section() -> str:
     """Which of the sections is open; the choice goes into the address."""
-    linked = st.query_params.get("do", "")
-    if "ship-do" not in st.session_state:
-        st.session_state["ship-do"] = linked if linked in SECTIONS else next(iter(SECTIONS))
+    first = next(iter(SECTIONS))
+    if "do" not in st.session_state:
+        st.session_state["do"] = address.linked("do", list(SECTIONS), first)
     chosen = st.segmented_control(
-        "What to do with it", list(SECTIONS), format_func=lambda name: SECTIONS[name][0], key="ship-do",
-        on_change=_keep, args=("ship-do", "do"), required=True, label_visibility="collapsed",
+        "What to do with it", list(SECTIONS), format_func=lambda name: SECTIONS[name][0], key="do",
+        on_change=address.keep_in_link, args=("do", first), required=True, label_visibility="collapsed",
     )  # fmt: skip
     return str(chosen)
 
 
-def _keep(key: str, name: str) -> None:
-    """A widget's callback: its value into the address."""
-    st.query_params[name] = st.session_state[key]
-
-
 def _go(section: str) -> None:
     """A button's callback: open another section."""
-    st.session_state["ship-do"] = section
+    st.session_state["do"] = section
     st.query_params["do"] = section
 
 

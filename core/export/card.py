@@ -253,14 +253,17 @@ def _loading(record: Record, merged: str | None) -> str:
     if method == "qlora":
         lines[1] += ", BitsAndBytesConfig"
         settings = config["settings"]
-        lines += [
-            "",
-            "four_bits = BitsAndBytesConfig(",
-            f'    load_in_4bit=True, bnb_4bit_quant_type="{settings["quant_type"]}",',
-            f"    bnb_4bit_use_double_quant={settings['double_quantization']},",
-            ")",
-        ]
-        arguments = ", quantization_config=four_bits"
+        if settings["quant_type"] == "int8":
+            lines += ["", "few_bits = BitsAndBytesConfig(load_in_8bit=True)"]
+        else:
+            lines += [
+                "",
+                "few_bits = BitsAndBytesConfig(",
+                f'    load_in_4bit=True, bnb_4bit_quant_type="{settings["quant_type"]}",',
+                f"    bnb_4bit_use_double_quant={settings['double_quantization']},",
+                ")",
+            ]
+        arguments = ", quantization_config=few_bits"
     lines += [
         "",
         f'base = AutoModelForCausalLM.from_pretrained("{name}"{arguments})',

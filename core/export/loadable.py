@@ -250,13 +250,13 @@ def _root_of_rank(adapter: Adapter, base: Mapping[str, Any]) -> Finding | None:
     )  # fmt: skip
 
 
-def _four_bits(adapter: Adapter, base: Mapping[str, Any]) -> Finding | None:
+def _quantized(adapter: Adapter, base: Mapping[str, Any]) -> Finding | None:
     quant = (adapter.record.get("settings") or {}).get("quant_type") if adapter.method == "qlora" else None
     if quant is None:
         return None
     return Finding(
         CARE, f"It was trained beside a base in {quant.upper()}; beside another precision it answers a little "
-        "differently.", "Measure how differently under Merge, or serve the base in the same four bits.",
+        "differently.", "Measure how differently under Merge, or serve the base in the same format.",
     )  # fmt: skip
 
 
@@ -507,7 +507,7 @@ RULES: tuple[Rule, ...] = (
     Rule(PEFT, "names of the tensors", _PEFT_FORMAT, _peft_names),
     Rule(PEFT, "start of the pairs", _PEFT_START, _start),
     Rule(PEFT, "tied embeddings", _PEFT_TIED, _peft_tied),
-    Rule(PEFT, "quantized base", _PEFT_QUANT, _four_bits),
+    Rule(PEFT, "quantized base", _PEFT_QUANT, _quantized),
     Rule(PEFT, "name of the base", _PEFT_FORMAT, _peft_base),
     Rule(VLLM, "method", _VLLM_HELPER, _only_lora(VLLM)),
     Rule(VLLM, "rank", _VLLM_CONFIG, _vllm_rank),
@@ -519,7 +519,7 @@ RULES: tuple[Rule, ...] = (
     Rule(VLLM, "embeddings and head", _VLLM_NAMES, _vllm_head),
     Rule(VLLM, "start of the pairs", _PEFT_START, _start),
     Rule(VLLM, "architecture of the base", _VLLM_BASES, _vllm_bases),
-    Rule(VLLM, "quantized base", _PEFT_QUANT, _four_bits),
+    Rule(VLLM, "quantized base", _PEFT_QUANT, _quantized),
     Rule(LLAMA_CPP, "method", _LLAMA_CONVERT, _only_lora(LLAMA_CPP)),
     Rule(LLAMA_CPP, "DoRA", _LLAMA_CONVERT, _flag("use_dora", f"{_DORA}: the converter stops.", "No DoRA.")),
     Rule(LLAMA_CPP, "bias", _LLAMA_CONVERT, _flag("bias", f"{_BIAS}: the converter stops.", "No biases.")),
@@ -537,7 +537,7 @@ RULES: tuple[Rule, ...] = (
     Rule(LLAMA_CPP, "architecture of the base", _LLAMA_BASES, _llama_bases),
     Rule(LLAMA_CPP, "transposed matrices", _LLAMA_GPT2, _llama_transposed),
     Rule(LLAMA_CPP, "tokenizer of the base", _LLAMA_TOKENIZER, _llama_tokenizer),
-    Rule(LLAMA_CPP, "quantized base", _PEFT_QUANT, _four_bits),
+    Rule(LLAMA_CPP, "quantized base", _PEFT_QUANT, _quantized),
     Rule(LLAMA_CPP, "name of the base", _LLAMA_CONVERT, _llama_base),
     Rule(OLLAMA, "method", _OLLAMA_DOCS, _only_lora(OLLAMA)),
     Rule(OLLAMA, "DoRA", _OLLAMA_LLAMA, _flag("use_dora", f"{_DORA}.", "No DoRA.")),
@@ -550,5 +550,5 @@ RULES: tuple[Rule, ...] = (
     Rule(OLLAMA, "start of the pairs", _PEFT_START, _start),
     Rule(OLLAMA, "architecture of the base", _OLLAMA_DOCS, _ollama_bases),
     Rule(OLLAMA, "tokenizer of the base", _LLAMA_TOKENIZER, _ollama_tokenizer),
-    Rule(OLLAMA, "quantized base", _OLLAMA_DOCS, _four_bits),
+    Rule(OLLAMA, "quantized base", _OLLAMA_DOCS, _quantized),
 )

@@ -10,7 +10,7 @@ place in the model, trained tokens are switched, and weights that were trained i
 with the base's own. Ranks, targets and even methods may differ from adapter to adapter.
 
 Two methods are held in another form than they were trained in. A PiSSA run's folder is an ordinary LoRA of twice the
-rank for the unchanged base, and is taken as that. QLoRA needs its base in 4 bits, so such adapters share a rack only
+rank for the unchanged base, and is taken as that. QLoRA needs its base in few bits, so such adapters share a rack only
 with each other.
 """
 
@@ -35,7 +35,7 @@ class Rack:
 
     Args:
         model: the plain base, loaded as `core.methods.loading` says for the adapters' method. For QLoRA the first
-            adapter turns it into 4 bits.
+            adapter quantizes it.
     """
 
     def __init__(self, model: Any) -> None:
@@ -49,7 +49,7 @@ class Rack:
 
         Raises:
             BadInput: the name is taken, the folder is not usable, or it was trained on other weights.
-            Refused: a base in 4 bits is asked for and this one is not, or the other way round.
+            Refused: it needs a quantized base and this one is not, or the other way round.
         """
         if name in self._held:
             raise BadInput(f"There is an adapter called {name!r} already.")
@@ -59,7 +59,7 @@ class Rack:
         quant = (config.quant_type, config.double_quantization) if method == "qlora" else None
         if self._held and quant != self._quant:
             raise Refused(
-                "A base in 4 bits and one in full precision are two bases, and this rack has one.",
+                "A quantized base and one in full precision are two bases, and this rack has one.",
                 "Choose runs that were all trained with qlora in the same format, or none of them.",
             )
         attached = self._attach(method, config, folder)

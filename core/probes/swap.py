@@ -59,7 +59,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
 
     Raises:
         BadInput: runs of several bases, or the same run twice.
-        Refused: bases in 4 bits and in full precision together.
+        Refused: quantized bases and such in full precision together.
     """
     import torch
 
