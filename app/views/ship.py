@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import charts, compare, live, probing, charts_ship, state
+from app import address, charts, charts_ship, compare, live, probing, state
 from app.story import percent, plain
 from core.errors import DeltalabError, NotFound
 from core.export import loadable

@@ -8,7 +8,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from app import identity, charts_ship, state
+from app import charts_ship, identity, state
 from app.api import ROUTES
 from core.base import EMBEDDED_FOLDER
 from core.config import RunConfig, with_settings
