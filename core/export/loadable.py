@@ -451,7 +451,7 @@ def _ollama_bases(adapter: Adapter, base: Mapping[str, Any]) -> Finding | None:
     name = base.get("architecture")
     if not name:
         return Finding(CARE, "The base is not known here.", "Name it to have its architecture checked.")
-    if name in ("LlamaForCausalLM", "Gemma2ForCausalLM", "MistralForCausalLM"):
+    if name in OLLAMA_BASES - {"GemmaForCausalLM"}:
         return Finding(LOADS, f"Adapters of {name} can be imported.")
     if name in OLLAMA_BASES:
         return Finding(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import BadInput, NotFound, Refused
-from core.methods import METHODS, lora, saved, saved_as
+from core.methods import METHODS, attach, lora, saved, saved_as
 from core.methods.modules import replace_module
 from core.methods.virtual import MODULE as TOKENS
 from core.methods.wrapped import Wrapped
@@ -36,10 +36,13 @@ class Rack:
     Args:
         model: the plain base, loaded as `core.methods.loading` says for the adapters' method. For QLoRA the first
             adapter quantizes it.
+        device: where it is to run, if it is not there yet: a base that is going to be quantized is loaded beside a
+            GPU.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, device: str | None = None) -> None:
         self.model = model
+        self.device = device
         self._held: dict[str, _Held] = {}
         self._quant: tuple[Any, ...] | None = None
         self.current: str | None = None
@@ -71,6 +74,8 @@ class Rack:
         attached: Any
         if method == "qlora" and self._quant is not None:
             attached = lora.attach(self.model, config, method, lora.plain_pair, quantized=True)
+        elif method == "qlora":
+            attached = attach(self.model, method, config, device=self.device)
         elif method == "pissa":
             attached = lora.apply(self.model, lora.read_config(folder))
         else:

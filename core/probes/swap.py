@@ -61,8 +61,6 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
         BadInput: runs of several bases, or the same run twice.
         Refused: quantized bases and such in full precision together.
     """
-    import torch
-
     from core.evaluate import generate
 
     check_one_base(subject.runs)
@@ -90,12 +88,10 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
 
     tell(0.45, "All of them beside one base")
     base = load_plain(subject.runs[0], methods[subject.runs[0].id])
-    rack = Rack(base.model)
+    rack = Rack(base.model, device())
     for run in subject.runs:
         rack.add(run.id, run.adapter)
     rack.use(None)
-    model: Any = base.model
-    model.to(torch.device(device()))
     base_bytes = held_bytes(base.model)
     held = [rack.tensors(run.id) for run in subject.runs]
     equal, differ = [], 0.0
