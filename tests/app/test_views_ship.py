@@ -11,14 +11,14 @@ from starlette.testclient import TestClient
 from app import charts_ship, identity, state
 from app.api import ROUTES
 from core.base import EMBEDDED_FOLDER
-from core.config import RunConfig, with_settings
+from core.config import RunConfig
 from core.runs.prober import Prober
 from tests.app import ship_results
 from tests.app.filling import fill
 from tests.app.test_live_api import cookie
 from tests.app.test_views import button, words
 from tests.core.runs_support import wait_for
-from tests.core.ship_support import adapter
+from tests.core.ship_support import adapter, with_adapter
 
 
 def ship_page():
@@ -44,27 +44,12 @@ def folders(tmp_path_factory):
 @pytest.fixture
 def finished(store, folders):
     """finished(owner, method, **settings) -> a run whose adapter is a real one."""
-    import shutil
 
     def make(owner="alice", method="lora", title="Mine", seed=7, **settings):
-        config = with_settings(RunConfig(method=method), settings)
         run = fill(store, owner, RunConfig(), title=title, key=title)
-        record = {**run.config, "method": method, "settings": config.to_dict()["settings"] or config_of(method)}
-        with store._write() as c:
-            import sqlalchemy as sa
-
-            from core.runs.schema import runs_table
-
-            c.execute(sa.update(runs_table).where(runs_table.c.id == run.id).values(config=json.dumps(record)))
-        shutil.rmtree(run.folder / "adapter")
-        shutil.copytree(folders(method, seed=seed, **settings), run.folder / "adapter")
-        return store.get(run.id, owner)
+        return with_adapter(store, run, folders(method, seed=seed, **settings), method, settings)
 
     return make
-
-
-def config_of(method):
-    return RunConfig.from_dict({"method": method}).to_dict()["settings"]
 
 
 def kept(run, name, settings, result):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 import torch
 
 from core.base import load_base
+from core.config import RunConfig
 from core.methods import METHODS, attach, loading
 from core.probes import Source
+from core.runs.schema import runs_table
+from core.runs.store import Run, Store
 from tests.checkpoints import write
 from tests.core.method_support import ids, logits, train
 
@@ -35,8 +41,6 @@ def own_logits(base: Path, folder: Path) -> torch.Tensor:
 
 def source(base: Path, folder: Path, method: str, data: Path, run: str = "r1", **settings: Any) -> Source:
     """A run as a probe sees it: one on a file of questions and answers, of which a third is held out."""
-    from core.config import RunConfig
-
     config = RunConfig.from_dict(
         {
             "base": str(base), "task": None, "data": str(data), "method": method, "settings": settings,
@@ -46,4 +50,15 @@ def source(base: Path, folder: Path, method: str, data: Path, run: str = "r1", *
     return Source(run, f"run {run}", config, folder, "float32")
 
 
-__all__ = ["adapter", "ids", "logits", "own_logits", "source", "train", "write"]
+def with_adapter(store: Store, run: Run, folder: Path, method: str, settings: dict[str, Any]) -> Run:
+    """A run whose record says that `method` was trained, with `folder` as what it learnt."""
+    full = RunConfig.from_dict({"method": method, "settings": settings}).to_dict()["settings"]
+    record = json.dumps({**run.config, "method": method, "settings": full})
+    with store._write() as c:
+        c.execute(sa.update(runs_table).where(runs_table.c.id == run.id).values(config=record))
+    shutil.rmtree(run.folder / "adapter")
+    shutil.copytree(folder, run.folder / "adapter")
+    return store.get(run.id, run.owner)
+
+
+__all__ = ["adapter", "ids", "logits", "own_logits", "source", "train", "with_adapter", "write"]
