@@ -12,6 +12,14 @@ from app.story import percent
 from core.units import bytes_text
 
 SKILLS_STYLE = series_style(2)
+SHORT = {
+    "trained": "as trained",
+    "float32": "merged, float32",
+    "bfloat16": "merged, bfloat16",
+    "four_bit_base": "NF4 base + pairs",
+    "nf4": "merged, NF4",
+}
+"""What a form of the weights is called on an axis."""
 
 
 def _points(share: float | None) -> float | None:
@@ -25,20 +33,24 @@ def merging(result: Mapping[str, Any]) -> Chart | None:
     rows = [r for r in result["rows"] if r["exact_match"] is not None]
     if not rows:
         return None
-    names = [r["label"] for r in rows]
+    names = [SHORT[r["form"]] for r in rows]
     task = [_points(r["exact_match"]) for r in rows]
     skills = [_points(r["skills_mean"]) for r in rows]
-    fig = figure("share of held-out items right, %", "", height=70 + 40 * len(rows), series=2)
-    for label, values, style in (("the task", task, TASK_STYLE), ("old skills, mean", skills, SKILLS_STYLE)):
+    fig = figure("held-out items right, %", "", height=80 + 40 * len(rows), series=2)
+    # One is open and larger, so that both are seen where they fall on one point.
+    looks = ((TASK_STYLE, TASK_STYLE.marker, 9), (SKILLS_STYLE, f"{SKILLS_STYLE.marker}-open", 16))
+    for label, values, (style, marker, size) in zip(
+        ("the task", "old skills, mean"), (task, skills), looks, strict=True
+    ):
         if any(v is not None for v in values):
             fig.add_trace(
                 go.Scatter(
                     x=values, y=names, mode="markers", name=label, hovertemplate="%{x:.0f} %",
-                    marker={"symbol": style.marker, "size": 12, "color": style.colour},
+                    marker={"symbol": marker, "size": size, "color": style.colour, "line": {"width": 2}},
                 )
             )  # fmt: skip
     fig.update_layout(hovermode="closest")
-    fig.update_xaxes(range=[-4, 104])
+    fig.update_xaxes(range=[-4, 106])
     fig.update_yaxes(autorange="reversed")
     by_form = {r["form"]: r["exact_match"] for r in rows}
     lost = 100 * (by_form["trained"] - by_form["nf4"])
@@ -49,7 +61,7 @@ def merging(result: Mapping[str, Any]) -> Chart | None:
     )
     table = pd.DataFrame(
         {
-            "form": names,
+            "form": [r["label"] for r in rows],
             "exact_match_percent": task,
             "old_skills_percent": skills,
             "held_out_loss": [r["loss"] for r in rows],
@@ -67,7 +79,7 @@ def conversion(result: Mapping[str, Any]) -> Chart:
     rows = result["rows"]
     ranks = [r["rank"] for r in rows]
     style = method_style(result["method"])
-    fig = figure("rank of the LoRA", "%", series=4)
+    fig = figure("rank of the LoRA", "share, %", series=3)
     error = [100 * r["error"] for r in rows]
     series = [("the change left out, % of its norm", error, BASE_STYLE)]
     task = [_points(r["exact_match"]) for r in rows]
@@ -124,7 +136,7 @@ def latency(result: Mapping[str, Any]) -> Chart:
 
     rows = [r for r in result["rows"] if r["decode_ratio"] is not None]
     names = [r["label"] for r in rows]
-    fig = figure("time, in multiples of the base's", "", height=80 + 46 * len(rows), series=2)
+    fig = figure("time, × the base's", "", height=80 + 46 * len(rows), series=2)
     for label, key, style in (
         ("a further token", "decode_ratio", TASK_STYLE),
         ("the prompt", "prefill_ratio", SKILLS_STYLE),

@@ -24,5 +24,5 @@ VIEWS = (
     View("Playground", "playground", ":material/science:", playground.render),
     View("Race", "race", ":material/flag:", race.render),
     View("Runs", "runs", ":material/list_alt:", runs.render),
-    View("Ship", "ship", ":material/local_shipping:", ship.render),
+    View("Ship", "ship", ":material/local_shipping:", ship.render, wide=False),
 )

@@ -195,8 +195,8 @@ def _merged(result: dict[str, Any], run: Run) -> None:
         ratio = change["rounded"] / change["learnt"]
         st.markdown(
             f"In its matrices the change has a norm of {change['learnt']:.2f}; storing the sums in NF4 moves them by "
-            f"{change['rounded']:.2f}, **{ratio:.1f} times** as much. What was learnt survives where it is not spread "
-            "as the rounding is."
+            f"{change['rounded']:.2f}, **{ratio:.1f} times** as much. Whether the task survives that is what the "
+            "scores say."
             if ratio >= 1
             else f"In its matrices the change has a norm of {change['learnt']:.2f}; storing the sums in NF4 moves them "
             f"by {change['rounded']:.2f}, {100 * ratio:.0f} % of that."

@@ -83,7 +83,7 @@ def card(record: Record, *, merged: str | None = None) -> str:
         _summary(record, merged),
         _table(
             "What was trained",
-            ("", ""),
+            ("fact", "value"),
             [
                 ("Base", _base_text(record)),
                 ("Method", f"{method.TITLE} ({method.PAPER})"),
@@ -95,7 +95,7 @@ def card(record: Record, *, merged: str | None = None) -> str:
         ),
         _table("Settings", ("setting", "value"), _settings(record)),
         _scores(record),
-        _table("Memory and time, as measured", ("", ""), _costs(record)),
+        _table("Memory and time, as measured", ("fact", "value"), _costs(record)),
         "## How to load it\n\n" + _loading(record, merged),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(record, merged)) + "\n",
         "## Versions\n\n" + ", ".join(f"{k} {v}" for k, v in record.started.get("versions", {}).items()) + "\n",
@@ -219,7 +219,7 @@ def _scores(record: Record) -> str:
     if not rows:
         return "## Scores\n\nNothing was held out that could be scored.\n"
     note = f"{after['items']} held-out items, greedy answers." if after.get("items") else ""
-    return _table("Scores", ("", "before", "after"), rows) + (f"\n{note}\n" if note else "")
+    return _table("Scores", ("score", "before", "after"), rows) + (f"\n{note}\n" if note else "")
 
 
 def _costs(record: Record) -> list[tuple[str, str]]:

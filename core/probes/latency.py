@@ -76,9 +76,10 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     tell(None, "Loading the base")
     base = load_plain(first)
     models: list[tuple[dict[str, Any], Any]] = [({"label": "base", "method": None, "form": "base", "run": None}, base)]
-    for run in subject.runs:
+    for number, run in enumerate(subject.runs):
         method = config_of(run).method
-        title = METHODS[method].TITLE
+        before = sum(config_of(other).method == method for other in subject.runs[:number])
+        title = METHODS[method].TITLE + (f" ({before + 1})" if before else "")
         tell(None, f"Loading {title}")
         about = {"method": method, "run": run.id, "title": run.title}
         loaded, _ = load_run(run, keep_base=False)

@@ -111,7 +111,7 @@ LABELS = {
     "trained": "as it was trained",
     "float32": "merged, in float32",
     "bfloat16": "merged, in bfloat16",
-    "four_bit_base": "unmerged, on the base in NF4",
+    "four_bit_base": "unmerged, beside the base in NF4",
     "nf4": "merged, then stored in NF4",
 }
 

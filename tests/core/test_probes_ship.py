@@ -116,9 +116,18 @@ def test_convert_scores_every_rank(run, base: Path, tmp_path: Path) -> None:
 def test_latency_takes_turns_and_compares_with_the_base(run, tmp_path: Path) -> None:
     result = measured(
         "latency", tmp_path, run(rank=4), run("adapters", "r2"), run("prefix_tuning", "r3"), run("bitfit", "r4"),
-        rounds=3, prompt_tokens=8, new_tokens=4,
+        run("bitfit", "r5"), rounds=3, prompt_tokens=8, new_tokens=4,
     )  # fmt: skip
-    assert [r["form"] for r in result["rows"]] == ["base", "unmerged", "merged", "unmerged", "unmerged", "merged"]
+    assert [r["form"] for r in result["rows"]] == [
+        "base",
+        "unmerged",
+        "merged",
+        "unmerged",
+        "unmerged",
+        "merged",
+        "merged",
+    ]
+    assert len({r["label"] for r in result["rows"]}) == len(result["rows"]), "each has a line of its own"
     base, *others = result["rows"]
     assert base["decode_ratio"] is None
     assert base["decode_ms"] > 0
