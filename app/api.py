@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from app import components, identity, state
 from app.story import slim
-from core.errors import NotFound
+from core.errors import DeltalabError, NotFound
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -99,19 +99,53 @@ def adapter(request: Request) -> Response:
     folder = adapter_folder(run)
     if folder is None:
         return JSONResponse({"detail": "This run has no adapter yet."}, 404, headers=NO_STORE)
+    return _zipped(folder, "adapter", file_name(run))
+
+
+def made(request: Request) -> Response:
+    """GET /api/runs/{run_id}/made/{where}/{name}.zip → a folder that a measurement of this run has left, zipped."""
+    found = _run(request)
+    if found is None:
+        return _missing()
+    run, owner = found
+    where, name = request.path_params["where"], request.path_params["name"]
+    folder = run.folder / "probes" / where / name
+    if not re.fullmatch(r"[a-z_]+-[0-9a-f]{16}", where) or not re.fullmatch(r"[a-z_]+", name) or not folder.is_dir():
+        return JSONResponse({"detail": "There is no such folder; measure again to make it."}, 404, headers=NO_STORE)
+    return _zipped(folder, name, f"{name}-{file_name(run)}", card=_card(run, owner, name))
+
+
+def _card(run: Run, owner: str, name: str) -> str:
+    """The run's model card for what goes out; '' where its record is too short for one."""
+    from core.export.card import card, record_of
+
+    try:
+        return card(record_of(state.store(), run.id, owner), merged="float32" if name == "merged" else None)
+    except DeltalabError:
+        return ""
+
+
+def _zipped(folder: Path, inside: str, called: str, card: str = "") -> Response:
+    """A folder as a file to be downloaded.
+
+    Args:
+        inside: the folder's name in the archive. called: the file's. card: its README.md, where it has none.
+    """
     handle, draft = tempfile.mkstemp(suffix=".zip")
     try:
         # Weights do not compress: stored, the file is written as fast as it is read.
         with os.fdopen(handle, "wb") as out, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
             for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-                archive.write(path, Path("adapter") / path.relative_to(folder))
+                archive.write(path, Path(inside) / path.relative_to(folder))
+            if card and not (folder / "README.md").exists():
+                archive.writestr(f"{inside}/README.md", card)
     except BaseException:
         os.unlink(draft)
         raise
     return FileResponse(
         draft,
         media_type="application/zip",
-        filename=file_name(run),
+        filename=called,
         headers=NO_STORE,
         background=BackgroundTask(os.unlink, draft),
     )
@@ -134,5 +168,6 @@ def asset(request: Request) -> Response:
 ROUTES = [
     Route("/api/runs/{run_id}/events", events, methods=["GET"]),
     Route("/api/runs/{run_id}/adapter.zip", adapter, methods=["GET"]),
+    Route("/api/runs/{run_id}/made/{where}/{name}.zip", made, methods=["GET"]),
     Route("/assets/{folder}/{version}/{file}", asset, methods=["GET"]),
 ]

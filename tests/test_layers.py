@@ -55,6 +55,8 @@ def test_nothing_unsafe_is_called(path: Path) -> None:
 HEAVY = ("torch", "transformers", "bitsandbytes", "peft", "triton", "accelerate")
 LIGHT = [
     *PROBES.values(),
+    "core.export.loadable",
+    "core.export.card",
     "core.config",
     "core.methods",
     "core.world",

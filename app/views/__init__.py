@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.views import home, inside, playground, quantization, race, runs
+from app.views import home, inside, playground, quantization, race, runs, ship
 
 
 @dataclass(frozen=True)
@@ -26,4 +26,5 @@ VIEWS = (
     View("Quantization", "quantization", ":material/grid_on:", quantization.render),
     View("Runs", "runs", ":material/list_alt:", runs.render),
     View("Inside", "inside", ":material/frame_inspect:", inside.render),
+    View("Ship", "ship", ":material/local_shipping:", ship.render, wide=False),
 )

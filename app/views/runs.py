@@ -188,6 +188,9 @@ def _tools(run: Run) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key="run-tools"):
         if api.adapter_folder(run) is not None:
             st.link_button("Download the adapter", f"/api/runs/{run.id}/adapter.zip", icon=":material/download:")
+            st.page_link(
+                state.page("ship"), label="Ship it", icon=":material/local_shipping:", query_params={"run": run.id}
+            )
         if run.config.get("task"):
             st.page_link(
                 state.page("playground"),

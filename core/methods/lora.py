@@ -371,7 +371,7 @@ _OF_NO_EFFECT = (
 # Ways to start A and B that leave the base as it is (PEFT 0.21, tuners/lora/layer.py, LoraLayer.update_layer). The
 # others (pissa, pissa_niter_…, olora, corda, loftq, lora_ga) take out of the base's weights what they put into A and B,
 # so what is saved is a change of weights that nobody has.
-_STARTS = ("gaussian", "orthogonal", "eva", "mica")
+STARTS = ("gaussian", "orthogonal", "eva", "mica")
 
 
 def _unused(name: str, value: Any) -> bool:
@@ -382,7 +382,7 @@ def _unused(name: str, value: Any) -> bool:
 def _check_known(record: dict[str, Any], name: str, flags: Mapping[str, Any]) -> None:
     """Raise BadInput when PEFT's file tells of anything but LoRA with the given flags: the field and its value."""
     start = record.get("init_lora_weights", True)
-    if not (start is None or isinstance(start, bool) or (isinstance(start, str) and start.lower() in _STARTS)):
+    if not (start is None or isinstance(start, bool) or (isinstance(start, str) and start.lower() in STARTS)):
         raise BadInput(
             f"The adapter in {name} was started with init_lora_weights={_shown(start)}, which changes the base's own "
             "weights too, and those are not in its folder.",

@@ -69,6 +69,10 @@ PROBES: dict[str, str] = {
     "overlap": "core.probes.overlap",
     "quantization": "core.probes.quantization",
     "quantized_layers": "core.probes.quantized_layers",
+    "latency": "core.probes.latency",
+    "merge": "core.probes.merge",
+    "convert": "core.probes.convert",
+    "swap": "core.probes.swap",
 }
 """name -> module"""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.charts import DARK_BACKGROUND, LIGHT_BACKGROUND
+from app.views import VIEWS
 from tests.browser.conftest import Server, Visitors, idle
 
 if TYPE_CHECKING:
@@ -61,6 +62,6 @@ def check(page: Page, *schemes: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("path", ["/", "/start-here", "/playground", "/runs", "/inside"])
+@pytest.mark.parametrize("path", ["/start-here", *(f"/{view.url_path}" for view in VIEWS)])
 def test_axe(server: Server, visitors: Visitors, path: str, scheme: str) -> None:
     check(visitors.new(server, color_scheme=scheme).tab(path), scheme)

@@ -282,7 +282,7 @@ def test_the_run_outlives_the_server(own_server: Server, visitors: Visitors) -> 
     wait_for_text(page, re.compile("Cancelled after step"), 30)
 
 
-@pytest.mark.parametrize("path", ["/", LESSON, "/playground", "/runs"])
+@pytest.mark.parametrize("path", ["/", LESSON, "/playground", "/runs", "/ship"])
 def test_no_page_scrolls_sideways_on_a_phone(server: Server, visitors: Visitors, path: str, shoot: Shoot) -> None:
     visitor = visitors.new(server, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     page = visitor.tab(path)

@@ -1,0 +1,410 @@
+"""Ship: what becomes of a finished run outside: will it load, merged, converted, how fast, many at once, its card."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from app import address, charts, charts_ship, compare, live, probing, state
+from app.story import percent, plain
+from core.errors import DeltalabError, NotFound
+from core.export import loadable
+from core.export.card import card, record_of
+from core.export.folder import Adapter, read
+from core.methods import METHODS
+from core.units import bytes_text, seconds_text
+
+if TYPE_CHECKING:
+    from core.runs.store import Run
+
+MOST = 200
+LEVELS = {
+    loadable.LOADS: (":material/check_circle:", "loads"),
+    loadable.CARE: (":material/info:", "loads, with care"),
+    loadable.FAILS: (":material/cancel:", "does not load as it is"),
+}
+ACTIONS = {loadable.CONVERT: "Convert to LoRA", loadable.MERGE: "Merge"}
+
+
+def render() -> None:
+    """Draw the choice of a run and of what to do with it."""
+    st.title("Ship", anchor=False)
+    st.markdown(
+        "A trained adapter is a small folder. Here it is checked against the programs that could serve it, changed "
+        "into what they take, and measured: each change says what it costs."
+    )
+    runs = [r for r in state.store().runs(state.owner(), limit=MOST) if r.adapter is not None and not r.active]
+    if not runs:
+        st.markdown("There is no finished run yet. One takes about half a minute.")
+        with st.container(horizontal=True):
+            st.page_link(state.page("start-here"), label="Start here", icon=":material/arrow_forward:")
+            st.page_link(state.page("playground"), label="Playground", icon=":material/science:")
+        _strangers()
+        return
+    run = _choice(runs)
+    if run is None:
+        return
+    do = _section()
+    st.header(SECTIONS[do][0], anchor=False)
+    SECTIONS[do][1](run, runs)
+
+
+def _choice(runs: list[Run]) -> Run | None:
+    """The run that the address names, or the newest; the choice goes into the address."""
+    by_id = {run.id: run for run in runs}
+    wanted = st.query_params.get("run")
+    if wanted is not None and wanted not in by_id:
+        live.say(NotFound("There is no finished run of that id here.", "Choose one of yours."))
+        wanted = None
+    labels = compare.named(runs)
+    ids = list(by_id)
+    chosen = st.selectbox(
+        "Run", ids, index=ids.index(wanted) if wanted else 0, format_func=labels.__getitem__, key="run",
+        on_change=address.keep_in_link, args=("run", ""),
+    )  # fmt: skip
+    return by_id.get(chosen) if chosen else None
+
+
+def _section() -> str:
+    """Which of the sections is open; the choice goes into the address."""
+    first = next(iter(SECTIONS))
+    if "do" not in st.session_state:
+        st.session_state["do"] = address.linked("do", list(SECTIONS), first)
+    chosen = st.segmented_control(
+        "What to do with it", list(SECTIONS), format_func=lambda name: SECTIONS[name][0], key="do",
+        on_change=address.keep_in_link, args=("do", first), required=True, label_visibility="collapsed",
+    )  # fmt: skip
+    return str(chosen)
+
+
+def _go(section: str) -> None:
+    """A button's callback: open another section."""
+    st.session_state["do"] = section
+    st.query_params["do"] = section
+
+
+# --- will it load? ----------------------------------------------------------------------------------------------------
+
+
+def _load(run: Run, _: list[Run]) -> None:
+    started = compare.story(run, brief=True).started or {}
+    try:
+        assert run.adapter is not None
+        adapter = read(run.adapter)
+    except DeltalabError as error:
+        live.say(error)
+        return
+    st.markdown(
+        f"The rules of four programs, read from their sources, held against this folder "
+        f"({bytes_text(adapter.size_bytes)}). Nothing is started, and a program's next version may have other rules."
+    )
+    _verdicts(adapter, started.get("base") or {}, f"load-{run.id}", fixes=True)
+    _strangers()
+
+
+def _verdicts(adapter: Adapter, base: Mapping[str, Any], key: str, *, fixes: bool) -> None:
+    """Each engine: the worst that its rules came to, what to do about it, and every rule with its source."""
+    verdicts = loadable.check(adapter, base)
+    for engine in loadable.ENGINES:
+        mine = [v for v in verdicts if v.engine == engine]
+        icon, words = LEVELS[loadable.worst(verdicts, engine)]
+        with st.container(key=f"row-{key}-{engine.replace('.', '')}", gap="small"):
+            st.markdown(f"{icon} **{engine}** {words}")
+            for v in mine:
+                if v.level != loadable.LOADS:
+                    st.markdown(f"- {_told(v)}")
+            offered = dict.fromkeys(v.action for v in mine if v.action and v.level != loadable.LOADS)
+            if fixes and offered:
+                with st.container(horizontal=True):
+                    for action in offered:
+                        st.button(
+                            ACTIONS[action], key=f"{key}-{engine.replace('.', '')}-{action}",
+                            icon=":material/arrow_forward:", on_click=_go, args=(action,),
+                        )  # fmt: skip
+            kept = [v for v in mine if v.level == loadable.LOADS]
+            if kept:
+                with st.expander(f"{len(kept)} of {len(mine)} rules are kept"):
+                    st.markdown("\n".join(f"- {_told(v)}" for v in kept))
+
+
+def _told(v: loadable.Verdict) -> str:
+    """A verdict as a line of Markdown; what a folder brought into it stays plain text."""
+    return f"**{v.rule[:1].upper()}{v.rule[1:]}.** {plain(v.sentence)} {plain(v.fix)} [Source]({v.source})".replace(
+        "  ", " "
+    )
+
+
+def _strangers() -> None:
+    """The check for a folder that was made elsewhere: its two files are looked at and not kept."""
+    with st.expander("Check an adapter that was made elsewhere"):
+        files = st.file_uploader(
+            "Its adapter_config.json and adapter_model.safetensors", type=["json", "safetensors"],
+            accept_multiple_files=True, key="ship-files",
+        )  # fmt: skip
+        if not files:
+            st.caption("Both files are looked at and not kept. Large ones: `deltalab check FOLDER`.")
+            return
+        with tempfile.TemporaryDirectory() as between:
+            folder = Path(between) / "adapter"
+            folder.mkdir()
+            for file in files:
+                if Path(file.name).name in ("adapter_config.json", "adapter_model.safetensors"):
+                    (folder / Path(file.name).name).write_bytes(file.getvalue())
+            try:
+                adapter = read(folder)
+            except DeltalabError as error:
+                live.say(error)
+                return
+        _verdicts(adapter, {}, "load-files", fixes=False)
+
+
+# --- merge ------------------------------------------------------------------------------------------------------------
+
+
+def _merge(run: Run, _: list[Run]) -> None:
+    if _cannot_merge(run):
+        return
+    st.markdown(
+        "Folded into the weights, the change costs nothing at inference and needs no adapter support. But a merged "
+        "model is as large as its base, and storing it in fewer bits rounds what was learnt together with the rest."
+    )
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        keep = st.selectbox(
+            "Keep the merged model", ["none", "float32", "bfloat16", "nf4"], key="merge-keep", width=240,
+            format_func=lambda f: {"none": "No, only measure", "nf4": "in NF4 (4 bits)"}.get(f, f"in {f}"),
+        )  # fmt: skip
+        items = st.number_input("Items to ask", 1, 1000, 100, key="merge-items", width=160)
+    probing.section(
+        "merge", [run], {"items": int(items), "keep": keep}, key=f"ship-{run.id}",
+        show=lambda result: _merged(result, run), label="Merge and measure", takes="about half a minute",
+    )  # fmt: skip
+
+
+def _merged(result: dict[str, Any], run: Run) -> None:
+    chart = charts_ship.merging(result)
+    if chart is None:
+        st.caption("This run held nothing out, so only the losses of weights can be told.")
+    else:
+        _figure(chart, "merge")
+    change = result["change"]
+    if change["learnt"] and change["rounded"]:
+        ratio = change["rounded"] / change["learnt"]
+        st.markdown(
+            f"In its matrices the change has a norm of {change['learnt']:.2f}; storing the sums in NF4 moves them by "
+            f"{change['rounded']:.2f}, **{ratio:.1f} times** as much. Whether the task survives that is what the "
+            "scores say."
+            if ratio >= 1
+            else f"In its matrices the change has a norm of {change['learnt']:.2f}; storing the sums in NF4 moves them "
+            f"by {change['rounded']:.2f}, {100 * ratio:.0f} % of that."
+        )
+    kept = result["kept"]
+    if kept:
+        _download(run, kept, f"Download the merged model ({kept['format']}, {bytes_text(kept['bytes'])})")
+        st.caption(f"The adapter alone: {bytes_text(result['adapter_bytes'])}.")
+
+
+# --- convert ----------------------------------------------------------------------------------------------------------
+
+
+def _convert(run: Run, _: list[Run]) -> None:
+    method = run.config["method"]
+    if _cannot_merge(run):
+        return
+    if method in ("bitfit", "ln_tuning"):
+        st.markdown(
+            f"{METHODS[method].TITLE} changed no matrix: its few numbers are biases or gains, which a LoRA has no "
+            "place for. Merge it instead."
+        )
+        st.button("Merge", key="convert-merge", icon=":material/arrow_forward:", on_click=_go, args=("merge",))
+        return
+    st.markdown(
+        "Whatever changed the weights, the change ΔW of each matrix has singular values; the largest *r* of them make "
+        "the LoRA of rank *r* that comes closest to it. What the rest was worth is measured on the run's own items."
+    )
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        rank = st.number_input("Keep the LoRA of rank (0: none)", 0, 1024, 0, key="convert-rank", width=240)
+        most = st.number_input("Highest rank to try", 1, 1024, 64, key="convert-most", width=200)
+    probing.section(
+        "convert", [run], {"most": int(most), "rank": int(rank)}, key=f"ship-{run.id}",
+        show=lambda result: _converted(result, run), label="Convert and measure", takes="about a minute",
+    )  # fmt: skip
+
+
+def _converted(result: dict[str, Any], run: Run) -> None:
+    _figure(charts_ship.conversion(result), "convert")
+    text = f"At rank {result['rank']} nothing of the matrices is lost."
+    if result["rank"] > result["uniform"]:
+        text += f" Above {result['uniform']} the narrower matrices keep ranks of their own, which vLLM does not read."
+    if result["left_out"]:
+        names = list(result["left_out"])
+        text += (
+            f" No LoRA holds {len(names)} of the changed parameters (biases, norms, embeddings), such as "
+            f"`{names[0]}`: they are left out at every rank, and the scores are without them."
+        )
+    st.markdown(text)
+    with st.expander("Matrix by matrix"):
+        import pandas as pd
+
+        rows = [
+            {
+                "matrix": m["module"], "shape": " × ".join(map(str, m["shape"])), "rank of ΔW": m["rank"],
+                "norm of ΔW": round(m["norm"], 3),
+                **{
+                    f"left out at rank {rank}, %": round(100 * error, 1)
+                    for rank, error in zip(result["ranks"], m["errors"], strict=True)
+                },
+            }
+            for m in result["modules"]
+        ]  # fmt: skip
+        st.dataframe(pd.DataFrame(rows), hide_index=True, alt="What each rank leaves out of each matrix.")
+    kept = result["kept"]
+    if kept:
+        _download(run, kept, f"Download the LoRA of rank {kept['rank']} ({bytes_text(kept['bytes'])})")
+        st.caption(f"It leaves out {100 * kept['error']:.1f} % of the change's norm. The run's own folder: "
+                   f"{bytes_text(result['adapter_bytes'])}.")  # fmt: skip
+
+
+# --- latency and hot-swap ---------------------------------------------------------------------------------------------
+
+
+def _latency(run: Run, runs: list[Run]) -> None:
+    st.markdown(
+        "The base, this run beside it, and merged into it, in one process, taking turns: what counts is the ratio to "
+        "the base. Add runs of other methods to see what a bottleneck or a prefix costs."
+    )
+    others = _others(run, runs, "latency", most=5)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        new = st.number_input("New tokens", 2, 512, 24, key="latency-new", width=160)
+        batch = st.number_input("Prompts at once", 1, 64, 1, key="latency-batch", width=160)
+    probing.section(
+        "latency", [run, *others], {"new_tokens": int(new), "batch": int(batch)}, key=f"ship-{run.id}",
+        show=_timed, label="Measure the latency", takes="about half a minute",
+    )  # fmt: skip
+
+
+def _timed(result: dict[str, Any]) -> None:
+    chart = charts_ship.latency(result)
+    _figure(chart, "latency")
+    base = result["rows"][0]
+    st.caption(
+        f"Median of {result['rounds']} rounds, and their range. On {result['device']}, computing in "
+        f"{result['precision']}, the base takes {base['decode_ms']:.1f} ms for a further token."
+    )
+
+
+def _swap(run: Run, runs: list[Run]) -> None:
+    st.markdown(
+        "One base in memory, several adapters beside it, one of them in place at a time. A switch moves pointers: no "
+        "weight is copied. Each answer right after a switch is compared with the run's own."
+    )
+    others = _others(run, runs, "swap", most=7)
+    if not others:
+        st.caption("Choose at least one more run of the same base.")
+        return
+    probing.section(
+        "swap", [run, *others], {}, key=f"ship-{run.id}", show=_swapped, label="Switch and measure",
+        takes="about half a minute",
+    )  # fmt: skip
+
+
+def _swapped(result: dict[str, Any]) -> None:
+    low, middle, high = result["switch_seconds"]
+    columns = st.columns(3)
+    columns[0].metric("A switch", seconds_text(middle) if middle >= 0.01 else f"{1e6 * middle:.0f} µs", border=True)
+    columns[1].metric("Answers as by itself", percent(result["equal"]), border=True)
+    per = sum(r["adapter_bytes"] for r in result["runs"]) / len(result["runs"])
+    columns[2].metric("An adapter in memory", bytes_text(per), border=True)
+    text = f"Switches took from {1e6 * low:.0f} to {1e6 * high:.0f} µs."
+    if result["load_seconds"]:
+        text += f" Read from its folder each time, a switch takes {1e3 * result['load_seconds'][1]:.1f} ms."
+    text += (
+        f" {result['questions']} answers were compared; the logits differ by at most {result['differ']:.1g}."
+        if result["differ"]
+        else f" {result['questions']} answers were compared, and the logits are the same to the bit."
+    )
+    st.markdown(text)
+    _figure(charts_ship.memory(result), "swap")
+
+
+def _others(run: Run, runs: list[Run], key: str, *, most: int) -> list[Run]:
+    """Further runs of the same base, chosen by the visitor."""
+    base = (run.config["base"], run.config.get("revision"))
+    same = {r.id: r for r in runs if r.id != run.id and (r.config["base"], r.config.get("revision")) == base}
+    if not same:
+        return []
+    labels = compare.named(list(same.values()))
+    chosen: list[str] = st.multiselect(
+        "Further runs of the same base", list(same), format_func=labels.__getitem__, key=f"{key}-others-{run.id}",
+        max_selections=most, placeholder="Choose runs",
+    )  # fmt: skip
+    return [same[i] for i in chosen]
+
+
+# --- the card ---------------------------------------------------------------------------------------------------------
+
+
+def _card(run: Run, _: list[Run]) -> None:
+    try:
+        text = card(record_of(state.store(), run.id, state.owner()))
+    except DeltalabError as error:
+        live.say(error)
+        return
+    st.markdown(
+        "Written from the run's own record, in the form that the Hugging Face hub reads. The licence is yours to fill "
+        "in."
+    )
+    st.download_button(
+        "Download README.md", text.encode(), "README.md", "text/markdown", key="card-download",
+        icon=":material/download:", on_click="ignore",
+    )  # fmt: skip
+    front, body = text.removeprefix("---\n").split("---\n", 1)
+    with st.container(border=True, key="card"):
+        st.markdown(body.replace("\n# ", "\n### ", 1).replace("\n## ", "\n#### "))
+    with st.expander("Front matter"):
+        st.code(front, language="yaml")
+
+
+# --- what sections share ----------------------------------------------------------------------------------------------
+
+
+def _cannot_merge(run: Run) -> bool:
+    """Say so, where the run's change cannot become part of the weights."""
+    method = METHODS[run.config["method"]]
+    if method.MERGES:
+        return False
+    st.markdown(
+        f"**{method.TITLE} cannot become part of the weights.** {method.INFERENCE} It is served beside its base, by "
+        "PEFT or by Deltalab."
+    )
+    return True
+
+
+def _figure(chart: charts.Chart, key: str) -> None:
+    """A figure with its numbers as a table and a file."""
+    compare.draw(chart, f"ship-{key}-chart")
+    with st.expander("The numbers"):
+        st.dataframe(chart.table, hide_index=True, alt=chart.alt)
+        st.download_button(
+            "As CSV", charts.csv(chart.table), f"{key}.csv", "text/csv", key=f"ship-{key}-csv",
+            icon=":material/download:", on_click="ignore",
+        )  # fmt: skip
+
+
+def _download(run: Run, kept: Mapping[str, Any], label: str) -> None:
+    address = f"/api/runs/{run.id}/made/{kept['where']}/{kept['folder']}.zip"
+    st.link_button(label, address, icon=":material/download:")
+
+
+SECTIONS: dict[str, tuple[str, Callable[[Run, list[Run]], None]]] = {
+    "load": ("Will it load?", _load),
+    "merge": ("Merge", _merge),
+    "convert": ("Convert to LoRA", _convert),
+    "latency": ("Latency", _latency),
+    "swap": ("Hot-swap", _swap),
+    "card": ("Model card", _card),
+}
+"""name in the address -> title and what draws it; one line more is one section more."""
