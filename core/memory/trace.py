@@ -437,7 +437,7 @@ def _step(recorder: Recorder, model: Any, optimizer: Any, trained: list[Any], se
             part = answer_loss_sum(model, ids, labels) / max(setup.answer_tokens, 1)
         recorder.enter("backward")
         recorder.where = "head"
-        part.backward()
+        _backward(part)
         part.detach()
     recorder.part, recorder.where = "optimizer", "clipping"
     recorder.cut("clipping")
@@ -446,6 +446,15 @@ def _step(recorder: Recorder, model: Any, optimizer: Any, trained: list[Any], se
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     recorder.cut("end")
+
+
+def _backward(loss: torch.Tensor) -> None:
+    """loss.backward(), by its own engine: called by that name it would switch off what stands in for the device, and
+    checkpointed blocks would be recomputed without it."""
+    engine: Any = torch.autograd.Variable._execution_engine
+    engine.run_backward(
+        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
 
 
 def _batch(recorder: Recorder, shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
