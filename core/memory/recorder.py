@@ -23,11 +23,13 @@ ENGINE = "autograd"  # what made a tensor, where no operation of a module did
 
 @dataclass(eq=False, slots=True)
 class Record:
-    """One storage. bytes: as asked for, before rounding. born, died: numbers of events (None: lives on). op: the
-    operation that made it; where: the module, or the part of the step. part: the part in which it was born. category:
-    known at birth, or "" until `Trace` decides. recomputed: made by a forward pass inside the backward pass."""
+    """One storage. bytes: as asked for, before rounding. item: bytes of one number in it. born, died: numbers of events
+    (None: lives on). op: the operation that made it; where: the module, or the part of the step. part: the part in
+    which it was born. category: known at birth, or "" until `Trace` decides. recomputed: made by a forward pass inside
+    the backward pass."""
 
     bytes: int
+    item: int
     born: int
     op: str
     where: str
@@ -38,7 +40,8 @@ class Record:
 
 
 class Recorder(TorchDispatchMode):
-    """Records while it is on; `part` and `where` say what is going on and are set from outside.
+    """Records while it is on; `part`, `where` (the module at work) and `behind` (how far the backward pass is) say what is
+    going on and are set from outside.
 
     Attributes:
         records: all storages, in the order of their birth. events: (number of a record, +1 or −1), in order. cuts:
@@ -53,6 +56,7 @@ class Recorder(TorchDispatchMode):
         self.cuts: list[tuple[int, str]] = []
         self.part = "resident"
         self.where = ""
+        self.behind = ""
         self._living: dict[int, tuple[int, Any]] = {}
         self._special: dict[Any, Callable[..., Any]] = _as_outside(self)
 
@@ -63,7 +67,7 @@ class Recorder(TorchDispatchMode):
     def enter(self, part: str) -> None:
         """A part of the step begins."""
         self.part = part
-        self.where = ""
+        self.where = self.behind = ""
         self.cut(part)
 
     def add(self, tensor: torch.Tensor, op: str = "", category: str = "", *, real: bool = False) -> None:
@@ -76,7 +80,9 @@ class Recorder(TorchDispatchMode):
         if known is None:
             number = len(self.records)
             recomputed = self.part == "backward" and torch.is_grad_enabled()
-            record = Record(storage.nbytes(), len(self.events), op, self.where, self.part, "", None, recomputed)
+            where = self.behind if self.part == "backward" and not recomputed else self.where
+            size, born = storage.nbytes(), len(self.events)
+            record = Record(size, tensor.element_size(), born, op, where, self.part, "", None, recomputed)
             self._living[key] = (number, weakref.ref(storage, self._dies(key, number)))
             self.records.append(record)
             self.events.append((number, 1))

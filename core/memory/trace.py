@@ -16,6 +16,7 @@ Import it only where torch may be imported, and run it in a process of its own (
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ CATEGORIES = (
 )  # fmt: skip
 # On rows this short training on a CPU takes plain attention (core.train.EAGER_TOKENS).
 EAGER_TOKENS = 256
+HEAD = "head"
 SOURCE = "traced: the step run on tensors without data"
 
 
@@ -135,15 +137,16 @@ class Trace:
         return rows
 
     def tensors(self, event: int | None = None, most: int = 200) -> list[dict[str, Any]]:
-        """What lives at an event (by default at the peak), alike tensors together, largest first.
+        """What lives at an event (by default at the peak), those of all layers together, largest first.
 
         Returns:
-            rows with `category`, `op`, `where` (module, or part of the step), `count`, and `bytes` of all of them.
+            rows with `category`, `op`, `where` (module, a * for the layer's number), `count`, and `bytes` of all.
         """
         at = self.peak_event if event is None else event
         groups: dict[tuple[str, str, str], list[int]] = {}
         for record in self.alive(at):
-            groups.setdefault((self.category(record), record.op, record.where), []).append(self.size(record))
+            key = (self.category(record), record.op, any_layer(record.where))
+            groups.setdefault(key, []).append(self.size(record))
         rows = [
             {"category": c, "op": o, "where": w, "count": len(sizes), "bytes": sum(sizes)}
             for (c, o, w), sizes in groups.items()
@@ -156,6 +159,11 @@ class Trace:
             "ledger": self.ledger().to_dict(), "timeline": self.timeline(), "tensors": self.tensors(),
             "trainable": self.trained, "total": self.total, "kernels": list(self.kernels),
         }  # fmt: skip
+
+
+def any_layer(where: str) -> str:
+    """'model.layers.3.mlp' -> 'model.layers.*.mlp', 'layer 3' -> 'layer *'."""
+    return re.sub(r"(?<=[. ])\d+(?=\.|$)", "*", where)
 
 
 def part_of(section: str) -> str:
@@ -171,7 +179,7 @@ def category_of(record: Record, forward_ends: list[int]) -> str:
     """
     if record.category:
         return record.category
-    if record.where == "head":
+    if record.where == HEAD:
         return "logits and loss"
     if record.recomputed:
         return "recomputed activations"
@@ -239,7 +247,7 @@ def _check(config: Any, setup: Setup) -> None:
         raise BadInput(f"{name} reads {context:,} tokens at most, not {setup.length:,}.", "Choose a shorter length.")
 
 
-def _attention(config: Any, setup: Setup) -> str:
+def attention_of(config: Any, setup: Setup) -> str:
     """The attention that training takes: transformers' default for the family, plain on a CPU for short rows."""
     if setup.attention != "auto":
         return setup.attention
@@ -261,7 +269,7 @@ def _built(config: Any, setup: Setup) -> tuple[Any, Any]:
     with torch.device("meta"):
         maker: Any = AutoModelForCausalLM
         model = maker.from_config(
-            config, dtype=getattr(torch, dtype), attn_implementation=_attention(config, setup)
+            config, dtype=getattr(torch, dtype), attn_implementation=attention_of(config, setup)
         )
         attached = METHODS[setup.method].apply(model, setup.settings, keep_base=False)
     _quantize(model)
@@ -314,47 +322,49 @@ def _note_resident(
 ) -> None:
     """What is there before the step: weights, their quantization constants, the optimizer's state."""
     recorder.cut("resident")
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            recorder.add(parameter, category="trained weights")
-    for tensor in (*model.parameters(), *model.buffers()):
-        if not tensor.requires_grad:
-            recorder.add(tensor, category="frozen weights")
-    for parameter in model.parameters():
+    names = {}
+    for name, parameter in sorted(model.named_parameters(), key=lambda pair: not pair[1].requires_grad):
+        names[parameter] = recorder.where = name
+        recorder.add(parameter, category="trained weights" if parameter.requires_grad else "frozen weights")
         state = getattr(parameter, "quant_state", None)
         for level in (state, getattr(state, "state2", None)):
-            for name in ("absmax", "code", "offset"):
-                tensor = getattr(level, name, None)
+            for part in ("absmax", "code", "offset"):
+                tensor = getattr(level, part, None)
                 if isinstance(tensor, torch.Tensor):
                     recorder.add(tensor, category="quantization constants")
+    for name, tensor in model.named_buffers():
+        recorder.where = name
+        recorder.add(tensor, category="frozen weights")
     for parameter, states in optimizer.state.items():
+        recorder.where = names[parameter]
         paged = setup.optimizer.startswith("paged") and setup.device.is_cuda and parameter.numel() >= PAGED_NUMBERS
         for name, tensor in states.items():
             if isinstance(tensor, torch.Tensor):
-                recorder.add(tensor, category="optimizer state")
+                recorder.add(tensor, name, category="optimizer state")
                 if paged and name.startswith("state"):
                     recorder.forget(tensor)
+    recorder.where = ""
 
 
 def _hooks(recorder: Recorder, base: Any, model: Any) -> Iterator[Any]:
     """Put the recorder where it learns which module is at work, where layers begin, and what a gradient is."""
     layers = _layers(base)
-    places = {module: number for number, module in enumerate(layers)}
     head = model.get_output_embeddings()
     outside: list[str] = []
 
-    def named(name: str) -> Any:
+    def begins(name: str) -> Any:
         def before(module: Any, args: Any) -> None:
             outside.append(recorder.where)
             recorder.where = name
 
         return before
 
-    def back(module: Any, args: Any, out: Any) -> None:
+    def ends(module: Any, args: Any, out: Any) -> None:
         recorder.where = outside.pop() if outside else ""
 
     def layer_begins(number: int) -> Any:
         def before(module: Any, args: Any) -> None:
+            outside.clear()  # (recomputing a block stops in its middle, as soon as it has what it needs)
             if recorder.part == "forward":
                 recorder.cut(f"layer {number} forward")
 
@@ -366,37 +376,33 @@ def _hooks(recorder: Recorder, base: Any, model: Any) -> Iterator[Any]:
                 return
             result = out[0] if isinstance(out, tuple) else out
             if result.requires_grad:
-                result.register_hook(lambda _: backward_begins(number))
+                result.register_hook(lambda _: backward_begins(f"layer {number}"))
             if number == len(layers) - 1:
                 recorder.cut("head")
 
         return after
 
-    def backward_begins(number: int) -> None:
-        recorder.cut(f"layer {number} backward")
-        recorder.where = f"layer {number}"
+    def backward_begins(name: str) -> None:
+        recorder.cut(f"{name} backward")
+        recorder.behind = name
 
     def head_begins(module: Any, args: Any) -> None:
-        recorder.where = "head"
+        recorder.where = HEAD
         if args[0].requires_grad:
-            args[0].register_hook(head_is_behind)
-
-    def head_is_behind(grad: Any) -> None:
-        recorder.cut("below the head backward")
-        recorder.where = ""
+            args[0].register_hook(lambda _: backward_begins("below the head"))
 
     def gradient(parameter: Any) -> None:
         recorder.add(parameter.grad, category="gradients")
 
-    for module, number in places.items():
+    for number, module in enumerate(layers):
         yield module.register_forward_pre_hook(layer_begins(number))
         yield module.register_forward_hook(layer_ends(number))
     for name, module in base.named_modules():
         if module is head:
             yield module.register_forward_pre_hook(head_begins)
-        elif name and not next(module.children(), None):
-            yield module.register_forward_pre_hook(named(name))
-            yield module.register_forward_hook(back)
+        elif name and not isinstance(module, torch.nn.ModuleList):
+            yield module.register_forward_pre_hook(begins(name))
+            yield module.register_forward_hook(ends)
     for parameter in base.parameters():
         if parameter.requires_grad:
             yield parameter.register_post_accumulate_grad_hook(gradient)
@@ -436,7 +442,7 @@ def _step(recorder: Recorder, model: Any, optimizer: Any, trained: list[Any], se
         with autocast(setup):
             part = answer_loss_sum(model, ids, labels) / max(setup.answer_tokens, 1)
         recorder.enter("backward")
-        recorder.where = "head"
+        recorder.behind = HEAD
         _backward(part)
         part.detach()
     recorder.part, recorder.where = "optimizer", "clipping"
@@ -452,9 +458,9 @@ def _backward(loss: torch.Tensor) -> None:
     """loss.backward(), by its own engine: called by that name it would switch off what stands in for the device, and
     checkpointed blocks would be recomputed without it."""
     engine: Any = torch.autograd.Variable._execution_engine
-    engine.run_backward(
-        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
-    )
+    with torch.no_grad():
+        one = torch.ones_like(loss)
+    engine.run_backward((loss,), (one,), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 def _batch(recorder: Recorder, shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -464,4 +470,4 @@ def _batch(recorder: Recorder, shape: tuple[int, int]) -> tuple[torch.Tensor, to
     return made
 
 
-__all__ = ["CATEGORIES", "SOURCE", "Trace", "category_of", "part_of", "trace"]
+__all__ = ["CATEGORIES", "SOURCE", "Trace", "any_layer", "attention_of", "category_of", "part_of", "trace"]
