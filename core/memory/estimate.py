@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -222,7 +221,9 @@ class Surrogate:
         for row in self.parts(sizes):
             groups.setdefault(row[0].category, []).append(row)
         terms = tuple(
-            Term(name, sum(row[2] for row in groups[name]), formula_of(groups[name], sizes, self.periods(sizes)), SOURCE)
+            Term(
+                name, sum(row[2] for row in groups[name]), formula_of(groups[name], sizes, self.periods(sizes)), SOURCE
+            )
             for name in ORDER
             if name in groups
         )
@@ -307,10 +308,14 @@ def _dense(rows: list[list[int]], shape: tuple[int, int]) -> np.ndarray:
 # --- those that come with the program ---------------------------------------------------------------------------------
 
 
+# Settings of methods that change what is computed, not how much memory it takes (the rank is one of the sizes).
+WEIGHTLESS = ("rank", "alpha", "rate_ratio", "fast", "projection_seed", "d_initial", "start", "text", "quant_type")
+
+
 def key_of(setup: Setup) -> str:
     """What a surrogate belongs to, beside the model: all of a setup but its sizes, as one line of text."""
     record = setup.to_dict()
-    settings = {k: v for k, v in record.pop("settings").items() if k not in ("rank", "alpha")}
+    settings = {k: v for k, v in record.pop("settings").items() if k not in WEIGHTLESS}
     for size in ("batch", "length", "answers"):
         record.pop(size)
     if not setup.device.is_cuda:
@@ -325,12 +330,21 @@ SHORT = 256  # tokens up to which a CPU takes plain attention: core.memory.trace
 
 
 @lru_cache(maxsize=64)
-def shipped(model: str) -> tuple[Surrogate, ...]:
-    """The surrogates of a model of the catalogue that come with the program."""
+def _records(model: str) -> tuple[dict[str, Any], ...]:
     path = FOLDER / f"{file_name(model)}.json.gz"
     if not path.is_file():
         return ()
-    return tuple(Surrogate.from_dict(r) for r in json.loads(gzip.decompress(path.read_bytes())))
+    return tuple(json.loads(gzip.decompress(path.read_bytes())))
+
+
+@lru_cache(maxsize=256)
+def _made(model: str, number: int) -> Surrogate:
+    return Surrogate.from_dict(_records(model)[number])
+
+
+def shipped(model: str, key: str | None = None) -> list[Surrogate]:
+    """The surrogates of a model of the catalogue that come with the program; of one key, if it is given."""
+    return [_made(model, i) for i, r in enumerate(_records(model)) if key is None or r["key"] == key]
 
 
 def file_name(model: str) -> str:
@@ -345,10 +359,9 @@ def find(model: str, setup: Setup) -> Surrogate | None:
     fused kernels are used: they keep the same tensors.
     """
     for wanted in dict.fromkeys((setup, _like_ampere(setup))):
-        for one in shipped(model):
-            if one.key == key_of(wanted) and one.holds(Sizes.of(setup)):
-                if wanted is setup or one.kernels == ("flash",):
-                    return one
+        for one in shipped(model, key_of(wanted)):
+            if one.holds(Sizes.of(setup)) and (wanted is setup or one.kernels == ("flash",)):
+                return one
     return None
 
 

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import copy
 import gzip
+import itertools
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -174,7 +175,7 @@ def _sections(found: Trace, layers: int, head: int, tail: int) -> list[_Section]
     cuts = [*found.cuts, (len(found.events), "")]
     seen: dict[str, int] = {}
     sections = []
-    for (start, name), (stop, _) in zip(cuts, cuts[1:], strict=False):
+    for (start, name), (stop, _) in itertools.pairwise(cuts):
         if start < found.resident or start == stop:
             continue
         seen[name] = seen.get(name, 0) + 1
@@ -268,7 +269,9 @@ def fit(config: Any, setup: Setup, name: str, tell: Tell = lambda share, text: N
             here = heights[place]
             if len(there) != len(here):
                 # As many moments as there are layers: the highest of each stands for all.
-                here, there = ([max(rows, key=lambda e: t.levels[e])] for t, rows in ((found[0], here), (pair[0], there)))
+                here, there = (
+                    [max(rows, key=lambda e: t.levels[e])] for t, rows in ((found[0], here), (pair[0], there))
+                )
                 heights[place] = here
             matched.append(there)
         counts = _histograms(pair[0], of_less, len(groups), [e for rows in matched for e in rows])
@@ -337,9 +340,20 @@ def _matched(
             added[mark] = len(groups)
             groups.append(replace(whole, size={name: float(less[0])}, growth={name: factor - float(less[0])}))
         of_less[number] = of_record[beside.pop(0)] = added[mark]
-    if any(waiting.values()):
-        raise Unstable("The step makes fewer kinds of tensors with fewer layers.", "Trace the step instead.")
+    for beside in waiting.values():
+        # There are more of them with more layers, too: each is of the kind of those that are of its size.
+        for number in beside:
+            whole = groups[of_record[number]]
+            alike = [g for mark, g in added.items() if mark[:4] == _kind(found[0], found[0].records[number])]
+            alike = [g for g in alike if _sum(groups[g].size, groups[g].growth) == dict(whole.size)]
+            if len(alike) != 1:
+                raise Unstable("The step makes fewer kinds of tensors with fewer layers.", "Trace the step instead.")
+            of_record[number] = alike[0]
     return of_less
+
+
+def _sum(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
+    return {name: a[name] + b.get(name, 0.0) for name in a}
 
 
 def _marks(pair: Sequence[Trace]) -> list[tuple[Any, ...]]:
@@ -440,8 +454,154 @@ def agrees(made: Surrogate, config: Any, setup: Setup, sizes: Sizes) -> bool:
     } and told.peak_at == traced.peak_at
 
 
+FORM = 1  # raised when traces or surrogates are made in another way, so that those made before are made anew
+
+
 def versions() -> dict[str, str]:
-    """Of what a trace depends on."""
+    """Of what a surrogate depends on."""
     from importlib.metadata import version
 
-    return {p: version(p) for p in ("torch", "transformers", "bitsandbytes")}
+    return {"form": str(FORM)} | {p: version(p) for p in ("torch", "transformers", "bitsandbytes")}
+
+
+# --- the shipped ones -------------------------------------------------------------------------------------------------
+
+# Most wanted first: the program can be stopped at any time, and what is done is kept.
+MAIN_METHODS = ("lora", "qlora", "full", "bitfit")
+POPULAR = (
+    "Llama-3.1-8B", "Llama-3.2-1B", "Llama-3.2-3B", "Qwen2.5-0.5B", "Qwen2.5-1.5B", "Qwen2.5-3B", "Qwen2.5-7B",
+    "Mistral-7B-v0.3", "SmolLM2-135M", "SmolLM2-360M", "SmolLM2-1.7B", "TinyLlama-1.1B", "Qwen3-0.6B", "Qwen3-1.7B",
+    "Qwen3-4B", "Qwen3-8B", "Llama-2-7B", "Gemma-2B", "Gemma-7B", "GPT-2", "GPT-2-medium", "OPT-125M", "OPT-1.3B",
+    "Phi-2", "Phi-3-mini-4k", "Pythia-160M", "Llama-3.1-70B", "Llama-2-13B", "Qwen2.5-14B", "Qwen2.5-32B",
+    "Qwen2.5-72B", "Gemma-2-2B", "Gemma-3-1B (text)", "Mistral-7B-v0.1", "OPT-6.7B", "Phi-4", "GPT-2-large",
+    "GPT-2-XL", "Qwen3-14B", "Qwen3-32B", "Llama-2-70B", "Llama-3.3-70B", "Pythia-6.9B", "Phi-1.5", "OPT-350M",
+)  # fmt: skip
+OLD_CARD, CARD = "7.5", "8.0"  # a T4, which has no bfloat16; and all later ones
+SMALL = 4_000_000_000  # parameters above which nobody trains on an old card or a CPU
+
+
+def wanted(name: str) -> list[Setup]:
+    """The setups of a model that surrogates are shipped for, most wanted first."""
+    from core.catalog import architecture_of, model
+    from core.errors import Incompatible
+
+    found = []
+    small = model(name).parameters <= SMALL
+    for methods, devices in (
+        (MAIN_METHODS, (CARD,)),
+        (MAIN_METHODS, (OLD_CARD, "cpu") if small else ()),
+        ([m for m in METHODS if m not in MAIN_METHODS], (CARD,)),
+    ):
+        for device in map(Device.of, devices):
+            for method in methods:
+                settings = METHODS[method].Config()
+                try:
+                    METHODS[method].count(architecture_of(name), settings)
+                except Incompatible:
+                    continue
+                plain = Setup(method, settings, 4, 128, device=device, precision=device.precision)
+                found += [plain, replace(plain, checkpointing=True)][: 1 + METHODS[method].CHECKPOINTS]
+    return found
+
+
+def ship(names: Sequence[str], seconds: float, main_only: bool) -> None:
+    """Make the shipped surrogates of these models anew, and say how each went; what is current already is left."""
+    from core.catalog import config_of, model
+
+    FOLDER.mkdir(exist_ok=True)
+    end = time.monotonic() + seconds
+    rounds = [[(n, s) for n in names for s in wanted(n) if s.method in MAIN_METHODS and str(s.device) == CARD]]
+    if not main_only:
+        rounds.append([(n, s) for n in names for s in wanted(n)])
+    for name, setup in (pair for pairs in rounds for pair in pairs):
+        path = FOLDER / f"{file_name(name)}.json.gz"
+        records = json.loads(gzip.decompress(path.read_bytes())) if path.is_file() else []
+        if any(r["key"] == key_of(setup) and r["versions"] == versions() for r in records):
+            continue
+        if time.monotonic() > end:
+            print("Out of time; run it again to go on.")
+            return
+        began = time.perf_counter()
+        what = f"{name} {setup.method} on {setup.device}{' with checkpointing' if setup.checkpointing else ''}"
+        try:
+            made = fit(config_of(model(name)), setup, name)
+        except DeltalabError as why:
+            print(f"{what}: none. {why.sentence}", flush=True)
+            continue
+        records = [r for r in records if r["key"] != made.key] + [made.to_dict()]
+        text = json.dumps(records, separators=(",", ":"))
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+        partial.replace(path)
+        print(f"{what}: {time.perf_counter() - began:.1f} s, {len(made.sections)} moments", flush=True)
+
+
+def check(count: int, seed: int, part_of_name: str | None) -> None:
+    """Compare shipped surrogates with full traces at random models, methods, depths and sizes; print what was found."""
+    from core.catalog import config_of, model, models
+    from core.memory.estimate import shipped
+
+    drawn = random.Random(seed)
+    pool = [(row.name, s) for row in models() if (part_of_name or "") in row.name for s in shipped(row.name)]
+    if not pool:
+        print("There are no shipped surrogates of such a model.")
+        return
+    worst, apart, slowest = 0, 0, 0.0
+    for _ in range(count):
+        name, made = drawn.choice(pool)
+        record, settings = json.loads(made.key)
+        sizes = random_sizes(made, drawn)
+        own = METHODS[record["method"]].Config(**settings)
+        setup = Setup.from_dict({**record_of(record), "settings": vars(own), "batch": 4, "length": sizes.length,
+                                 "answers": None})  # fmt: skip
+        began = time.perf_counter()
+        told = made.ledger(sizes)
+        slowest = max(slowest, time.perf_counter() - began)
+        layers = sizes.layers if sizes.layers is not None else made.layers
+        traced = _traced(with_layers(config_of(model(name)), layers), setup, sizes).ledger()
+        theirs = {t.name: t.bytes for t in traced.terms if t.bytes}
+        ours = {t.name: t.bytes for t in told.terms}
+        off = max(abs(theirs.get(k, 0) - ours.get(k, 0)) for k in {*theirs, *ours})
+        apart += off > 0
+        worst = max(worst, off)
+        print(
+            f"{name} {record['method']} on {record['device']}{' checkpointing' if record['checkpointing'] else ''}, "
+            f"{layers} layers, {sizes.batch} × {sizes.length}, {sizes.answer_tokens} answers, rank {sizes.rank}: "
+            f"{traced.allocated_bytes:,} bytes, off by {off:,}",
+            flush=True,
+        )
+    print(
+        f"{count} configurations: {apart} differ, the largest term by {worst:,} bytes; slowest {slowest * 1e3:.1f} ms."
+    )
+
+
+def record_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A key's record as `Setup.from_dict` wants it."""
+    return {k: v for k, v in record.items() if k != "short"}
+
+
+def random_sizes(made: Surrogate, drawn: random.Random, most_tokens: int = 8192) -> Sizes:
+    """Sizes at which a surrogate holds."""
+    low, high = made.regime.length
+    batch = drawn.randint(made.regime.batch[0], made.regime.batch[1] or 16)
+    length = drawn.randint(low, min(high or most_tokens, most_tokens))
+    rank = made.regime.rank[0] if made.regime.rank[1] is not None else drawn.randint(made.regime.rank[0], 64)
+    answers = drawn.choice((None, drawn.randint(1, batch * (length - 1))))
+    deeper = (made.layers - made.first) // made.period if made.growth.any() else 0
+    return Sizes(batch, length, answers, rank, made.first + made.period * drawn.randint(0, deeper))
+
+
+def main() -> None:
+    """Make the shipped surrogates anew (the most wanted first)."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m core.memory.fit", description=main.__doc__)
+    parser.add_argument("--models", default="", help="only models whose name has this in it")
+    parser.add_argument("--main", action="store_true", help="only the four main methods, on a card")
+    parser.add_argument("--seconds", type=float, default=7200.0, help="stop after so long (what is made is kept)")
+    asked = parser.parse_args()
+    ship([name for name in POPULAR if asked.models in name], asked.seconds, asked.main)
+
+
+if __name__ == "__main__":
+    main()

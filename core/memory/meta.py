@@ -45,9 +45,8 @@ def cuda_kernel(
     """
     half = dtype == torch.float16 or (dtype == torch.bfloat16 and capability >= (8, 0))
     modern = (8, 0) <= capability <= (12, 1)
-    if capability in ((9, 0), (10, 0)) and half and head_dim % 8 == 0:
-        if head_dim <= (256 if capability == (9, 0) else 128):
-            return "cudnn"
+    if half and head_dim % 8 == 0 and head_dim <= {(9, 0): 256, (10, 0): 128}.get(capability, 0):
+        return "cudnn"
     awkward = 192 < head_dim <= 224 or (head_dim > 224 and dropout)
     narrow = (8, 6) <= capability <= (8, 9) or capability >= (12, 0)
     if half and modern and not masked and square and head_dim <= 256 and not (awkward and narrow):

@@ -40,8 +40,8 @@ class Record:
 
 
 class Recorder(TorchDispatchMode):
-    """Records while it is on; `part`, `where` (the module at work) and `behind` (how far the backward pass is) say what is
-    going on and are set from outside.
+    """Records while it is on. `part`, `where` (the module at work) and `behind` (how far the backward pass is) say what
+    is going on and are set from outside.
 
     Attributes:
         records: all storages, in the order of their birth. events: (number of a record, +1 or −1), in order. cuts:
@@ -131,11 +131,7 @@ def _as_outside(recorder: Recorder) -> dict[Any, Callable[..., Any]]:
 
     def in_engine() -> bool:
         """Whether autograd itself is at work, between two of its nodes."""
-        return (
-            recorder.part == "backward"
-            and not torch.is_grad_enabled()
-            and torch._C._current_autograd_node() is None
-        )
+        return recorder.part == "backward" and not torch.is_grad_enabled() and torch._C._current_autograd_node() is None
 
     def add(a: Any, b: Any, *, alpha: Any = 1) -> Any:
         # Two gradients for one tensor: outside, the second is added into the first (accumulate in
@@ -181,8 +177,8 @@ def _as_outside(recorder: Recorder) -> dict[Any, Callable[..., Any]]:
         a: Any, packed: Any, shape: Any, absmax: Any, blocksize: int, quant_type: str, bias: Any = None,
         absmax_8bit: Any = None, absmax_code: Any = None, absmax_offset: Any = None,
     ) -> Any:  # fmt: skip
-        # For as many rows as training has, the kernel decodes the whole weight first (bitsandbytes/backends/cuda/ops.py,
-        # gemm_4bit).
+        # For as many rows as training has, the kernel decodes the whole weight first (gemm_4bit in
+        # bitsandbytes/backends/cuda/ops.py).
         ops: Any = torch.ops.bitsandbytes
         with recorder:
             if absmax_8bit is not None:

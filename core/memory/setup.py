@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.config import RunConfig, TrainConfig
+from core.config import RunConfig
 from core.errors import BadInput
 from core.hardware import BFLOAT16_CAPABILITY
 from core.methods import METHODS
@@ -66,7 +66,7 @@ class Setup:
     """One training step.
 
     method, settings: the fine-tuning method and its Config. batch, length: rows and tokens of one pass. answers: how
-    many of the batch's tokens have a loss (None: all that can, batch × (length − 1)). optimizer, accumulation, clip,
+    many of the batch's tokens have a loss (None: all that can, batch × (length − 1)). optimizer, accumulation,
     checkpointing: as in TrainConfig. precision: what the passes compute in. device: where. attention: 'auto' chooses as
     training does; or a name that transformers knows ('eager', 'sdpa').
     """
@@ -78,7 +78,6 @@ class Setup:
     answers: int | None = None
     optimizer: str = "adamw"
     accumulation: int = 1
-    clip: bool = True
     checkpointing: bool = False
     precision: str = "float32"
     device: Device = Device()
@@ -108,7 +107,7 @@ class Setup:
         settings = config.settings if config.settings is not None else METHODS[config.method].Config()
         return cls(
             method=config.method, settings=settings, batch=batch, length=length, answers=answers,
-            optimizer=loop.optimizer, accumulation=loop.accumulation, clip=loop.clip > 0,
+            optimizer=loop.optimizer, accumulation=loop.accumulation,
             checkpointing=loop.gradient_checkpointing,
             precision=device.precision if loop.precision == "auto" else loop.precision, device=device,
         )  # fmt: skip
@@ -139,12 +138,4 @@ class Setup:
         return cls(**{**record, "settings": settings, "device": Device.of(record["device"])})
 
 
-def loop_of(setup: Setup) -> TrainConfig:
-    """The training loop's settings that a setup stands for."""
-    return TrainConfig(
-        optimizer=setup.optimizer, accumulation=setup.accumulation, clip=1.0 if setup.clip else 0.0,
-        gradient_checkpointing=setup.checkpointing, batch_size=setup.batch, precision=setup.precision,
-    )  # fmt: skip
-
-
-__all__ = ["CUDA_BLOCK_BYTES", "Device", "Setup", "loop_of"]
+__all__ = ["CUDA_BLOCK_BYTES", "Device", "Setup"]

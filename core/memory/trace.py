@@ -197,7 +197,9 @@ def _told(records: list[Record], size: Any) -> str:
         by_op[record.op or "as loaded"] = by_op.get(record.op or "as loaded", 0) + size(record)
     most = max(by_op, key=by_op.__getitem__)
     text = f"{len(records):,} tensor{'s' if len(records) > 1 else ''}"
-    return text if most == "as loaded" else f"{text}; most from {most.removeprefix('aten::')}, {bytes_text(by_op[most])}"
+    return (
+        text if most == "as loaded" else f"{text}; most from {most.removeprefix('aten::')}, {bytes_text(by_op[most])}"
+    )
 
 
 # --- the step ---------------------------------------------------------------------------------------------------------
@@ -268,9 +270,7 @@ def _built(config: Any, setup: Setup) -> tuple[Any, Any]:
     dtype = loading(setup.method, setup.precision, "cuda" if setup.device.is_cuda else "cpu")["dtype"]
     with torch.device("meta"):
         maker: Any = AutoModelForCausalLM
-        model = maker.from_config(
-            config, dtype=getattr(torch, dtype), attn_implementation=attention_of(config, setup)
-        )
+        model = maker.from_config(config, dtype=getattr(torch, dtype), attn_implementation=attention_of(config, setup))
         attached = METHODS[setup.method].apply(model, setup.settings, keep_base=False)
     _quantize(model)
     if setup.checkpointing:
@@ -317,9 +317,7 @@ def _optimizer(setup: Setup, trained: list[Any], factors: list[float]) -> torch.
 PAGED_NUMBERS = 100_000  # bitsandbytes pages the states of tensors from this size on (optim/optimizer.py)
 
 
-def _note_resident(
-    recorder: Recorder, model: torch.nn.Module, optimizer: torch.optim.Optimizer, setup: Setup
-) -> None:
+def _note_resident(recorder: Recorder, model: torch.nn.Module, optimizer: torch.optim.Optimizer, setup: Setup) -> None:
     """What is there before the step: weights, their quantization constants, the optimizer's state."""
     recorder.cut("resident")
     names = {}
