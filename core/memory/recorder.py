@@ -1,0 +1,199 @@
+"""Writes down the birth and death of every storage that a program makes: what a trace is made of.
+
+A `TorchDispatchMode` sees each operation's results. A storage that was not known before is born; a weak reference to it
+tells when it dies. Only tensors without data (the meta device) are looked at, so it costs no memory.
+
+While such a mode is on, PyTorch's autograd avoids writing into tensors that it would otherwise write into, because it
+cannot know what the mode makes of it. That would count tensors that do not exist outside a trace; the cases are put
+right below (`_as_outside`).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+ENGINE = "autograd"  # what made a tensor, where no operation of a module did
+
+
+@dataclass(eq=False, slots=True)
+class Record:
+    """One storage. bytes: as asked for, before rounding. item: bytes of one number in it. born, died: numbers of events
+    (None: lives on). op: the operation that made it; where: the module, or the part of the step. part: the part in
+    which it was born. category: known at birth, or "" until `Trace` decides. recomputed: made by a forward pass inside
+    the backward pass."""
+
+    bytes: int
+    item: int
+    born: int
+    op: str
+    where: str
+    part: str
+    category: str = ""
+    died: int | None = None
+    recomputed: bool = False
+
+
+class Recorder(TorchDispatchMode):
+    """Records while it is on. `part`, `where` (the module at work) and `behind` (how far the backward pass is) say what
+    is going on and are set from outside.
+
+    Attributes:
+        records: all storages, in the order of their birth. events: (number of a record, +1 or −1), in order. cuts:
+        (number of an event, name): where a section of the step begins.
+    """
+
+    def __init__(self, answers: int | None = None) -> None:
+        super().__init__()
+        self.answers = answers
+        self.records: list[Record] = []
+        self.events: list[tuple[int, int]] = []
+        self.cuts: list[tuple[int, str]] = []
+        self.part = "resident"
+        self.where = ""
+        self.behind = ""
+        self._living: dict[int, tuple[int, Any]] = {}
+        self._special: dict[Any, Callable[..., Any]] = _as_outside(self)
+
+    def cut(self, name: str) -> None:
+        """A section begins."""
+        self.cuts.append((len(self.events), name))
+
+    def enter(self, part: str) -> None:
+        """A part of the step begins."""
+        self.part = part
+        self.where = self.behind = ""
+        self.cut(part)
+
+    def add(self, tensor: torch.Tensor, op: str = "", category: str = "", *, real: bool = False) -> None:
+        """Note the tensor's storage, if it is new; a category given here stands. real: it has data all the same."""
+        if not (tensor.is_meta or real):
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        known = self._living.get(key)
+        if known is None:
+            number = len(self.records)
+            recomputed = self.part == "backward" and torch.is_grad_enabled()
+            where = self.behind if self.part == "backward" and not recomputed else self.where
+            size, born = storage.nbytes(), len(self.events)
+            record = Record(size, tensor.element_size(), born, op, where, self.part, "", None, recomputed)
+            self._living[key] = (number, weakref.ref(storage, self._dies(key, number)))
+            self.records.append(record)
+            self.events.append((number, 1))
+        else:
+            record = self.records[known[0]]
+        if category:
+            record.category = category
+
+    def forget(self, tensor: torch.Tensor) -> None:
+        """Count this storage as taking no bytes (it is somewhere else)."""
+        known = self._living.get(tensor.untyped_storage()._cdata)
+        if known is not None:
+            self.records[known[0]].bytes = 0
+
+    def _dies(self, key: int, number: int) -> Callable[[Any], None]:
+        def died(_: Any) -> None:
+            if self._living.get(key, (None,))[0] == number:
+                del self._living[key]
+            self.records[number].died = len(self.events)
+            self.events.append((number, -1))
+
+        return died
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        special = self._special.get(func)
+        out = special(*args, **kwargs) if special is not None else NotImplemented
+        if out is NotImplemented:
+            out = func(*args, **kwargs)
+        for tensor in _tensors(out):
+            self.add(tensor, func._schema.name)
+        return out
+
+
+def _tensors(out: Any) -> Iterator[torch.Tensor]:
+    if isinstance(out, torch.Tensor):
+        yield out
+    elif isinstance(out, (list, tuple)):
+        for one in out:
+            yield from _tensors(one)
+
+
+def _as_outside(recorder: Recorder) -> dict[Any, Callable[..., Any]]:
+    """Operation -> what to do instead, so that memory is taken as outside a trace. NotImplemented: as it comes."""
+    aten: Any = torch.ops.aten
+
+    def in_engine() -> bool:
+        """Whether autograd itself is at work, between two of its nodes."""
+        return recorder.part == "backward" and not torch.is_grad_enabled() and torch._C._current_autograd_node() is None
+
+    def add(a: Any, b: Any, *, alpha: Any = 1) -> Any:
+        # Two gradients for one tensor: outside, the second is added into the first (accumulate in
+        # torch/csrc/autograd/input_buffer.cpp); with a mode on, a third tensor would be made.
+        if in_engine() and isinstance(b, torch.Tensor) and a is not b and a.shape == b.shape and a.dtype == b.dtype:
+            return a
+        return NotImplemented
+
+    def index_put(into: Any, indices: Any, values: Any, accumulate: bool = False) -> Any:
+        # The gradient of an index: outside, it is added into the zeros that were made for it (index_backward in
+        # torch/csrc/autograd/FunctionsManual.cpp).
+        if recorder.part != "backward" or torch.is_grad_enabled():
+            return NotImplemented
+        with recorder:
+            places = [picked(i) if i is not None and i.dtype == torch.bool else (i,) for i in indices]
+        del places
+        return into
+
+    def picked(mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The places of a mask's true elements: as many as there are answers."""
+        count = mask.numel() if recorder.answers is None else min(recorder.answers, mask.numel())
+        # What `nonzero` gives: one row of coordinates per element.
+        return torch.empty(count, mask.dim(), dtype=torch.long, device=mask.device).unbind(1)
+
+    def index(source: Any, indices: Any) -> Any:
+        if not any(i is not None and i.dtype == torch.bool for i in indices):
+            return NotImplemented
+        with recorder:
+            places: list[Any] = []
+            for i in indices:
+                places += picked(i) if i is not None and i.dtype == torch.bool else (i,)
+            return aten.index.Tensor(source, places)
+
+    def safe_softmax(scores: Any, dim: int, dtype: Any = None) -> Any:
+        # One operation that makes several tensors inside (aten/src/ATen/native/transformers/attention.cpp).
+        with recorder:
+            out = torch.softmax(scores, dim, dtype)
+            masked = scores.eq(-float("inf"))
+            rows = masked.all(dim, keepdim=True)
+            return torch.where(rows, torch.zeros((), dtype=out.dtype, device=out.device), out)
+
+    def gemm_4bit(
+        a: Any, packed: Any, shape: Any, absmax: Any, blocksize: int, quant_type: str, bias: Any = None,
+        absmax_8bit: Any = None, absmax_code: Any = None, absmax_offset: Any = None,
+    ) -> Any:  # fmt: skip
+        # For as many rows as training has, the kernel decodes the whole weight first (gemm_4bit in
+        # bitsandbytes/backends/cuda/ops.py).
+        ops: Any = torch.ops.bitsandbytes
+        with recorder:
+            if absmax_8bit is not None:
+                absmax = ops.dequantize_blockwise.default(absmax_8bit, absmax, absmax_code, 256, torch.float32)
+                absmax = absmax + absmax_offset
+            weight = ops.dequantize_4bit.default(packed, absmax, blocksize, quant_type, shape, a.dtype)
+            return torch.nn.functional.linear(a, weight, bias)
+
+    special: dict[Any, Callable[..., Any]] = {
+        aten.add.Tensor: add,
+        aten.index_put.default: index_put,
+        aten.index.Tensor: index,
+        aten._safe_softmax.default: safe_softmax,
+    }
+    known = getattr(torch.ops.bitsandbytes, "gemm_4bit", None)
+    if known is not None:
+        special[known.default] = gemm_4bit
+    return special

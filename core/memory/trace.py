@@ -1,0 +1,471 @@
+"""The memory of a training step, traced: the real model, method, loss and optimizer run on tensors without data.
+
+    trace(config, setup).ledger()        # peak, where in the step it is, and every byte of it
+
+The model is built from its transformers configuration on the meta device, the method is attached as for training, and
+one step runs as `core.train` runs it: forward, the loss over the answers' tokens, backward, clipping, the optimizer.
+`Recorder` writes down every tensor's birth and death; the peak, its place, the course of the step and all that lives at
+any moment of it follow from that record. A model of any size needs seconds and no memory.
+
+What it is not: what a card reports. Its allocator rounds and keeps segments, libraries keep workspaces, kernels keep
+scratch of their own: `core.memory.card` adds those. Nor is it measured: `core.memory.measure` is.
+
+Import it only where torch may be imported, and run it in a process of its own (`core.memory.tracer`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from core.errors import BadInput
+from core.evaluate import answer_loss_sum
+from core.memory.ledger import Ledger, Term
+from core.memory.meta import autocast, standing_in
+from core.memory.recorder import Record, Recorder
+from core.memory.setup import Setup
+from core.methods import METHODS, loading
+from core.optimizers import make_optimizer
+from core.units import bytes_text
+
+# Terms in the order in which a ledger names them. The first four outlive a step.
+CATEGORIES = (
+    "frozen weights", "quantization constants", "trained weights", "optimizer state", "gradients", "batch",
+    "activations", "recomputed activations", "logits and loss", "temporaries",
+)  # fmt: skip
+# On rows this short training on a CPU takes plain attention (core.train.EAGER_TOKENS).
+EAGER_TOKENS = 256
+HEAD = "head"
+SOURCE = "traced: the step run on tensors without data"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a step took.
+
+    records: all tensors' storages. events: (record, +1 or −1), in order. cuts: (event, section that begins there).
+    resident: number of events before the step begins. block: sizes are rounded up to multiples of so many bytes.
+    trained, total: numbers of parameters. kernels: the attention kernels that ran.
+    """
+
+    records: list[Record]
+    events: list[tuple[int, int]]
+    cuts: list[tuple[int, str]]
+    resident: int
+    block: int
+    trained: int
+    total: int
+    kernels: tuple[str, ...]
+
+    def size(self, record: Record) -> int:
+        """Bytes of a storage as the allocator gives them out."""
+        return -(-record.bytes // self.block) * self.block
+
+    @cached_property
+    def levels(self) -> list[int]:
+        """Bytes alive after each event."""
+        level, found = 0, []
+        for number, sign in self.events:
+            level += sign * self.size(self.records[number])
+            found.append(level)
+        return found
+
+    @property
+    def peak_event(self) -> int:
+        """Number of the first event of the step at which most is alive."""
+        inside = self.levels[self.resident - 1 :]
+        return self.resident - 1 + max(range(len(inside)), key=inside.__getitem__)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most that is alive during the step."""
+        return self.levels[self.peak_event]
+
+    def section(self, event: int) -> str:
+        """The section of the step in which an event lies, such as 'forward', 'layer 3 backward', 'optimizer'."""
+        return next((name for at, name in reversed(self.cuts) if at <= event), "resident")
+
+    def part(self, event: int) -> str:
+        """forward, backward or optimizer."""
+        return part_of(self.section(event))
+
+    def alive(self, event: int) -> Iterator[Record]:
+        """What lives after an event."""
+        return (r for r in self.records if r.born <= event and (r.died is None or r.died > event))
+
+    def category(self, record: Record) -> str:
+        """The term that a storage belongs to."""
+        return category_of(record, self._forward_ends)
+
+    @cached_property
+    def _forward_ends(self) -> list[int]:
+        return [at for at, name in self.cuts if name == "backward"]
+
+    def ledger(self, event: int | None = None) -> Ledger:
+        """The terms at an event; by default at the peak."""
+        at = self.peak_event if event is None else event
+        groups: dict[str, list[Record]] = {}
+        for record in self.alive(at):
+            groups.setdefault(self.category(record), []).append(record)
+        terms = tuple(
+            Term(name, sum(map(self.size, groups[name])), _told(groups[name], self.size), SOURCE)
+            for name in CATEGORIES
+            if name in groups and any(r.bytes for r in groups[name])
+        )
+        return Ledger(terms, self.section(at), sum(t.bytes for t in terms), 0, 0)
+
+    def timeline(self, points: int = 400) -> list[dict[str, Any]]:
+        """The course of the step, thinned: the most that is alive in each of `points` equal stretches of events.
+
+        Returns:
+            rows with `event`, `bytes`, and `section`.
+        """
+        first, last = self.resident, len(self.events)
+        step = max(1, math.ceil((last - first) / points))
+        rows = []
+        for start in range(first, last, step):
+            stop = min(start + step, last)
+            at = max(range(start, stop), key=self.levels.__getitem__)
+            rows.append({"event": at, "bytes": self.levels[at], "section": self.section(at)})
+        return rows
+
+    def tensors(self, event: int | None = None, most: int = 200) -> list[dict[str, Any]]:
+        """What lives at an event (by default at the peak), those of all layers together, largest first.
+
+        Returns:
+            rows with `category`, `op`, `where` (module, a * for the layer's number), `count`, and `bytes` of all.
+        """
+        at = self.peak_event if event is None else event
+        groups: dict[tuple[str, str, str], list[int]] = {}
+        for record in self.alive(at):
+            key = (self.category(record), record.op, any_layer(record.where))
+            groups.setdefault(key, []).append(self.size(record))
+        rows = [
+            {"category": c, "op": o, "where": w, "count": len(sizes), "bytes": sum(sizes)}
+            for (c, o, w), sizes in groups.items()
+        ]
+        return sorted(rows, key=lambda row: -row["bytes"])[:most]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: the ledger, the course of the step, and what lives at the peak."""
+        return {
+            "ledger": self.ledger().to_dict(), "timeline": self.timeline(), "tensors": self.tensors(),
+            "trainable": self.trained, "total": self.total, "kernels": list(self.kernels),
+        }  # fmt: skip
+
+
+def any_layer(where: str) -> str:
+    """'model.layers.3.mlp' -> 'model.layers.*.mlp', 'layer 3' -> 'layer *'."""
+    return re.sub(r"(?<=[. ])\d+(?=\.|$)", "*", where)
+
+
+def part_of(section: str) -> str:
+    """'layer 3 backward' -> 'backward'."""
+    last = section.rpartition(" ")[2]
+    return {"head": "forward", "loss": "forward", "clipping": "optimizer"}.get(last, last)
+
+
+def category_of(record: Record, forward_ends: list[int]) -> str:
+    """The term that a storage belongs to, by when and where it was made and how long it lives.
+
+    forward_ends: the events at which the backward passes begin.
+    """
+    if record.category:
+        return record.category
+    if record.where == HEAD:
+        return "logits and loss"
+    if record.recomputed:
+        return "recomputed activations"
+    if record.part == "forward":
+        end = next((at for at in forward_ends if at > record.born), None)
+        if end is not None and (record.died is None or record.died > end):
+            return "activations"
+    return "temporaries"
+
+
+def _told(records: list[Record], size: Any) -> str:
+    """A term in words: how many tensors, and what most of it is."""
+    by_op: dict[str, int] = {}
+    for record in records:
+        by_op[record.op or "as loaded"] = by_op.get(record.op or "as loaded", 0) + size(record)
+    most = max(by_op, key=by_op.__getitem__)
+    text = f"{len(records):,} tensor{'s' if len(records) > 1 else ''}"
+    return (
+        text if most == "as loaded" else f"{text}; most from {most.removeprefix('aten::')}, {bytes_text(by_op[most])}"
+    )
+
+
+# --- the step ---------------------------------------------------------------------------------------------------------
+
+
+def trace(config: Any, setup: Setup) -> Trace:
+    """Run one training step of the model that a transformers configuration describes, without data.
+
+    Raises:
+        BadInput: the model is no causal language model, reads fewer tokens, or cannot be run on tensors without data.
+        Incompatible: the method has nothing to train in it.
+    """
+    _check(config, setup)
+    recorder = Recorder(setup.answers)
+    with standing_in(setup) as state, ExitStack() as stack:
+        model, attached = _built(config, setup)
+        names = attached.trainable_names()
+        trained = [p for p in model.parameters() if p.requires_grad]
+        total = sum(_elements(p) for p in model.parameters()) - _added(model, names)
+        factors = attached.rate_factors()
+        optimizer = _optimizer(setup, trained, [factors.get(name, 1.0) for name in names])
+        _note_resident(recorder, model, optimizer, setup)
+        resident = len(recorder.events)
+        for handle in _hooks(recorder, model, attached.model):
+            stack.callback(handle.remove)
+        if not setup.device.is_cuda:
+            _note_random_states(recorder, stack)
+        with recorder:
+            _step(recorder, attached.model, optimizer, trained, setup)
+        return Trace(
+            recorder.records, recorder.events, recorder.cuts, resident, setup.device.block_bytes,
+            sum(p.numel() for p in trained), total, tuple(sorted(state.kernels)),
+        )  # fmt: skip
+
+
+def _check(config: Any, setup: Setup) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    name = getattr(config, "_name_or_path", "") or config.model_type
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.model_type in ("bert", "roberta"):
+        raise BadInput(
+            f"{name} is no causal language model, and only the training of those can be traced.",
+            "Choose a model that continues a text.",
+        )
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if context and setup.length > context:
+        raise BadInput(f"{name} reads {context:,} tokens at most, not {setup.length:,}.", "Choose a shorter length.")
+
+
+def attention_of(config: Any, setup: Setup) -> str:
+    """The attention that training takes: transformers' default for the family, plain on a CPU for short rows."""
+    if setup.attention != "auto":
+        return setup.attention
+    if not setup.device.is_cuda and setup.length <= EAGER_TOKENS:
+        return "eager"
+    from transformers import AutoModelForCausalLM
+
+    # What the family offers: some have no implementation but their own.
+    mapped: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    return "sdpa" if getattr(mapped, "_supports_sdpa", False) else "eager"
+
+
+def _built(config: Any, setup: Setup) -> tuple[Any, Any]:
+    """The model with the method attached, as training has it, on the meta device."""
+    from transformers import AutoModelForCausalLM
+
+    # As a card's run loads it, wherever this process is.
+    dtype = loading(setup.method, setup.precision, "cuda" if setup.device.is_cuda else "cpu")["dtype"]
+    with torch.device("meta"):
+        maker: Any = AutoModelForCausalLM
+        model = maker.from_config(config, dtype=getattr(torch, dtype), attn_implementation=attention_of(config, setup))
+        attached = METHODS[setup.method].apply(model, setup.settings, keep_base=False)
+    _quantize(model)
+    if setup.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    return model, attached
+
+
+def _quantize(model: torch.nn.Module) -> None:
+    """Pack what stands for 4-bit weights: on a real device moving them there does it."""
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if hasattr(weight, "bnb_quantized") and not weight.bnb_quantized:
+            weight._quantize("meta")
+
+
+def _elements(parameter: torch.Tensor) -> int:
+    from core.architecture import elements
+
+    return elements(parameter)
+
+
+def _added(model: torch.nn.Module, trained: Iterable[str]) -> int:
+    """How many of the parameters the method brought with it: those that the base would not have."""
+    own = ("lora_", "vera_", "ia3_", "adapter_", "trained_prompt")
+    parameters = dict(model.named_parameters())
+    return sum(parameters[name].numel() for name in trained if any(part in name for part in own))
+
+
+def _optimizer(setup: Setup, trained: list[Any], factors: list[float]) -> torch.optim.Optimizer:
+    """The optimizer with its state in place, as from the second step on."""
+    if "8bit" in setup.optimizer:
+        import bitsandbytes.optim.optimizer as theirs
+
+        theirs.sync_gpu = lambda _: None  # there is nothing to wait for
+    optimizer, _ = make_optimizer(setup.optimizer, trained, 1e-4, 0.0, factors)
+    for parameter in trained:
+        parameter.grad = torch.empty_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return optimizer
+
+
+PAGED_NUMBERS = 100_000  # bitsandbytes pages the states of tensors from this size on (optim/optimizer.py)
+
+
+def _note_resident(recorder: Recorder, model: torch.nn.Module, optimizer: torch.optim.Optimizer, setup: Setup) -> None:
+    """What is there before the step: weights, their quantization constants, the optimizer's state."""
+    recorder.cut("resident")
+    names = {}
+    for name, parameter in sorted(model.named_parameters(), key=lambda pair: not pair[1].requires_grad):
+        names[parameter] = recorder.where = name
+        recorder.add(parameter, category="trained weights" if parameter.requires_grad else "frozen weights")
+        state = getattr(parameter, "quant_state", None)
+        for level in (state, getattr(state, "state2", None)):
+            for part in ("absmax", "code", "offset"):
+                tensor = getattr(level, part, None)
+                if isinstance(tensor, torch.Tensor):
+                    recorder.add(tensor, category="quantization constants")
+    for name, tensor in model.named_buffers():
+        recorder.where = name
+        recorder.add(tensor, category="frozen weights")
+    for parameter, states in optimizer.state.items():
+        recorder.where = names[parameter]
+        paged = setup.optimizer.startswith("paged") and setup.device.is_cuda and parameter.numel() >= PAGED_NUMBERS
+        for name, tensor in states.items():
+            if isinstance(tensor, torch.Tensor):
+                recorder.add(tensor, name, category="optimizer state")
+                if paged and name.startswith("state"):
+                    recorder.forget(tensor)
+    recorder.where = ""
+
+
+def _hooks(recorder: Recorder, base: Any, model: Any) -> Iterator[Any]:
+    """Put the recorder where it learns which module is at work, where layers begin, and what a gradient is."""
+    layers = _layers(base)
+    head = model.get_output_embeddings()
+    outside: list[str] = []
+
+    def begins(name: str) -> Any:
+        def before(module: Any, args: Any) -> None:
+            outside.append(recorder.where)
+            recorder.where = name
+
+        return before
+
+    def ends(module: Any, args: Any, out: Any) -> None:
+        recorder.where = outside.pop() if outside else ""
+
+    def layer_begins(number: int) -> Any:
+        def before(module: Any, args: Any) -> None:
+            outside.clear()  # (recomputing a block stops in its middle, as soon as it has what it needs)
+            if recorder.part == "forward":
+                recorder.cut(f"layer {number} forward")
+
+        return before
+
+    def layer_ends(number: int) -> Any:
+        def after(module: Any, args: Any, out: Any) -> None:
+            if recorder.part != "forward":
+                return
+            result = out[0] if isinstance(out, tuple) else out
+            if result.requires_grad:
+                result.register_hook(lambda _: backward_begins(f"layer {number}"))
+            if number == len(layers) - 1:
+                recorder.cut("head")
+
+        return after
+
+    def backward_begins(name: str) -> None:
+        recorder.cut(f"{name} backward")
+        recorder.behind = name
+
+    def head_begins(module: Any, args: Any) -> None:
+        recorder.where = HEAD
+        if args[0].requires_grad:
+            args[0].register_hook(lambda _: backward_begins("below the head"))
+
+    def gradient(parameter: Any) -> None:
+        recorder.add(parameter.grad, category="gradients")
+
+    for number, module in enumerate(layers):
+        yield module.register_forward_pre_hook(layer_begins(number))
+        yield module.register_forward_hook(layer_ends(number))
+    for name, module in base.named_modules():
+        if module is head:
+            yield module.register_forward_pre_hook(head_begins)
+        elif name and not isinstance(module, torch.nn.ModuleList):
+            yield module.register_forward_pre_hook(begins(name))
+            yield module.register_forward_hook(ends)
+    for parameter in base.parameters():
+        if parameter.requires_grad:
+            yield parameter.register_post_accumulate_grad_hook(gradient)
+
+
+def _note_random_states(recorder: Recorder, stack: ExitStack) -> None:
+    """Checkpointing keeps the random state of every block, so that its dropout can be repeated: on a CPU that is memory
+    like any other."""
+    real = torch.get_rng_state
+
+    def noted() -> torch.Tensor:
+        state = real()
+        recorder.add(state, "random state", real=True)
+        return state
+
+    stack.callback(setattr, torch, "get_rng_state", real)
+    torch.get_rng_state = noted
+
+
+def _layers(model: Any) -> list[Any]:
+    """The model's stack of blocks: the longest list of modules in it."""
+    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList)]
+    return list(max(lists, key=len)) if lists else []
+
+
+def _step(recorder: Recorder, model: Any, optimizer: Any, trained: list[Any], setup: Setup) -> None:
+    """One step as `core.train` takes it (_gradients and _apply), but for what reads numbers off tensors."""
+    shape = (setup.batch, setup.length)
+    on_cpu = not setup.device.is_cuda
+    recorder.cut("batch")
+    recorder.part = "batch"
+    held = [_batch(recorder, shape) for _ in range(setup.accumulation)] if on_cpu else []
+    for number in range(setup.accumulation):
+        # On a card each batch is copied there when its turn comes; until then it is in the CPU's memory.
+        ids, labels = held[number] if on_cpu else _batch(recorder, shape)
+        recorder.enter("forward")
+        with autocast(setup):
+            part = answer_loss_sum(model, ids, labels) / max(setup.answer_tokens, 1)
+        recorder.enter("backward")
+        recorder.behind = HEAD
+        _backward(part)
+        part.detach()
+    recorder.part, recorder.where = "optimizer", "clipping"
+    recorder.cut("clipping")
+    torch.nn.utils.clip_grad_norm_(trained, 1.0)
+    recorder.enter("optimizer")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    recorder.cut("end")
+
+
+def _backward(loss: torch.Tensor) -> None:
+    """loss.backward(), by its own engine: called by that name it would switch off what stands in for the device, and
+    checkpointed blocks would be recomputed without it."""
+    engine: Any = torch.autograd.Variable._execution_engine
+    with torch.no_grad():
+        one = torch.ones_like(loss)
+    engine.run_backward((loss,), (one,), False, False, (), allow_unreachable=True, accumulate_grad=True)
+
+
+def _batch(recorder: Recorder, shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    made = tuple(torch.empty(shape, dtype=torch.long, device="meta") for _ in range(2))
+    for tensor in made:
+        recorder.add(tensor, category="batch")
+    return made
+
+
+__all__ = ["CATEGORIES", "SOURCE", "Trace", "any_layer", "attention_of", "category_of", "part_of", "trace"]

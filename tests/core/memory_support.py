@@ -1,0 +1,88 @@
+"""Real training steps on the CPU, measured: what traces are held against."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from core.batches import IGNORED
+from core.evaluate import answer_loss_sum
+from core.memory.ledger import Ledger
+from core.memory.measure import Mark, measure_step
+from core.memory.setup import Setup
+from core.memory.trace import EAGER_TOKENS
+from core.methods import METHODS
+from core.optimizers import make_optimizer
+
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {"num_key_value_heads": 2, "tie_word_embeddings": True}),
+    "llama_biased": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "qwen2": ("qwen2", {"num_key_value_heads": 2, "tie_word_embeddings": True}),
+    "mistral": ("mistral", {"num_key_value_heads": 2, "sliding_window": None}),
+    "gemma": ("gemma", {"num_key_value_heads": 1, "head_dim": 32, "tie_word_embeddings": True}),
+    "gpt2": ("gpt2", {}),
+    "opt": ("opt", {}),
+}
+
+
+def config_of(family: str, *, width: int = 128, layers: int = 3, vocabulary: int = 1000) -> Any:
+    """A small model of a family."""
+    from transformers import CONFIG_MAPPING
+
+    kind, more = FAMILIES[family]
+    if kind == "gpt2":
+        values = {"n_embd": width, "n_layer": layers, "n_head": 4, "n_positions": 1024}
+    elif kind == "opt":
+        values = {"hidden_size": width, "ffn_dim": 4 * width, "num_hidden_layers": layers, "num_attention_heads": 4,
+                  "word_embed_proj_dim": width, "max_position_embeddings": 1024}  # fmt: skip
+    else:
+        values = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers,
+                  "num_attention_heads": 4, "max_position_embeddings": 2048}  # fmt: skip
+    config = CONFIG_MAPPING[kind](**values, vocab_size=vocabulary, **more)
+    config._name_or_path = family
+    return config
+
+
+def measured(config: Any, setup: Setup) -> Ledger:
+    """The ledger of a real step on the CPU: the second, when the optimizer's state exists."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    attached = METHODS[setup.method].apply(model, setup.settings, keep_base=False)
+    if setup.length <= EAGER_TOKENS:
+        model.set_attn_implementation("eager")
+    if setup.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    factors = attached.rate_factors()
+    optimizer, _ = make_optimizer(
+        setup.optimizer, trained, 1e-4, 0.0, [factors.get(name, 1.0) for name in attached.trainable_names()]
+    )
+
+    def batch() -> tuple[torch.Tensor, torch.Tensor]:
+        ids = torch.randint(0, config.vocab_size, (setup.batch, setup.length))
+        labels = torch.full_like(ids, IGNORED)
+        places = torch.randperm(setup.batch * (setup.length - 1))[: setup.answer_tokens]
+        labels[places // (setup.length - 1), 1 + places % (setup.length - 1)] = 7
+        return ids, labels
+
+    def step(mark: Mark) -> None:
+        batches = [batch() for _ in range(setup.accumulation)]
+        for ids, labels in batches:
+            mark("forward")
+            with torch.autocast("cpu", torch.bfloat16) if setup.precision == "bfloat16" else nullcontext():
+                part = answer_loss_sum(model, ids, labels) / setup.answer_tokens
+            mark("backward")
+            part.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0).item()
+        mark("optimizer")
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    step(lambda part: None)
+    _, ledger = measure_step(step, model, optimizer, torch.device("cpu"))
+    return ledger
