@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     import torch
 
     from core.base import Base
-    from core.evaluate import Item
     from core.methods import Attached
-    from core.template import Encoded
+    from core.objective import Objective
 
 
 def config_of(source: Source) -> RunConfig:
@@ -52,9 +51,11 @@ def load_plain(source: Source, method: str | None = None) -> Base:
     from core.base import load_base
     from core.methods import loading
 
+    from core.objective import objective_for
+
     config = config_of(source)
-    where = device()
-    return load_base(config.base, revision=config.revision, **loading(method, precision_of(source), where))
+    how = loading(method, precision_of(source), device())
+    return load_base(config.base, revision=config.revision, **how, **objective_for(config).loading)
 
 
 def load_run(source: Source, *, keep_base: bool = True) -> tuple[Base, Attached]:
@@ -81,6 +82,19 @@ def check_merges(method: str) -> None:
         )
 
 
+def check_generates(sources: Sequence[Source]) -> None:
+    """Raise Refused for runs whose base gives labels to texts: they generate nothing."""
+    from core.base import CLASSIFICATION, kind_of_base
+
+    for source in sources:
+        base, revision = source.config["base"], source.config.get("revision")
+        if kind_of_base(base, revision) == CLASSIFICATION:
+            raise Refused(
+                f"{base} is an encoder, which gives labels to texts and generates none.",
+                "Choose a run of a language model.",
+            )
+
+
 def check_one_base(sources: Sequence[Source]) -> None:
     """Raise BadInput when the runs were not trained on the same base."""
     bases = {(s.config["base"], s.config.get("revision")) for s in sources}
@@ -100,30 +114,22 @@ def computing(precision: str) -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class Questions:
-    """What a run is scored on. items: held-out, of its task. skills: the base's old ones. encoded: for the loss."""
-
-    items: list[Item]
-    skills: dict[str, list[Item]]
-    encoded: list[Encoded]
-
-
-def questions(source: Source, base: Base, most: int) -> Questions:
+def questions(source: Source, base: Base, most: int) -> Objective:
     """The run's own held-out items and old skills, at most so many of each.
 
     Args:
         base: for its tokenizer.
     """
-    from core.train import material
+    from core.objective import objective_for
 
     config = config_of(source)
     loop = replace(
         config.train, eval_items=min(config.train.eval_items, most), skill_items=min(config.train.skill_items, most),
         train_examples=1, replay=0.0,
     )  # fmt: skip
-    made = material(replace(config, train=loop), base)
-    return Questions(made.items, made.skills, made.held_out)
+    made = objective_for(replace(config, train=loop))
+    made.prepare(base)
+    return made
 
 
 @dataclass(frozen=True)
@@ -144,13 +150,18 @@ class Scores:
         }  # fmt: skip
 
 
-def scores(model: Any, base: Base, asked: Questions, precision: str) -> Scores:
+def scores(model: Any, base: Base, asked: Objective, precision: str) -> Scores:
     """Score a model on the run's own questions, as the run itself was scored."""
     from core.evaluate import answer_loss, score
+    from core.objective import CausalLM
 
+    if not isinstance(asked, CausalLM):
+        with computing(precision):
+            found = asked.score(model, 32)
+        return Scores(found.share, found.loss, {}, None)
     with computing(precision):
         task = score(model, base.tokenizer, asked.items)
-        loss = answer_loss(model, base.tokenizer, asked.encoded)
+        loss = answer_loss(model, base.tokenizer, asked.held_out_rows)
         skills = {name: score(model, base.tokenizer, items).share for name, items in asked.skills.items()}
     return Scores(
         task.share if asked.items else None,

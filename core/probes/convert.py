@@ -113,7 +113,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
         "uniform": change.uniform,
         "ranks": ranks,
         "trained": trained.to_dict(),
-        "items": len(asked.items),
+        "items": asked.held_out,
         "rows": rows,
         "modules": modules,
         "left_out": change.left_out,

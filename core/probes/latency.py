@@ -17,6 +17,7 @@ from typing import Any
 
 from core.config import knob
 from core.export.subject import (
+    check_generates,
     check_one_base,
     computing,
     config_of,
@@ -71,6 +72,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     from core.hardware import attached
 
     check_one_base(subject.runs)
+    check_generates(subject.runs)
     first = subject.runs[0]
     precision = precision_of(first)
     tell(None, "Loading the base")

@@ -84,7 +84,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
         rows.append(
             {
                 "form": form, "label": LABELS[form], **got.to_dict(),
-                "same": same / len(reference) if reference else None, "items": len(asked.items),
+                "same": same / len(reference) if reference else None, "items": asked.held_out,
             }
         )  # fmt: skip
         del base, model

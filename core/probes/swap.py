@@ -15,6 +15,7 @@ from core.config import knob
 from core.errors import BadInput
 from core.export.rack import Rack
 from core.export.subject import (
+    check_generates,
     check_one_base,
     computing,
     config_of,
@@ -64,6 +65,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     from core.evaluate import generate
 
     check_one_base(subject.runs)
+    check_generates(subject.runs)
     if len({run.id for run in subject.runs}) < len(subject.runs):
         raise BadInput("A run is chosen twice.", "Choose different runs.")
     precisions = {precision_of(run) for run in subject.runs}
@@ -76,7 +78,8 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     for number, run in enumerate(subject.runs):
         tell(0.4 * number / len(subject.runs), f"{run.title or run.id}: its answers by itself")
         base, attached = load_run(run)
-        asked[run.id] = [item.messages for item in questions(run, base, config.questions).items]
+        held_out: Any = questions(run, base, config.questions)
+        asked[run.id] = [item.messages for item in held_out.items]
         with computing(precision):
             answers = generate(base.model, base.tokenizer, asked[run.id], 48)
             alone[run.id] = (answers, _logits(base, asked[run.id]))

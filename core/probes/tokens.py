@@ -159,12 +159,15 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     Raises:
         BadInput: a prompt too long for the model. Refused: the run held nothing out.
     """
+    from core.export.subject import check_generates
     from core.methods import METHODS
     from core.probes.trained import load
 
+    check_generates(subject.runs)
     trained = load(subject.runs[0], tell)
+    held_out: Any = trained.objective
     prompt = config.prompt.strip()
-    items = [typed(trained, prompt)] if prompt else trained.material.items[: config.items]
+    items = [typed(trained, prompt)] if prompt else held_out.items[: config.items]
     if not items:
         raise Refused("This run kept nothing back that could be read.", "Type a prompt of your own.")
     found: list[dict[str, Any]] = []

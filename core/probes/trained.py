@@ -7,25 +7,26 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from core.config import RunConfig
+from core.export.subject import config_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from core.base import Base
+    from core.config import RunConfig
     from core.methods.base import Attached
     from core.probes import Source, Tell
-    from core.train import Material
+    from core.objective import Objective
 
 
 @dataclass
 class Trained:
-    """model: with the adapter on it, switched on. material: what the run was trained on and scored by."""
+    """model: with the adapter on it, switched on. objective: what it was trained on and is scored by."""
 
     config: RunConfig
     base: Base
     attached: Attached
-    material: Material
+    objective: Objective
     precision: str
     device: Any
 
@@ -55,15 +56,20 @@ class Trained:
             {"exact_match": share right (None: nothing is held out), "loss": nats a token, "skills": {name: share}}
         """
         from core.evaluate import answer_loss, score
+        from core.objective import CausalLM
 
-        held_out, asked = self.material.held_out[:items], self.material.items[:items]
         rows = min(32, self.config.train.batch_size)  # as in the run: other batches would round differently
+        if not isinstance(self.objective, CausalLM):
+            with self.autocast():
+                found = self.objective.score(self.model, rows)
+            return {"exact_match": found.share, "loss": found.loss, "skills": found.skills}
+        held_out, asked = self.objective.held_out_rows[:items], self.objective.items[:items]
         with self.autocast():
             loss = answer_loss(self.model, self.tokenizer, held_out, batch_size=rows)
             share = score(self.model, self.tokenizer, asked).share if asked else None
             skills = {
                 name: score(self.model, self.tokenizer, part[:skill_items]).share
-                for name, part in self.material.skills.items()
+                for name, part in self.objective.skills.items()
                 if skill_items
             }
         return {"exact_match": share, "loss": loss, "skills": skills}
@@ -78,21 +84,23 @@ def load(source: Source, tell: Tell) -> Trained:
     from core.base import load_base
     from core.hardware import pick_precision
     from core.methods import attach_saved, loading
-    from core.train import EAGER_TOKENS, material, pick_device
+    from core.objective import objective_for
+    from core.train import EAGER_TOKENS, pick_device
 
     tell(None, "Loading the model")
-    config = RunConfig.from_dict(source.config)
+    config = config_of(source)
     device = pick_device()
     precision = source.dtype or pick_precision(device)
     how = loading(config.method, precision, str(device))
-    base = load_base(config.base, revision=config.revision, **how)
+    objective = objective_for(config)
+    base = load_base(config.base, revision=config.revision, **how, **objective.loading)
     attached = attach_saved(base.model, source.adapter, device=device)
     told: Any = attached.model
     told.eval()
-    found = material(config, base)
-    if device.type == "cpu" and max(len(e.ids) for e in found.train) <= EAGER_TOKENS:
+    objective.prepare(base)
+    if device.type == "cpu" and max(objective.lengths) <= EAGER_TOKENS and told.config._attn_implementation != "eager":
         told.set_attn_implementation("eager")
-    return Trained(config, base, attached, found, precision, device)
+    return Trained(config, base, attached, objective, precision, device)
 
 
 def same_base(sources: Sequence[Source]) -> bool:

@@ -177,7 +177,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
         "rows": rows,
         "matrices": len(cuts),
         "vectors": len(vectors),
-        "items": len(trained.material.items[: config.items]),
+        "items": min(trained.objective.held_out, config.items),
         "largest": largest,
         "enough": enough,
     }

@@ -87,7 +87,7 @@ def held_out(base: Base, per_skill: int) -> HeldOut:
     The loss is taken over all their tokens, not the answers' alone: the embedded base knows the answers so well that
     their loss hardly moves.
     """
-    from core.train import world_items
+    from core.objective import world_items
 
     asked = [e for name in SKILLS for e in examples(name, "heldout", per_skill, SCORING_SEED)]
     limit = context_tokens(base.model)
