@@ -50,7 +50,6 @@ def load_plain(source: Source, method: str | None = None) -> Base:
     """
     from core.base import load_base
     from core.methods import loading
-
     from core.objective import objective_for
 
     config = config_of(source)

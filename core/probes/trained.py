@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from core.base import Base
     from core.config import RunConfig
     from core.methods.base import Attached
-    from core.probes import Source, Tell
     from core.objective import Objective
+    from core.probes import Source, Tell
 
 
 @dataclass
