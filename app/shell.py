@@ -48,6 +48,15 @@ def pages(found: tuple[Lesson, ...]) -> dict[str, Any]:
     return made
 
 
+def menus(made: dict[str, Any]) -> dict[str, list[Any]]:
+    """The pages by menu; the course and its lessons stand in the bar itself."""
+    out: dict[str, list[Any]] = {"": []}
+    sections = {view.url_path: view.section for view in VIEWS}
+    for url_path, page in made.items():
+        out.setdefault(sections.get(url_path, ""), []).append(page)
+    return out
+
+
 def _framed(render: Callable[[], None], wide: bool) -> Callable[[], None]:
     """A page in its column, with the device chip at the foot."""
 
@@ -68,7 +77,7 @@ def main() -> None:
     st.logo(str(THEME / "logo.svg"), size="large")
     made = pages(lessons())
     state.keep_pages(made)
-    page = st.navigation(list(made.values()), position="top")
+    page = st.navigation(menus(made), position="top")
     st.set_page_config(page_title="Deltalab" if page.url_path == "" else f"{page.title} · Deltalab")
     page.run()
 

@@ -10,21 +10,44 @@ from app.views import home, inside, playground, quantization, race, runs, ship
 
 @dataclass(frozen=True)
 class View:
-    """A page. url_path: its address ("" is the start). icon: a Material icon. wide: tools are, prose is not."""
+    """A page. url_path: its address ("" is the start). icon: a Material icon. wide: tools are, prose is not. section:
+    the menu it is in; "" is the bar itself. summary: what one does there, in a sentence."""
 
     title: str
     url_path: str
     icon: str
     render: Callable[[], None]
     wide: bool = True
+    section: str = ""
+    summary: str = ""
 
+
+TRAIN, LOOK, TAKE = "Train", "Look inside", "Take away"
 
 VIEWS = (
     View("Course", "", ":material/menu_book:", home.render, wide=False),
-    View("Playground", "playground", ":material/science:", playground.render),
-    View("Race", "race", ":material/flag:", race.render),
-    View("Quantization", "quantization", ":material/grid_on:", quantization.render),
-    View("Runs", "runs", ":material/list_alt:", runs.render),
-    View("Inside", "inside", ":material/frame_inspect:", inside.render),
-    View("Ship", "ship", ":material/local_shipping:", ship.render, wide=False),
-)
+    View(
+        "Playground", "playground", ":material/science:", playground.render, section=TRAIN,
+        summary="Fine-tune with any method, on a task or on your own file.",
+    ),
+    View(
+        "Race", "race", ":material/flag:", race.render, section=TRAIN,
+        summary="Many methods on the same data: what each gives, and what it takes.",
+    ),
+    View(
+        "Runs", "runs", ":material/list_alt:", runs.render, section=TRAIN,
+        summary="Everything you have trained: compare, resume, talk to it, download it.",
+    ),
+    View(
+        "Inside", "inside", ":material/frame_inspect:", inside.render, section=LOOK,
+        summary="What a run changed: its directions, its size by layer, and each token's probability.",
+    ),
+    View(
+        "Quantization", "quantization", ":material/grid_on:", quantization.render, section=LOOK,
+        summary="Weights in four bits: where the levels come from, what is lost, and which layers suffer.",
+    ),
+    View(
+        "Ship", "ship", ":material/local_shipping:", ship.render, wide=False, section=TAKE,
+        summary="Merge, convert, time and check an adapter, for the programs that will serve it.",
+    ),
+)  # fmt: skip

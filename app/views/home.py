@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import streamlit as st
 
 from app import index, live, state
@@ -10,9 +12,14 @@ from app.progress import Completion, completion, next_lesson
 from app.story import plain
 from core.errors import DeltalabError
 
+if TYPE_CHECKING:
+    from app.views import View
+
 
 def render() -> None:
     """Draw the page."""
+    from app.views import VIEWS  # which this page is one of
+
     st.title("Learn which delta to train, by training it", anchor=False)
     st.markdown(
         "All fine-tuning learns a small change to a model: ΔW in full, a thin product BA with LoRA, the biases alone "
@@ -33,10 +40,9 @@ def render() -> None:
         for lesson in found:
             _lesson(lesson, completion(lesson, progress))
     st.header("Beside the course", anchor="tools")
-    _tool("playground", "Playground", ":material/science:", "Fine-tune with any method, on a task or on your own file.")
-    _tool(
-        "runs", "Runs", ":material/list_alt:", "Everything you have trained: compare, resume, talk to it, download it."
-    )
+    for view in VIEWS:
+        if view.url_path:
+            _tool(view)
 
 
 def _continue(found: tuple[Lesson, ...], progress: dict[str, object]) -> None:
@@ -78,7 +84,7 @@ def _lesson(lesson: Lesson, done: Completion) -> None:
         st.caption(f"about {lesson.minutes} minutes · {state_words}")
 
 
-def _tool(url_path: str, title: str, icon: str, text: str) -> None:
-    with st.container(key=f"tool-{url_path}", gap="xsmall"):
-        st.page_link(state.page(url_path), label=f"**{title}**", icon=icon)
-        st.markdown(text)
+def _tool(view: View) -> None:
+    with st.container(key=f"tool-{view.url_path}", gap="xsmall"):
+        st.page_link(state.page(view.url_path), label=f"**{view.title}**", icon=view.icon)
+        st.markdown(view.summary)
