@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 BATCH = 16
 
-SCORING_SEED = 20_000  # that of core.train: the same held-out questions
-
 
 def stored_layers(model: torch.nn.Module) -> list[str]:
     """Names of the layers that QLoRA stores in four bits, in the model's order."""
@@ -87,7 +85,7 @@ def held_out(base: Base, per_skill: int) -> HeldOut:
     The loss is taken over all their tokens, not the answers' alone: the embedded base knows the answers so well that
     their loss hardly moves.
     """
-    from core.objective import world_items
+    from core.objective import SCORING_SEED, world_items
 
     asked = [e for name in SKILLS for e in examples(name, "heldout", per_skill, SCORING_SEED)]
     limit = context_tokens(base.model)
