@@ -16,9 +16,10 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from core.architecture import Architecture
-from core.base import Base, context_tokens
+from core.base import CAUSAL, Base, context_tokens, describe_base, load_base
 from core.batches import IGNORED, collate
 from core.config import EMBEDDED
+from core.errors import Incompatible
 from core.evaluate import Item, evaluating
 from core.methods.qlora import quantized
 from core.quantization import blockwise
@@ -30,6 +31,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH = 16
+
+
+def load(source: str) -> Base:
+    """A base that continues text, on the device where runs take place.
+
+    Raises:
+        Incompatible: it tells labels apart.
+        DeltalabError: as core.base.load_base.
+    """
+    from core.train import pick_device
+
+    if describe_base(source)["task"] != CAUSAL:
+        raise Incompatible(
+            f"{source} tells labels apart and continues no text, so there is no held-out text to measure it on.",
+            "Look at its matrices one by one, or choose a causal language model.",
+        )
+    return load_base(source, device=str(pick_device()))
 
 
 def stored_layers(model: torch.nn.Module) -> list[str]:
