@@ -78,11 +78,9 @@ def _from_file(config: Config) -> tuple[str, dict[str, int], _Found]:
 
 
 def _from_base(config: Config) -> tuple[str, dict[str, int], _Found]:
-    from core.base import load_base
     from core.quantization import in_model
-    from core.train import pick_device
 
-    base = load_base(config.base, device=str(pick_device()))
+    base = in_model.load(config.base)
     names = in_model.stored_layers(base.model)
     encoded = in_model.held_out(base, 8).encoded
     inputs = in_model.inputs(base.model, names, encoded, TOKENS)

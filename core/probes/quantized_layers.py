@@ -56,12 +56,10 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     Raises:
         DeltalabError: the base cannot be used.
     """
-    from core.base import load_base
     from core.quantization import in_model
-    from core.train import pick_device
 
     tell(0.0, "Loading the base")
-    base = load_base(config.base, device=str(pick_device()))
+    base = in_model.load(config.base)
     names = in_model.stored_layers(base.model)
     asked = in_model.held_out(base, config.items)
     shapes = {name: in_model.weight_of(base.model, name).shape for name in names}

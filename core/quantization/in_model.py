@@ -16,9 +16,10 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from core.architecture import Architecture
-from core.base import Base, context_tokens
+from core.base import CAUSAL, Base, context_tokens, describe_base, load_base
 from core.batches import IGNORED, collate
 from core.config import EMBEDDED
+from core.errors import Incompatible
 from core.evaluate import Item, evaluating
 from core.methods.qlora import quantized
 from core.quantization import blockwise
@@ -31,7 +32,22 @@ if TYPE_CHECKING:
 
 BATCH = 16
 
-SCORING_SEED = 20_000  # that of core.train: the same held-out questions
+
+def load(source: str) -> Base:
+    """A base that continues text, on the device where runs take place.
+
+    Raises:
+        Incompatible: it tells labels apart.
+        DeltalabError: as core.base.load_base.
+    """
+    from core.train import pick_device
+
+    if describe_base(source)["task"] != CAUSAL:
+        raise Incompatible(
+            f"{source} tells labels apart and continues no text, so there is no held-out text to measure it on.",
+            "Look at its matrices one by one, or choose a causal language model.",
+        )
+    return load_base(source, device=str(pick_device()))
 
 
 def stored_layers(model: torch.nn.Module) -> list[str]:
@@ -87,7 +103,7 @@ def held_out(base: Base, per_skill: int) -> HeldOut:
     The loss is taken over all their tokens, not the answers' alone: the embedded base knows the answers so well that
     their loss hardly moves.
     """
-    from core.objective import world_items
+    from core.objective import SCORING_SEED, world_items
 
     asked = [e for name in SKILLS for e in examples(name, "heldout", per_skill, SCORING_SEED)]
     limit = context_tokens(base.model)

@@ -16,6 +16,7 @@ from core.base import describe_base
 from core.config import RunConfig, resolved
 from core.quantization import matrices, pairs, summaries
 from core.quantization.formats import FORMATS, SHOWN, normal_float
+from core.runs import prober
 from core.world import TASKS
 from tests.app.filling import fill
 from tests.app.test_views import button
@@ -134,9 +135,9 @@ def test_a_file_of_ones_own(visit: Any, tmp_path: Path) -> None:
 
 def kept(probe: str, settings: dict[str, Any], result: dict[str, Any]) -> None:
     """A result where the measurement would leave it."""
-    _, folder = state.prober()._asked(probe, [], settings, "alice")
-    folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps({"result": result, "seconds": 3.0}), encoding="utf-8")
+    request, folder = prober.asked(state.store(), probe, [], settings, "alice")
+    prober.prepare(folder, request)
+    prober.keep(folder, result, 3.0)
 
 
 def test_what_was_measured_is_shown(visit: Any, store: Any, tmp_path: Path) -> None:

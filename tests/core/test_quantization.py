@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from core.errors import BadInput, BaseUnavailable, DeltalabError, NotFound
+from core.errors import BadInput, BaseUnavailable, DeltalabError, Incompatible, NotFound
 from core.probes import Subject, probe
 from core.quantization import blockwise, matrices, measures, pairs, summaries
 from core.quantization.formats import FORMATS, NF4_PUBLISHED, SHOWN, format_of, gaps, normal_float
@@ -452,6 +452,17 @@ def test_the_matrices_of_a_folder_are_measured(tmp_path: Path) -> None:
     curve = {(c["format"], c["block_size"], c["double"]): c for c in found["curve"]}
     assert curve["nf4", 64, True]["bits"] < curve["nf4", 64, False]["bits"]
     assert ("int8_row", 0, False) in curve
+
+
+def test_an_encoder_s_matrices_can_be_read_but_it_is_not_asked(tmp_path: Path) -> None:
+    from tests.checkpoints import write_encoder
+
+    folder = str(write_encoder("bert", tmp_path))
+    found = matrices.of_base(folder)
+    assert {m.title for m in found} >= {"layer 0 query", "layer 1 value"}
+    for name in ("quantization", "quantized_layers"):
+        with pytest.raises(Incompatible, match="tells labels apart"):
+            measured(name, tmp_path, base=folder)
 
 
 def test_the_matrices_of_a_file_are_measured(tmp_path: Path) -> None:
