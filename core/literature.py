@@ -42,8 +42,8 @@ class Experiment:
 
     @property
     def label(self) -> str:
-        """As the result file is called."""
-        return f"{self.method}, {self.experiment}"
+        """As the result file is called: method and settings."""
+        return f"{self.method} ({self.experiment})"
 
 
 @lru_cache(maxsize=1)

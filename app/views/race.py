@@ -177,7 +177,7 @@ def _result(race: str | None) -> None:
         st.header("A race that was run before", anchor="result")
         st.caption(
             f":material/videocam: Recorded on {record['device']}, {record['date']}: "
-            f"{TASKS[record['task']].title}, {record['steps']} steps, {record['seeds']} seeds. "
+            f"{TASKS[record['task']].title}, {record['steps']} steps, {record['seeds']} {'seed' if record['seeds'] == 1 else 'seeds'}. "
             "Your own takes its place."
         )
         rows: Sequence[Row] = record["rows"]

@@ -137,4 +137,4 @@ def test_the_published_figure_marks_our_methods():
     chart = charts_race.published(method_comparison())
     assert chart.title.startswith("On the front: ")
     ours = next(t for t in chart.figure.data if t.name == "methods that are here too")
-    assert "lora, rank32" in ours.text
+    assert "lora (rank32)" in ours.text
