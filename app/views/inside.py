@@ -62,11 +62,12 @@ def _nothing_yet() -> None:
 def _example() -> None:
     """A run that was taken apart before, shown at once."""
     found = recorded()
-    results, method = found["results"], found["method"]
+    results, (config, other) = found["results"], found["configs"]
+    method = config["method"]
     st.divider()
     st.markdown(
-        f":material/history: **Recorded**, not your run · {METHODS[method].TITLE} on JSON · "
-        f"{live.made_where(found['provenance'])}"
+        f":material/history: **Recorded**, not your run · {METHODS[method].TITLE} on {live.task_title(config['task'])} "
+        f"· {live.made_where(found['provenance'])}"
     )
     _spectrum_header()
     show_spectrum(results["spectrum"], "recorded")
@@ -75,8 +76,14 @@ def _example() -> None:
     _tokens_header()
     show_tokens(results["tokens"], "recorded", method)
     _overlap_header()
-    st.caption("The other run here is full fine-tuning on the same task.")
-    show_overlap(results["overlap"], "recorded")
+    st.caption(
+        f"The other run: {METHODS[other['method']].TITLE} at rank {other['settings']['rank']} instead of "
+        f"{config['settings']['rank']}, seed {other['seed']} instead of {config['seed']}."
+    )
+    side = st.segmented_control(
+        "Directions", list(SIDES), format_func=SIDES.__getitem__, required=True, key="recorded-side", default="output"
+    )
+    show_overlap(results[side or "output"], f"recorded-{side}")
 
 
 def _pick(name: str, label: str, runs: Sequence[Run]) -> Run:
