@@ -10,7 +10,6 @@ import streamlit as st
 
 from app import charts, charts_inside, compare, live, probing, state
 from app.address import keep_in_link, linked
-from app.story import plain
 from core.methods import METHODS
 from core.probes.delta import without
 from core.probes.example import recorded
@@ -254,8 +253,7 @@ def show_tokens(found: dict[str, Any], key: str, method: str) -> None:
     place = st.select_slider("What else could have stood at token", places, key=f"place-{key}-{number}") if (
         len(places) > 1
     ) else 1  # fmt: skip
-    table = charts_inside.alternatives_table(item, int(place))
-    st.dataframe(table, hide_index=True, alt="The likeliest tokens at that place, before and after.", width="content")
+    st.table(charts_inside.alternatives_table(item, int(place)).set_index("Token"), width="content")
 
 
 # --- overlap ----------------------------------------------------------------------------------------------------------
@@ -307,7 +305,5 @@ def show_overlap(found: dict[str, Any], key: str) -> None:
     if found["apart"]:
         st.caption(f"{found['apart']} matrices that only one of the two changed are left out.")
     names = [m["name"] for m in found["modules"]]
-    name = st.selectbox(
-        "Matrix", names, key=f"matrix-{key}", format_func=lambda n: plain(str(n)), help="Direction by direction."
-    )
+    name = st.selectbox("Matrix", names, key=f"matrix-{key}")
     shown(charts_inside.overlap_map(found, str(name)), f"overlap-map-{key}", "overlap-of-a-matrix")

@@ -1,9 +1,9 @@
 """What the probes say of one run, recorded: the page that looks inside runs shows it to whoever has none yet.
 
-    deltalab train --task json --method lora
-    deltalab train --task json --method lora --seed 1 --set rank=4
-    python -m core.probes.example RUN OTHER       measures the first, compares it with the second, and writes
-                                                  core/catalog/inside.json
+deltalab train --task json --method lora
+deltalab train --task json --method lora --seed 1 --set rank=4
+python -m core.probes.example RUN OTHER       measures the first, compares it with the second, and writes
+                                              core/catalog/inside.json
 """
 
 from __future__ import annotations
