@@ -44,6 +44,19 @@ def short(parts: Sequence[str]) -> dict[str, str]:
     return out
 
 
+def readable_on(share: float) -> str:
+    """Black or white, whichever stands out more (by WCAG's contrast) from the scale's colour at a share of its length:
+    the better of the two always has 4.5:1."""
+    from plotly.colors import sample_colorscale, unlabel_rgb
+
+    (colour,) = sample_colorscale(SCALE, [min(max(share, 0.0), 1.0)])
+    red, green, blue = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in unlabel_rgb(colour))
+    )
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return "#ffffff" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "#000000"
+
+
 def _inside_layers(modules: Sequence[Row]) -> list[Row]:
     """The matrices in numbered blocks, or the vectors where no matrix changed."""
     rows = [m for m in modules if m["layer"] is not None]
@@ -64,14 +77,29 @@ def _map(
         [None if known.get((layer, part)) is None else scale * known[layer, part] for part in parts] for layer in layers
     ]
     fig = figure("", "layer", height=110 + max(24 * len(layers), 110))
+    if top is None:  # plotly takes both ends of the scale or neither
+        top = max(value for line in cells for value in line if value is not None)
     fig.add_trace(
         go.Heatmap(
             z=cells, x=[names[p] for p in parts], y=[str(layer) for layer in layers], colorscale=SCALE, zmin=0,
             zmax=top, xgap=2, ygap=2, colorbar={"title": {"text": unit}, "thickness": 10, "outlinewidth": 0},
-            texttemplate=f"%{{z:.{digits}f}}" if len(parts) * len(layers) <= MOST_NUMBERS else None,
             hovertemplate=f"layer %{{y}}, %{{x}}: %{{z:.3g}} {unit}<extra></extra>",
         )
     )  # fmt: skip
+    if len(parts) * len(layers) <= MOST_NUMBERS:
+        told = [
+            (layer, part, v)
+            for layer, line in zip(layers, cells, strict=True)
+            for part, v in zip(parts, line, strict=True)
+            if v is not None
+        ]
+        fig.add_trace(
+            go.Scatter(
+                x=[names[part] for _, part, _ in told], y=[str(layer) for layer, _, _ in told], mode="text",
+                text=[f"{v:.{digits}f}" for _, _, v in told], hoverinfo="skip", showlegend=False,
+                textfont={"color": [readable_on(v / top if top else 0.0) for _, _, v in told], "size": 12},
+            )
+        )  # fmt: skip
     fig.update_layout(hovermode="closest")
     fig.update_xaxes(type="category", showgrid=False, tickangle=-45)
     fig.update_yaxes(type="category", autorange="reversed", showgrid=False)
@@ -85,14 +113,14 @@ def norms(found: Row) -> Chart:
         found: result of the probe `spectrum`, with a ΔW.
     """
     rows = [m for m in _inside_layers(found["modules"]) if m["relative"] is not None]
-    fig, _ = _map(rows, "relative", scale=100, unit="%", digits=1)
+    fig, names = _map(rows, "relative", scale=100, unit="%", digits=1)
     layers = [row for row in found["layers"] if row["relative"] is not None]
     most, least = (choose(layers, key=lambda r: r["relative"]) for choose in (max, min))
+    furthest = max(rows, key=lambda m: m["relative"])
     title = (
-        f"Layer {most['layer']} moved furthest, by {percent_text(most['relative'])} of its length; "
-        f"layer {least['layer']} least, by {percent_text(least['relative'])}"
-        if len(layers) > 1
-        else f"Layer {most['layer']} moved by {percent_text(most['relative'])} of its length"
+        f"Furthest moved {names[furthest['part']]} of layer {furthest['layer']}, by "
+        f"{percent_text(furthest['relative'])} of its length; whole layers by {percent_text(least['relative'])} to "
+        f"{percent_text(most['relative'])}"
     )
     alt = "Heat map of the change's norm relative to the weights', by layer and part. " + " ".join(
         f"Layer {r['layer']}: {percent_text(r['relative'])}." for r in layers
@@ -265,7 +293,7 @@ def truncation_loss(found: Row, method: str) -> Chart:
 
     rows = [row for row in found["rows"] if row["loss"] is not None]
     style = method_style(method)
-    fig = figure("rank that ΔW is cut to", "held-out loss, nats a token", height=260)
+    fig = figure("rank that ΔW is cut to", "held-out loss, nats a token (log)", height=260)
     fig.add_trace(
         go.Scatter(
             x=[str(row["rank"]) for row in rows], y=[row["loss"] for row in rows], mode="lines+markers",
@@ -274,7 +302,7 @@ def truncation_loss(found: Row, method: str) -> Chart:
         )
     )  # fmt: skip
     fig.update_xaxes(type="category")
-    fig.update_yaxes(rangemode="tozero")
+    fig.update_yaxes(type="log")
     alt = "Line chart of held-out loss by the rank of ΔW. " + " ".join(
         f"Rank {row['rank']}: {row['loss']:.3g}." for row in rows
     )

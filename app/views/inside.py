@@ -10,7 +10,6 @@ import streamlit as st
 
 from app import charts, charts_inside, compare, live, probing, state
 from app.address import keep_in_link, linked
-from app.story import plain
 from core.methods import METHODS
 from core.probes.delta import without
 from core.probes.example import recorded
@@ -62,11 +61,12 @@ def _nothing_yet() -> None:
 def _example() -> None:
     """A run that was taken apart before, shown at once."""
     found = recorded()
-    results, method = found["results"], found["method"]
+    results, (config, other) = found["results"], found["configs"]
+    method = config["method"]
     st.divider()
     st.markdown(
-        f":material/history: **Recorded**, not your run · {METHODS[method].TITLE} on JSON · "
-        f"{live.made_where(found['provenance'])}"
+        f":material/history: **Recorded**, not your run · {METHODS[method].TITLE} on {live.task_title(config['task'])} "
+        f"· {live.made_where(found['provenance'])}"
     )
     _spectrum_header()
     show_spectrum(results["spectrum"], "recorded")
@@ -75,8 +75,14 @@ def _example() -> None:
     _tokens_header()
     show_tokens(results["tokens"], "recorded", method)
     _overlap_header()
-    st.caption("The other run here is full fine-tuning on the same task.")
-    show_overlap(results["overlap"], "recorded")
+    st.caption(
+        f"The other run: {METHODS[other['method']].TITLE} at rank {other['settings']['rank']} instead of "
+        f"{config['settings']['rank']}, seed {other['seed']} instead of {config['seed']}."
+    )
+    side = st.segmented_control(
+        "Directions", list(SIDES), format_func=SIDES.__getitem__, required=True, key="recorded-side", default="output"
+    )
+    show_overlap(results[side or "output"], f"recorded-{side}")
 
 
 def _pick(name: str, label: str, runs: Sequence[Run]) -> Run:
@@ -247,8 +253,7 @@ def show_tokens(found: dict[str, Any], key: str, method: str) -> None:
     place = st.select_slider("What else could have stood at token", places, key=f"place-{key}-{number}") if (
         len(places) > 1
     ) else 1  # fmt: skip
-    table = charts_inside.alternatives_table(item, int(place))
-    st.dataframe(table, hide_index=True, alt="The likeliest tokens at that place, before and after.", width="content")
+    st.table(charts_inside.alternatives_table(item, int(place)).set_index("Token"), width="content")
 
 
 # --- overlap ----------------------------------------------------------------------------------------------------------
@@ -300,7 +305,5 @@ def show_overlap(found: dict[str, Any], key: str) -> None:
     if found["apart"]:
         st.caption(f"{found['apart']} matrices that only one of the two changed are left out.")
     names = [m["name"] for m in found["modules"]]
-    name = st.selectbox(
-        "Matrix", names, key=f"matrix-{key}", format_func=lambda n: plain(str(n)), help="Direction by direction."
-    )
+    name = st.selectbox("Matrix", names, key=f"matrix-{key}")
     shown(charts_inside.overlap_map(found, str(name)), f"overlap-map-{key}", "overlap-of-a-matrix")

@@ -1,68 +1,69 @@
 """What the probes say of one run, recorded: the page that looks inside runs shows it to whoever has none yet.
 
-python -m core.probes.example        trains the default LoRA run on the task json, and full fine-tuning to compare
-                                     it with; measures both; writes core/catalog/inside.json
+deltalab train --task json --method lora
+deltalab train --task json --method lora --seed 1 --set rank=4
+python -m core.probes.example RUN OTHER       measures the first, compares it with the second, and writes
+                                              core/catalog/inside.json
 """
 
 from __future__ import annotations
 
+import datetime
 import json
-import tempfile
+import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from core.errors import DeltalabError
+
 FILE = Path(__file__).resolve().parents[1] / "catalog" / "inside.json"
-OWNER = "recorder"
 DIGITS = 5
+# Under which name a result is kept, the probe, how many of the two runs it takes, and its settings.
+ASKED: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
+    ("spectrum", "spectrum", 1, {}),
+    ("truncation", "truncation", 1, {}),
+    ("tokens", "tokens", 1, {}),
+    ("input", "overlap", 2, {"side": "input"}),
+    ("output", "overlap", 2, {"side": "output"}),
+)
 
 
 @lru_cache(maxsize=1)
 def recorded() -> dict[str, Any]:
-    """{"provenance": {device, date, commit, changed, versions, command}, "method", "results": {probe: its result}}"""
+    """{"provenance": {device, date, commit, changed, versions, base}, "configs": of the two runs, "results": {name of
+    ASKED: its result}}"""
     found: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
     return found
 
 
-def record() -> dict[str, Any]:
-    """Train, measure and return what `recorded` reads. Takes about two minutes on two cores.
+def record(names: Sequence[str]) -> dict[str, Any]:
+    """Measure two runs of the terminal's (or take what was measured of them), and return what `recorded` reads.
 
     Raises:
-        DeltalabError: a run failed.
+        DeltalabError: no such runs, or one cannot be measured.
     """
-    import datetime
-
-    from core.config import RunConfig
-    from core.errors import DeltalabError
-    from core.hardware import attached_light
+    from core.cli.stored import OWNER, find_run, open_store
     from core.runs import prober
     from core.runs.recorded import commit_facts
-    from core.runs.store import Store
-    from core.runs.worker import execute
-    from core.train import versions
 
-    with tempfile.TemporaryDirectory(prefix="deltalab-inside-") as folder:
-        store = Store(home=Path(folder))
-        runs = []
-        for method in ("lora", "full"):
-            run = store.create(OWNER, RunConfig(method=method, task="json"), key=method, title=method, direct=True)
-            if execute(store, run.id) != "finished":
-                raise DeltalabError(store.get(run.id, OWNER).sentence)
-            runs.append(run.id)
-        results = {}
-        for name, ids in (("spectrum", runs[:1]), ("truncation", runs[:1]), ("tokens", runs[:1]), ("overlap", runs)):
-            request, place = prober.asked(store, name, ids, {}, OWNER)
-            prober.prepare(place, request)
-            results[name] = _rounded(prober.measure(request, place, lambda share, text: None))
-        store.close()
+    store = open_store()
+    runs = [store.get(find_run(store, name), OWNER) for name in names]
+    results = {}
+    for name, probe, count, settings in ASKED:
+        request, folder = prober.asked(store, probe, [run.id for run in runs[:count]], settings, OWNER)
+        found = prober.kept(folder)
+        results[name] = found.result if found is not None else prober.measure(request, folder, lambda share, text: None)
+    _, started = store.events(runs[0].id, OWNER, kinds=("started",))[-1]
     provenance = {
-        "device": attached_light().name,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": started["device"],
+        "date": datetime.datetime.fromtimestamp(runs[0].created, datetime.UTC).isoformat(timespec="seconds"),
         **commit_facts(),
-        "versions": versions(),
-        "command": "python -m core.probes.example",
+        "versions": started["versions"],
+        "base": started["base"].get("fingerprint", ""),
     }
-    return {"provenance": provenance, "method": "lora", "results": results}
+    return {"provenance": provenance, "configs": [run.config for run in runs], "results": _rounded(results)}
 
 
 def _rounded(value: Any) -> Any:
@@ -74,9 +75,16 @@ def _rounded(value: Any) -> Any:
     return [_rounded(v) for v in value] if isinstance(value, list) else value
 
 
-def main() -> int:
-    """Record, and write the file."""
-    found = record()
+def main(arguments: Sequence[str]) -> int:
+    """Record, and write the file; exit status 0 done, 2 bad input."""
+    if len(arguments) != 2:
+        print("Name two runs of the terminal's: python -m core.probes.example RUN OTHER", file=sys.stderr)
+        return 2
+    try:
+        found = record(arguments)
+    except DeltalabError as error:
+        print(error, file=sys.stderr)
+        return 2
     partial = FILE.with_suffix(".partial")
     partial.write_text(json.dumps(found, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     partial.replace(FILE)
@@ -85,4 +93,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))

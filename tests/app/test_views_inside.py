@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from app import charts_inside, state
+from core.probes.example import recorded
 from core.probes.overlap import chance
 from core.runs import prober
 from core.runs.store import Run
+from tests.app.test_charts import contrast
 from tests.app.test_views import button, words
 from tests.core import test_probes_runs
 from tests.core.runs_support import wait_for
@@ -73,6 +75,28 @@ def test_without_a_run_it_says_how_to_get_one(draw) -> None:
     page = draw(owner="newcomer")
     assert "There is no finished run" in page.info[0].value
     assert {link.proto.label for link in page.get("page_link")} == {"Start here", "Playground"}
+    text = words(page)
+    assert "**Recorded**, not your run · LoRA on JSON" in text
+    results = recorded()["results"]
+    for chart in (charts_inside.norms(results["spectrum"]), charts_inside.truncation(results["truncation"], "lora"),
+                  charts_inside.overlaps(results["output"])):  # fmt: skip
+        assert chart.title.replace("\u00a0", " ") in text.replace("\\", "")
+
+
+def test_the_recorded_example_is_what_the_probes_return_now(made: Made) -> None:
+    """Whoever changes what a probe returns records the example anew."""
+    results = recorded()["results"]
+    now = {
+        "spectrum": measured(made, "spectrum", made.run["lora"]),
+        "truncation": measured(made, "truncation", made.run["lora"]),
+        "tokens": measured(made, "tokens", made.run["lora"], prompt=""),
+        "output": measured(made, "overlap", made.run["lora"], made.run["full"], side="output"),
+    }
+    for name, found in now.items():
+        assert set(found) == set(results[name]), name
+        for part in ("modules", "layers", "rows", "items"):
+            if isinstance(found.get(part), list):
+                assert set(found[part][0]) == set(results[name][part][0]), (name, part)
 
 
 def test_a_foreign_run_is_not_shown(made: Made, draw) -> None:
@@ -162,6 +186,15 @@ def test_parts_are_named_as_shortly_as_they_can_be_told_apart() -> None:
 )  # fmt: skip
 def test_percent(share: float, text: str) -> None:
     assert charts_inside.percent_text(share).replace("\u00a0", " ") == text
+
+
+@pytest.mark.parametrize("share", [n / 20 for n in range(21)])
+def test_numbers_in_a_heat_map_can_be_read(share: float) -> None:
+    from plotly.colors import sample_colorscale, unlabel_rgb
+
+    (colour,) = sample_colorscale(charts_inside.SCALE, [share])
+    cell = "#" + "".join(f"{round(c):02x}" for c in unlabel_rgb(colour))
+    assert contrast(charts_inside.readable_on(share), cell) >= 4.5
 
 
 def scores(match: float) -> dict[str, Any]:
