@@ -16,7 +16,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -146,10 +146,11 @@ def models() -> tuple[ModelRow, ...]:
 @lru_cache
 def gpus() -> tuple[GpuRow, ...]:
     """All cards, in the file's order."""
-    lists = {f.name for f in fields(GpuRow) if "tuple" in str(f.type)}
-    return tuple(
-        GpuRow(**{k: tuple(v) if k in lists else v for k, v in row.items()}) for row in _rows("gpus.toml", "gpu")
-    )
+    found = []
+    for row in _rows("gpus.toml", "gpu"):
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+        found.append(GpuRow(**values))
+    return tuple(found)
 
 
 def model(name: str) -> ModelRow:
