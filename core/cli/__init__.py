@@ -4,6 +4,7 @@
     deltalab runs                what was run; also: show RUN, resume RUN, cancel RUN…, delete RUN…
     deltalab chat RUN            talk to a run's model, before and after
     deltalab params --model PATH --method lora --set rank=16
+    deltalab memory --model NAME --method qlora --batch 4 --seq 2048 --gpu "RTX 4090"
     deltalab doctor              what this machine has, and what will be slow
     deltalab serve               the app in the browser
 
@@ -19,11 +20,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from core.cli import chat, doctor, params, runs, serve, train
+from core.cli import chat, doctor, memory, params, runs, serve, train
 from core.cli.arguments import BAD_INPUT, BAD_INPUT_KINDS, DONE, FAILED, Parser
 from core.errors import DeltalabError
 
-COMMANDS: tuple[Any, ...] = (train, runs, chat, params, doctor, serve)
+COMMANDS: tuple[Any, ...] = (train, runs, chat, params, memory, doctor, serve)
 
 
 def parser() -> Parser:

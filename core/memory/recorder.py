@@ -64,11 +64,11 @@ class Recorder(TorchDispatchMode):
         """A section begins."""
         self.cuts.append((len(self.events), name))
 
-    def enter(self, part: str) -> None:
-        """A part of the step begins."""
+    def enter(self, part: str, section: str | None = None) -> None:
+        """A part of the step begins, and in it a section (of the same name, if no other is given)."""
         self.part = part
         self.where = self.behind = ""
-        self.cut(part)
+        self.cut(section or part)
 
     def add(self, tensor: torch.Tensor, op: str = "", category: str = "", *, real: bool = False) -> None:
         """Note the tensor's storage, if it is new; a category given here stands. real: it has data all the same."""

@@ -43,6 +43,7 @@ CATEGORIES = (
 # On rows this short training on a CPU takes plain attention (core.train.EAGER_TOKENS).
 EAGER_TOKENS = 256
 HEAD = "head"
+LOSS = f"{HEAD} backward"  # where the backward pass begins: the loss and the output layer
 SOURCE = "traced: the step run on tensors without data"
 
 
@@ -89,7 +90,7 @@ class Trace:
         return self.levels[self.peak_event]
 
     def section(self, event: int) -> str:
-        """The section of the step in which an event lies, such as 'forward', 'layer 3 backward', 'optimizer'."""
+        """The section of the step in which an event lies, such as 'layer 3 forward', 'head backward', 'optimizer'."""
         return next((name for at, name in reversed(self.cuts) if at <= event), "resident")
 
     def part(self, event: int) -> str:
@@ -106,7 +107,7 @@ class Trace:
 
     @cached_property
     def _forward_ends(self) -> list[int]:
-        return [at for at, name in self.cuts if name == "backward"]
+        return [at for at, name in self.cuts if name == LOSS]
 
     def ledger(self, event: int | None = None) -> Ledger:
         """The terms at an event; by default at the peak."""
@@ -169,7 +170,7 @@ def any_layer(where: str) -> str:
 def part_of(section: str) -> str:
     """'layer 3 backward' -> 'backward'."""
     last = section.rpartition(" ")[2]
-    return {"head": "forward", "loss": "forward", "clipping": "optimizer"}.get(last, last)
+    return {"batch": "forward", "clipping": "optimizer", "end": "optimizer"}.get(last, last)
 
 
 def category_of(record: Record, forward_ends: list[int]) -> str:
@@ -376,7 +377,7 @@ def _hooks(recorder: Recorder, base: Any, model: Any) -> Iterator[Any]:
             if result.requires_grad:
                 result.register_hook(lambda _: backward_begins(f"layer {number}"))
             if number == len(layers) - 1:
-                recorder.cut("head")
+                recorder.cut(f"{HEAD} forward")
 
         return after
 
@@ -439,7 +440,7 @@ def _step(recorder: Recorder, model: Any, optimizer: Any, trained: list[Any], se
         recorder.enter("forward")
         with autocast(setup):
             part = answer_loss_sum(model, ids, labels) / max(setup.answer_tokens, 1)
-        recorder.enter("backward")
+        recorder.enter("backward", LOSS)
         recorder.behind = HEAD
         _backward(part)
         part.detach()

@@ -187,7 +187,7 @@ def test_what_saves_memory_saves_it() -> None:
 def test_the_course_of_a_step() -> None:
     found = card("full", accumulation=2)
     sections = [name for _, name in found.cuts]
-    assert sections.count("forward") == sections.count("backward") == 2
+    assert sections.count("forward") == sections.count("head backward") == 2
     assert sections[-3:] == ["clipping", "optimizer", "end"]
     rows = found.timeline(50)
     assert len(rows) <= 51
