@@ -61,8 +61,8 @@ def make_optimizer(
     if name not in OPTIMIZERS:
         raise BadInput(f"There is no optimizer {name!r}.", f"The optimizers are {', '.join(OPTIMIZERS)}.")
     if name == "adamw":
-        # Fused: one pass over all tensors instead of a dozen. It needs floating-point tensors on a device that has it
-        # (on the meta device a trace stands in for one that has).
+        # Fused: one pass over all tensors instead of a dozen. It needs floating-point tensors on a device that has it;
+        # on the meta device a trace stands in for one that has.
         fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "meta") for p in trained)
         return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused), ()
     try:

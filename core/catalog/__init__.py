@@ -16,7 +16,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -146,10 +146,11 @@ def models() -> tuple[ModelRow, ...]:
 @lru_cache
 def gpus() -> tuple[GpuRow, ...]:
     """All cards, in the file's order."""
-    lists = {f.name for f in fields(GpuRow) if "tuple" in str(f.type)}
-    return tuple(
-        GpuRow(**{k: tuple(v) if k in lists else v for k, v in row.items()}) for row in _rows("gpus.toml", "gpu")
-    )
+    found = []
+    for row in _rows("gpus.toml", "gpu"):
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+        found.append(GpuRow(**values))
+    return tuple(found)
 
 
 def model(name: str) -> ModelRow:
@@ -226,6 +227,32 @@ def config_of(row: ModelRow) -> Any:
     return config_from(row.config, row.name)
 
 
+def configuration(source: str) -> Any:
+    """The transformers configuration of a model of the catalogue, of a folder with a config.json, or of a hub id.
+
+    Raises:
+        NotFound: none of these, with the names that come nearest; BaseUnavailable, BadInput: as
+            `core.base.load_config`.
+    """
+    from core.base import load_config
+    from core.config import EMBEDDED
+
+    named = known(source)
+    if named is not None:
+        return config_of(named)
+    if source != EMBEDDED and "/" not in source and not Path(source).expanduser().exists():
+        model(source)  # raises, with what comes nearest
+    return load_config(source)
+
+
+def known(source: str) -> ModelRow | None:
+    """The catalogue's row of a name or hub id, or None. A folder of that name comes first."""
+    wanted = source.strip().lower()
+    if Path(source).expanduser().exists():
+        return None
+    return next((row for row in models() if wanted in (row.name.lower(), row.hub.lower())), None)
+
+
 def config_from(values: Mapping[str, Any], name: str) -> Any:
     """A transformers configuration from plain values, with their model_type.
 
@@ -244,6 +271,6 @@ def config_from(values: Mapping[str, Any], name: str) -> Any:
 
 
 __all__ = [
-    "SOURCES", "GpuRow", "ModelRow", "architecture_of", "config_from", "config_of", "gpu", "gpus", "model", "models",
-    "search",
+    "SOURCES", "GpuRow", "ModelRow", "architecture_of", "config_from", "config_of", "configuration", "gpu", "gpus",
+    "known", "model", "models", "search",
 ]  # fmt: skip

@@ -64,11 +64,11 @@ class Recorder(TorchDispatchMode):
         """A section begins."""
         self.cuts.append((len(self.events), name))
 
-    def enter(self, part: str) -> None:
-        """A part of the step begins."""
+    def enter(self, part: str, section: str | None = None) -> None:
+        """A part of the step begins, and in it a section (of the same name, if no other is given)."""
         self.part = part
         self.where = self.behind = ""
-        self.cut(part)
+        self.cut(section or part)
 
     def add(self, tensor: torch.Tensor, op: str = "", category: str = "", *, real: bool = False) -> None:
         """Note the tensor's storage, if it is new; a category given here stands. real: it has data all the same."""
@@ -129,21 +129,22 @@ def _as_outside(recorder: Recorder) -> dict[Any, Callable[..., Any]]:
     """Operation -> what to do instead, so that memory is taken as outside a trace. NotImplemented: as it comes."""
     aten: Any = torch.ops.aten
 
-    def in_engine() -> bool:
-        """Whether autograd itself is at work, between two of its nodes."""
-        return recorder.part == "backward" and not torch.is_grad_enabled() and torch._C._current_autograd_node() is None
+    def in_backward() -> bool:
+        """Whether gradients are being computed (and no block is being recomputed)."""
+        return recorder.part == "backward" and not torch.is_grad_enabled()
 
     def add(a: Any, b: Any, *, alpha: Any = 1) -> Any:
-        # Two gradients for one tensor: outside, the second is added into the first (accumulate in
-        # torch/csrc/autograd/input_buffer.cpp); with a mode on, a third tensor would be made.
-        if in_engine() and isinstance(b, torch.Tensor) and a is not b and a.shape == b.shape and a.dtype == b.dtype:
-            return a
-        return NotImplemented
+        # Two gradients for one tensor: outside, the second is added into the first, unless that is a view, whose base
+        # somebody may need (torch/csrc/autograd/input_buffer.cpp, accumulate); with a mode on, a third tensor would be
+        # made. No gradient formula of the operations that models are made of adds two tensors of one shape itself.
+        if not in_backward() or not isinstance(b, torch.Tensor) or a is b or a._is_view():
+            return NotImplemented
+        return a if a.shape == b.shape and a.dtype == b.dtype else NotImplemented
 
     def index_put(into: Any, indices: Any, values: Any, accumulate: bool = False) -> Any:
         # The gradient of an index: outside, it is added into the zeros that were made for it (index_backward in
         # torch/csrc/autograd/FunctionsManual.cpp).
-        if recorder.part != "backward" or torch.is_grad_enabled():
+        if not in_backward():
             return NotImplemented
         with recorder:
             places = [picked(i) if i is not None and i.dtype == torch.bool else (i,) for i in indices]

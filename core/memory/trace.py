@@ -43,6 +43,7 @@ CATEGORIES = (
 # On rows this short training on a CPU takes plain attention (core.train.EAGER_TOKENS).
 EAGER_TOKENS = 256
 HEAD = "head"
+LOSS = f"{HEAD} backward"  # where the backward pass begins: the loss and the output layer
 SOURCE = "traced: the step run on tensors without data"
 
 
@@ -89,7 +90,7 @@ class Trace:
         return self.levels[self.peak_event]
 
     def section(self, event: int) -> str:
-        """The section of the step in which an event lies, such as 'forward', 'layer 3 backward', 'optimizer'."""
+        """The section of the step in which an event lies, such as 'layer 3 forward', 'head backward', 'optimizer'."""
         return next((name for at, name in reversed(self.cuts) if at <= event), "resident")
 
     def part(self, event: int) -> str:
@@ -106,7 +107,7 @@ class Trace:
 
     @cached_property
     def _forward_ends(self) -> list[int]:
-        return [at for at, name in self.cuts if name == "backward"]
+        return [at for at, name in self.cuts if name == LOSS]
 
     def ledger(self, event: int | None = None) -> Ledger:
         """The terms at an event; by default at the peak."""
@@ -147,11 +148,11 @@ class Trace:
         for record in self.alive(at):
             key = (self.category(record), record.op, any_layer(record.where))
             groups.setdefault(key, []).append(self.size(record))
-        rows = [
+        order = sorted(groups.items(), key=lambda item: -sum(item[1]))
+        return [
             {"category": c, "op": o, "where": w, "count": len(sizes), "bytes": sum(sizes)}
-            for (c, o, w), sizes in groups.items()
+            for (c, o, w), sizes in order[:most]
         ]
-        return sorted(rows, key=lambda row: -row["bytes"])[:most]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: the ledger, the course of the step, and what lives at the peak."""
@@ -169,7 +170,7 @@ def any_layer(where: str) -> str:
 def part_of(section: str) -> str:
     """'layer 3 backward' -> 'backward'."""
     last = section.rpartition(" ")[2]
-    return {"head": "forward", "loss": "forward", "clipping": "optimizer"}.get(last, last)
+    return {"batch": "forward", "clipping": "optimizer", "end": "optimizer"}.get(last, last)
 
 
 def category_of(record: Record, forward_ends: list[int]) -> str:
@@ -282,7 +283,7 @@ def _built(config: Any, setup: Setup) -> tuple[Any, Any]:
 def _quantize(model: torch.nn.Module) -> None:
     """Pack what stands for 4-bit weights: on a real device moving them there does it."""
     for module in model.modules():
-        weight = getattr(module, "weight", None)
+        weight: Any = getattr(module, "weight", None)
         if hasattr(weight, "bnb_quantized") and not weight.bnb_quantized:
             weight._quantize("meta")
 
@@ -305,7 +306,7 @@ def _optimizer(setup: Setup, trained: list[Any], factors: list[float]) -> torch.
     if "8bit" in setup.optimizer:
         import bitsandbytes.optim.optimizer as theirs
 
-        theirs.sync_gpu = lambda _: None  # there is nothing to wait for
+        setattr(theirs, "sync_gpu", lambda _: None)  # noqa: B010 (there is nothing to wait for)
     optimizer, _ = make_optimizer(setup.optimizer, trained, 1e-4, 0.0, factors)
     for parameter in trained:
         parameter.grad = torch.empty_like(parameter)
@@ -320,7 +321,7 @@ PAGED_NUMBERS = 100_000  # bitsandbytes pages the states of tensors from this si
 def _note_resident(recorder: Recorder, model: torch.nn.Module, optimizer: torch.optim.Optimizer, setup: Setup) -> None:
     """What is there before the step: weights, their quantization constants, the optimizer's state."""
     recorder.cut("resident")
-    names = {}
+    names: dict[Any, str] = {}
     for name, parameter in sorted(model.named_parameters(), key=lambda pair: not pair[1].requires_grad):
         names[parameter] = recorder.where = name
         recorder.add(parameter, category="trained weights" if parameter.requires_grad else "frozen weights")
@@ -330,12 +331,12 @@ def _note_resident(recorder: Recorder, model: torch.nn.Module, optimizer: torch.
                 tensor = getattr(level, part, None)
                 if isinstance(tensor, torch.Tensor):
                     recorder.add(tensor, category="quantization constants")
-    for name, tensor in model.named_buffers():
+    for name, buffer in model.named_buffers():
         recorder.where = name
-        recorder.add(tensor, category="frozen weights")
-    for parameter, states in optimizer.state.items():
-        recorder.where = names[parameter]
-        paged = setup.optimizer.startswith("paged") and setup.device.is_cuda and parameter.numel() >= PAGED_NUMBERS
+        recorder.add(buffer, category="frozen weights")
+    for owner, states in optimizer.state.items():
+        recorder.where = names[owner]
+        paged = setup.optimizer.startswith("paged") and setup.device.is_cuda and owner.numel() >= PAGED_NUMBERS
         for name, tensor in states.items():
             if isinstance(tensor, torch.Tensor):
                 recorder.add(tensor, name, category="optimizer state")
@@ -376,7 +377,7 @@ def _hooks(recorder: Recorder, base: Any, model: Any) -> Iterator[Any]:
             if result.requires_grad:
                 result.register_hook(lambda _: backward_begins(f"layer {number}"))
             if number == len(layers) - 1:
-                recorder.cut("head")
+                recorder.cut(f"{HEAD} forward")
 
         return after
 
@@ -422,8 +423,8 @@ def _note_random_states(recorder: Recorder, stack: ExitStack) -> None:
 
 def _layers(model: Any) -> list[Any]:
     """The model's stack of blocks: the longest list of modules in it."""
-    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList)]
-    return list(max(lists, key=len)) if lists else []
+    lists = [list(m) for m in model.modules() if isinstance(m, torch.nn.ModuleList)]
+    return max(lists, key=len, default=[])
 
 
 def _step(recorder: Recorder, model: Any, optimizer: Any, trained: list[Any], setup: Setup) -> None:
@@ -439,7 +440,7 @@ def _step(recorder: Recorder, model: Any, optimizer: Any, trained: list[Any], se
         recorder.enter("forward")
         with autocast(setup):
             part = answer_loss_sum(model, ids, labels) / max(setup.answer_tokens, 1)
-        recorder.enter("backward")
+        recorder.enter("backward", LOSS)
         recorder.behind = HEAD
         _backward(part)
         part.detach()
@@ -462,10 +463,10 @@ def _backward(loss: torch.Tensor) -> None:
 
 
 def _batch(recorder: Recorder, shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    made = tuple(torch.empty(shape, dtype=torch.long, device="meta") for _ in range(2))
-    for tensor in made:
-        recorder.add(tensor, category="batch")
-    return made
+    ids, labels = (torch.empty(shape, dtype=torch.long, device="meta") for _ in range(2))
+    recorder.add(ids, category="batch")
+    recorder.add(labels, category="batch")
+    return ids, labels
 
 
 __all__ = ["CATEGORIES", "SOURCE", "Trace", "any_layer", "attention_of", "category_of", "part_of", "trace"]

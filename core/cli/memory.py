@@ -1,0 +1,133 @@
+"""`deltalab memory`: what a training step takes on a device, term by term, without running it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from core.cli.arguments import (
+    DONE,
+    asks_for_help,
+    command,
+    config_of,
+    json_argument,
+    method_arguments,
+    print_knobs,
+    quiet_libraries,
+)
+
+if TYPE_CHECKING:
+    from core.memory.ledger import Ledger
+    from core.memory.setup import Setup
+
+
+def add(commands: Any) -> None:
+    """The command's flags."""
+    memory = command(commands, "memory", _memory, "predict what a training step takes on a card, term by term")
+    memory.add_argument("--model", "--base", default="embedded", help="a name of the catalogue, a folder, or a hub id")
+    memory.add_argument("--revision", help=argparse.SUPPRESS)
+    method_arguments(memory)
+    memory.add_argument("--batch", type=int, default=1, metavar="N", help="rows of one pass (default: 1)")
+    memory.add_argument("--seq", type=int, default=512, metavar="N", help="tokens of a row (default: 512)")
+    memory.add_argument(
+        "--answers", type=int, metavar="N", help="tokens of a batch that have a loss (default: all that can)"
+    )
+    memory.add_argument(
+        "--gpu", metavar="NAME", help="a card of the catalogue, or cpu; without it a card with bfloat16 is assumed"
+    )
+    memory.add_argument("--trace", action="store_true", help="run the whole step on tensors without data")
+    json_argument(memory)
+
+
+def _memory(asked: argparse.Namespace) -> int:
+    if asks_for_help(asked):
+        return print_knobs(asked.method)
+    from core.catalog import gpu
+    from core.config import EMBEDDED
+    from core.memory.card import largest_batch, totals, verdict_text
+    from core.memory.estimate import Sizes
+    from core.memory.setup import Device, Setup
+
+    quiet_libraries()
+    card = gpu(asked.gpu) if asked.gpu and asked.gpu.lower() != "cpu" else None
+    on_cpu = asked.gpu is not None and card is None
+    device = Device() if on_cpu else Device.of(card.capability if card is not None and card.capability else "8.0")
+    setup = Setup.of(config_of(asked), asked.batch, asked.seq, device, asked.answers)
+    source = asked.model if asked.model != EMBEDDED else EMBEDDED
+    total, trainable = _counted(source, setup)
+    ledger, reserved, made, versions = _answered(source, setup, whole=asked.trace)
+    found = totals(ledger.allocated_bytes, device, reserved)
+    fits = found.verdict(card.usable_bytes) if card is not None else None
+    if asked.json:
+        print(
+            json.dumps(
+                {
+                    "total": total, "trainable": trainable, "allocated_bytes": found.allocated,
+                    "reserved_bytes": found.reserved[1], "process_bytes": found.process[1],
+                    "reserved_range": [found.reserved[0], found.reserved[2]],
+                    "process_range": [found.process[0], found.process[2]], "peak_at": ledger.peak_at,
+                    "terms": ledger.to_dict()["terms"], "fits": fits, "usable_bytes": card and card.usable_bytes,
+                    "versions": versions,
+                },
+                ensure_ascii=False,
+            )
+        )  # fmt: skip
+        return DONE
+    _print(ledger, found, setup)
+    if card is not None:
+        print(verdict_text(found, card))
+        if made is not None:
+            most = largest_batch(made, Sizes.of(setup), device, card.usable_bytes)
+            print(f"The largest batch that fits at this length is {most:,}." if most else "Not even one row fits.")
+    return DONE
+
+
+def _counted(source: str, setup: Setup) -> tuple[int, int]:
+    """Parameters of the model, and how many of them train."""
+    from core.architecture import architecture_of_config
+    from core.catalog import architecture_of, configuration, known
+    from core.methods import METHODS
+
+    row = known(source)
+    table = architecture_of(row.name) if row is not None else architecture_of_config(configuration(source), source)
+    return table.total, METHODS[setup.method].count(table, setup.settings)
+
+
+def _answered(source: str, setup: Setup, *, whole: bool) -> tuple[Ledger, int | None, Any, dict[str, str]]:
+    """The ledger; what the allocator would reserve (None: not simulated); the surrogate that answered, if one did; and
+    the versions of what was traced.
+
+    Raises:
+        DeltalabError: the model is unknown, or its step cannot be traced.
+    """
+    from core.catalog import configuration, known
+    from core.memory.estimate import Sizes, find
+
+    row = known(source)
+    made = find(row.name, setup) if row is not None and not whole else None
+    if made is not None:
+        return made.ledger(Sizes.of(setup)), None, made, dict(made.versions)
+    import warnings
+
+    from core.memory.allocator import replay
+    from core.memory.fit import versions
+    from core.memory.trace import trace
+
+    warnings.simplefilter("ignore", FutureWarning)
+    found = trace(configuration(source), setup)
+    reserved = replay(found).most_reserved if setup.device.is_cuda else None
+    return found.ledger(), reserved, None, versions()
+
+
+def _print(ledger: Ledger, found: Any, setup: Setup) -> None:
+    from core.units import bytes_text
+
+    where = "a CPU" if not setup.device.is_cuda else f"a card of compute capability {setup.device}"
+    print(f"One step of {setup.method}, batch {setup.batch:,}, {setup.length:,} tokens, on {where}:")
+    for term in ledger.terms:
+        print(f"  {term.name:<24} {bytes_text(term.bytes):>10}  {term.formula}")
+    print(f"  {'allocated':<24} {bytes_text(found.allocated):>10}  at its most: {ledger.peak_at}")
+    for name, (low, likely, high) in (("reserved", found.reserved), ("process", found.process)):
+        band = f"estimated, {bytes_text(low)} to {bytes_text(high)}" if low != high else "simulated"
+        print(f"  {name:<24} {bytes_text(likely):>10}  {band}")

@@ -1,0 +1,129 @@
+"""From live bytes to what a card shows: allocated, reserved and process totals, and whether they fit.
+
+    allocated   live tensors, in blocks of 512 bytes: traced
+    reserved    what the caching allocator holds for them: simulated from a trace (`core.memory.allocator`); without
+                one, between the least and the most that simulations gave
+    process     with the CUDA context and the workspaces of the libraries, as nvidia-smi shows
+
+The second and third are estimated: nobody has measured them on the reader's card. So a verdict has three values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from core.memory.estimate import Sizes, Surrogate, largest
+from core.memory.setup import Device
+from core.units import GIB, MIB, bytes_text
+
+if TYPE_CHECKING:
+    from core.catalog import GpuRow
+
+# Reserved over allocated, in simulations of seven steps of 7B and 8B models (the allocator's rules replayed on traces;
+# `core.memory.allocator`): least, likely, most.
+RESERVED_FACTORS = (1.016, 1.05, 1.146)
+# CUDA context with PyTorch's kernels, by card and driver.
+CONTEXT_BYTES = (round(0.3 * GIB), round(0.45 * GIB), round(0.6 * GIB))
+# cuBLAS's workspace (aten/src/ATen/cuda/CublasHandlePool.cpp): 32 MiB on Hopper and later, else 8 MiB.
+HOPPER = (9, 0)
+# A CPU process with torch and transformers loaded and no model, as measured on Linux.
+INTERPRETER_BYTES = (round(0.4 * GIB), round(0.5 * GIB), round(0.7 * GIB))
+
+FITS, TIGHT, TOO_LARGE = "fits", "tight", "does not fit"
+
+
+@dataclass(frozen=True)
+class Totals:
+    """allocated: bytes. reserved, process: (least, likely, most) bytes. simulated: reserved is a simulation of this
+    very step."""
+
+    allocated: int
+    reserved: tuple[int, int, int]
+    process: tuple[int, int, int]
+    simulated: bool = False
+
+    def verdict(self, usable_bytes: int) -> str:
+        """fits: even the most does; tight: the least does, the most does not; does not fit: not even the least."""
+        if self.process[2] <= usable_bytes:
+            return FITS
+        return TIGHT if self.process[0] <= usable_bytes else TOO_LARGE
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def workspace_bytes(device: Device) -> int:
+    """What cuBLAS keeps for itself on a card."""
+    if device.capability is None:
+        return 0
+    return (32 if device.capability >= HOPPER else 8) * MIB
+
+
+def totals(allocated: int, device: Device, reserved: int | None = None) -> Totals:
+    """The three totals for so many live bytes.
+
+    Args:
+        reserved: simulated from a trace of this step, if there is one.
+    """
+    if not device.is_cuda:
+        # The system's allocator gives large tensors straight to and from the system: what is alive is what is held.
+        low, likely, high = (allocated + more for more in INTERPRETER_BYTES)
+        return Totals(allocated, (allocated,) * 3, (low, likely, high))
+    held = (reserved,) * 3 if reserved is not None else tuple(round(allocated * f) for f in RESERVED_FACTORS)
+    extra = workspace_bytes(device)
+    low, likely, high = (h + c + extra for h, c in zip(held, CONTEXT_BYTES, strict=True))
+    return Totals(allocated, (held[0], held[1], held[2]), (low, likely, high), reserved is not None)
+
+
+def verdict_text(found: Totals, gpu: GpuRow) -> str:
+    """The verdict as a sentence."""
+    verdict = found.verdict(gpu.usable_bytes)
+    usable = bytes_text(gpu.usable_bytes)
+    needed = f"{bytes_text(found.process[0])} to {bytes_text(found.process[2])}"
+    said = {
+        FITS: f"This step fits on {gpu.name}: it needs {needed} of {usable}.",
+        TIGHT: f"It is tight on {gpu.name}: the step needs {needed}, and {usable} can be used.",
+        TOO_LARGE: f"This step does not fit on {gpu.name}: it needs {needed}, and {usable} can be used.",
+    }
+    return said[verdict]
+
+
+def largest_batch(made: Surrogate, sizes: Sizes, device: Device, usable_bytes: int) -> int:
+    """The largest batch whose likely total fits; 0 when not even one row does.
+
+    Each row has as large a share of answer tokens as in `sizes`.
+    """
+    return largest(_fitting(made, device, usable_bytes, lambda n: _sized(sizes, n, sizes.length)))
+
+
+def largest_length(made: Surrogate, sizes: Sizes, device: Device, usable_bytes: int) -> int:
+    """The longest rows whose likely total fits at this batch; 0 when not even two tokens do. At most what the model
+    reads."""
+    most = made.regime.length[1] or 1 << 20
+    fits = _fitting(made, device, usable_bytes, lambda n: _sized(sizes, sizes.batch, n + 1))
+    return min(most, found + 1) if (found := largest(fits, most)) else 0
+
+
+def _sized(sizes: Sizes, batch: int, length: int) -> Sizes:
+    answers = sizes.answers
+    if answers is not None:
+        share = answers / (sizes.batch * (sizes.length - 1))
+        answers = max(1, round(share * batch * (length - 1)))
+    return Sizes(batch, length, answers, sizes.rank, sizes.layers)
+
+
+def _fitting(made: Surrogate, device: Device, usable: int, at: Callable[[int], Sizes]) -> Callable[[int], bool]:
+    def fits(number: int) -> bool:
+        sizes = at(number)
+        return made.holds(sizes) and totals(made.peak_bytes(sizes), device).process[1] <= usable
+
+    return fits
+
+
+__all__ = [
+    "CONTEXT_BYTES", "FITS", "RESERVED_FACTORS", "TIGHT", "TOO_LARGE", "Totals", "largest_batch",
+    "largest_length", "totals", "verdict_text", "workspace_bytes",
+]  # fmt: skip
