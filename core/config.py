@@ -146,7 +146,7 @@ class TrainConfig:
     )  # fmt: skip
     parallel: str = knob(
         "ddp",
-        "Used in several processes: ddp keeps the whole model in each; fsdp cuts weights, gradients and optimizer states "
+        "In several processes: ddp keeps the whole model in each; fsdp cuts weights, gradients and optimizer states "
         "into parts and fetches a layer's weights when it computes.",
         choices=("ddp", "fsdp"), form=False, why="ddp sends less; fsdp is for what does not fit one device.",
     )  # fmt: skip

@@ -268,9 +268,7 @@ class World:
             out |= {_of_rank(name, rank): each for rank, each in enumerate(every)}
         return out
 
-    def restore_random(
-        self, states: Mapping[str, torch.Tensor], device: torch.device, *, seed: int, step: int
-    ) -> None:
+    def restore_random(self, states: Mapping[str, torch.Tensor], device: torch.device, *, seed: int, step: int) -> None:
         """Put this process's generators into the state that was saved; one that did not exist then is seeded."""
         self.seed(seed, step)
         own = states.get(_of_rank("random.cpu", self.rank))
@@ -376,7 +374,7 @@ def check_devices(processes: int) -> None:
         raise BadInput(f"{processes} processes need as many GPUs, and this machine has {cards}.", "Start fewer.")
 
 
-# --- tensors of which a process has a part ------------------------------------------------------------------------------
+# --- tensors of which a process has a part ----------------------------------------------------------------------------
 
 
 def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -412,7 +410,7 @@ def _shard(model: Any, size: int) -> None:
 
 
 class _Pass(torch.nn.Module):
-    """A model's summed loss as a module: what DistributedDataParallel can wrap, while everybody else keeps the model."""
+    """A model's summed loss as a module, for DistributedDataParallel to wrap; everybody else keeps the model itself."""
 
     def __init__(self, model: Any, loss_sum: Callable[..., torch.Tensor]) -> None:
         super().__init__()

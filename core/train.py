@@ -136,9 +136,7 @@ def _out_of_memory(step: int, config: RunConfig, error: BaseException) -> Failed
 class _Run:
     """The state of one run; `events` walks through it."""
 
-    def __init__(
-        self, config: RunConfig, folder: Path, should_stop: Callable[[], bool], world: World = ALONE
-    ) -> None:
+    def __init__(self, config: RunConfig, folder: Path, should_stop: Callable[[], bool], world: World = ALONE) -> None:
         self.asked = config
         self.world = world
         self.folder = folder

@@ -12,8 +12,8 @@ from core.cli.arguments import (
     config_of,
     json_argument,
     method_arguments,
-    processes_argument,
     print_knobs,
+    processes_argument,
     quiet_libraries,
 )
 from core.cli.screen import carry_out
