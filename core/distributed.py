@@ -63,7 +63,7 @@ class World:
         self.rank, self.size = rank, size
         self.local_rank, self.local_size = local_rank, local_size
         self._store = store
-        self._model: Any = None  # that of the run
+        self._model: Any = None
         self._passes: Any = None  # around it, with ddp
         self._sharded = False
 
@@ -150,9 +150,9 @@ class World:
             (ids, labels) -> summed loss of these rows; the gradients that it leaves behind are summed over the
             processes.
         """
-        self._model = model
         if self.size == 1:
             return partial(loss_sum, model)
+        self._model, self._passes, self._sharded = model, None, False  # there may have been another run before
         for parameter in model.parameters():
             if parameter.requires_grad:
                 dist.broadcast(parameter.data, 0)
@@ -261,7 +261,7 @@ class World:
             own["random.cuda"] = torch.cuda.get_rng_state(device)
         if self.size == 1:
             return own
-        out = {}
+        out: dict[str, torch.Tensor] = {}
         for name, state in own.items():
             every = [torch.empty_like(state) for _ in range(self.size)]
             dist.all_gather(every, state)
@@ -338,7 +338,7 @@ def joined() -> Iterator[World]:
     elif int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield World()
     else:
-        store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+        store, rank, size = next(dist.rendezvous("env://"))
         local_rank, local_size = (int(os.environ[n]) for n in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
         with meeting(store, rank, size, local_rank, local_size) as world:
             yield world
@@ -421,7 +421,7 @@ class _Pass(torch.nn.Module):
         return self.loss_sum(self.model, ids, labels)
 
 
-def _summed(_state, bucket):  # type: ignore[no-untyped-def]  # torch compares annotations, and refuses their text
+def _summed(_state, bucket):  # torch compares annotations, and refuses their text
     """A hook for DistributedDataParallel, which would divide by the number of processes: gradients are summed."""
     sent = dist.all_reduce(bucket.buffer(), async_op=True)
     assert sent is not None

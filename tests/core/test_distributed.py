@@ -225,15 +225,6 @@ def test_a_resumed_run_of_two_equals_the_uninterrupted_one(how: str, two: Told, 
 
 
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
-def test_the_processes_of_a_run_drop_out_different_numbers(how: str, two: Told, place: Path, tmp_path: Path) -> None:
-    """On a base with dropout the losses are those of other random numbers: close, and not the same."""
-    reference = [s.loss for s in steps(alone(config(place, "full", "gpt2", steps=5), tmp_path))]
-    mine = [s.loss for s in steps(two[f"{how}-whole"])]
-    assert mine == pytest.approx(reference, rel=0.1)
-    assert mine[0] != pytest.approx(reference[0], rel=SUMS)
-
-
-@pytest.mark.parametrize("how", ["ddp", "fsdp"])
 def test_a_run_goes_on_in_another_number_of_processes(how: str, two: Told, place: Path, tmp_path: Path) -> None:
     """Begun by two and ended by one; begun by one and ended by two."""
     whole = alone(config(place, "full"), tmp_path)
@@ -257,6 +248,8 @@ def test_a_checkpoint_holds_whole_tensors(how: str, two: Told, place: Path, tmp_
     found = load_file(place / f"{how}-copy" / CHECKPOINT)
     own = load_file(tmp_path / CHECKPOINT)
     assert found.keys() == own.keys() | {"random.cpu.1"}
+    assert torch.equal(found["random.cpu"], own["random.cpu"])  # rank 0 goes on with what it would have had alone
+    assert not torch.equal(found["random.cpu"], found["random.cpu.1"])  # the others drop out other numbers
     for name, tensor in own.items():
         if not name.startswith("random"):
             torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=WEIGHTS, msg=name)
@@ -398,7 +391,7 @@ def wait_for_step(home: Path, step: int) -> str:
 def test_the_command_line_trains_in_two_processes_and_stops_and_resumes(place: Path, tmp_path: Path) -> None:
     """Ctrl-C stops both after a step; a SIGKILL of the first ends the second; what is left is resumed by one."""
     flags = ["--base", str(place / "llama_biased"), "--data", str(place / "rows.jsonl"), "--processes", "2", "--json"]
-    knobs = ["--set", "steps=300", "batch_size=5", "eval_items=4", "checkpoint_every=2", "precision=float32"]
+    knobs = ["--set", "steps=200", "batch_size=5", "eval_items=4", "checkpoint_every=50", "precision=float32"]
     with cli("train", *flags, *knobs, home=tmp_path) as first:
         run = wait_for_step(tmp_path, 4)
         first.send_signal(signal.SIGINT)
@@ -418,7 +411,7 @@ def test_the_command_line_trains_in_two_processes_and_stops_and_resumes(place: P
     code, out, err = answer(cli("runs", "resume", run, "--json", home=tmp_path))
     assert code == 0, err
     told = json.loads(out)
-    assert (told["status"], told["step"]) == ("finished", 300)
+    assert (told["status"], told["step"]) == ("finished", 200)
     assert sorted(p.name for p in Path(told["adapter"]).iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors", "deltalab.json",
     ]  # fmt: skip
