@@ -36,12 +36,11 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 
-from core.batches import IGNORED, Batch
 from core.errors import BadInput
 from core.events import Event, Failed, from_dict, to_dict
 
 T = TypeVar("T")
-LossSum = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+LossSum = Callable[[Any], torch.Tensor]  # of a batch
 
 STRATEGIES = ("ddp", "fsdp")
 # How long one waits for another: rank 0 may load, or write a large file, while the others have nothing to do.
@@ -142,13 +141,12 @@ class World:
         """Prepare `model`, with its method attached, to be trained together; its trained values become those of rank 0.
 
         Args:
-            loss_sum: (model, ids, labels) -> summed loss.
+            loss_sum: (model, batch) -> summed loss: the objective's.
             strategy: one of STRATEGIES. "fsdp" puts other parameters (DTensors) in the place of the model's own, so an
                 optimizer is made afterwards.
 
         Returns:
-            (ids, labels) -> summed loss of these rows; the gradients that it leaves behind are summed over the
-            processes.
+            batch -> summed loss of these rows; the gradients that it leaves behind are summed over the processes.
         """
         if self.size == 1:
             return partial(loss_sum, model)
@@ -170,15 +168,9 @@ class World:
         self._passes = passes
         return cast(LossSum, passes)
 
-    def share(self, batch: Batch) -> Batch:
-        """This process's rows of a batch; `answer_tokens` stays that of all of it. A process for which no row is left
-        gets one without labels: it must take part in the pass, and adds nothing to it."""
-        if self.size == 1:
-            return batch
-        ids, labels = batch.ids[self.rank :: self.size], batch.labels[self.rank :: self.size]
-        if not len(ids):
-            ids, labels = batch.ids[:1], torch.full_like(batch.labels[:1], IGNORED)
-        return dataclasses.replace(batch, ids=ids, labels=labels)
+    def share(self, batch: Any) -> Any:
+        """This process's rows of a batch (an objective's)."""
+        return batch if self.size == 1 else batch.part(self.rank, self.size)
 
     def passing(self, *, last: bool) -> Any:
         """Context for one forward and backward pass. Gradients are summed over the processes in the step's last one;
@@ -417,8 +409,8 @@ class _Pass(torch.nn.Module):
         self.model = model
         self.loss_sum = loss_sum
 
-    def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return self.loss_sum(self.model, ids, labels)
+    def forward(self, batch: Any) -> torch.Tensor:
+        return self.loss_sum(self.model, batch)
 
 
 def _summed(_state, bucket):  # torch compares annotations, and refuses their text

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 from core import events
 from core.batches import IGNORED, Batch
+from core.classify import TextBatch
 from core.cli.stored import OWNER
 from core.config import RunConfig, problems, resolved, with_settings
 from core.distributed import World
@@ -56,8 +57,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("together")
     checkpoints.write("llama_biased", folder)
     checkpoints.write("gpt2", folder)
+    checkpoints.write_encoder("bert", folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     lines = [{"prompt": "twice " + "very " * (i % 5) + str(i), "completion": f"{2 * i}"} for i in range(40)]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    texts = [
+        f"{'very ' * (i % 5)}{word} {i},{label}" for i in range(20) for word, label in (("good", "yes"), ("bad", "no"))
+    ]
+    (folder / "labels.csv").write_text("\n".join(["text,label", *texts]), encoding="utf-8")
     return folder
 
 
@@ -67,7 +73,8 @@ def config(place: Path, method: str = "lora", family: str = "llama_biased", **lo
         "learning_rate": 1e-2, "steps": STEPS, "batch_size": 5, "eval_items": 4, "eval_every": 2,
         "precision": "float32",
     } | loop  # fmt: skip
-    run = RunConfig(base=str(place / family), task=None, data=str(place / "rows.jsonl"), method=method)
+    data = place / ("labels.csv" if family == "bert" else "rows.jsonl")
+    run = RunConfig(base=str(place / family), task=None, data=str(data), method=method)
     return resolved(with_settings(run, settings))
 
 
@@ -90,6 +97,7 @@ def runs(place: Path) -> dict[str, dict[str, Any]]:
     for how in ("ddp", "fsdp"):
         # Passes of one row: for the second process none is left. A base with dropout: the random state takes part.
         add(f"{how}-few", config(place, "full", batch_size=1, accumulation=3, parallel=how))
+        add(f"{how}-labels", config(place, "full", "bert", batch_size=3, parallel=how))
         add(f"{how}-whole", config(place, "full", "gpt2", steps=5, parallel=how))
         add(f"{how}-stopped", config(place, "full", "gpt2", steps=5, parallel=how), f"{how}-parts", stop_after=3)
         add(f"{how}-resumed", config(place, "full", "gpt2", steps=5, parallel=how), f"{how}-parts", resume=True)
@@ -202,6 +210,14 @@ def test_a_process_without_a_row_takes_part_and_passes_add_up(how: str, two: Tol
     assert any("without a row" in note for note in started.notes)
 
 
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_a_classifier_is_shared_too(how: str, two: Told, place: Path, tmp_path: Path) -> None:
+    reference = alone(config(place, "full", "bert", batch_size=3), tmp_path)
+    check_equal(two[f"{how}-labels"], reference)
+    check_same_adapter(place / f"{how}-labels", tmp_path)
+    assert [e.macro_f1 for e in scores(two[f"{how}-labels"])] == [e.macro_f1 for e in scores(reference)] != []
+
+
 def test_the_embedded_base_scores_its_task_and_its_old_skills_the_same(two: Told, place: Path, tmp_path: Path) -> None:
     reference = alone(embedded(), tmp_path)
     check_equal(two["embedded"], reference)
@@ -308,13 +324,15 @@ def test_an_impossible_number_of_processes_is_refused(count: int, said: str, pla
 
 
 def test_every_row_and_every_item_is_somebodys() -> None:
-    batch = Batch(torch.arange(10).reshape(5, 2), torch.ones(5, 2, dtype=torch.long), 5)
-    parts = [World(rank, 3).share(batch) for rank in range(3)]
-    assert sorted(int(row[0]) for part in parts for row in part.ids) == [0, 2, 4, 6, 8]
-    assert {part.answer_tokens for part in parts} == {5}
-    none = World(7, 8).share(batch)
-    assert none.ids.shape == (1, 2)
-    assert set(none.labels.flatten().tolist()) == {IGNORED}
+    ids, ones = torch.arange(10).reshape(5, 2), torch.ones(5, 2, dtype=torch.long)
+    for batch in (Batch(ids, ones, 5), TextBatch(ids, ones, ones, ones[:, 0])):
+        parts = [World(rank, 3).share(batch) for rank in range(3)]
+        assert sorted(int(row[0]) for part in parts for row in part.ids) == [0, 2, 4, 6, 8]
+        assert [part.count for part in parts] == [2, 2, 1]
+        none = World(7, 8).share(batch)
+        assert none.ids.shape == (1, 2)
+        assert set(none.labels.flatten().tolist()) == {IGNORED}
+        assert none.count == 0
     things = list(range(7))
     dealt = [World(rank, 3).part(things) for rank in range(3)]
     assert sorted(x for part in dealt for x in part) == things
