@@ -78,7 +78,7 @@ def knobs(defaults: RunConfig) -> list[Knob]:
     for part, value in (("settings", settings), ("train", defaults.train)):
         kinds = typing.get_type_hints(type(value))
         for f in dataclasses.fields(value):
-            if not f.metadata:
+            if not f.metadata or not f.metadata["form"]:
                 continue
             kind = next((a for a in typing.get_args(kinds[f.name]) if a is not type(None)), kinds[f.name])
             default = getattr(value, f.name)

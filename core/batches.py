@@ -37,6 +37,16 @@ class Batch:
         """What the loss is summed over: the answers' tokens."""
         return self.answer_tokens
 
+    def part(self, rank: int, size: int) -> Batch:
+        """The rows of one of `size` processes: from row `rank` on, every size-th. If none is left, a row without labels,
+        because a process without rows must take part in the pass all the same, and add nothing to it."""
+        import torch
+
+        ids, labels = self.ids[rank::size], self.labels[rank::size]
+        if not len(ids):
+            ids, labels = self.ids[:1], torch.full_like(self.labels[:1], IGNORED)
+        return Batch(ids, labels, int((labels[:, 1:] != IGNORED).sum()))
+
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
         return Batch(self.ids.to(device), self.labels.to(device), self.answer_tokens)

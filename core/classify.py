@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from core.base import READS_PAIRS, Base, context_tokens, labels_of
+from core.batches import IGNORED
 from core.config import RunConfig
+from core.distributed import ALONE, World
 from core.errors import BadInput
 from core.evaluate import evaluating
 from core.labelled import LabelledText, read_labelled, split_labelled, tokens_of
@@ -39,7 +41,7 @@ class EncodedText:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """ids, types, mask: (texts, tokens), padded on the right; labels: (texts,), numbers of labels."""
+    """ids, types, mask: (texts, tokens), padded on the right; labels: (texts,), numbers of labels, or IGNORED."""
 
     ids: torch.Tensor
     types: torch.Tensor
@@ -49,7 +51,14 @@ class TextBatch:
     @property
     def count(self) -> int:
         """How many labels the loss is summed over."""
-        return len(self.labels)
+        return int((self.labels != IGNORED).sum())
+
+    def part(self, rank: int, size: int) -> TextBatch:
+        """The texts of one of `size` processes; if none is left, one without a label: see `core.batches.Batch.part`."""
+        own = TextBatch(*(t[rank::size] for t in (self.ids, self.types, self.mask, self.labels)))
+        if len(own.labels):
+            return own
+        return TextBatch(self.ids[:1], self.types[:1], self.mask[:1], torch.full_like(self.labels[:1], IGNORED))
 
     def to(self, device: torch.device) -> TextBatch:
         """The same on another device."""
@@ -133,21 +142,25 @@ class Classification:
     def loss_sum(self, model: Any, batch: TextBatch) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(label_logits(model, batch), batch.labels, reduction="sum")
 
-    def score(self, model: Any, batch_size: int) -> Scores:
+    def score(self, model: Any, batch_size: int, world: World = ALONE) -> Scores:
         rows = self.held_out_rows
         if not rows:
             return Scores(None, None, 0)
         device = next(model.parameters()).device
         order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))  # less padding
-        given, loss = [0] * len(rows), 0.0
+        parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        mine: list[tuple[float, list[int]]] = []
         with evaluating(model):
-            for start in range(0, len(order), batch_size):
-                part = order[start : start + batch_size]
+            for part in world.part(parts):
                 batch = stack([rows[i] for i in part], pad_id(self.tokenizer)).to(device)
                 logits = label_logits(model, batch)
-                loss += float(torch.nn.functional.cross_entropy(logits, batch.labels, reduction="sum"))
-                for i, label in zip(part, logits.argmax(1).tolist(), strict=True):
-                    given[i] = label
+                summed = float(torch.nn.functional.cross_entropy(logits, batch.labels, reduction="sum"))
+                mine.append((summed, logits.argmax(1).tolist()))
+        given, loss = [0] * len(rows), 0.0
+        for part, (summed, labels) in zip(parts, world.together(mine, len(parts)), strict=True):
+            loss += summed
+            for i, label in zip(part, labels, strict=True):
+                given[i] = label
         wanted = [row.label for row in rows]
         right = [w == g for w, g in zip(wanted, given, strict=True)]
         samples = tuple(

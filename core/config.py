@@ -35,6 +35,7 @@ def knob(
     why: str = "",
     folded: bool = True,
     log: bool = False,
+    form: bool = True,
 ) -> Any:
     """A dataclass field with what a form, a flag and a check need to know about it.
 
@@ -48,10 +49,11 @@ def knob(
         why: the reason for the default.
         folded: hidden under "More settings" in a form.
         log: the form's slider moves in powers (learning rates).
+        form: whether a form offers it at all; False for what only makes sense in a terminal.
     """
     meta = {
         "doc": doc, "unit": unit, "low": low, "high": high, "choices": choices, "warn_low": warn_low,
-        "warn_high": warn_high, "why": why, "folded": folded, "log": log,
+        "warn_high": warn_high, "why": why, "folded": folded, "log": log, "form": form,
     }  # fmt: skip
     return field(default=default, metadata=meta)
 
@@ -141,6 +143,12 @@ class TrainConfig:
     held_out: float = knob(
         0.1, "Share of your own data kept back for scoring.", low=0.0, high=0.5,
         why="What was trained on cannot say how well it was learnt.",
+    )  # fmt: skip
+    parallel: str = knob(
+        "ddp",
+        "In several processes: ddp keeps the whole model in each; fsdp cuts weights, gradients and optimizer states "
+        "into parts and fetches a layer's weights when it computes.",
+        choices=("ddp", "fsdp"), form=False, why="ddp sends less; fsdp is for what does not fit one device.",
     )  # fmt: skip
 
 
@@ -327,6 +335,8 @@ def problems(config: RunConfig) -> list[str]:
     if config.train.learning_rate == 0:
         out.append("A learning rate of 0 trains nothing; give a positive one.")
     out += _range_problems(config.train)
+    if config.train.parallel == "fsdp":
+        out += _sharding_problems(config)
     if config.train.gradient_checkpointing and not METHODS[config.method].CHECKPOINTS:
         out.append(
             f"{METHODS[config.method].TITLE} does not work with gradient_checkpointing, which throws away the cache "
@@ -337,6 +347,25 @@ def problems(config: RunConfig) -> list[str]:
         extra = getattr(METHODS[config.method], "problems", None)
         if extra is not None:
             out += extra(config.settings)
+    return out
+
+
+def _sharding_problems(config: RunConfig) -> list[str]:
+    """What cannot be cut into parts."""
+    from core.methods import METHODS
+
+    out = []
+    if METHODS[config.method].BASE == "quantized":
+        # https://github.com/bitsandbytes-foundation/bitsandbytes/issues/1945, .../huggingface/accelerate/issues/3983
+        out.append(
+            f"{METHODS[config.method].TITLE} does not work with parallel=fsdp, which takes 4-bit weights apart without "
+            "the block scales that they are read with; set parallel to ddp, or the method to lora."
+        )
+    if config.train.optimizer != "adamw":
+        out.append(
+            f"The optimizer {config.train.optimizer} keeps its states for whole tensors, which parallel=fsdp cuts into "
+            "parts; set optimizer to adamw, whose states are divided among the processes."
+        )
     return out
 
 

@@ -16,6 +16,7 @@ import torch
 
 from core.base import context_tokens
 from core.batches import IGNORED, collate
+from core.distributed import ALONE, World
 from core.errors import BadInput
 from core.template import Dialogue, Encoded, Message, pad_id, prompt_ids, template_of
 
@@ -223,32 +224,45 @@ def stream(
         raise failure[0]
 
 
-def score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> Scored:
-    """Generate an answer to every item and check it.
+def score(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], world: World = ALONE
+) -> Scored:
+    """Generate an answer to every item and check it; the processes of `world` share the items.
 
     No answer may be much longer than the longest reference: eight tokens more are allowed, then it is cut (and wrong).
     """
     if not items:
         return Scored(0.0, (), ())
     reference_tokens = max(len(tokenizer(item.reference, add_special_tokens=False)["input_ids"]) for item in items)
-    answers = generate(model, tokenizer, [item.messages for item in items], reference_tokens + 8)
+    mine = generate(model, tokenizer, [item.messages for item in world.part(items)], reference_tokens + 8)
+    answers = world.together(mine, len(items))
     right = tuple(item.right(answer) for item, answer in zip(items, answers, strict=True))
     return Scored(sum(right) / len(right), tuple(answers), right)
 
 
 def answer_loss(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Encoded], *, batch_size: int = 32
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Encoded],
+    *,
+    batch_size: int = 32,
+    world: World = ALONE,
 ) -> float | None:
-    """Mean cross-entropy of the answers' tokens, in nats; every token counts the same. None without any."""
-    total, tokens = 0.0, 0
+    """Mean cross-entropy of the answers' tokens, in nats; every token counts the same. None without any.
+
+    The processes of `world` share the batches, which are the same however many they are.
+    """
+    sums: list[tuple[float, int]] = []
     device = next(model.parameters()).device
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
     with evaluating(model):
-        for start in range(0, len(order), batch_size):
+        starts = range(0, len(order), batch_size)
+        for start in world.part(starts):
             batch = collate([examples[i] for i in order[start : start + batch_size]], pad_id(tokenizer))
             loss = answer_loss_sum(model, batch.ids.to(device), batch.labels.to(device))
-            total += float(loss)
-            tokens += batch.answer_tokens
+            sums.append((float(loss), batch.answer_tokens))
+    found = world.together(sums, len(starts))
+    total, tokens = sum(loss for loss, _ in found), sum(tokens for _, tokens in found)
     return total / tokens if tokens else None
 
 

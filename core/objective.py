@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from core.base import CLASSIFICATION, Base, context_tokens, is_classifier, kind_of_base, locate
 from core.batches import Batch, collate
 from core.config import EMBEDDED, RunConfig
+from core.distributed import ALONE, World
 from core.errors import BadInput
 from core.evaluate import Item, answer_loss, answer_loss_sum, item_of, score, stream
 from core.template import Dialogue, Encoded, Message, dialogue, encode_all, pad_id, template_of
@@ -36,6 +37,9 @@ class Counted(Protocol):
 
     @property
     def count(self) -> int: ...
+
+    def part(self, rank: int, size: int) -> Counted:
+        """The rows of one of `size` processes; if none is left for it, a row that counts nothing."""
 
     def to(self, device: torch.device) -> Counted:
         """The same on another device."""
@@ -83,8 +87,9 @@ class Objective(Protocol):
     def loss_sum(self, model: Any, batch: Any) -> torch.Tensor:
         """Sum of the cross-entropy over what the batch counts, in nats."""
 
-    def score(self, model: Any, batch_size: int) -> Scores:
-        """Score the held-out examples; deterministic, and the same for every run on the same data."""
+    def score(self, model: Any, batch_size: int, world: World = ALONE) -> Scores:
+        """Score the held-out examples; deterministic, and the same for every run on the same data. The processes of
+        `world` share the work; each gets the whole result."""
 
 
 def objective_for(config: RunConfig) -> Objective:
@@ -235,10 +240,10 @@ class CausalLM:
     def loss_sum(self, model: Any, batch: Batch) -> torch.Tensor:
         return answer_loss_sum(model, batch.ids, batch.labels)
 
-    def score(self, model: Any, batch_size: int) -> Scores:
-        loss = answer_loss(model, self.tokenizer, self.held_out_rows, batch_size=batch_size)
-        scored = score(model, self.tokenizer, self.items)
-        skills = {name: score(model, self.tokenizer, part).share for name, part in self.skills.items()}
+    def score(self, model: Any, batch_size: int, world: World = ALONE) -> Scores:
+        loss = answer_loss(model, self.tokenizer, self.held_out_rows, batch_size=batch_size, world=world)
+        scored = score(model, self.tokenizer, self.items, world)
+        skills = {name: score(model, self.tokenizer, part, world).share for name, part in self.skills.items()}
         rows = list(zip(self.items, scored.answers, scored.right, strict=True))[:SAMPLES]
         samples = tuple(
             {"prompt": item.messages[-1].content, "reference": item.reference, "output": text, "right": right}

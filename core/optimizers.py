@@ -142,6 +142,8 @@ def load_optimizer_state(
     Raises:
         BadInput: another kind of optimizer, other parameters, or a state that is incomplete.
     """
+    from core.distributed import part_like
+
     parameters = _parameters(optimizer)
     kind = type(optimizer).__name__
     if described.get("kind") != kind:
@@ -171,8 +173,9 @@ def load_optimizer_state(
             optimizer.state.pop(parameter, None)
             continue
         state = _empty_state(optimizer, parameter, place)
+        here = {key: part_like(tensors[f"{index}.{key}"], parameter) for key in names}
         for key in names:
-            saved = tensors[f"{index}.{key}"]
+            saved = here[key]
             if _is_tensor(state.get(key)):
                 # In place: a paged tensor must stay the paged one.
                 state[key].copy_(saved)

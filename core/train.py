@@ -9,6 +9,9 @@ How a step works: the run's objective (core/objective.py) makes the batches and 
 answers' tokens or the labels; gradients of all accumulated passes are divided by their number in the whole step,
 clipped, and handed to the optimizer.
 
+In several processes (`core.distributed`) every one walks through this loop in step with the others, each with its rows
+of every batch; what rank 0 yields is the run.
+
 What it promises: the same config and seed on the same machine give the same losses, bit for bit; a run that was stopped
 or killed and resumed from its checkpoint continues as if nothing had happened; files appear whole or not at all.
 """
@@ -20,6 +23,7 @@ import json
 import math
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -32,6 +36,7 @@ from safetensors import SafetensorError
 from core.base import load_base
 from core.batches import Plan
 from core.config import RunConfig, resolved
+from core.distributed import ALONE, World, joined, part_like, whole_tensor
 from core.errors import BadInput, DeltalabError, Diverged, OutOfMemory
 from core.events import Evaluated, Event, Failed, Finished, Sampled, Saved, Started, Step, Stopped
 from core.memory.measure import Mark, measure_step
@@ -61,9 +66,9 @@ def learning_rate_factor(step: int, steps: int, warmup: float, schedule: str) ->
     return 1.0
 
 
-def pick_device() -> torch.device:
-    """The first CUDA device, else the CPU."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+def pick_device(number: int = 0) -> torch.device:
+    """The first CUDA device, or the one of that number, else the CPU."""
+    return torch.device("cuda", number) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def train(
@@ -78,18 +83,27 @@ def train(
     The last event is Finished, Stopped or Failed. Mistakes of the user, lack of memory and a diverging loss are
     reported as Failed with a sentence and advice; only defects of this program raise.
 
+    In several processes rank 0's arguments hold for all; the events of the others are of no interest.
+
     Args:
         folder: receives `adapter/` (the method's own saved form) and `checkpoint.safetensors`.
         resume: go on from the checkpoint in `folder`, if there is one.
         should_stop: asked before every step; True ends the run after a checkpoint.
     """
-    run = _Run(config, Path(folder), should_stop)
+    with joined() as world:
+        asked, place, resume = world.told([config.to_dict(), str(Path(folder).absolute()), resume])
+        run = _Run(RunConfig.from_dict(asked) if world.size > 1 else config, Path(place), should_stop, world)
+        yield from world.relay(_told(run, resume))
+
+
+def _told(run: _Run, resume: bool) -> Iterator[Event]:
+    """A run's events; what goes wrong is the last of them."""
     try:
         yield from run.events(resume)
     except DeltalabError as error:
         yield Failed(run.step, error.kind, error.sentence, error.advice)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        yield _out_of_memory(run.step, config, error)
+        yield _out_of_memory(run.step, run.asked, error)
     except (OSError, SafetensorError) as error:
         if "No space left" not in str(error) and "Disk quota" not in str(error):
             raise
@@ -103,7 +117,7 @@ def train(
         # The CPU allocator has no exception class of its own.
         if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
             raise
-        yield _out_of_memory(run.step, config, error)
+        yield _out_of_memory(run.step, run.asked, error)
 
 
 def _out_of_memory(step: int, config: RunConfig, error: BaseException) -> Failed:
@@ -122,8 +136,9 @@ def _out_of_memory(step: int, config: RunConfig, error: BaseException) -> Failed
 class _Run:
     """The state of one run; `events` walks through it."""
 
-    def __init__(self, config: RunConfig, folder: Path, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, config: RunConfig, folder: Path, should_stop: Callable[[], bool], world: World = ALONE) -> None:
         self.asked = config
+        self.world = world
         self.folder = folder
         self.should_stop = should_stop
         self.step = 0
@@ -144,20 +159,21 @@ class _Run:
         assert loop.learning_rate is not None
         self.steps, self.peak_rate = loop.steps, loop.learning_rate
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.device = pick_device()
+        self.device = pick_device(self.world.local_rank)
         if self.device.type == "cpu":
-            torch.set_num_threads(best_threads())
+            torch.set_num_threads(max(1, best_threads() // self.world.local_size))
         self.objective = objective_for(self.config)
         torch.manual_seed(self.config.seed)
-        self.precision = pick_precision(self.device) if loop.precision == "auto" else loop.precision
+        self.precision = self.world.told(pick_precision(self.device) if loop.precision == "auto" else loop.precision)
         how = loading(self.config.method, self.precision, str(self.device))
+        # What will be cut into parts is whole in the CPU's memory first; the parts go to the device.
+        start = torch.device("cpu") if self.world.size > 1 and loop.parallel == "fsdp" else self.device
+        how["device"] = "cpu" if start.type == "cpu" else how["device"]
         self.base = load_base(self.config.base, revision=self.config.revision, **how, **self.objective.loading)
         self.model: Any = self.base.model
         self.tokenizer = self.base.tokenizer
         self.total = sum(p.numel() for p in self.model.parameters())
-        self.attached = attach(
-            self.model, self.config.method, self.config.settings, keep_base=False, device=self.device
-        )
+        self.attached = attach(self.model, self.config.method, self.config.settings, keep_base=False, device=start)
         self.model = self.attached.model
         self.objective.prepare(self.base)  # (a trained prompt leaves less room for the examples)
         fused = self.model.config._attn_implementation != "eager"  # (some families have no other, and say so loudly)
@@ -165,7 +181,15 @@ class _Run:
             self.model.set_attn_implementation("eager")
         if loop.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        lengths = self.objective.lengths
+        self.world.check_same(
+            [self.base.facts["fingerprint"], zlib.crc32(str(lengths).encode())],
+            "The processes do not have the same base or the same data.",
+            "Put the same files under the same paths on every machine.",
+        )
+        self.world.seed(self.config.seed)
         self.model.train()
+        self.loss_sum = self.world.wrap(self.model, self.objective.loss_sum, loop.parallel)
         self.named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.parameters = list(self.named.values())
         self.trainable = sum(p.numel() for p in self.parameters)
@@ -177,11 +201,12 @@ class _Run:
             loop.weight_decay,
             [factors.get(name, 1.0) for name in self.named],
         )
-        lengths = self.objective.lengths
         self.plan = Plan(lengths, loop.batch_size, self.config.seed, buckets=loop.length_buckets)
         # Memory is measured in the step that computes on most tokens, once the optimizer's state exists: of the first
-        # epoch, or the second step where an epoch is shorter than that.
-        later = range(2, min(self.steps, max(2, self.plan.per_epoch // loop.accumulation)) + 1)
+        # epoch, or the first possible step where an epoch is shorter than that. (In several processes the second step
+        # arranges their buckets anew.)
+        first = 2 if self.world.size == 1 else 3
+        later = range(first, min(self.steps, max(first, self.plan.per_epoch // loop.accumulation)) + 1)
         self.measured_step = max(later, key=self._padded_tokens, default=0)
         return Started(
             config=self.config.to_dict(),
@@ -194,7 +219,7 @@ class _Run:
             held_out=self.objective.held_out,
             steps=self.steps,
             versions=versions(),
-            notes=(*self.objective.notes, *optimizer_notes),
+            notes=(*self.objective.notes, *optimizer_notes, *self.world.notes(loop.parallel, self.plan.size)),
             time=time.time(),
         )
 
@@ -214,7 +239,7 @@ class _Run:
         if resume:
             self._load_checkpoint()
         yield dataclasses.replace(started, resumed_at=self.step)
-        if self.step == 0 and not self.should_stop():
+        if self.step == 0 and not self.world.agreed(self.should_stop()):
             # The first loss is shown at once: it is the base's own, because the update waits until the base is scored.
             first = self._gradient_step()
             self.first_loss_seconds = time.perf_counter() - began
@@ -224,7 +249,7 @@ class _Run:
         evaluate_every = self.loop.eval_every or max(1, math.ceil(self.steps / 4))
         saved_at = time.perf_counter()
         while self.step < self.steps:
-            if self.should_stop():
+            if self.world.agreed(self.should_stop()):
                 yield self._save_checkpoint()
                 yield Stopped(self.step, self.seconds)
                 return
@@ -233,7 +258,8 @@ class _Run:
             if not last and self.step % evaluate_every == 0:
                 yield from self._evaluate()
             every = self.loop.checkpoint_every
-            due = self.step % every == 0 if every else time.perf_counter() - saved_at >= CHECKPOINT_SECONDS
+            late = time.perf_counter() - saved_at >= CHECKPOINT_SECONDS
+            due = self.step % every == 0 if every else self.world.agreed(late)
             if due and not last:
                 yield self._save_checkpoint()
                 saved_at = time.perf_counter()
@@ -249,7 +275,8 @@ class _Run:
                 self._apply(mark)
                 return event
 
-            event, ledger = measure_step(both, self.model, self.optimizer, self.device)
+            buffers = self.world.buffer_bytes()
+            event, ledger = measure_step(both, self.model, self.optimizer, self.device, buffers)
             self.ledger = ledger.to_dict()
             self.peak_bytes = max(self.peak_bytes, ledger.allocated_bytes)
             return event
@@ -285,15 +312,16 @@ class _Run:
         loss = 0.0
         for batch in batches:
             mark("forward")
-            on_device = batch.to(self.device)
-            with self._autocast():
-                part = self.objective.loss_sum(self.model, on_device) / max(tokens, 1)
-            mark("backward")
-            part.backward()
+            mine = self.world.share(batch).to(self.device)
+            with self.world.passing(last=batch is batches[-1]):
+                with self._autocast():
+                    part = self.loss_sum(mine) / max(tokens, 1)
+                mark("backward")
+                part.backward()
             loss += part.detach().item()
         limit = self.loop.clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit).item()
-        return loss, norm, tokens
+        norm = whole_tensor(torch.nn.utils.clip_grad_norm_(self.parameters, limit)).item()
+        return self.world.sum(loss), norm, tokens
 
     def _apply(self, mark: Mark = lambda part: None) -> None:
         """The second half of a step: the optimizer moves the weights, and the gradients are freed."""
@@ -331,7 +359,7 @@ class _Run:
         start = time.perf_counter()
         with self._autocast():
             # A batch that fits the step fits here too.
-            scores = self.objective.score(self.model, min(32, self.loop.batch_size))
+            scores = self.objective.score(self.model, min(32, self.loop.batch_size), self.world)
         yield Evaluated(
             step=step,
             task=self.config.task or "your data",
@@ -354,9 +382,10 @@ class _Run:
         tensors, described = optimizer_state(self.optimizer)
         content = {f"parameter.{n}": p.detach() for n, p in self.named.items()}
         content |= {f"optimizer.{n}": t for n, t in tensors.items()}
-        content["random.cpu"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            content["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        content |= self.world.random_states(self.device)
+        here = self.world.collected(content)
+        if not self.world.is_main:
+            return Saved(self.step, "checkpoint", CHECKPOINT, 0)
         state = {
             "format": FORMAT, "step": self.step, "seconds": self.seconds, "tokens": self.tokens,
             "peak_bytes": self.peak_bytes, "ledger": self.ledger, "first_loss_seconds": self.first_loss_seconds,
@@ -364,8 +393,6 @@ class _Run:
         }  # fmt: skip
         path = self.folder / CHECKPOINT
         temporary = path.with_suffix(".partial")
-        # To the CPU one by one: a copy of everything on the device could be what does not fit there.
-        here = {n: t.contiguous().cpu() for n, t in content.items()}
         save_file(here, temporary, metadata={"state": json.dumps(state)})
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -381,7 +408,13 @@ class _Run:
         from safetensors import safe_open
 
         path = self.folder / CHECKPOINT
-        if not path.exists():
+        found = path.stat().st_size if path.exists() else None
+        self.world.check_same(
+            found,
+            "The processes do not see the same checkpoint.",
+            "Put DELTALAB_HOME on a disk that all machines share, under the same path.",
+        )
+        if found is None:
             return
         with safe_open(path, framework="pt") as file:
             state = json.loads(file.metadata()["state"])
@@ -400,23 +433,24 @@ class _Run:
             )
         with torch.no_grad():
             for name, parameter in self.named.items():
-                parameter.copy_(content[f"parameter.{name}"])
+                parameter.copy_(part_like(content[f"parameter.{name}"], parameter))
         prefix = "optimizer."
         load_optimizer_state(
             self.optimizer,
             {n.removeprefix(prefix): t for n, t in content.items() if n.startswith(prefix)},
             state["optimizer"],
         )
-        torch.set_rng_state(content["random.cpu"])
-        if self.device.type == "cuda" and "random.cuda" in content:
-            torch.cuda.set_rng_state(content["random.cuda"], self.device)
+        self.world.restore_random(content, self.device, seed=self.config.seed, step=state["step"])
         self.step, self.seconds, self.tokens = state["step"], state["seconds"], state["tokens"]
         self.peak_bytes, self.ledger = state["peak_bytes"], state["ledger"]
         self.first_loss_seconds = state["first_loss_seconds"]
 
     def _finish(self) -> Iterator[Event]:
         target = self.folder / ADAPTER
-        self.attached.save(target)
+        with self.world.whole(self.model):
+            if self.world.is_main:
+                self.attached.save(target)
+        self.world.wait()
         size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
         yield Saved(self.step, "adapter", ADAPTER, size)
         yield Finished(
@@ -432,7 +466,8 @@ class _Run:
             ledger=self.ledger,
         )
         # Only when the consumer comes back for more has it made the end safe; until then a kill can go on from here.
-        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        if self.world.is_main:
+            (self.folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 def _device_name(device: torch.device) -> str:

@@ -89,6 +89,12 @@ def pairs_of(texts: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
+def processes_argument(one: argparse.ArgumentParser) -> None:
+    """How many processes carry a run out."""
+    text = "share each batch among so many processes, one per GPU if there are any (default: 1)"
+    one.add_argument("--processes", type=int, default=1, metavar="N", help=text)
+
+
 def asks_for_help(asked: argparse.Namespace) -> bool:
     return bool(asked.settings) and asked.settings[0] == "help"
 

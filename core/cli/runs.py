@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.cli.arguments import DONE, command, json_argument
+from core.cli.arguments import DONE, command, json_argument, processes_argument
 from core.cli.screen import carry_out
 from core.cli.stored import OWNER, find_run, open_store, percent, score_line, summary
 from core.errors import BadInput
@@ -38,6 +38,7 @@ def add(commands: Any) -> None:
     resume = action("resume", _runs_resume, "go on with a run that was interrupted, cancelled or failed")
     for one in (show, resume):
         one.add_argument("run", metavar="RUN", help="the run's id or its beginning, or last")
+    processes_argument(resume)
     for name, do, text in (
         ("cancel", _runs_cancel, "stop runs after their current step"),
         ("delete", _runs_delete, "forget runs and remove their files"),
@@ -105,10 +106,14 @@ def _runs_show(asked: argparse.Namespace) -> int:
 def _runs_resume(asked: argparse.Namespace) -> int:
     import secrets
 
+    from core.processes import follow, is_follower
+
+    if is_follower():
+        return follow()
     store = open_store()
     run_id = find_run(store, asked.run)
     store.resume(run_id, OWNER, key=secrets.token_hex(16), direct=True)
-    return carry_out(store, run_id, as_json=asked.json)
+    return carry_out(store, run_id, as_json=asked.json, processes=asked.processes)
 
 
 def _runs_cancel(asked: argparse.Namespace) -> int:

@@ -24,10 +24,13 @@ def carry_out(
     run_id: str,
     *,
     as_json: bool,
+    processes: int = 1,
     data: Report | LabelReport | None = None,
     forget_bad_input: bool = False,
 ) -> int:
-    """Execute a queued run in this process and tell how it went; `data` is the report on the person's own file."""
+    """Execute a queued run in this process, with `processes` - 1 more beside it, and tell how it went; `data` is the
+    report on the person's own file."""
+    from core.processes import trainer
     from core.runs.worker import execute
 
     quiet_libraries()
@@ -35,7 +38,7 @@ def carry_out(
     show: Silent = Silent() if as_json else Screen(run_id, notes)
     with show:
         try:
-            status = execute(store, run_id, show.event)
+            status = execute(store, run_id, show.event, train=trainer(processes))
         except KeyboardInterrupt:
             status = store.get(run_id, OWNER).status
             if status == "queued":  # before it began; nobody else would ever take it

@@ -13,6 +13,7 @@ from core.cli.arguments import (
     json_argument,
     method_arguments,
     print_knobs,
+    processes_argument,
     quiet_libraries,
 )
 from core.cli.screen import carry_out
@@ -35,6 +36,7 @@ def add(commands: Any) -> None:
     method_arguments(train)
     train.add_argument("--seed", type=int, default=0, help="the same seed gives the same run (default: 0)")
     train.add_argument("--title", help="a name for the run")
+    processes_argument(train)
     json_argument(train)
 
 
@@ -42,7 +44,10 @@ def _train(asked: argparse.Namespace) -> int:
     if asks_for_help(asked):
         return print_knobs(asked.method)
     from core.config import resolved
+    from core.processes import follow, is_follower
 
+    if is_follower():
+        return follow()
     config = config_of(asked)
     resolved(config)  # a mistake in the settings is told before anything is fetched
     _check_base(config)
@@ -53,7 +58,7 @@ def _train(asked: argparse.Namespace) -> int:
 
     store = open_store()
     run = store.create(OWNER, config, key=secrets.token_hex(16), title=asked.title, direct=True)
-    return carry_out(store, run.id, as_json=asked.json, data=data, forget_bad_input=True)
+    return carry_out(store, run.id, as_json=asked.json, processes=asked.processes, data=data, forget_bad_input=True)
 
 
 def _data_report(config: RunConfig) -> Report | LabelReport:

@@ -30,6 +30,8 @@ def _storages(tensors: Iterable[Any]) -> dict[int, int]:
     """Address -> bytes of each distinct storage: tied weights and views count once."""
     found = {}
     for tensor in tensors:
+        if hasattr(tensor, "to_local"):  # of a tensor that is cut into parts, this process's
+            tensor = tensor.to_local()
         if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta":
             storage = tensor.untyped_storage()
             found[storage.data_ptr()] = storage.nbytes()
@@ -80,20 +82,27 @@ def _gradients(model: torch.nn.Module) -> dict[int, int]:
 
 
 def measure_step(
-    step: Callable[[Mark], Any], model: torch.nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+    step: Callable[[Mark], Any],
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    buffer_bytes: int = 0,
 ) -> tuple[Any, Ledger]:
-    """Run `step(mark)` once and say what it took.
+    """Run `step(mark)` once and say what it took, in this process.
 
     Args:
         step: runs one optimizer step; it calls `mark("forward")`, `mark("backward")`, `mark("optimizer")` as each
             part begins (the first two again for every accumulated batch). There must be no gradients left from before.
         model, optimizer: whose tensors stay; the optimizer's state must exist already (measure the second step or a
             later one).
+        buffer_bytes: allocated beside them for good: copies of the gradients that go to other processes.
 
     Returns:
         What `step` returned, and the ledger at the step's peak.
     """
     resident = resident_terms(model, optimizer)
+    if buffer_bytes:
+        resident.append(Term("gradient buckets", buffer_bytes, "a copy of all gradients, to be sent", "their sizes"))
     on_cuda = device.type == "cuda"
     result, extra_bytes, gradient_bytes, peak_at, reserved = (_on_cuda if on_cuda else _on_cpu)(step, model, device)
     source = "peak counter of the caching allocator" if on_cuda else "allocator events of one step"

@@ -42,16 +42,21 @@ class InPlace:
         self, model: torch.nn.Module, parameters: dict[str, torch.nn.Parameter], *, keep_base: bool = True
     ) -> None:
         self.model = model
-        self.parameters = parameters
+        self.names = list(parameters)
         self.enabled = True
         # The values that are not in the model now: the base's while enabled, the trained ones while disabled.
         self._aside: dict[str, torch.Tensor] | None = None
         if keep_base:
             self._aside = {n: p.detach().to("cpu", copy=True) for n, p in parameters.items() if not p.is_meta}
 
+    @property
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The trained parameters by their name, asked of the model anew: who shards it puts others in their place."""
+        return {name: self.model.get_parameter(name) for name in self.names}
+
     def trainable_names(self) -> list[str]:
         """The trained parameters' names, in the model's order."""
-        return list(self.parameters)
+        return list(self.names)
 
     def rate_factors(self) -> dict[str, float]:
         """All parameters move at the run's rate."""
@@ -106,10 +111,10 @@ class InPlace:
         Raises:
             Refused: it has been merged already.
         """
-        if not self.parameters:
+        if not self.names:
             raise Refused("This change is already part of the weights.")
         self.enable()
-        self._aside, self.parameters = None, {}
+        self._aside, self.names = None, []
         self.model.requires_grad_(False)
         return self.model
 
@@ -120,7 +125,7 @@ class InPlace:
         Raises:
             Refused: it has been merged.
         """
-        if not self.parameters:
+        if not self.names:
             raise Refused("This change has been merged; save the model itself.")
         was_enabled = self.enabled
         self.enable()
