@@ -38,8 +38,8 @@ class Batch:
         return self.answer_tokens
 
     def part(self, rank: int, size: int) -> Batch:
-        """The rows of one of `size` processes: from row `rank` on, every size-th. If none is left, a row without labels,
-        because a process without rows must take part in the pass all the same, and add nothing to it."""
+        """The rows of one of `size` processes: from row `rank` on, every size-th. If none is left, a row without
+        labels, because a process without rows must take part in the pass all the same, and add nothing to it."""
         import torch
 
         ids, labels = self.ids[rank::size], self.labels[rank::size]

@@ -174,10 +174,11 @@ def _running(race: str) -> None:
 def _result(race: str | None) -> None:
     if race is None:
         record = recorded()
+        seeds = "one seed" if record["seeds"] == 1 else f"{record['seeds']} seeds"
         st.header("A race that was run before", anchor="result")
         st.caption(
             f":material/videocam: Recorded on {record['device']}, {record['date']}: "
-            f"{TASKS[record['task']].title}, {record['steps']} steps, {record['seeds']} {'seed' if record['seeds'] == 1 else 'seeds'}. "
+            f"{TASKS[record['task']].title}, {record['steps']} steps, {seeds}. "
             "Your own takes its place."
         )
         rows: Sequence[Row] = record["rows"]
