@@ -6,6 +6,7 @@
     deltalab chat RUN            talk to a run's model, before and after
     deltalab probe RUN spectrum  measure what a run changed; also: truncation, tokens, overlap …
     deltalab check RUN|FOLDER    whether other programs would load it; also: convert, merge, card RUN
+    deltalab export RUN --out FILE.zip   adapter, scripts, notebook, curves, data
     deltalab params --model PATH --method lora --set rank=16
     deltalab doctor              what this machine has, and what will be slow
     deltalab serve               the app in the browser
@@ -22,11 +23,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from core.cli import chat, doctor, params, probe, race, runs, serve, ship, train
+from core.cli import chat, doctor, export, params, probe, race, runs, serve, ship, train
 from core.cli.arguments import BAD_INPUT, BAD_INPUT_KINDS, DONE, FAILED, Parser
 from core.errors import DeltalabError
 
-COMMANDS: tuple[Any, ...] = (train, race, runs, chat, probe, ship, params, doctor, serve)
+COMMANDS: tuple[Any, ...] = (train, race, runs, chat, probe, ship, export, params, doctor, serve)
 
 
 def parser() -> Parser:
