@@ -28,12 +28,16 @@ def add(commands: Any) -> None:
 
 def _export(asked: argparse.Namespace) -> int:
     from core.export.bundle import export, size_text, write_folder, write_zip
+    from core.export.card import card, record_of
 
     quiet_libraries()
     store = open_store()
     run = store.get(find_run(store, asked.run), OWNER)
     events = [event for _, event in store.events(run.id, OWNER, limit=1_000_000)]
-    made = export(run, events, part=asked.what, trainer=asked.trainer, with_data=asked.with_data)
+    extra = {}
+    if run.status == "finished" and asked.what in ("bundle", "adapter"):
+        extra["adapter/README.md"] = card(record_of(store, run.id, OWNER)).encode()
+    made = export(run, events, part=asked.what, trainer=asked.trainer, with_data=asked.with_data, extra=extra)
     out = Path(asked.out).expanduser()
     if out.suffix.lower() == ".zip":
         write_zip(made, out, root=f"deltalab-{run.id[:8]}")

@@ -1,5 +1,5 @@
-"""What becomes of a run outside: checks, conversion, merged models, many adapters on one base, and a model card; and the
-run itself, written out for other tools.
+"""What becomes of a run outside: checks, conversion, merged models, many adapters on one base, and a model card; and
+the run itself, written out for other tools.
 
     script.py, notebook.py   the run again, on transformers and PEFT alone; parts.py and method_code.py write their code
     peft_config.py           our settings of a method in PEFT's words: the one place

@@ -1,6 +1,6 @@
 """Everything of a run in one zip (or folder): what it learnt, how to run it again, its curves, and checksums.
 
-    adapter/              what was learnt, in the method's own format
+    adapter/              what was learnt, in the method's own format (a model card goes there, as README.md)
     base/                 the embedded base, which no hub has
     config.json           every setting; own files and folders by their names alone
     metrics.csv           a row a step: loss, rate, gradient norm, tokens, seconds, memory; scores where they were taken
@@ -8,7 +8,7 @@
     train.py, train_trl.py, train.ipynb, requirements.txt, requirements-trl.txt
     data.jsonl            the rows in the order in which the run saw them (a person's own only when asked for)
     tensorboard/          event files
-    README.md             what is what; a card takes its place, and it is called CONTENTS.md then
+    README.md             what is what (CONTENTS.md, if the caller has a README.md of its own)
     SHA256SUMS            for `sha256sum -c SHA256SUMS`
 
 The same run gives the same bytes. Files appear whole or not at all.
@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
-from core.base import EMBEDDED_FOLDER
+from core.base import CLASSIFICATION, EMBEDDED_FOLDER, kind_of_base
 from core.config import EMBEDDED, RunConfig
 from core.errors import BadInput, BaseUnavailable, Refused
 from core.export import link
@@ -49,6 +49,7 @@ Content = bytes | Path  # a file of an export: its bytes, or where it lies
 SUMS = "SHA256SUMS"
 SCRIPTS = {"transformers": "train.py", "sft": "train_trl.py"}
 PARTS = ("bundle", "script", "notebook", "tensorboard", "adapter")
+CLASSIFIER = "This run trained a classifier, and scripts and notebooks are written for language models only"
 _BASE_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 _METRICS = ("loss", "learning_rate", "grad_norm", "tokens", "seconds", "memory_bytes")
 
@@ -83,7 +84,7 @@ def export(
         part: one of PARTS; each but the first brings what it needs to be run.
         trainer: whose notebook it is, and whose script where only one is asked for.
         with_data: write a person's own rows into it too (built-in tasks' are always there).
-        extra: more files, such as a model card as README.md.
+        extra: more files, such as a model card as adapter/README.md.
 
     Raises:
         BadInput: an unknown part or trainer, an extra file with a name that leads elsewhere.
@@ -99,7 +100,9 @@ def export(
         files |= _adapter(run)
     if part in ("bundle", "tensorboard"):
         files |= _curves(run, events, needed=part == "tensorboard")
-    if part in ("bundle", "script", "notebook"):
+    if part in ("script", "notebook") and _classifies(run, events):
+        raise Refused(f"{CLASSIFIER}.", "Export its adapter, which PEFT loads.")
+    if part in ("script", "notebook") or (part == "bundle" and not _classifies(run, events)):
         runnable, notes = _runnable(run, events, with_data)
         kept = {
             "script": lambda name: not name.endswith(".ipynb") and name not in _other_script(trainer),
@@ -107,6 +110,8 @@ def export(
         }.get(part, lambda name: True)
         runnable.files["train.ipynb"] = notebook(runnable.config, runnable.facts, trainer=trainer).encode()
         files |= {name: content for name, content in runnable.files.items() if kept(name)}
+    elif part == "bundle":
+        notes = [f"{CLASSIFIER}: there are none in it."]
     if part == "bundle":
         files |= {
             "config.json": _json(public_config(run.config)),
@@ -143,6 +148,12 @@ def _curves(run: Run, events: Sequence[Mapping[str, Any]], *, needed: bool) -> d
         return {}
     began = started(events).get("time") or run.created
     return {f"tensorboard/{file_name(began, run.id)}": event_file(events, began)}
+
+
+def _classifies(run: Run, events: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the run's base is an encoder: its record knows, or else what lies on this machine."""
+    known = (started(events).get("base") or {}).get("task")
+    return (known or kind_of_base(run.config["base"], run.config.get("revision"))) == CLASSIFICATION
 
 
 @dataclass
@@ -256,8 +267,7 @@ def _readme(run: Run, events: Sequence[Mapping[str, Any]], files: Mapping[str, C
     about = {
         "adapter/": f"what was learnt, as {method_title(config.method)} saves it",
         "base/": "the base it was trained on",
-        "train.py": "the run again, on transformers"
-        + (" and PEFT" if "peft" in str(files["requirements.txt"]) else ""),
+        "train.py": "the run again, with transformers' Trainer",
         "train_trl.py": "the same with TRL's SFTTrainer (requirements-trl.txt)",
         "train.ipynb": "the same as a notebook, with questions before and after",
         "data.jsonl": "its rows, in the order in which it saw them",
@@ -271,7 +281,8 @@ def _readme(run: Run, events: Sequence[Mapping[str, Any]], files: Mapping[str, C
     there |= {"config.json", "metrics.csv", "environment.json"}
     lines += ["| file | what it is |", "|---|---|"]
     lines += [f"| `{name}` | {text} |" for name, text in about.items() if name in there]
-    lines += ["", "```text", "pip install -r requirements.txt", "python train.py", "```"]
+    if "train.py" in files:
+        lines += ["", "```text", "pip install -r requirements.txt", "python train.py", "```"]
     if notes:
         lines += ["", *notes]
     lines += ["", "The settings as a link, to be put behind the address of a Deltalab's Playground:", "", "```text"]

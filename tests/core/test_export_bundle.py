@@ -81,9 +81,10 @@ def unpacked(run: Run, tmp_path_factory: pytest.TempPathFactory, capsys: Any = N
 
 def test_everything_is_in_it(unpacked: Path) -> None:
     assert sorted(p.relative_to(unpacked).as_posix() for p in unpacked.rglob("*") if p.is_file()) == [
-        "README.md", "SHA256SUMS", "adapter/bitfit.safetensors", "adapter/deltalab.json", "base/config.json",
-        "base/generation_config.json", "base/model.safetensors", "base/tokenizer.json", "base/tokenizer_config.json",
-        "config.json", "data.jsonl", "environment.json", "metrics.csv", "requirements-trl.txt", "requirements.txt",
+        "README.md", "SHA256SUMS", "adapter/README.md", "adapter/bitfit.safetensors", "adapter/deltalab.json",
+        "base/config.json", "base/generation_config.json", "base/model.safetensors", "base/tokenizer.json",
+        "base/tokenizer_config.json", "config.json", "data.jsonl", "environment.json", "metrics.csv",
+        "requirements-trl.txt", "requirements.txt",
         *(p.relative_to(unpacked).as_posix() for p in sorted((unpacked / "tensorboard").iterdir())),
         "train.ipynb", "train.py", "train_trl.py",
     ]  # fmt: skip
@@ -212,7 +213,7 @@ def test_a_part_brings_what_it_needs(part: str, trainer: str, names: set[str], r
     assert {n.partition("/")[0] for n in found if "/" in n} == {"base"}
 
 
-def test_more_files_can_be_added_and_a_card_takes_the_readmes_place(run: Run, store: Store, tmp_path: Path) -> None:
+def test_more_files_can_be_added_and_nothing_leads_elsewhere(run: Run, store: Store, tmp_path: Path) -> None:
     picture = tmp_path / "p.png"
     picture.write_bytes(b"picture")
     made = export(run, told(store, run), extra={"README.md": b"# card", "figures/p.png": picture})
@@ -233,6 +234,16 @@ def test_a_run_without_an_adapter_is_refused_but_has_a_script(store: Store) -> N
             with pytest.raises(Refused):
                 export(waiting, [], part=part)
     store.cancel(waiting.id, OWNER)
+
+
+def test_a_classifiers_bundle_says_that_it_has_no_script(run: Run, store: Store) -> None:
+    events = [e | {"base": {"task": "classification"}} if e["kind"] == "started" else e for e in told(store, run)]
+    made = export(run, events)
+    assert "train.py" not in made.files
+    assert b"There are none" not in made.files["README.md"]  # type: ignore[operator]
+    assert any("trained a classifier" in note for note in made.notes)
+    with pytest.raises(Refused, match="trained a classifier"):
+        export(run, events, part="script")
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:

@@ -321,7 +321,7 @@ def test_the_file_has_the_rows_of_every_batch_in_order(base: Path, rows: Path, t
                 {"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]},
             ]  # fmt: skip
             talk = Dialogue(tuple(Message(t["role"], t["content"]) for t in turns))
-            assert encode(tokenizer, talk) == run.material.train[index]
+            assert encode(tokenizer, talk) == run.objective.train[index]
 
 
 # --- what is written ------------------------------------------------------------------------------------------------
