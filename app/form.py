@@ -19,7 +19,8 @@ from typing import Any
 
 import streamlit as st
 
-from core.config import RunConfig, TrainConfig, default_row, problems, warnings
+from core.config import RunConfig, default_row, problems, warnings
+from core.export import link as run_link
 from core.methods import METHODS
 
 PER_ROW = 2
@@ -94,16 +95,8 @@ def found_by_sweep(config: RunConfig, name: str) -> Any:
 
 
 def widget_key(key: str, config: RunConfig, knob: Knob) -> str:
-    """The widget's key, which is also its name in the URL.
-
-    What a method or the sweep sets has its own key per method (and task): a rate chosen for LoRA must not silently
-    become the rate of full fine-tuning.
-    """
-    if knob.part == "settings":
-        return f"{key}-{config.method}-{knob.name}"
-    if getattr(TrainConfig(), knob.name) is None:
-        return f"{key}-{config.method}-{config.task or 'own'}-{knob.name}"
-    return f"{key}-{knob.name}"
+    """The widget's key, which is also its name in the URL: see `core.export.link`."""
+    return run_link.name_of(key, config.method, config.task, knob.part, knob.name)
 
 
 def in_sight(every: Sequence[Knob], at_most: int, show: Sequence[str] | None) -> list[Knob]:
@@ -285,20 +278,4 @@ def config_of(defaults: RunConfig, key: str) -> RunConfig:
 
 def link(config: RunConfig, key: str) -> dict[str, str]:
     """Query parameters that make the form with this key show `config`: only what differs from the form's defaults."""
-    plain = RunConfig(base=config.base, task=config.task, data=config.data, method=config.method)
-    own = config.settings if config.settings is not None else METHODS[config.method].Config()
-    out: dict[str, str] = {}
-    for knob in knobs(plain):
-        value = getattr(own if knob.part == "settings" else config.train, knob.name)
-        if value is None or value == knob.default:
-            continue
-        if isinstance(value, bool):
-            text = "true" if value else "false"
-        elif isinstance(value, (tuple, list)):
-            text = ",".join(value)
-        else:
-            text = shown(value) if isinstance(value, float) else str(value)
-        out[widget_key(key, plain, knob)] = text
-    if config.seed != plain.seed:
-        out[f"{key}-seed"] = str(config.seed)
-    return out
+    return run_link.settings(config, key)

@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +210,7 @@ def _sentence(parts: list[str]) -> str:
     return f"These settings cannot be used: {'; '.join(parts)}."
 
 
+@cache
 def _allowed_types(cls: type, name: str) -> tuple[type, ...]:
     """The plain types a field accepts, with None spelled NoneType: `float | None` -> (float, NoneType)."""
     hint = typing.get_type_hints(cls)[name]

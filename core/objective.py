@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from core.base import CLASSIFICATION, Base, context_tokens, is_classifier, kind_of_base, locate
@@ -20,7 +19,8 @@ from core.config import EMBEDDED, RunConfig
 from core.distributed import ALONE, World
 from core.errors import BadInput
 from core.evaluate import Item, answer_loss, answer_loss_sum, item_of, score, stream
-from core.template import Dialogue, Encoded, Message, dialogue, encode_all, pad_id, template_of
+from core.material import SCORING_SEED, dialogues
+from core.template import Encoded, Message, dialogue, encode_all, pad_id, template_of
 from core.world import SKILLS, Split, examples, grade
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SAMPLES = 4
-# Held-out questions do not depend on the run's seed: two runs are scored on the same items.
-SCORING_SEED = 20_000
 
 
 class Counted(Protocol):
@@ -199,29 +197,12 @@ class CausalLM:
         self.skills: dict[str, list[Item]] = {}
         if config.base == EMBEDDED and loop.skill_items:
             self.skills = {name: world_items(name, "heldout", loop.skill_items, SCORING_SEED) for name in SKILLS}
-        self._dialogues, self._held = self._read()
+        self._dialogues, self._held = dialogues(config)
         if config.task is not None:
             self.items = world_items(config.task, "heldout", loop.eval_items, SCORING_SEED)
         else:
             self._held, self.notes = first_held_out(self._held, config)
             self.items = [item_of(d) for d in self._held]
-        if loop.replay > 0:
-            extra = round(len(self._dialogues) * loop.replay / (1 - loop.replay))
-            per_skill = math.ceil(extra / len(SKILLS))
-            old = [e for name in SKILLS for e in examples(name, "train", per_skill, config.seed)]
-            self._dialogues += [dialogue(e.prompt, e.completion) for e in old[:extra]]
-
-    def _read(self) -> tuple[list[Dialogue], list[Dialogue]]:
-        """Training and held-out dialogues, generated or from a file."""
-        config, loop = self.config, self.config.train
-        if config.task is not None:
-            made = examples(config.task, "train", loop.train_examples, config.seed)
-            held = examples(config.task, "heldout", loop.eval_items, SCORING_SEED)
-            return [dialogue(e.prompt, e.completion) for e in made], [dialogue(e.prompt, e.completion) for e in held]
-        from core.dataset import read_file, split
-
-        assert config.data is not None
-        return split(read_file(Path(config.data)), loop.held_out, config.seed)
 
     def prepare(self, base: Base) -> None:
         self.tokenizer = base.tokenizer

@@ -262,7 +262,7 @@ def _prompt_text(tokenizer: PreTrainedTokenizerBase, template: Template, message
     return _apply(tokenizer, messages) + template.opening
 
 
-def _folded(template: Template, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+def folded(template: Template, messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """`messages`, with the system text at the head of the first question if the template knows no system role."""
     if not template.folds_system or not messages or messages[0].role != "system":
         return messages
@@ -282,7 +282,7 @@ def _spans(
     """
     if not messages or messages[-1].role != "assistant":
         raise BadInput("A conversation to learn from must end with an assistant turn.", "Add the answer to be learnt.")
-    messages = _folded(template, messages)
+    messages = folded(template, messages)
     whole = _text(tokenizer, template, messages)
     spans: list[tuple[int, int]] = []
     for place, message in enumerate(messages):
@@ -421,7 +421,7 @@ def prompt_ids(
         BaseUnavailable: as `template_of`.
     """
     template = template_of(tokenizer)
-    turns = _folded(template, conversation(messages))
+    turns = folded(template, conversation(messages))
     return _tokens(tokenizer, [_prompt_text(tokenizer, template, turns)])[0]
 
 

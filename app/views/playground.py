@@ -13,6 +13,8 @@ from app.story import plain
 from core.base import CLASSIFICATION
 from core.config import EMBEDDED, RunConfig
 from core.errors import DeltalabError, NotFound
+from core.export.link import KEY as KNOB
+from core.export.link import METHOD, OWN, TASK, parameters
 from core.methods import METHODS
 from core.units import count_text
 from core.world import TASKS
@@ -24,9 +26,6 @@ if TYPE_CHECKING:
 
 CELL = "playground"
 """Where the store files the runs that were started here."""
-KNOB = "knob"
-OWN = "own"
-METHOD, TASK = "lora", next(iter(TASKS))
 BASES = {EMBEDDED: "Embedded", "folder": "Local folder", "hub": "Hub id"}
 
 
@@ -264,26 +263,9 @@ def _link(config: RunConfig) -> None:
     """A link that reproduces what is chosen (an own file has to be chosen again)."""
     with st.popover("Link to this setup", icon=":material/link:", type="tertiary"):
         base = (st.context.url or "").split("?")[0]
-        query = urlencode(address(config))
+        query = urlencode(parameters(config))
         st.code(f"{base}?{query}" if query else base, language=None, wrap_lines=True)
         st.caption("Whoever opens it on this machine sees the same choices. Your own file is not part of it.")
-
-
-def address(config: RunConfig) -> dict[str, str]:
-    """Query parameters with which this page shows `config`."""
-    from pathlib import Path
-
-    out: dict[str, str] = {}
-    if config.base != EMBEDDED:
-        kind = "folder" if Path(config.base).is_absolute() or config.base.startswith((".", "~")) else "hub"
-        out |= {"base": kind, kind: config.base}
-    if config.task is None:
-        out["task"] = OWN
-    elif config.task != TASK:
-        out["task"] = config.task
-    if config.method != METHOD:
-        out["method"] = config.method
-    return out | form.link(config, KNOB)
 
 
 def _result(run: Run) -> None:

@@ -11,6 +11,7 @@ import streamlit as st
 from app import api, chat, compare, live, state
 from app.story import percent, plain
 from core.errors import DeltalabError, NotFound
+from core.export.link import parameters
 from core.runs.store import RACE
 from core.units import count_text, seconds_text
 
@@ -224,6 +225,4 @@ def playground_link(run: Run) -> dict[str, str]:
         config = live.config_of(run)
     except DeltalabError:
         return {}
-    from app.views.playground import address
-
-    return address(config)
+    return parameters(config)

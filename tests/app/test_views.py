@@ -8,6 +8,7 @@ import pytest
 from app import components, live, state
 from app.views import VIEWS, playground
 from core.config import RunConfig, with_settings
+from core.export.link import parameters
 from core.methods import METHODS
 from core.runs.store import Run
 from tests.app.filling import fill
@@ -357,7 +358,7 @@ def test_the_playground_starts_a_run(visit, store):
 
 def test_a_link_reproduces_the_playground(visit, store):
     config = with_settings(RunConfig(method="qlora", task="facts"), {"rank": 5, "steps": 33})
-    page = visit(playground_page, **playground.address(config))
+    page = visit(playground_page, **parameters(config))
     button(page, "knob-run").click().run()
     made: Run = store.runs("alice")[0]
     assert made.config["method"] == "qlora"
