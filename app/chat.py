@@ -1,8 +1,8 @@
-"""Talk to a model before and after its fine-tuning, side by side: the same words, two answers."""
+"""Talk to a model before and after its fine-tuning, and merged, side by side: the same words, up to three answers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,24 +13,66 @@ from app.story import plain
 from core.base import CLASSIFICATION, kind_of_base
 from core.config import EMBEDDED
 from core.errors import DeltalabError
+from core.methods import METHODS
+from core.runs.sides import AFTER, BEFORE, MERGED, Ended, why_not_merged
 
 if TYPE_CHECKING:
     from core.runs.store import Run
 
-MOST_TOKENS = 96
-SIDES = {"before": "Before: the base", "after": "After: with what it learnt"}
-LABEL_SIDES = {"before": "Before: the head as it began", "after": "After: with what it learnt"}
+LONGEST = 96
+SIDES = {BEFORE: "Base", AFTER: "Adapter", MERGED: "Merged"}
+HEADINGS = {
+    BEFORE: "Before: the base",
+    AFTER: "After: with what it learnt",
+    MERGED: "Merged: the change inside the weights",
+}
+LABEL_HEADINGS = {**HEADINGS, BEFORE: "Before: the head as it began"}
+WHOM = {1: "it", 2: "both", 3: "all three"}
+ROUNDED = (
+    "A change added to the weights is rounded elsewhere than one added to what they compute, so where two tokens are "
+    "almost equally likely the other one may win."
+)
+DECODED = (
+    "The 4-bit weights are decoded, the change is added and the sum is stored as plain weights. They keep the error of "
+    "the 4 bits, which this run trained on: the same change on the weights from before quantization would answer "
+    "differently."
+)
+
+
+@dataclass(frozen=True)
+class How:
+    """How the next question is asked: of which sides, how random, how long at most in tokens."""
+
+    sides: tuple[str, ...] = (BEFORE, AFTER)
+    temperature: float = 0.0
+    longest: int = LONGEST
+    seed: int = 0
+
+
+@dataclass
+class Answer:
+    """What a side has said; end: how it came to its end, None while it has not (or was stopped)."""
+
+    text: str = ""
+    end: Ended | None = None
 
 
 @dataclass
 class Turn:
-    """A question and its two answers. wanted: the right answer, where it is known. error: why one is missing."""
+    """A question and its answers. wanted: the right one, where it is known. error: why there are none."""
 
     question: str
-    wanted: str | None = None
-    before: str = ""
-    after: str = ""
+    wanted: str | None
+    how: How
+    answers: dict[str, Answer]
     error: tuple[str, str] | None = None
+
+    def differ(self) -> bool | None:
+        """Whether adapter and merged answered differently; None unless both came to their end."""
+        both = [self.answers[side] for side in (AFTER, MERGED) if side in self.answers]
+        if len(both) < 2 or any(a.end is None or a.end.error is not None for a in both):
+            return None
+        return both[0].text != both[1].text
 
 
 @dataclass
@@ -43,9 +85,10 @@ class Talk:
         """The question with what this side has heard and said before; alone: without it."""
         out: list[dict[str, str]] = []
         for turn in () if alone else self.turns:
-            answer = getattr(turn, side)
-            if answer and turn.error is None:
-                out += [{"role": "user", "content": turn.question}, {"role": "assistant", "content": answer}]
+            answer = turn.answers.get(side, Answer())
+            failed = turn.error is not None or (answer.end is not None and answer.end.error is not None)
+            if answer.text and not failed:
+                out += [{"role": "user", "content": turn.question}, {"role": "assistant", "content": answer.text}]
         return [*out, {"role": "user", "content": question}]
 
 
@@ -63,41 +106,50 @@ def suggested(run: Run) -> list[tuple[str, str | None]]:
     return [(s["prompt"], s.get("reference") or None) for look in looks for s in look["samples"]][:4]
 
 
-def chat_pair(run: Run, key: str, *, suggestions: Sequence[str] | None = None) -> None:
-    """A chat with two columns, before (the base) and after (the base with this run's change).
+def section(run: Run, key: str, *, suggestions: Sequence[str] | None = None, knobs: bool = True) -> None:
+    """A chat with a column for each side of a run: the base, the base with this run's change, the merged model.
 
-    Both answers stream. The history lasts as long as the tab; each side sees its own earlier answers, except on the
-    embedded base, which knows single questions only, and on encoders, which give a label to each text. Errors are said
-    in place of the answer.
+    The answers stream at the same time. The history lasts as long as the tab; each side sees its own earlier answers,
+    except on the embedded base, which knows single questions only, and on encoders, which give a label to each text.
+    Errors are said in place of the answer.
 
     Args:
         run: a finished run of the visitor.
-        key: distinct per page.
+        key: distinct per page; also what the knobs' names in the URL begin with.
         suggestions: prompts to try, as buttons; held-out prompts of the run's task when None.
+        knobs: offer a choice of sides, temperature and length; without them base and adapter answer, greedily.
     """
     if run.adapter is None:
         st.caption("There is nothing to talk to yet: the run has to finish first.")
         return
-    _chat(run, key, suggestions)
+    _chat(run, key, suggestions, knobs)
 
 
 @st.fragment
-def _chat(run: Run, key: str, suggestions: Sequence[str] | None) -> None:
-    talk: Talk = st.session_state.setdefault(f"{key}-talk", Talk())
+def _chat(run: Run, key: str, suggestions: Sequence[str] | None, knobs: bool) -> None:
+    talk: Talk = st.session_state.setdefault(f"{key}-{run.id}-talk", Talk())
+    how = _knobs(run, key) if knobs else How()
     labels = gives_labels(run)
     offered = [(s, None) for s in suggestions] if suggestions else suggested(run)
     asked = _suggestions(offered, key, "text" if labels else "question")
+    heard_other = False
     for turn in talk.turns:
-        _told(turn, LABEL_SIDES if labels else SIDES)
+        _told(run, turn, heard_other)
+        heard_other = heard_other or bool(turn.differ())
     place = st.container()
+    whom = WHOM.get(len(how.sides))
     typed = st.chat_input(
-        "Give both a text" if labels else "Ask both", key=f"{key}-input", max_chars=2000, submit_mode="stop"
+        "Choose a side first" if whom is None else f"Give {whom} a text" if labels else f"Ask {whom}",
+        key=f"{key}-input",
+        max_chars=2000,
+        submit_mode="stop",
+        disabled=whom is None,
     )
     if typed:
         asked = (str(typed), None)
-    if asked is not None:
+    if asked is not None and whom is not None:
         with place:
-            _answer(run, talk, *asked)
+            _answer(run, talk, Turn(*asked, how, {side: Answer() for side in how.sides}), heard_other)
     if talk.turns:
         st.button(
             "Clear", key=f"{key}-clear", icon=":material/delete_sweep:", type="tertiary", on_click=talk.turns.clear
@@ -112,6 +164,54 @@ def heading(run: Run) -> str:
 def gives_labels(run: Run) -> bool:
     """Whether the run's base is an encoder, which answers with labels and their probabilities."""
     return kind_of_base(run.config["base"], run.config.get("revision")) == CLASSIFICATION
+
+
+def _knobs(run: Run, key: str) -> How:
+    """The choices that the URL keeps; moving one asks nothing."""
+    method = str(run.config["method"])
+    why = why_not_merged(method)
+    sides = st.segmented_control(
+        "Sides",
+        [side for side in SIDES if side != MERGED or why is None],
+        selection_mode="multi",
+        default=[BEFORE, AFTER],
+        format_func=lambda side: SIDES[side],
+        key=f"{key}-sides",
+        help="The base; the base with the change beside its weights; a plain model with the change inside them, which "
+        "is what gets shipped.",
+        bind="query-params",
+    )
+    if why is not None:
+        st.caption(f"There is no merged side. {why}")
+    elif not sides:
+        st.caption("Choose at least one side.")
+    elif MERGED in sides and METHODS[method].BASE == "quantized":
+        st.caption(f"The base here is the 4-bit base. **Merged:** {DECODED}")
+    chosen = tuple(side for side in SIDES if side in sides)
+    if gives_labels(run):
+        return How(chosen)
+    columns = st.columns(3, gap="medium")
+    temperature = columns[0].slider(
+        "Temperature",
+        0.0, 1.5, 0.0, 0.1,
+        key=f"{key}-temperature",
+        help="0 takes the likeliest token each time. Above 0 tokens are drawn: the higher, the more unlikely ones.",
+        bind="query-params",
+    )  # fmt: skip
+    longest = columns[1].slider(
+        "Longest answer (tokens)", 16, 512, LONGEST, 16,
+        key=f"{key}-longest", help="An answer that is not over by then is cut.", bind="query-params",
+    )  # fmt: skip
+    seed = 0
+    if temperature > 0:
+        seed = columns[2].number_input(
+            "Seed", 0, 2**31 - 1, 0, 1,
+            key=f"{key}-seed",
+            help="The same seed gives the same answers again. All sides get the same random numbers, so they differ by "
+            "what they find likely and not by luck.",
+            bind="query-params",
+        )  # fmt: skip
+    return How(chosen, float(temperature), int(longest), int(seed or 0))
 
 
 def _suggestions(offered: Sequence[tuple[str, str | None]], key: str, what: str) -> tuple[str, str | None] | None:
@@ -129,17 +229,28 @@ def _suggestions(offered: Sequence[tuple[str, str | None]], key: str, what: str)
 
 def _question(turn: Turn) -> None:
     st.markdown(f":material/chat: **{plain(turn.question)}**")
-    if turn.wanted:
-        st.caption(f"Wanted: {plain(turn.wanted)}")
+    facts = [f"Wanted: {plain(turn.wanted)}"] if turn.wanted else []
+    if turn.how.temperature > 0:
+        facts.append(f"Temperature {turn.how.temperature:g}, seed {turn.how.seed}")
+    if facts:
+        st.caption("  \n".join(facts))
 
 
-def _told(turn: Turn, sides: Mapping[str, str]) -> None:
+def _places(run: Run, turn: Turn) -> dict[str, tuple[Any, Any]]:
+    """Where each side's answer goes, and what is known of it."""
+    places = {}
+    headings = LABEL_HEADINGS if gives_labels(run) else HEADINGS
+    for column, side in zip(st.columns(len(turn.answers), gap="medium"), turn.answers, strict=True):
+        with column:
+            st.caption(headings[side])
+            places[side] = (st.empty(), st.empty())
+    return places
+
+
+def _told(run: Run, turn: Turn, heard_other: bool) -> None:
     """A turn of the past."""
     _question(turn)
-    for column, side in zip(st.columns(2, gap="medium"), sides, strict=True):
-        with column:
-            st.caption(sides[side])
-            _said(st.empty(), getattr(turn, side) or "(no answer)")
+    _close(run, turn, _places(run, turn), heard_other)
     if turn.error is not None:
         live.say(DeltalabError(*turn.error))
 
@@ -149,34 +260,71 @@ def _said(place: Any, text: str) -> None:
     place.code(text, language=None, wrap_lines=True)
 
 
-def _answer(run: Run, talk: Talk, question: str, wanted: str | None) -> None:
-    """Ask both sides and stream what they say; what was said is kept even if it is stopped midway."""
-    turn = Turn(question, wanted)
+def _close(run: Run, turn: Turn, places: dict[str, tuple[Any, Any]], heard_other: bool) -> None:
+    """The answers as they are in the end, each with what was measured of it."""
+    for side, (place, below) in places.items():
+        answer = turn.answers[side]
+        _said(place, answer.text or "(no answer)")
+        if answer.end is not None and answer.end.error is not None:
+            with below:
+                live.say(answer.end.error)
+        elif turn.error is None:
+            facts = [] if gives_labels(run) and answer.end is not None else [_facts(answer, turn.how)]
+            if side == MERGED:
+                facts.append(_compared(turn, heard_other))
+            below.caption("  \n".join(fact for fact in facts if fact))
+
+
+def _facts(answer: Answer, how: How) -> str:
+    """Tokens and speed of an answer, and whether it is whole."""
+    end = answer.end
+    if end is None:
+        return "Stopped before its end."
+    parts = [f"{end.tokens} token" + ("" if end.tokens == 1 else "s")]
+    if end.tokens_per_second is not None:
+        parts.append(f"{end.tokens_per_second:.3g} tokens/s")
+    if not end.complete:
+        parts.append("cut at the longest answer" if end.tokens == how.longest else "cut at the end of the context")
+    return " · ".join(parts)
+
+
+def _compared(turn: Turn, heard_other: bool) -> str:
+    """Whether merging changed the answer, and why it may."""
+    differ = turn.differ()
+    if differ is None:
+        return ""
+    if not differ:
+        return "Word for word the adapter's answer."
+    why = "The two have given different answers before, and each hears its own." if heard_other else ROUNDED
+    return f"Not word for word the adapter's answer. {why}"
+
+
+def _answer(run: Run, talk: Talk, turn: Turn, heard_other: bool) -> None:
+    """Ask the sides and stream what they say; what was said is kept even if it is stopped midway."""
     _question(turn)
-    places = {}
-    labels = gives_labels(run)
-    for column, side in zip(st.columns(2, gap="medium"), SIDES, strict=True):
-        with column:
-            st.caption((LABEL_SIDES if labels else SIDES)[side])
-            places[side] = st.empty()
-            _said(places[side], "…")
-    alone = labels or run.config.get("base") == EMBEDDED
+    places = _places(run, turn)
+    for place, _ in places.values():
+        _said(place, "…")
+    alone = run.config.get("base") == EMBEDDED or gives_labels(run)
     try:
         with st.spinner("Answering; the first answer waits for the model to load", show_time=True):
-            for side, piece in state.talker().pair(
+            for side, said in state.talker().sides(
                 run.id,
-                talk.messages("after", question, alone=alone),
-                MOST_TOKENS,
+                {side: talk.messages(side, turn.question, alone=alone) for side in turn.answers},
+                turn.how.longest,
                 state.owner(),
-                before=talk.messages("before", question, alone=alone),
+                temperature=turn.how.temperature,
+                seed=turn.how.seed,
             ):
-                setattr(turn, side, getattr(turn, side) + piece)
-                _said(places[side], getattr(turn, side))
-        for side in SIDES:
-            if not getattr(turn, side):
-                _said(places[side], "(no answer)")
+                if isinstance(said, Ended):
+                    turn.answers[side].end = said
+                else:
+                    turn.answers[side].text += said
+                    _said(places[side][0], turn.answers[side].text)
     except DeltalabError as error:
         turn.error = (error.sentence, error.advice)
-        live.say(error)
     finally:
         talk.turns.append(turn)
+    _close(run, turn, places, heard_other)
+    if turn.error is not None:
+        live.say(DeltalabError(*turn.error))

@@ -254,6 +254,7 @@ CELLS: dict[str, Kind] = {
             "settings": Rule("map"),
             "knobs": Rule("list", item=Rule("word"), required=True, least=1),
             "chat": Rule("list", item=Rule("text")),
+            "chat_knobs": Rule("bool"),
         },
         experiment,
     ),

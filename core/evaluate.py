@@ -6,10 +6,11 @@ it, so the difference between the two is the run's doing alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Event, Thread
+from queue import SimpleQueue
+from threading import Semaphore, Thread
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -171,33 +172,90 @@ def _until_end(ids: list[int], stops: set[int]) -> list[int]:
     return next((ids[:i] for i, token in enumerate(ids) if token in stops), ids)
 
 
+class Dice:
+    """Draws tokens from softmax(logits / T) with random numbers of its own; a logits processor for greedy `generate`.
+
+        token = argmax_i (logit_i / T − log e_i),   e_i ~ Exp(1)
+
+    (The Gumbel-max trick: Maddison et al. 2014, A* Sampling, arXiv:1411.0030, section 2.) Why not torch's own sampling:
+    that draws from one stream of random numbers for the whole process. Here a seed means the same e at the same place
+    of an answer, for every model that is asked, so two answers differ by what the models find likely and not by luck.
+
+    Args:
+        temperature: T, above 0.
+        seed: None draws one.
+    """
+
+    def __init__(self, temperature: float, seed: int | None) -> None:
+        self.temperature = temperature
+        # On the CPU whatever the device, so that a seed means the same numbers everywhere.
+        self.generator = torch.Generator()
+        if seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(seed)
+
+    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """scores: (1, V) logits -> (1, V), the largest of which is the token drawn."""
+        # In 64 bits: 32 would round the numbers that rare tokens depend on.
+        drawn = torch.empty(scores.shape, dtype=torch.float64).exponential_(generator=self.generator)
+        return scores / self.temperature - drawn.log_().to(scores)
+
+
 def stream(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Message],
     max_new_tokens: int,
     temperature: float = 0.0,
-) -> Iterator[str]:
-    """One answer, piece by piece, as it is generated. Closing the iterator early ends the generation.
+    *,
+    seed: int | None = None,
+) -> Generator[str, None, bool]:
+    """One answer, a text per token, at the pace of whoever asks: between two texts nothing is computed.
 
-    The generation runs in a thread of its own, in the caller's autocast mode.
+    So several answers can take turns, even two of one model whose change is switched off and on in between. Whoever
+    does that holds `answering(model)` around them all: each puts the generation config back that it found.
+
+    The generation runs in a thread of its own, in the caller's autocast mode, and ends early when the iterator is
+    closed.
+
+    Args:
+        temperature: 0 takes the likeliest token each time; above 0 samples.
+        seed: of the sampling; None draws one.
+
+    Returns:
+        a generator of texts, empty while a word is not complete yet, and for the token that ends the answer. Its
+        return value says whether such a token came; False: the answer was cut.
 
     Raises:
         BadInput: the prompt fills the model's whole context.
     """
-    from transformers import StoppingCriteriaList, TextIteratorStreamer
+    from transformers import LogitsProcessorList, StoppingCriteriaList, TextIteratorStreamer
 
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     device = next(model.parameters()).device
     ids = torch.tensor([prompt_ids(tokenizer, messages)], device=device)
-    limit = room(model, ids.shape[1], max_new_tokens)
+    longest = ids.shape[1] + room(model, ids.shape[1], max_new_tokens)
+    stops = set(template_of(tokenizer).stop_ids)
+    texts: SimpleQueue[str | None] = SimpleQueue()
+    go_on = Semaphore(0)
     failure: list[BaseException] = []
-    closed = Event()
+    closed = ended = False
     kind = device.type
     autocast = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
+    dice = [Dice(temperature, seed)] if temperature > 0 else []
 
-    def nobody_listens(generated: torch.Tensor, _scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        return torch.full((len(generated),), closed.is_set(), device=generated.device)
+    def complete_text() -> str:
+        waiting = [streamer.text_queue.get() for _ in range(streamer.text_queue.qsize())]
+        return "".join(text for text in waiting if text is not streamer.stop_signal)
+
+    def after_token(generated: torch.Tensor, _scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        nonlocal ended
+        ended = int(generated[0, -1]) in stops
+        if not ended and generated.shape[1] < longest:  # the last token's text is complete when `generate` returns
+            texts.put(complete_text())
+            go_on.acquire()
+        return torch.full((len(generated),), closed, device=generated.device)
 
     def work() -> None:
         try:
@@ -206,22 +264,29 @@ def stream(
                     input_ids=ids,
                     attention_mask=torch.ones_like(ids),
                     streamer=streamer,
-                    stopping_criteria=StoppingCriteriaList([nobody_listens]),
-                    **_generation_arguments(tokenizer, limit, temperature),
+                    stopping_criteria=StoppingCriteriaList([after_token]),
+                    logits_processor=LogitsProcessorList(dice),
+                    **_generation_arguments(tokenizer, longest - ids.shape[1], 0.0),
                 )
+            texts.put(complete_text())
         except BaseException as error:
             failure.append(error)
-            streamer.end()
+        finally:
+            texts.put(None)
 
     thread = Thread(target=work, daemon=True)
     thread.start()
     try:
-        yield from (piece for piece in streamer if piece)
+        while (text := texts.get()) is not None:
+            yield text
+            go_on.release()
     finally:
-        closed.set()
+        closed = True
+        go_on.release()
         thread.join()
     if failure:
         raise failure[0]
+    return ended
 
 
 def score(

@@ -8,7 +8,7 @@ scores. `CausalLM` is here; `Classification` is in core/classify.py. Which one a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -111,9 +111,11 @@ def answer(
     messages: Sequence[Message],
     max_new_tokens: int,
     temperature: float = 0.0,
-) -> Iterator[str]:
-    """What a model says, piece by piece: a language model's answer, or a classifier's labels for the last message with
-    their probabilities.
+    *,
+    seed: int | None = None,
+) -> Generator[str, None, bool]:
+    """What a model says: a language model's answer, a text per token as `core.evaluate.stream` gives it; or in one text
+    a classifier's labels for the last message with their probabilities.
 
     Raises:
         BadInput: as `core.evaluate.stream` and `core.classify.probabilities`.
@@ -121,8 +123,9 @@ def answer(
     if is_classifier(model):
         from core.classify import labels_text
 
-        return iter((labels_text(model, tokenizer, messages[-1].content),))
-    return stream(model, tokenizer, messages, max_new_tokens, temperature)
+        yield labels_text(model, tokenizer, messages[-1].content)
+        return True
+    return (yield from stream(model, tokenizer, messages, max_new_tokens, temperature, seed=seed))
 
 
 def fitting(lengths: Sequence[int], held_out: Sequence[int], config: RunConfig, base: Base) -> _Fitting:

@@ -75,7 +75,8 @@ def _own(cell: Cell, context: Context, run: Run) -> None:
     live.run_panel(run, key=context.key(cell, "own"), expect=expect, actions=run.status != "finished")
     if run.status == "finished":
         st.markdown("#### Talk to it, before and after")
-        chat.chat_pair(run, key=context.key(cell, "chat"), suggestions=cell.body.get("chat"))
+        asked, knobs = cell.body.get("chat"), cell.body.get("chat_knobs", False)
+        chat.section(run, key=context.key(cell, "chat"), suggestions=asked, knobs=knobs)
 
 
 def _predicted(cell: Cell, context: Context) -> dict[str, float]:

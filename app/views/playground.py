@@ -274,7 +274,7 @@ def _result(run: Run) -> None:
     live.run_panel(run, key="playground-run", on_new=_show)
     if run.adapter is not None:
         st.subheader(chat.heading(run), anchor="chat")
-        chat.chat_pair(run, key=f"playground-chat-{run.id}")
+        chat.section(run, key="playground-chat")
 
 
 def _show(run: Run) -> None:

@@ -176,7 +176,7 @@ def _one(run: Run) -> None:
     live.run_panel(run, key=f"run-{run.id}", on_new=_show)
     if run.adapter is not None:
         st.header("Try a text" if chat.gives_labels(run) else "Talk to it", anchor="chat")
-        chat.chat_pair(run, key=f"chat-{run.id}")
+        chat.section(run, key="chat")
 
 
 def _show(run: Run) -> None:

@@ -1,17 +1,24 @@
-"""`deltalab chat`: talk to a model, before and after its fine-tuning."""
+"""`deltalab chat`: talk to a model, before and after its fine-tuning, and with the change merged into its weights."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.cli.arguments import DONE, command, json_argument, quiet_libraries
 from core.cli.stored import OWNER, find_run, open_store
 from core.errors import BadInput, Refused
+from core.runs.sides import AFTER, BEFORE, MERGED, SIDES, why_not_merged
+
+if TYPE_CHECKING:
+    from core.methods.base import Attached
+
+ANSWER = "answer"  # what a plain base says
 
 
 def add(commands: Any) -> None:
@@ -20,9 +27,12 @@ def add(commands: Any) -> None:
     chat.add_argument("run", metavar="RUN", nargs="?", help="a run's id, or last, or a folder with an adapter")
     chat.add_argument("--base", help="talk to this base alone, or put the folder's adapter on it (default: embedded)")
     chat.add_argument("--prompt", help="ask this and exit; without it a conversation begins")
-    chat.add_argument("--only", choices=("before", "after"), help="one side alone")
+    which = chat.add_mutually_exclusive_group()
+    which.add_argument("--only", choices=SIDES, help="one side alone")
+    which.add_argument("--sides", metavar="SIDE,…", help=f"of {', '.join(SIDES)}: which answer (default: before,after)")
     chat.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer (default: 128)")
     chat.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default: 0)")
+    chat.add_argument("--seed", type=int, metavar="N", help="of the sampling, the same for every side (default: drawn)")
     json_argument(chat)
 
 
@@ -31,20 +41,55 @@ def _chat(asked: argparse.Namespace) -> int:
         raise BadInput("--max-new-tokens must be from 1 to 4096.")
     if not 0 <= asked.temperature <= 10:
         raise BadInput("--temperature must be from 0 to 10.")
+    if asked.seed is not None and not 0 <= asked.seed < 2**63:
+        raise BadInput("--seed must be a whole number from 0 to 2⁶³ − 1.")
     if asked.prompt is not None and not asked.prompt.strip():
         raise BadInput("The prompt is empty.", "Ask something.")
     base, revision, adapter, dtype = _speaker(asked)
-    if asked.only is not None and adapter is None:
-        raise BadInput("--only chooses a side of a run, and none is named.", "Name a run, or leave --only out.")
+    sides = _sides(asked, adapter)
+    if asked.temperature > 0 and asked.seed is None:
+        asked.seed = secrets.randbelow(2**31)
     quiet_libraries()
-    answer = _answerer(asked, base, revision, adapter, dtype)
+    answer = _answerer(asked, base, revision, adapter, dtype, sides)
     if asked.prompt is not None:
         if asked.json:
-            print(json.dumps({"prompt": asked.prompt, **{side: "".join(text) for side, text in answer(asked.prompt)}}))
+            print(_record(asked, asked.prompt, answer))
             return DONE
         _print_answers(answer(asked.prompt))
         return DONE
     return _converse(asked, answer)
+
+
+def _sides(asked: argparse.Namespace, adapter: Path | None) -> tuple[str, ...]:
+    """Which sides answer, in the order of SIDES; without an adapter there is but one.
+
+    Raises:
+        BadInput, Refused: no such side, or no run to have sides, or one that does not merge.
+    """
+    from core.methods import saved_as
+
+    flag = "--only" if asked.only else "--sides"
+    names = [asked.only] if asked.only else [s.strip() for s in (asked.sides or "").split(",") if s.strip()]
+    if adapter is None:
+        if names:
+            raise BadInput(f"{flag} chooses a side of a run, and none is named.", f"Name a run, or leave {flag} out.")
+        return (ANSWER,)
+    unknown = [name for name in names if name not in SIDES]
+    if unknown or (asked.sides is not None and not names):
+        what = f"{unknown[0]!r} is no side." if unknown else "--sides names no side."
+        raise BadInput(what, f"The sides are {', '.join(SIDES)}; several are separated by commas.")
+    if MERGED in names:
+        why = why_not_merged(saved_as(adapter)[0])
+        if why is not None:
+            raise Refused(f"This run has no merged side. {why}", "Leave merged out.")
+    return tuple(side for side in SIDES if side in names) or (BEFORE, AFTER)
+
+
+def _record(asked: argparse.Namespace, prompt: str, answer: Answers) -> str:
+    """A prompt and its answers as one line of JSON; with the seed, if they were drawn."""
+    answers = {side: "".join(text) for side, text in answer(prompt)}
+    drawn = {"temperature": asked.temperature, "seed": asked.seed} if asked.temperature > 0 else {}
+    return json.dumps({"prompt": prompt, **answers, **drawn})
 
 
 Answers = Callable[[str], Iterator[tuple[str, Iterator[str]]]]
@@ -71,9 +116,17 @@ def _speaker(asked: argparse.Namespace) -> tuple[str, str | None, Path | None, s
 
 
 def _answerer(
-    asked: argparse.Namespace, base: str, revision: str | None, adapter: Path | None, dtype: str | None
+    asked: argparse.Namespace,
+    base: str,
+    revision: str | None,
+    adapter: Path | None,
+    dtype: str | None,
+    sides: Sequence[str],
 ) -> Answers:
-    """Load the model and return what answers a prompt: (side, pieces of text) for each side."""
+    """Load the models and return what answers a prompt: (side, pieces of text) for each side.
+
+    Merged is a model loaded for itself, so that the other sides keep theirs as it is.
+    """
     from contextlib import nullcontext
 
     import torch
@@ -87,15 +140,31 @@ def _answerer(
     if device == "cpu":
         torch.set_num_threads(best_threads())
     precision = dtype or pick_precision(device)
-    loaded, attached = load_saved(base, adapter, revision=revision, precision=precision, device=device)
-    sides = ["answer"] if attached is None else [asked.only] if asked.only else ["before", "after"]
+    models: dict[str, Any] = {}
+    attached: Attached | None = None
+    tokenizer: Any = None
+    for merge in {side == MERGED for side in sides}:
+        loaded, change = load_saved(
+            base, adapter, revision=revision, precision=precision, device=device, keep_base=not merge
+        )
+        tokenizer = loaded.tokenizer
+        if merge and change is not None:
+            models[MERGED] = change.merge()
+        else:
+            attached = change
+            models |= dict.fromkeys((ANSWER, BEFORE, AFTER), loaded.model)
 
     def pieces(side: str, prompt: str) -> Iterator[str]:
-        if attached is not None:
-            attached.disable() if side == "before" else attached.enable()
+        if attached is not None and side != MERGED:
+            attached.disable() if side == BEFORE else attached.enable()
         with torch.autocast(device, torch.bfloat16) if precision == "bfloat16" else nullcontext():
             yield from answer(
-                loaded.model, loaded.tokenizer, conversation(prompt), asked.max_new_tokens, asked.temperature
+                models[side],
+                tokenizer,
+                conversation(prompt),
+                asked.max_new_tokens,
+                asked.temperature,
+                seed=asked.seed,
             )
 
     return lambda prompt: ((side, pieces(side, prompt)) for side in sides)
@@ -103,7 +172,7 @@ def _answerer(
 
 def _print_answers(answers: Iterator[tuple[str, Iterator[str]]]) -> None:
     for side, pieces in answers:
-        if side != "answer":
+        if side != ANSWER:
             print(f"{side}: ", end="", flush=True)
         for piece in pieces:
             print(piece, end="", flush=True)
@@ -125,6 +194,6 @@ def _converse(asked: argparse.Namespace, answer: Answers) -> int:
         if not line.strip():
             continue
         if asked.json:
-            print(json.dumps({"prompt": line, **{side: "".join(text) for side, text in answer(line)}}), flush=True)
+            print(_record(asked, line, answer), flush=True)
         else:
             _print_answers(answer(line))

@@ -133,12 +133,19 @@ def attach_saved(
 
 
 def load_saved(
-    source: str, folder: Path | None, *, revision: str | None = None, precision: str, device: str
+    source: str,
+    folder: Path | None,
+    *,
+    revision: str | None = None,
+    precision: str,
+    device: str,
+    keep_base: bool = True,
 ) -> tuple[Base, Attached | None]:
     """A base with what was saved in `folder` attached to it and switched on, or (None) the plain base.
 
     Args:
         precision: what it is to compute in, 'float32' or 'bfloat16'.
+        keep_base: as in `attach_saved`.
 
     Raises:
         BaseUnavailable, BadInput, OutOfMemory: as `core.base.load_base` and `attach_saved`.
@@ -147,7 +154,7 @@ def load_saved(
         return load_base(source, revision=revision, **loading(None, precision, device)), None
     how = loading(saved_as(folder)[0], precision, device) | saved.head_in(folder)
     base = load_base(source, revision=revision, **how)
-    attached = attach_saved(base.model, folder, device=device)
+    attached = attach_saved(base.model, folder, keep_base=keep_base, device=device)
     base.model.eval()
     return base, attached
 

@@ -225,6 +225,12 @@ class Store(Claims):
             places = self._places(c) if any(row.status == "queued" for row in rows) else {}
         return [self._run(row, places) for row in rows]
 
+    def training(self) -> bool:
+        """Whether a run is on now, anybody's: then the processors are not idle."""
+        query = sa.select(runs_table.c.id).where(runs_table.c.status == "running").limit(1)
+        with self._read() as c:
+            return c.execute(query).first() is not None
+
     def events(
         self, run_id: str, owner: str, *, after: int = 0, kinds: Sequence[str] | None = None, limit: int = 5000
     ) -> list[tuple[int, dict[str, Any]]]:

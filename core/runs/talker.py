@@ -2,15 +2,22 @@
 
     talker = Talker(store)
     for piece in talker.ask(run.id, messages=[{"role": "user", "content": "Hi"}], owner=me): …
-    for side, piece in talker.pair(run.id, messages=…, owner=me): …          # side is "before" or "after"
+    for side, said in talker.sides(run.id, {"before": …, "after": …, "merged": …}, owner=me): …
 
-The server checks that the run is the owner's and hands over folders; the process loads, switches the change off and on
-again for before and after, and streams pieces of text back, as JSON lines over pipes. It answers one question at a
-time. It is started at the first question, ends by itself when nobody has asked for a while (its memory is worth more
-than its start-up time), and is started anew if it died.
+The server checks that the run is the owner's and hands over folders; the process loads, and streams pieces of text
+back, as JSON lines over pipes. It answers one question at a time. It is started at the first question, ends by itself
+when nobody has asked for a while (its memory is worth more than its start-up time), and is started anew if it died.
 
-What it keeps: one model per base, method and settings. Two runs that differ only in what they learnt share a model, and
-the adapter is swapped; the least recently used model goes when there are too many or they are too large.
+The sides of a run: before, its base; after, the base with the change switched on; merged, a plain model with the change
+folded into its weights, which is what gets shipped. They take turns, a token each, so that all stream at once. Before
+and after are one model, whose change is switched before each token: that costs microseconds where it sets a flag or
+swaps pointers. Where it would copy weights (a method that trains the base's own, on a GPU) they answer one after the
+other. Merged is a model loaded for itself: merging into the shared one and taking the change out again would leave
+rounding in the weights (W + ΔW − ΔW is not W), and the other runs that share it would answer a little wrongly.
+
+What it keeps: one model per base, method and settings, and one per merged run. Two runs that differ only in what they
+learnt share a model, and the adapter is swapped; the least recently used model goes when there are too many or they are
+too large. If a merged model does not fit beside the shared one, it is loaded when the other sides have answered.
 """
 
 from __future__ import annotations
@@ -22,9 +29,12 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,9 +42,13 @@ import core
 from core import errors
 from core.config import EMBEDDED
 from core.errors import BadInput, DeltalabError, Refused
+from core.runs.sides import AFTER, BEFORE, MERGED, SIDES, Ended, why_not_merged
 from core.runs.store import Store
+from core.units import DTYPE_BYTES
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from core.base import Base
     from core.methods.base import Attached
 
@@ -87,45 +101,56 @@ class Talker:
         *,
         revision: str | None = None,
         temperature: float = 0.0,
+        seed: int | None = None,
     ) -> Iterator[str]:
         """One answer, piece by piece.
 
         Args:
             run_id: the run whose adapter answers, on its own base (`base` is then ignored); None for a plain base.
             messages: {"role": "user" | "assistant" | "system", "content": …}, ending with the user's.
-            temperature: 0 takes the likeliest token each time.
+            temperature: 0 takes the likeliest token each time; up to 10.
+            seed: of the sampling: the same one gives the same answer. None draws one.
 
         Raises:
             NotFound, Refused, BadInput: at once, when the question cannot be asked.
             DeltalabError: while iterating, what went wrong in the process (a base that is gone, no memory left).
         """
         what = self._what(run_id, base, revision, owner)
-        question = {**what, "sides": {"after": _checked(messages)}, **_bounded(max_new_tokens, temperature)}
-        return (piece for _, piece in self._pieces(question))
+        how = _bounded(max_new_tokens, temperature, seed)
+        return self._one({**what, "sides": {AFTER: _checked(messages)}, **how})
 
-    def pair(
+    def sides(
         self,
         run_id: str,
-        messages: Messages = (),
+        messages: Mapping[str, Messages],
         max_new_tokens: int = 128,
         owner: str = "",
         *,
-        before: Messages | None = None,
         temperature: float = 0.0,
-    ) -> Iterator[tuple[str, str]]:
-        """The answers before and after a run's training, piece by piece, as ("before" | "after", piece).
-
-        The two come one after the other from one model, with the change switched off and then on.
+        seed: int | None = None,
+    ) -> Iterator[tuple[str, str | Ended]]:
+        """The answers of several sides of a run, as (side, piece) and at the end of each (side, Ended).
 
         Args:
-            before: the messages for the side before, when its earlier answers differ; as `messages` otherwise.
+            messages: what each side is asked, by its name: "before", "after", "merged". What they have said before may
+                differ.
+            temperature, seed: as `ask`; every side is given the same random numbers.
 
         Raises:
-            as `ask`.
+            as `ask`. Refused also when the merged side of a method is asked that has none. What goes wrong on one side
+            alone is in that side's Ended.
         """
         what = self._what(run_id, EMBEDDED, None, owner)
-        sides = {"before": _checked(messages if before is None else before), "after": _checked(messages)}
-        return self._pieces({**what, "sides": sides, **_bounded(max_new_tokens, temperature)})
+        unknown = [side for side in messages if side not in SIDES]
+        if unknown or not messages:
+            raise BadInput(
+                f"{unknown[0]!r} is no side." if unknown else "No side is asked.", f"The sides are {', '.join(SIDES)}."
+            )
+        why = why_not_merged(what["method"]) if MERGED in messages else None
+        if why is not None:
+            raise Refused(f"This run has no merged side. {why}", "Leave merged out.")
+        asked = {side: _checked(messages[side]) for side in SIDES if side in messages}
+        return self._pieces({**what, "sides": asked, **_bounded(max_new_tokens, temperature, seed)})
 
     def warm(self) -> None:
         """Start the process now, so that the first question does not wait for its imports."""
@@ -150,6 +175,7 @@ class Talker:
             "base": run.config["base"],
             "revision": run.config.get("revision"),
             "adapter": str(run.adapter),
+            "method": run.config["method"],
             "dtype": started[-1][1].get("dtype") if started else None,
         }
 
@@ -167,10 +193,18 @@ class Talker:
                 self._line = _Line(command, variables, self.store.home)
             return self._line
 
-    def _pieces(self, question: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    def _one(self, question: dict[str, Any]) -> Iterator[str]:
+        with closing(self._pieces(question)) as pieces:
+            for _, said in pieces:
+                if isinstance(said, str):
+                    yield said
+                elif said.error is not None:
+                    raise said.error
+
+    def _pieces(self, question: dict[str, Any]) -> Generator[tuple[str, str | Ended]]:
         for last_try in (False, True):
             line = self._connected()
-            number, answers = line.send(question)
+            number, answers = line.send({**question, "busy": self.store.training()})
             said = over = False
             try:
                 while True:
@@ -186,10 +220,14 @@ class Talker:
                         said = True
                         yield answer["side"], answer["piece"]
                         continue
+                    if "ended" in answer:
+                        said = True
+                        facts = answer["ended"]
+                        yield answer["side"], Ended(**{**facts, "error": facts["error"] and _raised(facts["error"])})
+                        continue
                     over = True
                     if "error" in answer:
-                        told = answer["error"]
-                        raise KINDS.get(told["kind"], DeltalabError)(told["sentence"], told["advice"])
+                        raise _raised(answer["error"])
                     return
             finally:
                 line.forget(number, cancel=not over)
@@ -212,11 +250,19 @@ def _checked(messages: Messages) -> list[dict[str, str]]:
     return turns
 
 
-def _bounded(max_new_tokens: int, temperature: float) -> dict[str, Any]:
-    return {
-        "max_new_tokens": max(1, min(int(max_new_tokens), MOST_TOKENS)),
-        "temperature": max(0.0, min(float(temperature), 10.0)),
-    }
+def _bounded(max_new_tokens: int, temperature: float, seed: int | None) -> dict[str, Any]:
+    if not 1 <= max_new_tokens <= MOST_TOKENS:
+        raise BadInput(f"The longest answer must be from 1 to {MOST_TOKENS} tokens, not {max_new_tokens}.")
+    if not 0 <= temperature <= 10:  # which nan is not
+        raise BadInput(f"The temperature must be from 0 to 10, not {temperature}.", "0 takes the likeliest token.")
+    if seed is not None and not 0 <= seed < 2**63:
+        raise BadInput(f"The seed must be a whole number from 0 to 2⁶³ − 1, not {seed}.")
+    return {"max_new_tokens": int(max_new_tokens), "temperature": float(temperature), "seed": seed}
+
+
+def _raised(told: Mapping[str, str]) -> DeltalabError:
+    """An error that the process told of."""
+    return KINDS.get(told["kind"], DeltalabError)(told["sentence"], told["advice"])
 
 
 class _Line:
@@ -304,12 +350,23 @@ class _Line:
 
 @dataclass
 class _Model:
-    """A loaded base; attached: with a method on it; adapter: which run's change it holds, and when that was saved."""
+    """A loaded base; attached: with a method on it; adapter: which run's change it holds, and when that was saved.
+
+    size_bytes: with what is kept so that the change can be switched off. plain_bytes: of the base as it was loaded,
+    which is what a merged one takes. slow: switching the change copies weights.
+    """
 
     base: Base
     attached: Attached | None
     adapter: tuple[str, int] | None
     size_bytes: int
+    plain_bytes: int
+    slow: bool = False
+
+    def switch(self, side: str) -> None:
+        """Be that side."""
+        if self.attached is not None:
+            self.attached.disable() if side == BEFORE else self.attached.enable()
 
 
 class Shelf:
@@ -342,7 +399,7 @@ class Shelf:
         folder = Path(adapter)
         method, settings = saved_as(folder)
         key = (source, revision, method, repr(settings), repr(head_in(folder)))
-        stamp = (adapter, max(f.stat().st_mtime_ns for f in folder.iterdir()))
+        stamp = _stamp(folder)
         model = self._kept.pop(key, None)
         if model is None:
             model = self._load(source, revision, folder)
@@ -354,20 +411,64 @@ class Shelf:
         model.adapter = stamp
         return self._keep(key, model)
 
-    def _load(self, source: str, revision: str | None, folder: Path | None) -> _Model:
+    def merged(self, source: str, revision: str | None, adapter: str, needed_bytes: int = 0) -> _Model:
+        """A model of its own with the adapter folded into its weights.
+
+        Args:
+            needed_bytes: what it will take, as far as that is known; others go before it comes.
+
+        Raises:
+            DeltalabError: as `get`; or the change cannot be folded in.
+        """
+        folder = Path(adapter)
+        key = (source, revision, MERGED, _stamp(folder))
+        kept = self._kept.get(key)
+        if kept is None:
+            self._make_room(needed_bytes)
+            kept = self._load(source, revision, folder, merge=True)
+        return self._keep(key, kept)
+
+    def has_room_for_merged(self, beside: _Model) -> bool:
+        """Whether a model and its merged form may be here at once."""
+        return self.models > 1 and beside.size_bytes + beside.plain_bytes <= self.limit_bytes
+
+    def _load(self, source: str, revision: str | None, folder: Path | None, *, merge: bool = False) -> _Model:
+        import torch
+
         from core.hardware import pick_precision
-        from core.methods import load_saved
+        from core.methods import METHODS, load_saved, loading, saved_as
 
         precision = pick_precision(self.device)
-        base, attached = load_saved(source, folder, revision=revision, precision=precision, device=self.device)
-        return _Model(base, attached, None, sum(p.numel() * p.element_size() for p in base.model.parameters()))
+        method = saved_as(folder)[0] if folder is not None else None
+        trains_base = method is not None and METHODS[method].BASE == "trained"
+        # A side that is asked in 16 bits is loaded amid its answer: the sum W + ΔW must not be taken in those.
+        with torch.autocast(self.device.partition(":")[0], enabled=False):
+            base, attached = load_saved(
+                source, folder, revision=revision, precision=precision, device=self.device, keep_base=not merge
+            )
+            if merge and attached is not None:
+                base, attached = replace(base, model=cast("PreTrainedModel", attached.merge())), None
+        base.model.eval()
+        plain_bytes = int(base.facts["parameters"] * DTYPE_BYTES[loading(method, precision, self.device)["dtype"]])
+        size_bytes = _bytes_of(base.model)
+        if attached is not None and trains_base:
+            size_bytes += _bytes_of(base.model, trained=True)  # the copy of the base's values
+        # Nothing trains here; and autocast keeps its 16-bit copies of what does, though it was switched meanwhile.
+        base.model.requires_grad_(False)
+        slow = trains_base and self.device.startswith("cuda")
+        return _Model(base, attached, None, size_bytes, plain_bytes, slow)
+
+    def _make_room(self, needed_bytes: int) -> None:
+        while self._kept and (len(self._kept) >= self.models or self._bytes() + needed_bytes > self.limit_bytes):
+            self._kept.popitem(last=False)
+
+    def _bytes(self) -> int:
+        return sum(m.size_bytes for m in self._kept.values())
 
     def _keep(self, key: tuple[Any, ...], model: _Model) -> _Model:
         self._kept[key] = model
         self._kept.move_to_end(key)
-        while len(self._kept) > 1 and (
-            len(self._kept) > self.models or sum(m.size_bytes for m in self._kept.values()) > self.limit_bytes
-        ):
+        while len(self._kept) > 1 and (len(self._kept) > self.models or self._bytes() > self.limit_bytes):
             self._kept.popitem(last=False)
         return model
 
@@ -375,44 +476,147 @@ class Shelf:
         return len(self._kept)
 
 
+def _stamp(folder: Path) -> tuple[str, int]:
+    """Which adapter, and when it was written."""
+    return str(folder), max(f.stat().st_mtime_ns for f in folder.iterdir())
+
+
+def _bytes_of(model: Any, *, trained: bool = False) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad or not trained)
+
+
 class _Cancelled(Exception):
     pass
 
 
+Texts = Generator[str, None, bool]
+
+
 def _answer(
-    shelf: Shelf, question: Mapping[str, Any], say: Callable[[str, str], None], cancelled: Callable[[], bool]
+    shelf: Shelf, question: Mapping[str, Any], write: Callable[..., None], cancelled: Callable[[], bool]
 ) -> None:
-    """Answer each side of a question in turn."""
+    """Answer every side of a question."""
     from contextlib import nullcontext
 
     import torch
 
-    from core.hardware import pick_precision
-    from core.objective import answer
-    from core.template import conversation
+    from core.evaluate import answering
+    from core.hardware import best_threads, pick_precision
 
-    model = shelf.get(question["base"], question["revision"], question["adapter"])
+    if shelf.device == "cpu":
+        # Two threads wait for each other many times a token. While a run trains, one of them mostly waits for a
+        # processor, and each of those waits lasts as long as the run's turn: one thread is several times faster then.
+        torch.set_num_threads(1 if question["busy"] else best_threads())
+    where = (question["base"], question["revision"], question["adapter"])
+    began = time.perf_counter()
+    asked = [side for side in question["sides"] if side != MERGED]
+    shared = shelf.get(*where) if asked else None
+    groups = [[side] for side in asked] if shared is not None and shared.slow else [asked] if asked else []
+    needed_bytes = shared.plain_bytes if shared is not None else 0
+    if MERGED in question["sides"]:
+        if shared is not None and shelf.has_room_for_merged(shared):
+            groups[-1].append(MERGED)
+        else:
+            groups.append([MERGED])
     # In the precision of the run's own evaluations, so that the chat says what the samples on the page said.
     precision = question["dtype"] or pick_precision(shelf.device)
     device = shelf.device.partition(":")[0]
-    autocast = torch.autocast(device, torch.bfloat16) if precision == "bfloat16" else nullcontext()
-    for side, messages in question["sides"].items():
-        if model.attached is not None:
-            model.attached.disable() if side == "before" else model.attached.enable()
-        pieces = answer(
-            model.base.model,
-            model.base.tokenizer,
-            conversation(messages),
-            question["max_new_tokens"],
-            question["temperature"],
-        )
-        with autocast:
-            for piece in pieces:
+    for group in groups:
+        if group == [MERGED]:
+            shared = None  # and so the shelf may let go of it
+        turns: dict[str, Texts] = {}
+        for side in group:
+            if side == MERGED:
+                turns[side] = _merged_texts(shelf, where, needed_bytes, question)
+            else:
+                assert shared is not None
+                turns[side] = _texts(shared, side, question)
+        with (
+            torch.autocast(device, torch.bfloat16) if precision == "bfloat16" else nullcontext(),
+            answering(shared.base.model) if shared is not None and not shared.base.labels else nullcontext(),
+        ):
+            _take_turns(turns, began, write, cancelled)
+
+
+def _texts(model: _Model, side: str, question: Mapping[str, Any]) -> Texts:
+    """A side's answer, a text per token; the model is that side whenever it computes."""
+    from core.objective import answer
+    from core.template import conversation
+
+    texts = answer(
+        model.base.model,
+        model.base.tokenizer,
+        conversation(question["sides"][side]),
+        question["max_new_tokens"],
+        question["temperature"],
+        seed=question["seed"],
+    )
+    with closing(texts):  # the generation must have ended before the model is used again
+        while True:
+            model.switch(side)
+            try:
+                text = next(texts)
+            except StopIteration as end:
+                return bool(end.value)
+            yield text
+
+
+def _merged_texts(
+    shelf: Shelf, where: tuple[str, str | None, str], needed_bytes: int, question: Mapping[str, Any]
+) -> Texts:
+    """As `_texts`; the model is loaded when it is this side's turn, so that the others need not wait for it."""
+    return (yield from _texts(shelf.merged(*where, needed_bytes), MERGED, question))
+
+
+def _take_turns(
+    turns: dict[str, Texts],
+    began: float,
+    write: Callable[..., None],
+    cancelled: Callable[[], bool],
+) -> None:
+    """One token of each side after the other, until all have ended."""
+    facts = {side: Ended() for side in turns}
+    computed = dict.fromkeys(turns, 0.0)
+    try:
+        while turns:
+            for side, texts in list(turns.items()):
                 if cancelled():
-                    # Not left to the collector: the generation must have ended before the model is used again.
-                    cast("Generator[str]", pieces).close()
                     raise _Cancelled
-                say(side, piece)
+                so_far = facts[side]
+                turn_began = time.perf_counter()
+                try:
+                    text = next(texts)
+                except Exception as error:
+                    del turns[side]
+                    told = None
+                    if isinstance(error, StopIteration):
+                        so_far = replace(so_far, complete=error.value)
+                    else:
+                        told = _logged(error)
+                    write(side=side, ended={**asdict(so_far), "error": told})
+                    continue
+                now = time.perf_counter()
+                if so_far.first_seconds is None:
+                    facts[side] = replace(so_far, tokens=1, first_seconds=now - began)
+                else:
+                    computed[side] += now - turn_began
+                    facts[side] = replace(
+                        so_far, tokens=so_far.tokens + 1, tokens_per_second=so_far.tokens / computed[side]
+                    )
+                if text:
+                    write(side=side, piece=text)
+    finally:
+        for texts in turns.values():
+            texts.close()
+
+
+def _logged(error: Exception) -> dict[str, str]:
+    """As `_told`; the unexpected is written into the log."""
+    import traceback
+
+    if not isinstance(error, DeltalabError):
+        traceback.print_exception(error)
+    return _told(error)
 
 
 def _told(error: BaseException) -> dict[str, str]:
@@ -479,9 +683,6 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         number = question["id"]
 
-        def say(side: str, piece: str, number: int = number) -> None:
-            write(id=number, side=side, piece=piece)
-
         def over(number: int = number) -> bool:
             return closed.is_set() or number in cancelled
 
@@ -491,27 +692,24 @@ def main(argv: list[str] | None = None) -> int:
             if shelf is None:
                 write(id=number, error=broken)
             else:
-                _answer(shelf, question, say, over)
+                _answer(shelf, question, partial(write, id=number), over)
                 write(id=number, done=True)
         except BrokenPipeError:
             return 0  # the server is gone
         except _Cancelled:
             cancelled.discard(number)
         except Exception as error:
-            if not isinstance(error, DeltalabError):
-                traceback.print_exc()
-            write(id=number, error=_told(error))
+            write(id=number, error=_logged(error))
 
 
 def _shelf() -> Shelf:
     import torch
 
     import core.evaluate  # noqa: F401 (loads transformers' generation before the first question)
-    from core.hardware import best_threads, memory_bytes
+    from core.hardware import memory_bytes
 
     if torch.cuda.is_available():
         return Shelf(MODELS, int(torch.cuda.get_device_properties(0).total_memory * MEMORY_SHARE), "cuda:0")
-    torch.set_num_threads(best_threads())
     return Shelf(MODELS, int(memory_bytes() * MEMORY_SHARE), "cpu")
 
 

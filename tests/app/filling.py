@@ -14,7 +14,7 @@ from core.runs.locks import FileLock
 from core.runs.store import Run, Store
 from core.world import SKILLS, examples
 
-TRAINABLE = {"full": 1_924_096, "lora": 61_440, "qlora": 61_440, "bitfit": 9_984}
+TRAINABLE = {"full": 1_924_096, "lora": 61_440, "qlora": 61_440, "bitfit": 9_984, "prompt_tuning": 3_840}
 SECONDS_PER_STEP = 0.18
 
 

@@ -6,6 +6,7 @@ from app import chat, state
 from app.charts import scores_table, task_scores
 from app.story import Story, happened
 from core.config import RunConfig
+from core.runs.sides import Ended
 from tests.app.filling import fill
 from tests.checkpoints import write_encoder
 
@@ -23,7 +24,7 @@ def playground_page():
 def chat_page(run_id):
     from app import chat, state
 
-    chat.chat_pair(state.store().get(run_id, state.owner()), key="c")
+    chat.section(state.store().get(run_id, state.owner()), key="c")
 
 
 def words(page) -> str:
@@ -119,10 +120,12 @@ def test_what_happened_is_told_in_labels():
 
 def test_a_text_is_tried_rather_than_talked_to(visit, store, base, monkeypatch):
     class Labels:
-        def pair(self, run_id, messages, max_new_tokens, owner, *, before):
-            assert len(messages) == len(before) == 1, "labels are given to single texts"
-            yield "before", "odd (51 %), even (49 %)"
-            yield "after", "even (93 %), odd (7 %)"
+        def sides(self, run_id, messages, max_new_tokens, owner, *, temperature, seed):
+            assert [len(m) for m in messages.values()] == [1, 1], "labels are given to single texts"
+            assert temperature == 0
+            for side, labels in (("before", "odd (51 %), even (49 %)"), ("after", "even (93 %), odd (7 %)")):
+                yield side, labels
+                yield side, Ended(1, True)
 
     monkeypatch.setattr(state, "talker", Labels)
     run = fill(store, "alice", RunConfig(base=base, method="lora"))
@@ -133,4 +136,7 @@ def test_a_text_is_tried_rather_than_talked_to(visit, store, base, monkeypatch):
         page.chat_input(key="c-input").set_value("Number 2 is here.").run()
     assert [c.value for c in page.code][:2] == ["odd (51 %), even (49 %)", "even (93 %), odd (7 %)"]
     assert "Before: the head as it began" in words(page)
+    assert "token" not in words(page)
+    assert not page.slider
+    assert page.segmented_control(key="c-sides").options == ["Base", "Adapter", "Merged"]
     assert chat.heading(fill(store, "alice")) == "Talk to it, before and after"

@@ -1,32 +1,45 @@
 """The chat's page: what is asked of each side, what is kept, and how errors are said.
 
-The answers come from a stand-in for the chat's process: what that process does is tested in tests/core, and both
-together in a real browser in tests/browser.
+Most answers come from a stand-in for the chat's process: what that process does is tested in tests/core, and both
+together at the end of this file and in a real browser in tests/browser.
 """
+
+import shutil
 
 import pytest
 
 from app import state
 from core.config import RunConfig
-from core.errors import OutOfMemory
+from core.errors import DeltalabError, OutOfMemory
+from core.runs.sides import Ended
 from tests.app.filling import fill
+
+ANSWERS = {"before": ("I do not", " know."), "after": ('{"name":', ' "Ann"}'), "merged": ('{"name":', ' "Ann"}')}
 
 
 class Script:
-    """Answers every question of the same two sides; `error` is raised after the first piece."""
+    """Gives every question the same answers; `error` is raised after the first piece, and those of `failing` end a
+    side."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self) -> None:
         self.asked: list[dict] = []
-        self.error = error
+        self.error: Exception | None = None
+        self.failing: dict[str, DeltalabError] = {}
+        self.answers = dict(ANSWERS)
 
-    def pair(self, run_id, messages, max_new_tokens, owner, *, before):
-        self.asked.append({"run": run_id, "owner": owner, "after": messages, "before": before})
-        yield "before", "I do not"
-        if self.error is not None:
-            raise self.error
-        yield "before", " know."
-        yield "after", '{"name":'
-        yield "after", ' "Ann"}'
+    def sides(self, run_id, messages, max_new_tokens, owner, *, temperature, seed):
+        how = {"longest": max_new_tokens, "temperature": temperature, "seed": seed}
+        self.asked.append({"run": run_id, "owner": owner, **messages, **how})
+        for side in messages:
+            yield side, self.answers[side][0]
+            if self.error is not None:
+                raise self.error
+        for side in messages:
+            if side in self.failing:
+                yield side, Ended(error=self.failing[side])
+                continue
+            yield side, self.answers[side][1]
+            yield side, Ended(7, side != "before", 0.1, 123.4)
 
 
 @pytest.fixture
@@ -36,10 +49,10 @@ def script(store, monkeypatch):
     return made
 
 
-def page(run_id, suggestions=None):
+def page(run_id, suggestions=None, knobs=True):
     from app import chat, state
 
-    chat.chat_pair(state.store().get(run_id, state.owner()), key="c", suggestions=suggestions)
+    chat.section(state.store().get(run_id, state.owner()), key="c", suggestions=suggestions, knobs=knobs)
 
 
 def answers(test):
@@ -56,7 +69,13 @@ def test_both_sides_answer_and_are_kept(visit, store, script):
         "owner": "alice",
         "after": [{"role": "user", "content": "Who is *Ann*?"}],
         "before": [{"role": "user", "content": "Who is *Ann*?"}],
+        "longest": 96,
+        "temperature": 0.0,
+        "seed": 0,
     }
+    captions = [c.value for c in test.caption]
+    assert "7 tokens · 123 tokens/s · cut at the end of the context" in captions
+    assert "7 tokens · 123 tokens/s" in captions
     assert any(r"Who is \*Ann\*?" in m.value for m in test.markdown)
     test.run()
     assert answers(test) == ["I do not know.", '{"name": "Ann"}']
@@ -114,3 +133,133 @@ def test_a_run_that_has_learnt_nothing_cannot_be_asked(visit, store, script):
     test = visit(page, kwargs={"run_id": run.id})
     assert len(test.chat_input) == 0
     assert "nothing to talk to yet" in test.caption[0].value
+
+
+def test_three_sides_drawn_with_a_seed_and_all_of_it_in_the_address(visit, store, script):
+    run = fill(store, "alice")
+    link = {"c-sides": ["Merged", "Base", "Adapter"], "c-temperature": "0.8", "c-seed": "7", "c-longest": "32"}
+    test = visit(page, kwargs={"run_id": run.id}, **link)
+    test.chat_input(key="c-input").set_value("Who?").run()
+    asked = script.asked[0]
+    assert [side for side in asked if side in ANSWERS] == ["before", "after", "merged"]
+    assert (asked["temperature"], asked["seed"], asked["longest"]) == (0.8, 7, 32)
+    assert len(answers(test)) == 3
+    captions = [c.value for c in test.caption]
+    assert "Temperature 0.8, seed 7" in captions
+    assert any("Word for word the adapter's answer." in c for c in captions)
+    # What was asked stays as it was asked, whatever is chosen next.
+    test.segmented_control(key="c-sides").set_value(["after"]).run()
+    test.slider(key="c-temperature").set_value(0.0).run()
+    assert not test.number_input
+    test.chat_input(key="c-input").set_value("And?").run()
+    assert list(script.asked[1])[2:] == ["after", "longest", "temperature", "seed"]
+    assert len(answers(test)) == 4
+    assert "Temperature 0.8, seed 7" in [c.value for c in test.caption]
+
+
+def test_a_merged_answer_that_differs_says_why(visit, store, script, tmp_path):
+    script.answers["merged"] = ("Some", "thing else")
+    run = fill(store, "alice", RunConfig(base=str(tmp_path)))
+    test = visit(page, kwargs={"run_id": run.id}, **{"c-sides": ["Adapter", "Merged"]})
+    test.chat_input(key="c-input").set_value("One").run()
+    assert any("Not word for word" in c.value and "almost equally likely" in c.value for c in test.caption)
+    test.chat_input(key="c-input").set_value("Two").run()
+    last = [c.value for c in test.caption if "Not word for word" in c.value][-1]
+    assert "different answers before" in last
+    assert [m["content"] for m in script.asked[1]["merged"]] == ["One", "Something else", "Two"]
+
+
+def test_what_the_merged_side_is_depends_on_the_method(visit, store, script):
+    prompts = fill(store, "alice", RunConfig(method="prompt_tuning"))
+    test = visit(page, kwargs={"run_id": prompts.id}, **{"c-sides": ["Adapter", "Merged"]})
+    assert test.segmented_control(key="c-sides").options == ["Base", "Adapter"]
+    assert any("no merged side" in c.value and "cannot be merged" in c.value for c in test.caption)
+    test.chat_input(key="c-input").set_value("One").run()
+    assert "merged" not in script.asked[0]
+    four_bit = fill(store, "alice", RunConfig(method="qlora"))
+    test = visit(page, kwargs={"run_id": four_bit.id}, **{"c-sides": ["Adapter", "Merged"]})
+    assert any("The base here is the 4-bit base" in c.value for c in test.caption)
+
+
+def test_without_a_side_nothing_can_be_asked(visit, store, script):
+    run = fill(store, "alice")
+    test = visit(page, kwargs={"run_id": run.id})
+    test.segmented_control(key="c-sides").set_value([]).run()
+    assert test.chat_input(key="c-input").disabled
+    next(b for b in test.button if b.key == "c-suggestion-0").click().run()
+    assert script.asked == []
+    assert "Choose at least one side." in [c.value for c in test.caption]
+
+
+def test_a_side_that_fails_leaves_the_others(visit, store, script):
+    script.failing["merged"] = OutOfMemory("There is no room for it.", "Leave merged out.")
+    run = fill(store, "alice", RunConfig(base="some/model"))
+    test = visit(page, kwargs={"run_id": run.id}, **{"c-sides": ["Base", "Adapter", "Merged"]})
+    test.chat_input(key="c-input").set_value("One").run()
+    assert answers(test)[1] == '{"name": "Ann"}'
+    assert [e.value for e in test.error] == ["**There is no room for it.** Leave merged out."]
+    test.chat_input(key="c-input").set_value("Two").run()
+    assert [m["content"] for m in script.asked[1]["merged"]] == ["Two"], "half an answer is no history"
+    assert len(script.asked[1]["after"]) == 3
+
+
+def test_a_lesson_shows_no_knobs_unless_it_asks(visit, store, script):
+    run = fill(store, "alice")
+    test = visit(page, kwargs={"run_id": run.id, "knobs": False})
+    assert not test.slider
+    test.chat_input(key="c-input").set_value("One").run()
+    assert len(answers(test)) == 2
+
+
+def test_another_run_begins_another_talk(visit, store, script):
+    one, two = fill(store, "alice"), fill(store, "alice")
+    test = visit(page_of_address, run=one.id)
+    test.chat_input(key="c-input").set_value("One").run()
+    assert len(answers(test)) == 2
+    test.query_params["run"] = two.id
+    test.run()
+    assert answers(test) == []
+    test.query_params["run"] = one.id
+    test.run()
+    assert len(answers(test)) == 2
+
+
+def page_of_address():
+    import streamlit as st
+
+    from app import chat, state
+
+    chat.section(state.store().get(st.query_params["run"], state.owner()), key="c")
+
+
+def test_the_page_with_the_real_process(visit, store, tmp_path):
+    """A run on a tiny base, whose adapter is real though nobody trained it."""
+    from core.base import load_base
+    from core.methods import METHODS, attach
+    from tests import checkpoints
+
+    base = str(checkpoints.write("llama_biased", tmp_path / "base"))
+    run = fill(store, "alice", RunConfig(base=base))
+    attached = attach(load_base(base).model, "lora", METHODS["lora"].Config())
+    for layer in attached.layers.values():
+        layer.lora_B.weight.data.normal_(std=0.3)
+    shutil.rmtree(run.folder / "adapter")
+    attached.save(run.folder / "adapter")
+    link = {"c-sides": ["Base", "Adapter", "Merged"], "c-longest": "16"}
+    test = visit(page, kwargs={"run_id": run.id}, **link)
+    test.chat_input(key="c-input").set_value("Who owns a cat?").run(timeout=120)
+    assert not test.exception
+    assert not test.error
+    base_says, adapter_says, merged_says = answers(test)
+    assert base_says != adapter_says == merged_says
+    facts = [c.value for c in test.caption if " tokens" in c.value and "/s" in c.value]
+    assert len(facts) == 3
+    assert "Word for word the adapter's answer." in facts[2]
+    # The second question would hear the first's answers: each is asked afresh.
+    test.slider(key="c-temperature").set_value(1.5).run()
+    drawn = []
+    for _ in range(2):
+        next(b for b in test.button if b.key == "c-clear").click().run()
+        test.chat_input(key="c-input").set_value("Who owns a cat?").run(timeout=60)
+        drawn.append(answers(test))
+    assert drawn[0] == drawn[1] != [base_says, adapter_says, merged_says]

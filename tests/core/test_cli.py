@@ -138,6 +138,10 @@ MISTAKES = {
     "chat --prompt x --only before": "none is named",
     "chat --prompt x --max-new-tokens 0": "from 1 to 4096",
     "chat --prompt x --temperature -1": "from 0 to 10",
+    "chat --prompt x --temperature nan": "from 0 to 10",
+    "chat --prompt x --seed -1": "--seed must be",
+    "chat --prompt x --sides after,merged": "none is named",
+    "chat --prompt x --only after --sides before": "not allowed with",
     "params --model /no/such": "There is no folder",
     "params --method magic": "no method 'magic'",
     "params --set rank=-3": "rank must be at least 1",
@@ -247,6 +251,19 @@ def test_train_then_look_then_talk_then_delete(capsys, base, data, home):
     alone = ask(capsys, "chat", got["adapter"], "--base", base, "--prompt", "Number 3?", "--only", "after", "--json",
                 "--max-new-tokens", "5")  # fmt: skip
     assert json.loads(alone[1])["after"] == sides["after"]
+    talk = ["chat", got["run"], "--prompt", "Number 3?", "--json", "--max-new-tokens", "5"]
+    every = json.loads(ask(capsys, *talk, "--sides", "merged,before, after")[1])
+    assert every == {**sides, "merged": sides["after"]}, "in float32 the merged model decides as the adapter did"
+    assert list(every) == ["prompt", "before", "after", "merged"]
+    assert json.loads(ask(capsys, *talk, "--only", "merged")[1]) == {"prompt": "Number 3?", "merged": every["merged"]}
+    hot = [*talk, "--temperature", "1.5", "--only", "after"]
+    drawn = json.loads(ask(capsys, *hot)[1])
+    assert drawn["temperature"] == 1.5
+    assert json.loads(ask(capsys, *hot, "--seed", str(drawn["seed"]))[1]) == drawn
+    for wrong in ("both", ","):
+        code, out, err = ask(capsys, *talk, "--sides", wrong)
+        assert (code, out) == (2, "")
+        assert "side" in err
     code, out, _ = ask(capsys, "chat", "last", "--prompt", "Number 3?", "--max-new-tokens", "5")
     assert code == 0
     assert out.startswith("before: ")

@@ -56,6 +56,90 @@ def test_streaming_gives_the_same_answer_in_pieces(loaded) -> None:
     assert "".join(pieces).strip() == generate(model, tokenizer, [ask(PROMPTS[2])], 12)[0]
 
 
+def test_several_answers_take_turns_on_one_model(loaded) -> None:
+    """Nothing is computed between two texts, so the model may be changed there: here, what it likes to say."""
+    model, tokenizer = loaded
+    tastes = {
+        name: torch.randn(len(tokenizer), generator=torch.Generator().manual_seed(n)) for n, name in enumerate("ab")
+    }
+    now = "a"
+    hook = model.get_output_embeddings().register_forward_hook(
+        lambda _module, _args, logits: logits + 20 * tastes[now][: logits.shape[-1]]
+    )
+    alone = {}
+    for now in tastes:
+        alone[now] = list(stream(model, tokenizer, ask(PROMPTS[2]), 12))
+    assert alone["a"] != alone["b"]
+    turns = {name: stream(model, tokenizer, ask(PROMPTS[2]), 12) for name in tastes}
+    together: dict[str, list[str]] = {name: [] for name in tastes}
+    own = model.generation_config
+    with evaluate.answering(model):
+        while turns:
+            for now in list(turns):
+                text = next(turns[now], None)
+                if text is None:
+                    del turns[now]
+                else:
+                    together[now].append(text)
+    hook.remove()
+    assert together == alone
+    assert model.generation_config is own
+
+
+def test_a_text_for_every_token_and_whether_the_answer_is_whole(loaded) -> None:
+    model, tokenizer = loaded
+
+    def drained() -> tuple[list[str], bool]:
+        texts = []
+        answer = stream(model, tokenizer, ask(PROMPTS[0]), 12)
+        while True:
+            try:
+                texts.append(next(answer))
+            except StopIteration as end:
+                return texts, end.value
+
+    texts, whole = drained()
+    assert len(texts) == 12
+    assert not whole
+    assert "".join(texts).strip() == greedy_by_hand(model, tokenizer, PROMPTS[0], 12)
+    # The likeliest of all tokens is now the one that ends an answer: it counts, and has no text.
+    stop = template_of(tokenizer).stop_ids[0]
+    hook = model.get_output_embeddings().register_forward_hook(
+        lambda _m, _i, logits: (
+            torch.nn.functional.one_hot(torch.tensor(stop), logits.shape[-1]).expand_as(logits).float()
+        )
+    )
+    assert drained() == ([""], True)
+    hook.remove()
+
+
+def test_dice_follow_the_softmax_and_their_seed() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, -20.0]])
+    for temperature in (0.5, 1.0, 2.0):
+        dice = evaluate.Dice(temperature, 0)
+        rolls = 20_000
+        counts = torch.zeros(5)
+        for _ in range(rolls):
+            counts[dice(torch.empty(0), logits).argmax()] += 1
+        expected = torch.softmax(logits[0] / temperature, 0)
+        spread = 4 * (expected * (1 - expected) / rolls).sqrt() + 1e-9  # four standard errors
+        assert ((counts / rolls - expected).abs() <= spread).all(), temperature
+    one, same, other = (evaluate.Dice(1.0, seed) for seed in (5, 5, 6))
+    flat = torch.zeros(1, 1000)
+    assert torch.equal(one(torch.empty(0), flat), same(torch.empty(0), flat))
+    assert not torch.equal(one(torch.empty(0), flat), other(torch.empty(0), flat))
+
+
+def test_sampling_leaves_the_processes_random_numbers_alone(loaded) -> None:
+    model, tokenizer = loaded
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    answers = {"".join(stream(model, tokenizer, ask(PROMPTS[2]), 12, 1.0, seed=2)) for _ in range(2)}
+    assert torch.equal(torch.rand(3), expected)
+    assert len(answers) == 1
+
+
 def test_the_held_out_loss_is_the_mean_over_tokens_whatever_the_batches(loaded) -> None:
     model, tokenizer = loaded
     encoded = encode_all(tokenizer, [dialogue(p, p[::-1]) for p in PROMPTS])
