@@ -309,13 +309,15 @@ def _dense(rows: list[list[int]], shape: tuple[int, int]) -> np.ndarray:
 
 
 # Settings of methods that change what is computed, not how much memory it takes (the rank is one of the sizes).
-WEIGHTLESS = ("rank", "alpha", "rate_ratio", "fast", "projection_seed", "d_initial", "start", "text", "quant_type")
+WEIGHTLESS = ("rank", "alpha", "rate_ratio", "fast", "projection_seed", "d_initial", "start", "text")
 
 
 def key_of(setup: Setup) -> str:
     """What a surrogate belongs to, beside the model: all of a setup but its sizes, as one line of text."""
     record = setup.to_dict()
     settings = {k: v for k, v in record.pop("settings").items() if k not in WEIGHTLESS}
+    if settings.get("quant_type") == "fp4":  # as many bits as nf4
+        settings["quant_type"] = "nf4"
     for size in ("batch", "length", "answers"):
         record.pop(size)
     if not setup.device.is_cuda:

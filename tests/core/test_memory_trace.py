@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+import core.objective
 import core.train
 from core.config import RunConfig, with_settings
 from core.errors import BadInput, Incompatible
@@ -68,6 +69,7 @@ def test_every_family(family: str) -> None:
         ("llama", "lora", {"settings": {"dropout": 0.1, "rank_pattern": "q_proj=4"}}),
         ("opt", "lora", {"settings": {"rank": 1, "target_modules": "attention", "bias": "all"}}),
         ("llama", "full", {"batch": 1, "length": 2}),
+        ("llama", "qlora", {"settings": {"quant_type": "int8"}}),
         # Autocast, converted as on a CPU:
         ("llama", "full", {"precision": "bfloat16", "checkpointing": True}),
         ("gpt2", "lora", {"precision": "bfloat16"}),
@@ -82,7 +84,7 @@ def test_a_run_of_the_product_takes_what_is_traced(tmp_path: Path, monkeypatch: 
     """The whole of `core.train`, on the embedded base and a task: nothing here imitates it."""
     batches: list[tuple[int, int, int]] = []
     ledgers: list[Ledger] = []
-    measure, collate = core.train.measure_step, core.train.collate
+    measure, collate = core.train.measure_step, core.objective.collate
 
     def watched(*arguments: Any) -> Any:
         batches.clear()
@@ -98,7 +100,7 @@ def test_a_run_of_the_product_takes_what_is_traced(tmp_path: Path, monkeypatch: 
 
     seen: list[tuple[int, int, int]] = []
     monkeypatch.setattr(core.train, "measure_step", watched)
-    monkeypatch.setattr(core.train, "collate", noted)
+    monkeypatch.setattr(core.objective, "collate", noted)
     config = with_settings(
         RunConfig(task="json", method="lora"),
         {"steps": 2, "train_examples": 40, "eval_items": 4, "skill_items": 0, "batch_size": 8, "precision": "float32"},
