@@ -24,8 +24,16 @@ from typing import Any
 
 import numpy as np
 
+from core.errors import DeltalabError
 from core.memory.ledger import Ledger, Term
 from core.memory.setup import Setup
+
+
+class Unstable(DeltalabError):
+    """The step does not do the same things at all sizes, so only full traces can tell its memory."""
+
+    kind = "unstable"
+
 
 FOLDER = Path(__file__).parent / "surrogates"
 SOURCE = "the trace's own tensors, sized by formula"

@@ -33,6 +33,7 @@ from core.memory.estimate import (
     Regime,
     Sizes,
     Surrogate,
+    Unstable,
     file_name,
     key_of,
 )
@@ -41,12 +42,6 @@ from core.memory.trace import Trace, any_layer, attention_of, trace
 from core.methods import METHODS
 
 Tell = Callable[[float, str], None]
-
-
-class Unstable(DeltalabError):
-    """The step does not do the same things at all sizes, so only full traces can tell its memory."""
-
-    kind = "unstable"
 
 
 # --- the model at another depth ---------------------------------------------------------------------------------------

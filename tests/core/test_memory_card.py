@@ -201,6 +201,7 @@ def test_a_process_of_its_own_answers(folder: Path) -> None:
         made = tracer.fit(str(folder), setup_of())
         assert made.peak_bytes(Sizes.of(setup_of())) == found["ledger"]["allocated_bytes"]
         assert tracer.fit(str(folder), setup_of(batch=7)) is made, "kept, for all sizes"
+        assert tracer.architecture(str(folder)).total == found["total"]
         with pytest.raises(BadInput, match="reads 2,048 tokens at most"):
             tracer.trace(str(folder), setup_of(length=9999))
         assert tracer._process is process, "and it is still there"

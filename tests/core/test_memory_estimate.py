@@ -24,13 +24,14 @@ from core.memory.estimate import (
     Regime,
     Sizes,
     Surrogate,
+    Unstable,
     find,
     key_of,
     largest,
     section_name,
     shipped,
 )
-from core.memory.fit import Unstable, agrees, fit, period_of, random_sizes, versions, with_layers
+from core.memory.fit import agrees, fit, period_of, random_sizes, versions, with_layers
 from core.memory.setup import Device, Setup
 from core.memory.trace import CATEGORIES
 from core.methods import METHODS
