@@ -24,8 +24,16 @@ from typing import Any
 
 import numpy as np
 
+from core.errors import DeltalabError
 from core.memory.ledger import Ledger, Term
 from core.memory.setup import Setup
+
+
+class Unstable(DeltalabError):
+    """The step does not do the same things at all sizes, so only full traces can tell its memory."""
+
+    kind = "unstable"
+
 
 FOLDER = Path(__file__).parent / "surrogates"
 SOURCE = "the trace's own tensors, sized by formula"
@@ -309,13 +317,15 @@ def _dense(rows: list[list[int]], shape: tuple[int, int]) -> np.ndarray:
 
 
 # Settings of methods that change what is computed, not how much memory it takes (the rank is one of the sizes).
-WEIGHTLESS = ("rank", "alpha", "rate_ratio", "fast", "projection_seed", "d_initial", "start", "text", "quant_type")
+WEIGHTLESS = ("rank", "alpha", "rate_ratio", "fast", "projection_seed", "d_initial", "start", "text")
 
 
 def key_of(setup: Setup) -> str:
     """What a surrogate belongs to, beside the model: all of a setup but its sizes, as one line of text."""
     record = setup.to_dict()
     settings = {k: v for k, v in record.pop("settings").items() if k not in WEIGHTLESS}
+    if settings.get("quant_type") == "fp4":  # as many bits as nf4
+        settings["quant_type"] = "nf4"
     for size in ("batch", "length", "answers"):
         record.pop(size)
     if not setup.device.is_cuda:

@@ -33,6 +33,7 @@ from core.memory.estimate import (
     Regime,
     Sizes,
     Surrogate,
+    Unstable,
     file_name,
     key_of,
 )
@@ -41,12 +42,6 @@ from core.memory.trace import Trace, any_layer, attention_of, trace
 from core.methods import METHODS
 
 Tell = Callable[[float, str], None]
-
-
-class Unstable(DeltalabError):
-    """The step does not do the same things at all sizes, so only full traces can tell its memory."""
-
-    kind = "unstable"
 
 
 # --- the model at another depth ---------------------------------------------------------------------------------------
@@ -524,16 +519,18 @@ def ship(names: Sequence[str], seconds: float, main_only: bool) -> None:
         began = time.perf_counter()
         what = f"{name} {setup.method} on {setup.device}{' with checkpointing' if setup.checkpointing else ''}"
         try:
-            made = fit(config_of(model(name)), setup, name)
+            made = [fit(config_of(model(name)), setup, name)]
+            if made[0].regime.batch[0] > 1:
+                made.append(fit(config_of(model(name)), replace(setup, batch=1), name))
         except DeltalabError as why:
             print(f"{what}: none. {why.sentence}", flush=True)
             continue
-        records = [r for r in records if r["key"] != made.key] + [made.to_dict()]
+        records = [r for r in records if r["key"] != key_of(setup)] + [one.to_dict() for one in made]
         text = json.dumps(records, separators=(",", ":"))
         partial = path.with_suffix(".partial")
         partial.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
         partial.replace(path)
-        print(f"{what}: {time.perf_counter() - began:.1f} s, {len(made.sections)} moments", flush=True)
+        print(f"{what}: {time.perf_counter() - began:.1f} s, {len(made[0].sections)} moments", flush=True)
 
 
 def check(count: int, seed: int, part_of_name: str | None) -> None:
@@ -580,12 +577,12 @@ def record_of(record: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in record.items() if k != "short"}
 
 
-def random_sizes(made: Surrogate, drawn: random.Random, most_tokens: int = 8192) -> Sizes:
+def random_sizes(made: Surrogate, drawn: random.Random, most_tokens: int = 8192, most_rank: int = 64) -> Sizes:
     """Sizes at which a surrogate holds."""
     low, high = made.regime.length
     batch = drawn.randint(made.regime.batch[0], made.regime.batch[1] or 16)
     length = drawn.randint(low, min(high or most_tokens, most_tokens))
-    rank = made.regime.rank[0] if made.regime.rank[1] is not None else drawn.randint(made.regime.rank[0], 64)
+    rank = made.regime.rank[0] if made.regime.rank[1] is not None else drawn.randint(made.regime.rank[0], most_rank)
     answers = drawn.choice((None, drawn.randint(1, batch * (length - 1))))
     deeper = (made.layers - made.first) // made.period if made.growth.any() else 0
     return Sizes(batch, length, answers, rank, made.first + made.period * drawn.randint(0, deeper))

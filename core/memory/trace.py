@@ -239,8 +239,10 @@ def trace(config: Any, setup: Setup) -> Trace:
 def _check(config: Any, setup: Setup) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+    from core.base import is_encoder
+
     name = getattr(config, "_name_or_path", "") or config.model_type
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.model_type in ("bert", "roberta"):
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or is_encoder(config):
         raise BadInput(
             f"{name} is no causal language model, and only the training of those can be traced.",
             "Choose a model that continues a text.",
@@ -333,7 +335,8 @@ def _note_resident(recorder: Recorder, model: torch.nn.Module, optimizer: torch.
                     recorder.add(tensor, category="quantization constants")
     for name, buffer in model.named_buffers():
         recorder.where = name
-        recorder.add(buffer, category="frozen weights")
+        scales = name.rpartition(".")[2] == "absmax"  # of weights in 8 bits
+        recorder.add(buffer, category="quantization constants" if scales else "frozen weights")
     for owner, states in optimizer.state.items():
         recorder.where = names[owner]
         paged = setup.optimizer.startswith("paged") and setup.device.is_cuda and owner.numel() >= PAGED_NUMBERS

@@ -21,13 +21,16 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from core.architecture import Architecture
 from core.errors import BadInput, BaseUnavailable, DeltalabError, Incompatible, NotFound
-from core.memory.estimate import Surrogate, key_of
+from core.memory.estimate import Sizes, Surrogate, Unstable, key_of
 from core.memory.setup import Setup
 
 Tell = Callable[[float, str], None]
 MOST_SECONDS = 600.0
-_KINDS: dict[str, type[DeltalabError]] = {k.kind: k for k in (BadInput, BaseUnavailable, Incompatible, NotFound)}
+_KINDS: dict[str, type[DeltalabError]] = {
+    k.kind: k for k in (BadInput, BaseUnavailable, Incompatible, NotFound, Unstable)
+}
 
 
 class Tracer:
@@ -62,16 +65,22 @@ class Tracer:
         """The surrogate of a model and a setup, for all sizes that go the same way; kept for the next question.
 
         Raises:
-            DeltalabError: as `trace`; or no surrogate gives the traces' bytes (then only `trace` helps).
+            Unstable: no surrogate gives the traces' bytes; `trace` does. DeltalabError: as `trace`.
         """
         known = self._fitted.get((model, key_of(setup)))
-        from core.memory.estimate import Sizes
-
         if known is not None and known.holds(Sizes.of(setup)):
             return known
         made = Surrogate.from_dict(self._ask({"do": "fit", "model": model, "setup": setup.to_dict()}, tell))
         self._fitted[model, made.key] = made
         return made
+
+    def architecture(self, model: str) -> Architecture:
+        """The table of modules of a model that the catalogue does not have (`core.catalog.architecture_of` is faster).
+
+        Raises:
+            DeltalabError: as `trace`.
+        """
+        return Architecture.from_dict(self._ask({"do": "architecture", "model": model}, lambda share, text: None))
 
     def close(self) -> None:
         """End the process."""
@@ -135,6 +144,7 @@ def answer(question: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     """
     import warnings
 
+    from core.architecture import architecture_of_config
     from core.catalog import configuration
     from core.memory.fit import fit
     from core.memory.trace import trace
@@ -142,6 +152,8 @@ def answer(question: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     tell(0.0, "Reading the model's configuration")
     config = configuration(question["model"])
+    if question["do"] == "architecture":
+        return architecture_of_config(config, question["model"]).to_dict()
     setup = Setup.from_dict(question["setup"])
     if question["do"] == "fit":
         return fit(config, setup, question["model"], tell).to_dict()

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+import core.objective
 import core.train
 from core.config import RunConfig, with_settings
 from core.errors import BadInput, Incompatible
 from core.memory.ledger import Ledger
-from core.memory.meta import cuda_kernel
+from core.memory.meta import autocast, cuda_kernel, standing_in
+from core.memory.recorder import Recorder
 from core.memory.setup import Device, Setup
 from core.memory.trace import CATEGORIES, Trace, part_of, trace
 from core.methods import METHODS
@@ -68,6 +70,7 @@ def test_every_family(family: str) -> None:
         ("llama", "lora", {"settings": {"dropout": 0.1, "rank_pattern": "q_proj=4"}}),
         ("opt", "lora", {"settings": {"rank": 1, "target_modules": "attention", "bias": "all"}}),
         ("llama", "full", {"batch": 1, "length": 2}),
+        ("llama", "qlora", {"settings": {"quant_type": "int8"}}),
         # Autocast, converted as on a CPU:
         ("llama", "full", {"precision": "bfloat16", "checkpointing": True}),
         ("gpt2", "lora", {"precision": "bfloat16"}),
@@ -82,7 +85,7 @@ def test_a_run_of_the_product_takes_what_is_traced(tmp_path: Path, monkeypatch: 
     """The whole of `core.train`, on the embedded base and a task: nothing here imitates it."""
     batches: list[tuple[int, int, int]] = []
     ledgers: list[Ledger] = []
-    measure, collate = core.train.measure_step, core.train.collate
+    measure, collate = core.train.measure_step, core.objective.collate
 
     def watched(*arguments: Any) -> Any:
         batches.clear()
@@ -98,7 +101,7 @@ def test_a_run_of_the_product_takes_what_is_traced(tmp_path: Path, monkeypatch: 
 
     seen: list[tuple[int, int, int]] = []
     monkeypatch.setattr(core.train, "measure_step", watched)
-    monkeypatch.setattr(core.train, "collate", noted)
+    monkeypatch.setattr(core.objective, "collate", noted)
     config = with_settings(
         RunConfig(task="json", method="lora"),
         {"steps": 2, "train_examples": 40, "eval_items": 4, "skill_items": 0, "batch_size": 8, "precision": "float32"},
@@ -200,6 +203,30 @@ def test_the_course_of_a_step() -> None:
     assert [(row["category"], row["count"]) for row in weights] == [("trained weights", 2)]
     end = found.ledger(len(found.events) - 1)
     assert {t.name for t in end.terms} <= {*RESIDENT[:4], "batch", "temporaries"}, "gradients and activations are gone"
+
+
+def test_autocast_converts_a_weight_that_trains_once_and_keeps_it() -> None:
+    """As torch's own does (cached_cast in ATen/autocast_mode.cpp), and forgets it at the end of the region."""
+    setup = setup_of("full", device=AMPERE, precision="bfloat16")
+    x, trained = (torch.empty(8, 8, device="meta", requires_grad=r) for r in (False, True))
+    frozen = torch.empty(8, 8, device="meta")
+    recorder = Recorder()
+    with standing_in(setup), recorder:
+        for weight, conversions in ((trained, 1), (frozen, 2)):
+            with autocast(setup):
+                before = len([r for r in recorder.records if r.op == "aten::_to_copy"])
+                outputs = [torch.nn.functional.linear(x.bfloat16(), weight) for _ in range(2)]
+            made = [r for r in recorder.records if r.op == "aten::_to_copy"][before:]
+            assert len(made) == 2 + conversions, "x twice, and the weight"
+            assert {o.dtype for o in outputs} == {torch.bfloat16}
+            del outputs
+        assert torch.nn.functional.layer_norm(x.bfloat16(), (8,)).dtype == torch.bfloat16, "outside of the region"
+        with autocast(setup):
+            assert torch.nn.functional.layer_norm(x.bfloat16(), (8,)).dtype == torch.float32
+            assert torch.softmax(x.bfloat16(), -1).dtype == torch.float32
+            with torch.autocast("meta", enabled=False):
+                assert (x @ x).dtype == torch.float32
+    assert all(r.died is not None for r in recorder.records if r.op == "aten::_to_copy")
 
 
 def test_nothing_stays_replaced() -> None:

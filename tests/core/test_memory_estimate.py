@@ -1,0 +1,254 @@
+"""Surrogates against the traces that they stand for: to the byte, term by term, at sizes they were not made from."""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.catalog import architecture_of, config_of, model, models
+from core.errors import Incompatible
+from core.memory import fit as fitting
+from core.memory.estimate import (
+    MONOMIALS,
+    ORDER,
+    Regime,
+    Sizes,
+    Surrogate,
+    Unstable,
+    find,
+    key_of,
+    largest,
+    section_name,
+    shipped,
+)
+from core.memory.fit import agrees, fit, period_of, random_sizes, versions, with_layers
+from core.memory.setup import Device, Setup
+from core.memory.trace import CATEGORIES
+from core.methods import METHODS
+from tests.core import memory_support
+
+AMPERE = Device((8, 0))
+
+
+def setup_of(method: str, device: Device = AMPERE, **changes: Any) -> Setup:
+    changes = {"batch": 4, "length": 48, "precision": device.precision, **changes}
+    return Setup(method, changes.pop("settings", METHODS[method].Config()), device=device, **changes)
+
+
+def model_of(family: str, **more: Any) -> Any:
+    config = memory_support.config_of(family, width=64, layers=7)
+    for name, value in more.items():
+        setattr(config, name, value)
+    return config
+
+
+@cache
+def made(
+    family: str, method: str, checkpointing: bool = False, device: Device = AMPERE
+) -> tuple[Any, Setup, Surrogate]:
+    config, setup = model_of(family), setup_of(method, device, checkpointing=checkpointing)
+    return config, setup, fit(config, setup, family)
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "checkpointing", "device"),
+    [
+        ("llama", "lora", False, AMPERE),
+        ("llama_biased", "bitfit", True, AMPERE),
+        ("gpt2", "full", True, AMPERE),
+        ("qwen2", "qlora", True, AMPERE),
+        ("llama", "lora", False, Device((7, 5))),  # attention with the square of the length
+        ("opt", "lora", True, Device((7, 5))),  # attention that counts in groups of 32
+        ("gemma", "prefix_tuning", False, AMPERE),  # tensors that grow with the number of layers
+        ("llama", "last_k", False, AMPERE),  # layers that differ at the end
+    ],
+)
+def test_any_depth_and_sizes(family: str, method: str, checkpointing: bool, device: Device) -> None:
+    config, setup, surrogate = made(family, method, checkpointing, device)
+    drawn = random.Random(f"{family} {method}")
+    for _ in range(4):
+        sizes = random_sizes(surrogate, drawn, 1000, 32)
+        assert agrees(surrogate, config, setup, sizes), sizes
+    one = Sizes(1, 33, 7, setup.rank or 0, 7)  # one row, seven answers, all layers
+    assert not surrogate.holds(one) or agrees(surrogate, config, setup, one)
+    assert surrogate.holds(one) == (device == AMPERE or family == "opt"), "the grouped keys of one row are no copy"
+
+
+def test_a_row_of_one_and_a_rank_of_one_are_cases_of_their_own() -> None:
+    setup = setup_of("lora", settings=METHODS["lora"].Config(rank=1), batch=1)
+    config = model_of("llama")
+    surrogate = fit(config, setup, "llama")
+    assert surrogate.regime == Regime((1, 1), (2, 2048), (1, 1))
+    assert agrees(surrogate, config, setup, Sizes(1, 77, None, 1, 5))
+    assert not surrogate.holds(Sizes(2, 77, None, 1))
+    with pytest.raises(ValueError, match="does not hold"):
+        surrogate.ledger(Sizes(1, 77, None, 8))
+
+
+def test_a_window_that_is_shorter_than_the_text_needs_a_mask() -> None:
+    config = model_of("mistral", sliding_window=100)
+    inside, outside = setup_of("ia3", length=48), setup_of("ia3", length=200)
+    assert fitting.regime_of(config, inside).length == (2, 99)
+    assert fitting.regime_of(config, outside).length == (100, 2048)
+    surrogate = fit(config, outside, "mistral")
+    assert agrees(surrogate, config, outside, Sizes(3, 333, None, 0, 6))
+    assert surrogate.kernels == ("efficient",), "the fused kernel without a mask is no choice"
+
+
+def test_layers_of_two_kinds_repeat_in_pairs() -> None:
+    from transformers import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING["qwen2"](
+        hidden_size=64, intermediate_size=128, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=500, sliding_window=64, use_sliding_window=True,
+        layer_types=["sliding_attention", "full_attention"] * 4,
+    )  # fmt: skip
+    assert period_of(config) == 2
+    assert with_layers(config, 5).layer_types == [*config.layer_types[:4], "sliding_attention"]
+    setup = setup_of("ia3", length=128)
+    surrogate = fit(config, setup, "mixed")
+    assert (surrogate.first, surrogate.period) == (6, 2)
+    assert agrees(surrogate, config, setup, Sizes(2, 150, None, 0, 10))
+    assert not surrogate.holds(Sizes(2, 150, None, 0, 9)), "half a pair"
+
+
+def test_what_does_not_agree_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A surrogate that has lost moments, or a monomial, never comes out."""
+    config, setup = model_of("llama"), setup_of("ia3")
+    with monkeypatch.context() as patched:
+        patched.setattr(fitting, "_undominated", lambda counts, growth: [0])
+        with pytest.raises(Unstable, match="does not give the bytes"):
+            fit(config, setup, "llama")
+    monkeypatch.setattr(fitting, "monomials_of", lambda regime, kernels, square: ["1", "b", "s", "n"])
+    with pytest.raises(Unstable, match="none of the known products"):
+        fit(config, setup, "llama")
+
+
+def test_a_surrogate_survives_json_and_explains_itself() -> None:
+    _, _, surrogate = made("llama", "lora")
+    again = Surrogate.from_dict(json.loads(json.dumps(surrogate.to_dict())))
+    sizes = Sizes(3, 200, 50, 4)
+    ledger = surrogate.ledger(sizes)
+    assert again.ledger(sizes) == ledger
+    assert np.array_equal(again.counts, surrogate.counts)
+    assert sum(t.bytes for t in ledger.terms) == ledger.allocated_bytes == surrogate.peak_bytes(sizes)
+    assert sum(row[2] for row in surrogate.parts(sizes)) == ledger.allocated_bytes
+    # A weight of 192 × 64 numbers of two bytes in each of seven layers; rows of 600 tokens.
+    assert "7 × 12,288 × 2 bytes (mlp.down_proj.base_layer.weight)" in ledger.terms[0].formula
+    activations = next(t for t in ledger.terms if t.name == "activations")
+    assert "7 × batch 3 × length 200 × 192 × 2 bytes" in activations.formula
+    assert "layers" not in ledger.peak_at
+    assert "{" not in ledger.peak_at
+    all_answers = replace(sizes, answers=None)
+    head = next(g for g, _, _ in surrogate.parts(all_answers) if g.op == "aten::_log_softmax")
+    assert head.formula(all_answers) == "answer tokens 597 × 1,000 × 4 bytes"
+
+
+def test_it_answers_in_milliseconds() -> None:
+    _, _, surrogate = made("llama", "lora")
+    took = []
+    for length in range(100, 140):
+        began = time.perf_counter()
+        surrogate.ledger(Sizes(2, length, None, 8))
+        took.append(time.perf_counter() - began)
+    assert statistics.median(took) < 5e-3
+
+
+def test_small_parts() -> None:
+    assert section_name("layer {-1} backward", 32) == "layer 31 backward"
+    assert section_name("layer {0} forward", 32) == "layer 0 forward"
+    assert section_name("optimizer", 32) == "optimizer"
+    assert ORDER == CATEGORIES
+    assert [largest(lambda n, most=most: n <= most) for most in (0, 1, 2, 7, 8, 1000)] == [0, 1, 2, 7, 8, 1000]
+    assert largest(lambda n: True, 50) == 50
+    assert all(value(Sizes(2, 33, 5, 3)) > 0 for value, _ in MONOMIALS.values())
+
+
+def test_keys_leave_out_sizes_and_what_weighs_nothing() -> None:
+    one = setup_of("pissa")
+    same = replace(one, batch=9, length=99, answers=3, settings=replace(one.settings, rank=4, alpha=1, fast=True))
+    assert key_of(one) == key_of(same)
+    assert key_of(one) != key_of(replace(one, checkpointing=True))
+    assert key_of(one) != key_of(replace(one, settings=replace(one.settings, dropout=0.1)))
+    assert key_of(replace(one, accumulation=2)) == key_of(replace(one, accumulation=8))
+
+
+# --- those that come with the program ---------------------------------------------------------------------------------
+
+SHIPPED = [(row.name, s) for row in models() for s in shipped(row.name)]
+
+
+def test_the_popular_models_come_with_the_main_methods() -> None:
+    names = {name for name, _ in SHIPPED}
+    assert len(names) >= 25
+    for name in names:
+        for method in ("lora", "qlora", "full", "bitfit"):
+            try:
+                METHODS[method].count(architecture_of(name), METHODS[method].Config())
+            except Incompatible:
+                continue
+            for checkpointing in (False, True):
+                setup = setup_of(method, batch=2, length=512, checkpointing=checkpointing)
+                assert find(name, setup) is not None, (name, method, checkpointing)
+
+
+def test_shipped_ones_train_as_many_parameters_as_the_closed_form_counts() -> None:
+    for name, surrogate in SHIPPED:
+        record, settings = json.loads(surrogate.key)
+        rank = 4 if surrogate.regime.rank[1] is None else 0
+        own = METHODS[record["method"]].Config(**settings, **({"rank": rank} if rank else {}))
+        wanted = 4 * METHODS[record["method"]].count(architecture_of(name), own)
+        sizes = Sizes(max(2, surrogate.regime.batch[0]), surrogate.regime.length[0] + 62, None, rank)
+        found = sum(b for g, _, b in surrogate.parts(sizes) if g.category == "trained weights")
+        tensors = sum(n for g, n, _ in surrogate.parts(sizes) if g.category == "trained weights")
+        assert wanted <= found <= wanted + surrogate.block * tensors, (name, surrogate.key)
+        assert surrogate.checked
+        assert set(surrogate.versions) == set(versions())
+
+
+def test_a_shipped_one_gives_the_bytes_of_the_whole_model() -> None:
+    setup = setup_of("lora", batch=3, length=777, answers=500)
+    found = find("Llama-3.2-1B", setup)
+    assert found is not None
+    if dict(found.versions) != versions():
+        pytest.skip(f"shipped for {dict(found.versions)}: run python -m core.memory.fit")
+    assert agrees(found, config_of(model("Llama-3.2-1B")), setup, Sizes.of(setup))
+
+
+def test_later_cards_take_what_ampere_takes() -> None:
+    name = "Llama-3.2-1B"
+    ampere = find(name, setup_of("lora"))
+    assert ampere is not None
+    for capability in ((8, 6), (8, 9), (9, 0), (12, 0)):
+        assert find(name, setup_of("lora", Device(capability))) is ampere
+    found = find(name, setup_of("lora", Device((7, 5))))
+    assert found is None or found is not ampere
+    assert find("no such model", setup_of("lora")) is None
+
+
+def test_an_estimate_needs_no_torch() -> None:
+    program = """
+import sys
+from core.memory.card import largest_batch, totals
+from core.memory.estimate import Sizes, find
+from core.memory.setup import Device, Setup
+from core.methods import METHODS
+setup = Setup("qlora", METHODS["qlora"].Config(), 2, 512, device=Device((8, 9)), precision="bfloat16")
+made = find("Llama-3.1-8B", setup)
+assert totals(made.ledger(Sizes.of(setup)).allocated_bytes, setup.device).process[1] > 2**32
+assert largest_batch(made, Sizes.of(setup), setup.device, 24 * 10**9) > 2
+heavy = [m for m in ("torch", "transformers", "bitsandbytes") if m in sys.modules]
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
