@@ -145,6 +145,20 @@ def test_hot_swap_is_measured_by_a_process_of_its_own(visit, finished, store):
     assert "times less than 2 merged models" in text
 
 
+def test_only_runs_that_can_share_a_base_are_offered_for_switching(visit, finished):
+    plain, four, more = (
+        finished(title="Plain"),
+        finished(method="qlora", title="Four"),
+        finished(method="vera", title="V"),
+    )
+    page = visit(ship_page, run=plain.id, do="swap")
+    assert [o.partition(" ")[0] for o in page.multiselect(key=f"swap-others-{plain.id}").options] == ["VeRA"]
+    assert len(visit(ship_page, run=plain.id, do="latency").multiselect[0].options) == 2
+    page = visit(ship_page, run=four.id, do="swap")
+    assert not page.multiselect
+    assert "Choose at least one more run" in words(page)
+
+
 def test_the_card_is_shown_and_downloads(visit, finished):
     run = finished(title="My *card*")
     page = visit(ship_page, run=run.id, do="card")
