@@ -301,7 +301,7 @@ def _swap(run: Run, runs: list[Run]) -> None:
         "One base in memory, several adapters beside it, one of them in place at a time. A switch moves pointers: no "
         "weight is copied. Each answer right after a switch is compared with the run's own."
     )
-    others = _others(run, runs, "swap", most=7)
+    others = _others(run, [r for r in runs if _stored(r) == _stored(run)], "swap", most=7)
     if not others:
         st.caption("Choose at least one more run of the same base.")
         return
@@ -328,6 +328,12 @@ def _swapped(result: dict[str, Any]) -> None:
     )
     st.markdown(text)
     _figure(charts_ship.memory(result), "swap")
+
+
+def _stored(run: Run) -> tuple[Any, ...] | None:
+    """How the run's base was quantized; None where it was not. Adapters on one base need one form of it."""
+    settings = run.config["settings"]
+    return (settings["quant_type"], settings["double_quantization"]) if run.config["method"] == "qlora" else None
 
 
 def _others(run: Run, runs: list[Run], key: str, *, most: int) -> list[Run]:

@@ -1,7 +1,6 @@
 """The page Ship: verdicts and fixes, measurements and their figures, the card; and what may be taken away by whom."""
 
 import io
-import json
 import zipfile
 
 import pytest
@@ -12,7 +11,7 @@ from app import charts_ship, identity, state
 from app.api import ROUTES
 from core.base import EMBEDDED_FOLDER
 from core.config import RunConfig
-from core.runs.prober import Prober
+from core.runs import prober
 from tests.app import ship_results
 from tests.app.filling import fill
 from tests.app.test_live_api import cookie
@@ -54,9 +53,9 @@ def finished(store, folders):
 
 def kept(run, name, settings, result):
     """Put a result where a measurement would have left it."""
-    _, folder = state.prober()._asked(name, [run.id], settings, run.owner)
+    _, folder = prober.asked(state.store(), name, [run.id], settings, run.owner)
     folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps({"result": result, "seconds": 1.0}))
+    prober.keep(folder, result, 1.0)
 
 
 def test_without_a_run_it_leads_to_one(visit):
@@ -135,16 +134,26 @@ def test_hot_swap_is_measured_by_a_process_of_its_own(visit, finished, store):
     assert "Choose at least one more run" in words(page)
     page.multiselect(key=f"swap-others-{two.id}").set_value([one.id]).run()
     button(page, f"ship-{two.id}-swap-start").click().run()
-    prober: Prober = state.prober()
     asked = ("swap", [two.id, one.id], {}, "alice")
-    wait_for(lambda: not prober.look(*asked).active, 120, 0.1)
-    found = prober.look(*asked)
+    wait_for(lambda: not state.prober().look(*asked).active, 120, 0.1)
+    found = state.prober().look(*asked)
     assert found.status == "finished", (found.sentence, found.folder)
     page.run()
     text = words(page)
     assert [m.value for m in page.metric][1] == "100 %"
     assert "the logits are the same to the bit" in text
     assert "times less than 2 merged models" in text
+
+
+def test_only_runs_that_can_share_a_base_are_offered_for_switching(visit, finished):
+    plain, four = finished(title="Plain"), finished(method="qlora", title="Four")
+    finished(method="vera", title="VeRA")
+    page = visit(ship_page, run=plain.id, do="swap")
+    assert [o.partition(" ")[0] for o in page.multiselect(key=f"swap-others-{plain.id}").options] == ["VeRA"]
+    assert len(visit(ship_page, run=plain.id, do="latency").multiselect[0].options) == 2
+    page = visit(ship_page, run=four.id, do="swap")
+    assert not page.multiselect
+    assert "Choose at least one more run" in words(page)
 
 
 def test_the_card_is_shown_and_downloads(visit, finished):
