@@ -136,6 +136,7 @@ def test_the_chat_keeps_runs_with_other_labels_apart(capsys, base, data, tmp_pat
         said: list[tuple[str, str]] = []
         message = [{"role": "user", "content": "Number 7?"}]
         question = {"base": base, "revision": None, "adapter": folders[name], "dtype": "float32", "max_new_tokens": 8,
-                    "temperature": 0.0, "sides": {"before": message, "after": message}}  # fmt: skip
+                    "temperature": 0.0, "seed": 0, "busy": False,
+                    "sides": {"before": message, "after": message}}  # fmt: skip
         _answer(shelf, question, lambda *piece: said.append(piece), lambda: False)  # noqa: B023 (called at once)
         assert said == [(side, wanted[name, side]) for side in ("before", "after")]

@@ -397,11 +397,11 @@ def test_rows_beyond_the_limit_are_neither_trained_on_nor_scored(
     cfg = config(bases[family], long_rows(tmp_path), max_length=max_length, held_out=0.4, eval_items=50)
     run = run_of(cfg, tmp_path / "run")
     limit = min(max_length, run.model.config.max_position_embeddings)
-    material = run.material
-    assert max(len(e.ids) for e in [*material.train, *material.held_out]) <= limit
-    assert len(material.held_out) == len(material.items)
-    assert all("and on" not in item.messages[-1].content for item in material.items)
-    said = " ".join(material.notes)
+    learnt: Any = run.objective
+    assert max(len(e.ids) for e in [*learnt.train, *learnt.held_out_rows]) <= limit
+    assert len(learnt.held_out_rows) == len(learnt.items) == learnt.held_out
+    assert all("and on" not in item.messages[-1].content for item in learnt.items)
+    said = " ".join(learnt.notes)
     assert f"examples are longer than {limit} tokens" in said
     assert f"held-out rows are longer than {limit} tokens" in said
     assert (f"reads {limit} tokens at most" in said) == (limit < max_length)
