@@ -27,6 +27,7 @@ import streamlit as st
 
 from app import api, charts, components, state
 from app.story import Story, happened, percent, plain, slim, small
+from core.base import CLASSIFICATION, kind_of_base
 from core.config import EMBEDDED, RunConfig, resolved
 from core.errors import DeltalabError, NotFound
 from core.runs.recorded import read
@@ -38,6 +39,15 @@ if TYPE_CHECKING:
 ACTIVE = ("queued", "running")
 POLL_MS = 500
 """How often a curve asks for news while its run is on and its tab is in sight."""
+ANSWER_WORDS = {
+    "loss": "nats a token", "score": "right answers", "held_out": "held-out answers",
+    "samples": "Held-out prompts, and what the model answers", "prompt": "Prompt",
+}  # fmt: skip
+LABEL_WORDS = {
+    "loss": "nats a label", "score": "right labels", "held_out": "held-out texts",
+    "samples": "Held-out texts, and the labels that the model gives them", "prompt": "Text",
+}  # fmt: skip
+"""What the curves and the table below them are called: of a language model, and of an encoder that gives labels."""
 
 
 @dataclass(frozen=True)
@@ -250,17 +260,21 @@ def panel_data(run: Run | Recorded, story: Story) -> dict[str, Any]:
     )
     others = [s for s in (charts.series_style(i) for i in range(8)) if s.colour != method.colour]
     task = story.config.get("task") if story.started else None
+    labels = story.classifies
     if not isinstance(run, Recorded):
         task = run.config.get("task")
+        # Before it has started nothing but its base can tell.
+        labels = labels or kind_of_base(run.config["base"], run.config.get("revision")) == CLASSIFICATION
     data: dict[str, Any] = {
         "every": POLL_MS,
         "missing": "This run is not here any more.",
         "styles": {
-            "title": task_title(task) if task else "accuracy" if story.classifies else "task",
+            "title": task_title(task) if task else "accuracy" if labels else "task",
             "task": dataclasses.asdict(method),
             "held_out": dataclasses.asdict(dataclasses.replace(charts.BASE_STYLE, marker="diamond", dash="dash")),
             "skills": [dataclasses.asdict(s) for s in others],
         },
+        "words": LABEL_WORDS if labels else ANSWER_WORDS,
         "steps": story.total_steps,
     }
     if isinstance(run, Recorded):

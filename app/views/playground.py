@@ -185,7 +185,7 @@ def _method(facts: dict[str, Any]) -> str:
     if facts.get("task") == CLASSIFICATION:
         if about.START == "other":
             st.warning("This base is an encoder, and trained tokens need a language model. Choose another method.")
-        else:
+        elif method != "full":
             st.caption("On an encoder the classification head trains too, whole, beside what the method trains.")
     return method
 

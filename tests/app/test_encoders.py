@@ -140,3 +140,14 @@ def test_a_text_is_tried_rather_than_talked_to(visit, store, base, monkeypatch):
     assert not page.slider
     assert page.segmented_control(key="c-sides").options == ["Base", "Adapter", "Merged"]
     assert chat.heading(fill(store, "alice")) == "Talk to it, before and after"
+
+
+def test_the_curves_of_an_encoder_are_called_so_before_it_has_started(visit, store, base, tmp_path):
+    data = tmp_path / "mine.csv"
+    data.write_text(ROWS)
+    queued = fill(store, "alice", RunConfig(base=base, task=None, data=str(data)), status="queued")
+    from app import live
+
+    assert live.panel_data(queued, Story())["words"]["loss"] == "nats a label"
+    assert live.panel_data(queued, Story())["styles"]["title"] == "accuracy"
+    assert live.panel_data(fill(store, "alice"), Story())["words"]["loss"] == "nats a token"

@@ -51,9 +51,10 @@ def test_labels_from_the_report_to_a_text_of_ones_own(
     press(page, "knob-run")
     wait_for_text(page, "What happened", RUN_SECONDS)
     idle(page)
-    first, last = numbers(page, "held-out answers")
+    first, last = numbers(page, "held-out texts")
     assert last < first
     text = body(page)
+    assert "nats a label" in text
     assert "Macro F1" in text
     assert "held-out items given the right label" in text
     assert "Try a text, before and after" in text

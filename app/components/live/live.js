@@ -179,8 +179,8 @@ class View {
     this.bar = node(this.body, "div", { class: "bar", "aria-hidden": "true" })
     this.fill = node(this.bar, "div")
     this.charts = node(this.body, "div", { class: "charts" })
-    this.loss = new Panel(this.charts, "Loss", { text: number, tick: (v) => String(+v.toPrecision(3)) }, "nats a token")
-    this.score = new Panel(this.charts, "Held-out scores", { text: (v) => percent(v / 100), tick: (v) => `${v} %` }, "right answers")
+    this.loss = new Panel(this.charts, "Loss", { text: number, tick: (v) => String(+v.toPrecision(3)) }, data.words.loss)
+    this.score = new Panel(this.charts, "Held-out scores", { text: (v) => percent(v / 100), tick: (v) => `${v} %` }, data.words.score)
     this.table = node(this.body, "div", { class: "samples" })
     this.observer = new ResizeObserver(() => this.draw())
     this.observer.observe(this.body)
@@ -291,7 +291,7 @@ class View {
     this.fill.style.width = `${this.run.steps ? (100 * done) / this.run.steps : 0}%`
     const { task, skills, title } = this.data.styles
     this.loss.set("train", list.map((e) => [e.step, e.loss]), { ...task, dash: "solid" }, { label: "training", width: 1.6 })
-    this.loss.set("held-out", scores.map((e) => [e.step, e.loss]), { ...this.data.styles.held_out }, { label: "held-out answers", markers: true })
+    this.loss.set("held-out", scores.map((e) => [e.step, e.loss]), { ...this.data.styles.held_out }, { label: this.data.words.held_out, markers: true })
     // Before the first look nobody knows whether anything was held out; its place in the legend is kept until then.
     this.loss.series.get("held-out").item.hidden = scores.length > 0 && scores.every((e) => e.loss === null)
     if (scores.some((e) => e.exact_match !== null)) {
@@ -321,7 +321,7 @@ class View {
     this.score.figure.hidden = this.score.series.size === 0 && (this.scores.size > 0 || !this.data.api)
     if (!this.data.api) for (const s of [...this.loss.series.values(), ...this.score.series.values()]) s.item.hidden = s.points.length === 0
     if (!this.score.figure.hidden) this.score.draw(Math.floor(this.score.figure.clientWidth) || width, steps, 100)
-    for (const [panel, what] of [[this.loss, "Line chart of the loss by optimizer step, in nats a token."], [this.score, "Line chart of held-out scores by optimizer step, in per cent."]]) {
+    for (const [panel, what] of [[this.loss, `Line chart of the loss by optimizer step, in ${this.data.words.loss}.`], [this.score, "Line chart of held-out scores by optimizer step, in per cent."]]) {
       if (panel.legend.hidden) { panel.svg.setAttribute("aria-label", `${what} No point yet.`); continue }
       const told = [...panel.series.values()].filter((s) => !s.item.hidden).map((s) => `${s.item.querySelector("span").textContent}: ${s.value.textContent || "no value yet"}`)
       const label = `${what} ${told.join("; ")}.`
@@ -341,9 +341,9 @@ class View {
     const after = new Map(looks.length > 1 ? last.samples.map((s) => [s.prompt, s]) : [])
     this.table.replaceChildren()
     const table = node(this.table, "table")
-    node(table, "caption", {}, "Held-out prompts, and what the model answers")
+    node(table, "caption", {}, this.data.words.samples)
     const head = node(node(table, "thead"), "tr")
-    const columns = ["Prompt", looks[0] === 0 ? "Before" : `Step ${looks[0]}`, looks.length > 1 ? `After ${last.step} steps` : "After"]
+    const columns = [this.data.words.prompt, looks[0] === 0 ? "Before" : `Step ${looks[0]}`, looks.length > 1 ? `After ${last.step} steps` : "After"]
     for (const text of columns) node(head, "th", { scope: "col" }, text)
     const body = node(table, "tbody")
     for (const s of first.samples) {
