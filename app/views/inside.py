@@ -201,7 +201,7 @@ def show_truncation(found: dict[str, Any], key: str, method: str) -> None:
     shown(charts_inside.truncation_loss(found, method), f"truncation-loss-{key}", "truncation")
     words = f"{found['items']} held-out items, {found['matrices']} matrices cut."
     if found["vectors"]:
-        words += f" {found['vectors']} changed vectors are kept whole, at rank 0 too."
+        words += f" {found['vectors']} other tensors (vectors, a classification head) are kept whole, at rank 0 too."
     st.caption(words + " Uncut, it is the run's own model, scored as the run scored it.")
 
 
