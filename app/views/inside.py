@@ -201,7 +201,7 @@ def show_truncation(found: dict[str, Any], key: str, method: str) -> None:
     shown(charts_inside.truncation_loss(found, method), f"truncation-loss-{key}", "truncation")
     words = f"{found['items']} held-out items, {found['matrices']} matrices cut."
     if found["vectors"]:
-        words += f" {found['vectors']} changed vectors are kept whole, at rank 0 too."
+        words += f" {found['vectors']} other tensors (vectors, a classification head) are kept whole, at rank 0 too."
     st.caption(words + " Uncut, it is the run's own model, scored as the run scored it.")
 
 
@@ -253,7 +253,9 @@ def show_tokens(found: dict[str, Any], key: str, method: str) -> None:
     place = st.select_slider("What else could have stood at token", places, key=f"place-{key}-{number}") if (
         len(places) > 1
     ) else 1  # fmt: skip
-    st.table(charts_inside.alternatives_table(item, int(place)).set_index("Token"), width="content")
+    # (Not st.table: it takes a token such as "-" for Markdown.)
+    table = charts_inside.alternatives_table(item, int(place))
+    st.dataframe(table, hide_index=True, alt="The likeliest tokens at that place, before and after.", width="content")
 
 
 # --- overlap ----------------------------------------------------------------------------------------------------------

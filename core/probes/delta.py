@@ -106,8 +106,9 @@ def without(method: str) -> str | None:
 
 
 def changes(attached: Attached) -> Iterator[Change]:
-    """What a loaded adapter changed, parameter by parameter, in the model's order (biases that train beside a method's
-    own matrices come last). Nothing for a method without ΔW. The model is left as it was, switched on.
+    """What a loaded adapter changed, parameter by parameter, in the model's order. What trains in place beside a
+    method's own matrices (biases, a classification head) comes last. Nothing for a method without ΔW. The model is left
+    as it was, switched on.
 
     Raises:
         Refused: the base's values were not kept (`keep_base`).
@@ -121,9 +122,8 @@ def changes(attached: Attached) -> Iterator[Change]:
     elif isinstance(attached, Wrapped) and METHODS[attached.method].MERGES:
         for path, layer in attached.layers.items():
             yield from _wrapped(path, layer)
-        biases = getattr(attached, "biases", None)
-        if biases is not None:
-            yield from _in_place(biases)
+        if attached.own is not None:
+            yield from _in_place(attached.own)
 
 
 def _in_place(values: Any) -> Iterator[Change]:

@@ -118,7 +118,8 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
         )
     one = directions_of(first, config, lambda share, text: tell((share or 0) / 2, text))
     other = directions_of(second, config, lambda share, text: tell((1 + (share or 0)) / 2, text))
-    common = [name for name in one if name in other]
+    # (Heads of classifiers that tell other labels apart are of other sizes.)
+    common = [name for name in one if name in other and len(one[name]) == len(other[name])]
     if not common:
         raise Refused("The two runs changed no matrix in common.", "Compare runs that train the same modules.")
     rows: list[dict[str, Any]] = []
@@ -141,7 +142,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
         "side": config.side,
         "titles": [s.title or s.id for s in subject.runs],
         "modules": rows,
-        "apart": len(one.keys() ^ other.keys()),
+        "apart": len(one.keys() | other.keys()) - len(common),
         "mean": sum(r["top"] for r in rows) / len(rows),
         "mean_chance": sum(r["chance"] for r in rows) / len(rows),
     }

@@ -46,6 +46,12 @@ class Trained:
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
 
+    def counted(self, items: int) -> int:
+        """How many held-out items `scores` looks at: of a classifier's all, since it reads each but once."""
+        from core.objective import CausalLM
+
+        return min(self.objective.held_out, items) if isinstance(self.objective, CausalLM) else self.objective.held_out
+
     def scores(self, items: int, skill_items: int) -> dict[str, Any]:
         """Score the model as it is now, as the run does.
 

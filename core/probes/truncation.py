@@ -2,9 +2,10 @@
 
     ΔW_k = Σ_{i≤k} σᵢ·uᵢ·vᵢᵀ      the nearest matrix of rank k (Eckart and Young 1936)
 
-in every changed matrix at once; vectors (biases, norms) are kept whole, so k = 0 leaves them alone. The cut change runs
-beside the base's own weight, as a LoRA pair does. Where k is no less than the rank of every matrix nothing is cut: that
-row is the run's own model, scored as the run scored it.
+in every changed matrix at once. Vectors (biases, norms) are kept whole, and so is a classification head, without which
+nothing could be told apart: k = 0 leaves them alone. The cut change runs beside the base's own weight, as a LoRA pair
+does. Where k is no less than the rank of every matrix nothing is cut: that row is the run's own model, scored as the
+run scored it.
 
 Items, grader and loss are the run's own (core.evaluate).
 """
@@ -73,10 +74,13 @@ def kept(cuts: Sequence[Cut], k: int) -> float:
 
 
 def take_apart(attached: Attached, tell: Tell) -> tuple[list[Cut], dict[str, torch.Tensor]]:
-    """Every changed matrix as a Cut, and the changed vectors' new values by name."""
+    """Every changed matrix as a Cut, and the new values of what is kept whole, by name."""
+    from core.architecture import classifier_of
+
+    head = classifier_of(attached.model)
     cuts, vectors = [], {}
     for change in changes(attached):
-        if not change.matrix:
+        if not change.matrix or change.path in head:
             assert change.whole is not None
             vectors[change.name] = (change.base.double() + change.whole).float()
             continue
@@ -128,8 +132,9 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
 
     Returns:
         {"base": scores of the base (see Trained.scores), "rows": [{"rank": k, "whole": nothing is cut, "kept": share of
-        the energy, and scores}], "matrices", "vectors": how many changed, "items", "largest": the largest rank of a
-        matrix, "enough": the smallest k with 99 % of the whole's exact match (None: nothing is held out)}
+        the energy, and scores}], "matrices": how many are cut, "vectors": how many other tensors are kept whole,
+        "items", "largest": the largest rank of a matrix, "enough": the smallest k with 99 % of the whole's exact match
+        (None: nothing is held out)}
 
     Raises:
         Refused: the run has no ΔW, or none with directions to cut.
@@ -143,7 +148,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     cuts, vectors = take_apart(trained.attached, tell)
     if not cuts:
         raise Refused(
-            "This run changed vectors only; they have no rank that could be cut.",
+            "This run changed vectors only (or a classification head beside them); there is no rank to cut.",
             "Truncation is for methods that change matrices, such as lora or full.",
         )
     largest = max(cut.rank for cut in cuts)
@@ -177,7 +182,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
         "rows": rows,
         "matrices": len(cuts),
         "vectors": len(vectors),
-        "items": min(trained.objective.held_out, config.items),
+        "items": trained.counted(config.items),
         "largest": largest,
         "enough": enough,
     }

@@ -16,7 +16,7 @@ from core.cli.stored import OWNER
 from core.config import RunConfig, TrainConfig
 from core.errors import BadInput, DeltalabError, Refused
 from core.probes import PROBES, truncation
-from core.probes.delta import without
+from core.probes.delta import changes, without
 from core.probes.trained import Trained, load
 from core.runs import prober
 from core.runs.store import Run, Store
@@ -149,6 +149,36 @@ def test_rank_one_is_the_nearest_matrix_of_rank_one(made: Made) -> None:
     delta = layer.delta().double()
     left = float(torch.linalg.norm(delta - (cuts[0].b[:, :1] @ cuts[0].a[:1]).double()))
     assert left == pytest.approx(float(torch.linalg.svdvals(delta)[1:].norm()), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_an_encoders_head_is_part_of_the_change_and_never_cut(made: Made, tmp_path: Path, method: str) -> None:
+    base = str(checkpoints.write_encoder("bert", tmp_path / "encoder"))
+    data = tmp_path / "reviews.csv"
+    words = ("great", "dull")
+    data.write_text("text,label\n" + "".join(f"It was {words[n % 2]} {n}.,{n % 2}\n" for n in range(40)))
+    run = made.train(method, {"rank": 4} if method == "lora" else {}, base=base, data=str(data))
+    found = made.measure("truncation", run)
+    own = made.last_score(run)
+    assert (found["rows"][-1]["loss"], found["rows"][-1]["exact_match"]) == (own["loss"], own["exact_match"])
+    assert found["items"] == own["items"]
+    trained = made.load(run)
+    told = {c.name: c for c in changes(trained.attached)}
+    cuts, whole = truncation.take_apart(trained.attached, lambda share, text: None)
+    assert "classifier.weight" in whole
+    assert {c.name for c in cuts} | set(whole) == set(told)
+    assert not {c.name for c in cuts} & set(whole)
+    trained.attached.disable()
+    was = {name: p.detach().clone() for name, p in trained.model.named_parameters()}
+    trained.attached.enable()
+    now = dict(trained.attached.merge().named_parameters())
+    head = [n for n in now if n.startswith("classifier.")]
+    assert head
+    for name in head:
+        assert not torch.equal(now[name], was[name])
+        assert torch.equal(told[name].delta(), (now[name].double() - was[name].double()).detach())
+    with pytest.raises(DeltalabError):
+        made.measure("tokens", run)
 
 
 def test_ranks_to_try() -> None:
