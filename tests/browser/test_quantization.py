@@ -37,8 +37,8 @@ def test_the_quantization_lab(server: Server, visitors: Visitors, tmp_path: Path
     # Both measurements, with the block size that is chosen; moving it marks what was measured as old.
     press(page, "all-quantization-start")
     wait_for_text(page, re.compile(r"errs most, \d+\.\d"), MEASURE_SECONDS)
-    page.get_by_label("Held-out items per skill").fill("2")
-    page.get_by_label("Held-out items per skill").press("Enter")
+    key(page, "items").locator("input").fill("2")
+    key(page, "items").locator("input").press("Enter")
     idle(page)
     press(page, "layers-quantized_layers-start")
     wait_for_text(page, re.compile(r"Four bits \(NF4\) add"), MEASURE_SECONDS)
