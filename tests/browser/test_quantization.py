@@ -53,7 +53,7 @@ def test_the_quantization_lab(server: Server, visitors: Visitors, tmp_path: Path
     key(page, "source").get_by_text("My matrix").click()
     np.save(tmp_path / "mine.npy", np.random.default_rng(0).standard_normal((64, 64)))
     page.locator(".st-key-matrix-file input[type=file]").set_input_files(str(tmp_path / "mine.npy"))
-    wait_for_text(page, re.compile("mine, 64 × 64"))
+    expect(key(page, "matrix").locator("input")).to_have_value("mine, 64 × 64")
     (tmp_path / "words.csv").write_text("one,two\n1,2\n", encoding="utf-8")
     page.locator(".st-key-matrix-file input[type=file]").set_input_files(str(tmp_path / "words.csv"))
     wait_for_text(page, re.compile("Line 1 of words.csv holds something that is not a number"))
