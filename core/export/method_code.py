@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from core.config import RunConfig
 from core.export.peft_config import WITHOUT_CONFIG, peft_arguments
-from core.export.python_text import Code, call, ends, literal
+from core.export.python_text import Code, call, ends, literal, value_text
 from core.methods import METHODS
 from core.methods.adapters import PLACES
 from core.methods.modules import names_of
@@ -166,11 +166,20 @@ def _prompt_start(config: RunConfig) -> list[str]:
             "with torch.no_grad():",
             '    model.prompt_encoder["default"].embedding.weight.mul_(model.get_input_embeddings().weight.std())',
         ]
-    if config.method == "prompt_tuning" and s.start == "vocabulary":
+    if config.method == "prompt_tuning" and s.start != "random":
+        if s.start == "vocabulary":
+            lines += [
+                "# PEFT draws other numbers before the words to start from; these are those that the run drew.",
+                f"set_seed({config.seed})",
+                f"words = torch.randint(model.get_input_embeddings().num_embeddings, ({s.tokens},))",
+            ]
+        else:
+            lines += [
+                "# PEFT puts the tokenizer's first token of a text before the words; the run began with the words.",
+                f'words = tokenizer({value_text(s.text)}, add_special_tokens=False)["input_ids"]',
+                f"words = torch.tensor([words[i % len(words)] for i in range({s.tokens})])",
+            ]
         lines += [
-            "# PEFT draws other numbers before it draws the words to start from; these are the ones that the run drew.",
-            f"set_seed({config.seed})",
-            f"words = torch.randint(model.get_input_embeddings().num_embeddings, ({s.tokens},))",
             "with torch.no_grad():",
             "    table = model.get_input_embeddings().weight",
             '    model.prompt_encoder["default"].embedding.weight.copy_(table[words.to(table.device)])',
