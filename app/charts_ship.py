@@ -185,30 +185,24 @@ def _at(spread: Sequence[float] | None, place: int) -> float | None:
 
 
 def memory(result: Mapping[str, Any]) -> Chart:
-    """What n runs hold in memory: one base with all adapters, against as many merged models."""
+    """What n runs hold in memory: one base with all adapters, against as many models (merged where that can be)."""
     import plotly.graph_objects as go
 
     many = len(result["runs"])
-    names = [f"one base, {many} adapters"]
-    values = [result["one_base_bytes"]]
-    if result["models_bytes"] is not None:
-        names.append(f"{many} merged models")
-        values.append(result["models_bytes"])
+    names = [f"one base, {many} adapters", f"{many} models apart"]
+    values = [result["one_base_bytes"], result["models_bytes"]]
     mib = [v / 2**20 for v in values]
     fig = figure("memory of the weights, MiB", "", height=70 + 45 * len(names))
     colours = [TASK_STYLE.colour, BASE_STYLE.colour]
     fig.add_trace(
         go.Bar(
-            x=mib, y=names, orientation="h", marker={"color": colours[: len(names)]}, hovertemplate="%{x:.1f} MiB",
+            x=mib, y=names, orientation="h", marker={"color": colours}, hovertemplate="%{x:.1f} MiB",
             text=[bytes_text(v) for v in values], textposition="auto",
         )
     )  # fmt: skip
     fig.update_layout(hovermode="closest", showlegend=False)
     fig.update_yaxes(autorange="reversed")
-    if len(values) == 2:
-        title = f"{many} runs on one base hold {values[1] / values[0]:.1f} times less than {many} merged models"
-    else:
-        title = f"{many} runs on one base hold {bytes_text(values[0])}"
+    title = f"{many} runs on one base hold {values[1] / values[0]:.1f} times less than {many} models apart"
     table = pd.DataFrame({"way": names, "bytes": values})
     alt = "Bar chart of memory. " + " ".join(f"{n}: {bytes_text(v)}." for n, v in zip(names, values, strict=True))
     return Chart(title, fig, alt, table)

@@ -369,9 +369,11 @@ def _card(run: Run, _: list[Run]) -> None:
     )  # fmt: skip
     front, body = text.removeprefix("---\n").split("---\n", 1)
     with st.container(border=True, key="card"):
-        st.markdown(body.replace("\n# ", "\n### ", 1).replace("\n## ", "\n#### "))
+        # Without colours: those of the highlighter stand off neither background enough to be read.
+        shown = body.replace("```python", "```text")
+        st.markdown(shown.replace("\n# ", "\n### ", 1).replace("\n## ", "\n#### "))
     with st.expander("Front matter"):
-        st.code(front, language="yaml")
+        st.code(front, language=None)
 
 
 # --- what sections share ----------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Many adapters on one base: how long a switch takes, what memory it saves, and that the answers stay each run's own.
 
 Three ways to serve n runs are measured side by side: all adapters beside one base in memory (`core.export.rack`, a
-switch moves pointers); one adapter in memory, the next read from its folder at every switch; and n merged models.
+switch moves pointers); one adapter in memory, the next read from its folder at every switch; and n models apart.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
         runs: id, title, method, adapter_bytes (tensors in memory), folder_bytes. switch_seconds: [lowest, median,
         highest] with all in memory. load_seconds: the same, with each read from its folder (None: their methods or
         settings differ, so one cannot be read into the other's place). base_bytes; one_base_bytes: the base and all
-        adapters; models_bytes: as many merged models (None where one cannot be merged). equal: share of the answers
+        adapters; models_bytes: as many models of their own, merged where that can be. equal: share of the answers
         right after a switch that are the run's own to the letter; differ: largest difference of its logits.
 
     Raises:
@@ -74,7 +74,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
 
     alone: dict[str, tuple[list[str], Any]] = {}
     asked: dict[str, list[Any]] = {}
-    models_bytes: int | None = 0
+    models_bytes = 0
     for number, run in enumerate(subject.runs):
         tell(0.4 * number / len(subject.runs), f"{run.title or run.id}: its answers by itself")
         base, attached = load_run(run)
@@ -83,10 +83,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
         with computing(precision):
             answers = generate(base.model, base.tokenizer, asked[run.id], 48)
             alone[run.id] = (answers, _logits(base, asked[run.id]))
-        if not METHODS[methods[run.id]].MERGES:
-            models_bytes = None
-        elif models_bytes is not None:
-            models_bytes += held_bytes(attached.merge())
+        models_bytes += held_bytes(attached.merge() if METHODS[methods[run.id]].MERGES else base.model)
         del base, attached
 
     tell(0.45, "All of them beside one base")

@@ -49,7 +49,7 @@ def latency() -> dict[str, Any]:
     return {"rows": rows, "device": "A CPU", "precision": "float32", "rounds": 7}
 
 
-def swap(models: int | None = 30_000_000) -> dict[str, Any]:
+def swap(models: int = 30_000_000) -> dict[str, Any]:
     runs = [{"id": i, "title": i, "method": "lora", "adapter_bytes": 800_000, "folder_bytes": 1} for i in "ab"]
     return {
         "runs": runs, "switch_seconds": [1e-4, 2e-4, 5e-4], "load_seconds": [2e-3, 3e-3, 4e-3],
