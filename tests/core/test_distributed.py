@@ -6,6 +6,7 @@ sums instead of one). Importing torch costs a process seconds, so the runs of ma
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from safetensors.torch import load_file
 from core import events
 from core.batches import IGNORED, Batch
 from core.classify import TextBatch
+from core.cli import main
 from core.cli.stored import OWNER
 from core.config import RunConfig, problems, resolved, with_settings
 from core.distributed import World
@@ -48,7 +50,9 @@ SUMS = 2e-6
 # where that is near zero, its rounding counts. Seen: at most 1e-5. An average instead of a sum would move the same way
 # under Adam, so it is the norms that tell it.
 WEIGHTS = 1e-4
-SHARDED = [name for name in METHODS if METHODS[name].BASE != "quantized"]
+# With fsdp: one of each kind. What trains is a weight of the base or beside it; in a layer, in the root, in both; what
+# they share is nothing, tied, or a buffer; the prompt is computed before the first layer, or in each.
+CUT = ("full", "bitfit", "lora", "dora", "vera", "p_tuning", "prefix_tuning")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +83,9 @@ def config(place: Path, method: str = "lora", family: str = "llama_biased", **lo
 
 
 def embedded(**loop: Any) -> RunConfig:
-    settings = {"steps": 2, "batch_size": 8, "eval_items": 9, "skill_items": 3, "precision": "float32"} | loop
+    settings = {
+        "steps": 2, "batch_size": 8, "eval_items": 9, "eval_every": 2, "skill_items": 3, "precision": "float32",
+    } | loop  # fmt: skip
     return resolved(with_settings(RunConfig(task="json", method="lora"), settings))
 
 
@@ -92,7 +98,7 @@ def runs(place: Path) -> dict[str, dict[str, Any]]:
 
     for method in METHODS:
         add(f"ddp-{method}", config(place, method))
-    for method in SHARDED:
+    for method in CUT:
         add(f"fsdp-{method}", config(place, method, parallel="fsdp"))
     for how in ("ddp", "fsdp"):
         # Passes of one row: for the second process none is left. A base with dropout: the random state takes part.
@@ -105,6 +111,12 @@ def runs(place: Path) -> dict[str, dict[str, Any]]:
         add(f"{how}-taken-over", config(place, "full", parallel=how), resume=True)
     add("embedded", embedded())
     add("too-long", config(place, max_length=8))
+    # The last one: after it the processes are apart.
+    for rank in range(2):
+        (place / "apart" / f"here-{rank}").mkdir(parents=True, exist_ok=True)
+    (place / "apart" / "here-0" / "rows.jsonl").write_text((place / "rows.jsonl").read_text())
+    apart = dataclasses.replace(config(place), data="rows.jsonl")
+    add("apart", apart, go_to=str(place / "apart" / "here-"))
     return every
 
 
@@ -189,7 +201,7 @@ def check_same_adapter(folder: Path, other: Path) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_make_the_run_that_one_makes(method: str, two: Told, place: Path, tmp_path: Path) -> None:
     reference = alone(config(place, method), tmp_path)
-    for how in ("ddp", "fsdp") if method in SHARDED else ("ddp",):
+    for how in ("ddp", "fsdp") if method in CUT else ("ddp",):
         check_equal(two[f"{how}-{method}"], reference)
         check_same_adapter(place / f"{how}-{method}", tmp_path)
         started = two[f"{how}-{method}"][0]
@@ -341,26 +353,9 @@ def test_every_row_and_every_item_is_somebodys() -> None:
 # --- failures: no process waits for one that is gone ------------------------------------------------------------------
 
 
-def test_what_one_process_cannot_do_ends_all_with_its_sentence(place: Path, tmp_path: Path) -> None:
+def test_what_one_process_cannot_do_ends_all_with_its_sentence(two: Told) -> None:
     """The second process finds no data where the first has it, as on a machine that lacks the file."""
-    cfg = config(place).to_dict() | {"data": "rows.jsonl"}
-    code = f"""
-import json, os
-from pathlib import Path
-from core.config import RunConfig
-from core.events import to_dict
-from core.train import train
-os.chdir({str(place)!r} if os.environ["RANK"] == "0" else {str(tmp_path)!r})
-for event in train(RunConfig.from_dict({cfg!r}), Path({str(tmp_path / "run")!r})):
-    if os.environ["RANK"] == "0":
-        print(json.dumps(to_dict(event)), flush=True)
-"""
-    done = subprocess.run(
-        [*TORCHRUN, "--no-python", sys.executable, "-c", code],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, env=ENVIRONMENT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    failed = events.from_dict(json.loads(done.stdout.splitlines()[-1]))
+    failed = two["apart"][-1]
     assert isinstance(failed, events.Failed)
     assert failed.failure == "bad_input"
     assert "rows.jsonl" in failed.sentence
@@ -406,14 +401,16 @@ def wait_for_step(home: Path, step: int) -> str:
     raise AssertionError("the run did not begin")
 
 
-def test_the_command_line_trains_in_two_processes_and_stops_and_resumes(place: Path, tmp_path: Path) -> None:
+def test_the_command_line_trains_in_two_processes_and_stops_and_resumes(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Ctrl-C stops both after a step; a SIGKILL of the first ends the second; what is left is resumed by one."""
     flags = ["--base", str(place / "llama_biased"), "--data", str(place / "rows.jsonl"), "--processes", "2", "--json"]
     knobs = ["--set", "steps=200", "batch_size=5", "eval_items=4", "checkpoint_every=50", "precision=float32"]
     with cli("train", *flags, *knobs, home=tmp_path) as first:
         run = wait_for_step(tmp_path, 4)
         first.send_signal(signal.SIGINT)
-        out, err = first.communicate(timeout=30)
+        _, err = first.communicate(timeout=30)
     assert first.returncode == 1
     assert f"deltalab runs resume {run}" in err
     assert "Traceback" not in err
@@ -426,15 +423,10 @@ def test_the_command_line_trains_in_two_processes_and_stops_and_resumes(place: P
         second.wait(10)
     gone, alive = psutil.wait_procs([other], timeout=10)
     assert (len(gone), alive) == (1, [])
-    code, out, err = answer(cli("runs", "resume", run, "--json", home=tmp_path))
-    assert code == 0, err
-    told = json.loads(out)
+    monkeypatch.setenv("DELTALAB_HOME", str(tmp_path))
+    assert main(["runs", "resume", run, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
     assert (told["status"], told["step"]) == ("finished", 200)
     assert sorted(p.name for p in Path(told["adapter"]).iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors", "deltalab.json",
     ]  # fmt: skip
-
-
-def answer(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
