@@ -472,7 +472,8 @@ POPULAR = (
     "GPT-2-XL", "Qwen3-14B", "Qwen3-32B", "Llama-2-70B", "Llama-3.3-70B", "Pythia-6.9B", "Phi-1.5", "OPT-350M",
 )  # fmt: skip
 OLD_CARD, CARD = "7.5", "8.0"  # a T4, which has no bfloat16; and all later ones
-SMALL = 4_000_000_000  # parameters above which nobody trains on an old card or a CPU
+SMALL = 2_000_000_000  # parameters above which nobody trains in 32 bits on an old card or a CPU
+ALL_METHODS = 8  # so many of the most popular models come with every method
 
 
 def wanted(name: str) -> list[Setup]:
@@ -485,7 +486,7 @@ def wanted(name: str) -> list[Setup]:
     for methods, devices in (
         (MAIN_METHODS, (CARD,)),
         (MAIN_METHODS, (OLD_CARD, "cpu") if small else ()),
-        ([m for m in METHODS if m not in MAIN_METHODS], (CARD,)),
+        ([m for m in METHODS if m not in MAIN_METHODS], (CARD,) if name in POPULAR[:ALL_METHODS] else ()),
     ):
         for device in map(Device.of, devices):
             for method in methods:

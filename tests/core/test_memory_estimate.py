@@ -225,6 +225,22 @@ def test_a_shipped_one_gives_the_bytes_of_the_whole_model() -> None:
     assert agrees(found, config_of(model("Llama-3.2-1B")), setup, Sizes.of(setup))
 
 
+@pytest.mark.parametrize(
+    "surrogate", shipped("SmolLM2-135M"), ids=lambda s: f"{json.loads(s.key)[0]['method']}-{s.key.count('true')}"
+)
+def test_shipped_ones_are_of_this_code(surrogate: Surrogate) -> None:
+    """A method's layers that keep other tensors than before need surrogates anew: one model stands for all."""
+    if dict(surrogate.versions) != versions():
+        pytest.skip(f"shipped for {dict(surrogate.versions)}: run python -m core.memory.fit")
+    record, settings = json.loads(surrogate.key)
+    own = METHODS[record["method"]].Config(**settings)
+    length = surrogate.regime.length[0] + 30
+    setup = Setup.from_dict({**fitting.record_of(record), "settings": vars(own), "batch": 2, "length": length,
+                             "answers": None})  # fmt: skip
+    sizes = Sizes(surrogate.regime.batch[0], length, 20, 3 if surrogate.regime.rank[1] is None else 0, surrogate.first)
+    assert agrees(surrogate, config_of(model("SmolLM2-135M")), setup, sizes)
+
+
 def test_later_cards_take_what_ampere_takes() -> None:
     name = "Llama-3.2-1B"
     ampere = find(name, setup_of("lora"))
