@@ -46,7 +46,7 @@ def setup_of(method: str, device: Device = AMPERE, **changes: Any) -> Setup:
 
 
 def model_of(family: str, **more: Any) -> Any:
-    config = memory_support.config_of(family, width=64, layers=7)
+    config = memory_support.config_of(family, width=64, layers=6)
     for name, value in more.items():
         setattr(config, name, value)
     return config
@@ -64,11 +64,9 @@ def made(
     ("family", "method", "checkpointing", "device"),
     [
         ("llama", "lora", False, AMPERE),
-        ("llama_biased", "bitfit", True, AMPERE),
         ("gpt2", "full", True, AMPERE),
-        ("qwen2", "qlora", True, AMPERE),
-        ("llama", "lora", False, Device((7, 5))),  # attention with the square of the length
-        ("opt", "lora", True, Device((7, 5))),  # attention that counts in groups of 32
+        ("llama", "ia3", False, Device((7, 5))),  # attention with the square of the length
+        ("opt", "ia3", True, Device((7, 5))),  # attention that counts in groups of 32
         ("gemma", "prefix_tuning", False, AMPERE),  # tensors that grow with the number of layers
         ("llama", "last_k", False, AMPERE),  # layers that differ at the end
     ],
@@ -76,10 +74,10 @@ def made(
 def test_any_depth_and_sizes(family: str, method: str, checkpointing: bool, device: Device) -> None:
     config, setup, surrogate = made(family, method, checkpointing, device)
     drawn = random.Random(f"{family} {method}")
-    for _ in range(4):
+    for _ in range(3):
         sizes = random_sizes(surrogate, drawn, 1000, 32)
         assert agrees(surrogate, config, setup, sizes), sizes
-    one = Sizes(1, 33, 7, setup.rank or 0, 7)  # one row, seven answers, all layers
+    one = Sizes(1, 33, 7, setup.rank or 0, 6)  # one row, seven answers, all layers
     assert not surrogate.holds(one) or agrees(surrogate, config, setup, one)
     assert surrogate.holds(one) == (device == AMPERE or family == "opt"), "the grouped keys of one row are no copy"
 
@@ -143,10 +141,10 @@ def test_a_surrogate_survives_json_and_explains_itself() -> None:
     assert np.array_equal(again.counts, surrogate.counts)
     assert sum(t.bytes for t in ledger.terms) == ledger.allocated_bytes == surrogate.peak_bytes(sizes)
     assert sum(row[2] for row in surrogate.parts(sizes)) == ledger.allocated_bytes
-    # A weight of 192 × 64 numbers of two bytes in each of seven layers; rows of 600 tokens.
-    assert "7 × 12,288 × 2 bytes (mlp.down_proj.base_layer.weight)" in ledger.terms[0].formula
+    # A weight of 192 × 64 numbers of two bytes in each of six layers; rows of 600 tokens.
+    assert "6 × 12,288 × 2 bytes (mlp.down_proj.base_layer.weight)" in ledger.terms[0].formula
     activations = next(t for t in ledger.terms if t.name == "activations")
-    assert "7 × batch 3 × length 200 × 192 × 2 bytes" in activations.formula
+    assert "6 × batch 3 × length 200 × 192 × 2 bytes" in activations.formula
     assert "layers" not in ledger.peak_at
     assert "{" not in ledger.peak_at
     all_answers = replace(sizes, answers=None)
