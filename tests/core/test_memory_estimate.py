@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import core.train
 from core.catalog import architecture_of, config_of, model, models
 from core.errors import Incompatible
 from core.memory import fit as fitting
 from core.memory.estimate import (
+    CUDNN_FIRST,
     MONOMIALS,
     ORDER,
+    SHORT,
     Regime,
     Sizes,
     Surrogate,
@@ -32,8 +35,9 @@ from core.memory.estimate import (
     shipped,
 )
 from core.memory.fit import agrees, fit, period_of, random_sizes, versions, with_layers
+from core.memory.meta import CUDNN_HEADS
 from core.memory.setup import Device, Setup
-from core.memory.trace import CATEGORIES
+from core.memory.trace import CATEGORIES, EAGER_TOKENS
 from core.methods import METHODS
 from tests.core import memory_support
 
@@ -167,6 +171,8 @@ def test_small_parts() -> None:
     assert section_name("layer {0} forward", 32) == "layer 0 forward"
     assert section_name("optimizer", 32) == "optimizer"
     assert ORDER == CATEGORIES
+    assert set(CUDNN_FIRST) == set(CUDNN_HEADS)
+    assert SHORT == EAGER_TOKENS == core.train.EAGER_TOKENS
     assert [largest(lambda n, most=most: n <= most) for most in (0, 1, 2, 7, 8, 1000)] == [0, 1, 2, 7, 8, 1000]
     assert largest(lambda n: True, 50) == 50
     assert all(value(Sizes(2, 33, 5, 3)) > 0 for value, _ in MONOMIALS.values())
@@ -245,6 +251,12 @@ def test_later_cards_take_what_ampere_takes() -> None:
     assert ampere is not None
     for capability in ((8, 6), (8, 9), (9, 0), (12, 0)):
         assert find(name, setup_of("lora", Device(capability))) is ampere
+    windowed = "Gemma-3-1B (text)"
+    masked = find(windowed, setup_of("lora", length=600))
+    assert masked is not None
+    assert "efficient" in masked.kernels
+    assert find(windowed, setup_of("lora", Device((8, 9)), length=600)) is masked
+    assert find(windowed, setup_of("lora", Device((9, 0)), length=600)) is None, "there cuDNN takes the mask"
     found = find(name, setup_of("lora", Device((7, 5))))
     assert found is None or found is not ampere
     assert find("no such model", setup_of("lora")) is None

@@ -159,6 +159,8 @@ def test_weights_are_as_training_loads_them() -> None:
 def test_a_card_takes_the_attention_that_pytorch_would() -> None:
     assert card("lora").kernels == ("flash",)
     assert card("lora", Device((9, 0))).kernels == ("cudnn",)
+    later = [card("lora", Device(c)).peak_bytes for c in ((8, 0), (8, 9), (9, 0), (10, 0), (12, 0))]
+    assert len(set(later)) == 1, "which of the fused kernels it is makes no difference"
     # Llama's grouped keys in float32: neither of the fused kernels takes them.
     assert card("lora", TURING).kernels == ("math",)
     assert card("lora", TURING, family="gpt2").kernels == ("efficient",)
