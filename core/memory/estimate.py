@@ -365,14 +365,18 @@ def file_name(model: str) -> str:
 def find(model: str, setup: Setup) -> Surrogate | None:
     """The shipped surrogate that answers a setup, or None: then one must be fitted, or the step traced.
 
-    All cards from compute capability 8.0 on take the same memory in bfloat16 as long as attention has no mask and its
-    fused kernels are used: they keep the same tensors.
+    All cards from compute capability 8.0 on take the same memory in bfloat16: they choose the same attention, but for
+    those that prefer cuDNN's, and that keeps the same tensors as the other fused kernel as long as there is no mask.
     """
     for wanted in dict.fromkeys((setup, _like_ampere(setup))):
         for one in shipped(model, key_of(wanted)):
-            if one.holds(Sizes.of(setup)) and (wanted is setup or one.kernels == ("flash",)):
+            alike = wanted is setup or setup.device.capability not in CUDNN_FIRST or one.kernels == ("flash",)
+            if alike and one.holds(Sizes.of(setup)):
                 return one
     return None
+
+
+CUDNN_FIRST = ((9, 0), (10, 0))  # as in core.memory.meta, which imports torch
 
 
 def _like_ampere(setup: Setup) -> Setup:

@@ -472,7 +472,8 @@ POPULAR = (
     "GPT-2-XL", "Qwen3-14B", "Qwen3-32B", "Llama-2-70B", "Llama-3.3-70B", "Pythia-6.9B", "Phi-1.5", "OPT-350M",
 )  # fmt: skip
 OLD_CARD, CARD = "7.5", "8.0"  # a T4, which has no bfloat16; and all later ones
-SMALL = 4_000_000_000  # parameters above which nobody trains on an old card or a CPU
+SMALL = 2_000_000_000  # parameters above which nobody trains in 32 bits on an old card or a CPU
+ALL_METHODS = 8  # so many of the most popular models come with every method
 
 
 def wanted(name: str) -> list[Setup]:
@@ -485,7 +486,7 @@ def wanted(name: str) -> list[Setup]:
     for methods, devices in (
         (MAIN_METHODS, (CARD,)),
         (MAIN_METHODS, (OLD_CARD, "cpu") if small else ()),
-        ([m for m in METHODS if m not in MAIN_METHODS], (CARD,)),
+        ([m for m in METHODS if m not in MAIN_METHODS], (CARD,) if name in POPULAR[:ALL_METHODS] else ()),
     ):
         for device in map(Device.of, devices):
             for method in methods:
@@ -495,8 +496,18 @@ def wanted(name: str) -> list[Setup]:
                 except Incompatible:
                     continue
                 plain = Setup(method, settings, 4, 128, device=device, precision=device.precision)
-                found += [plain, replace(plain, checkpointing=True)][: 1 + METHODS[method].CHECKPOINTS]
+                both = [plain, replace(plain, checkpointing=True)][: 1 + METHODS[method].CHECKPOINTS]
+                # Text that is longer than the window of its attention is a case of its own.
+                window = model(name).config.get("sliding_window")
+                longer = [replace(s, length=window + 64) for s in both] if window and device.is_cuda else []
+                found += [s for s in both + longer if s.length <= (model(name).context_tokens or s.length)]
     return found
+
+
+def _answers(record: Mapping[str, Any], setup: Setup) -> bool:
+    """Whether a surrogate, as JSON, is for such a setup."""
+    low, high = record["regime"]["length"]
+    return record["key"] == key_of(setup) and low <= setup.length and (high is None or setup.length <= high)
 
 
 def ship(names: Sequence[str], seconds: float, main_only: bool) -> None:
@@ -511,13 +522,14 @@ def ship(names: Sequence[str], seconds: float, main_only: bool) -> None:
     for name, setup in (pair for pairs in rounds for pair in pairs):
         path = FOLDER / f"{file_name(name)}.json.gz"
         records = json.loads(gzip.decompress(path.read_bytes())) if path.is_file() else []
-        if any(r["key"] == key_of(setup) and r["versions"] == versions() for r in records):
+        if any(_answers(r, setup) and r["versions"] == versions() for r in records):
             continue
         if time.monotonic() > end:
             print("Out of time; run it again to go on.")
             return
         began = time.perf_counter()
         what = f"{name} {setup.method} on {setup.device}{' with checkpointing' if setup.checkpointing else ''}"
+        what += f", {setup.length} tokens"
         try:
             made = [fit(config_of(model(name)), setup, name)]
             if made[0].regime.batch[0] > 1:
@@ -525,7 +537,7 @@ def ship(names: Sequence[str], seconds: float, main_only: bool) -> None:
         except DeltalabError as why:
             print(f"{what}: none. {why.sentence}", flush=True)
             continue
-        records = [r for r in records if r["key"] != key_of(setup)] + [one.to_dict() for one in made]
+        records = [r for r in records if not _answers(r, setup)] + [one.to_dict() for one in made]
         text = json.dumps(records, separators=(",", ":"))
         partial = path.with_suffix(".partial")
         partial.write_bytes(gzip.compress(text.encode(), 9, mtime=0))

@@ -29,6 +29,8 @@ from torch.overrides import TorchFunctionMode
 from core.memory.setup import Setup
 
 Kernel = str  # cudnn, flash, efficient or math
+# Cards that take cuDNN's attention first, and the largest heads it has there.
+CUDNN_HEADS = {(9, 0): 256, (10, 0): 128}
 
 
 def cuda_kernel(
@@ -45,7 +47,7 @@ def cuda_kernel(
     """
     half = dtype == torch.float16 or (dtype == torch.bfloat16 and capability >= (8, 0))
     modern = (8, 0) <= capability <= (12, 1)
-    if half and head_dim % 8 == 0 and head_dim <= {(9, 0): 256, (10, 0): 128}.get(capability, 0):
+    if half and head_dim % 8 == 0 and head_dim <= CUDNN_HEADS.get(capability, 0):
         return "cudnn"
     awkward = 192 < head_dim <= 224 or (head_dim > 224 and dropout)
     narrow = (8, 6) <= capability <= (8, 9) or capability >= (12, 0)

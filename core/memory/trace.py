@@ -221,7 +221,7 @@ def trace(config: Any, setup: Setup) -> Trace:
         trained = [p for p in model.parameters() if p.requires_grad]
         total = sum(_elements(p) for p in model.parameters()) - _added(model, names)
         factors = attached.rate_factors()
-        optimizer = _optimizer(setup, trained, [factors.get(name, 1.0) for name in names])
+        optimizer = _optimizer(setup, trained, [factors.get(name, 1.0) for name in names], stack)
         _note_resident(recorder, model, optimizer, setup)
         resident = len(recorder.events)
         for handle in _hooks(recorder, model, attached.model):
@@ -283,7 +283,17 @@ def _built(config: Any, setup: Setup) -> tuple[Any, Any]:
 
 
 def _quantize(model: torch.nn.Module) -> None:
-    """Pack what stands for 4-bit weights: on a real device moving them there does it."""
+    """Pack what stands for 4-bit weights: on a real device moving them there does it.
+
+    bitsandbytes keeps the code book of 8-bit scales for the whole process: it is made with its numbers before a trace
+    could make it without.
+    """
+    import sys
+
+    theirs = sys.modules.get("bitsandbytes.functional")
+    if theirs is not None and "dynamic" not in theirs.name2qmap:
+        with torch.device("cpu"):
+            theirs.name2qmap["dynamic"] = theirs.create_dynamic_map()
     for module in model.modules():
         weight: Any = getattr(module, "weight", None)
         if hasattr(weight, "bnb_quantized") and not weight.bnb_quantized:
@@ -303,11 +313,12 @@ def _added(model: torch.nn.Module, trained: Iterable[str]) -> int:
     return sum(parameters[name].numel() for name in trained if any(part in name for part in own))
 
 
-def _optimizer(setup: Setup, trained: list[Any], factors: list[float]) -> torch.optim.Optimizer:
+def _optimizer(setup: Setup, trained: list[Any], factors: list[float], stack: ExitStack) -> torch.optim.Optimizer:
     """The optimizer with its state in place, as from the second step on."""
     if "8bit" in setup.optimizer:
         import bitsandbytes.optim.optimizer as theirs
 
+        stack.callback(setattr, theirs, "sync_gpu", theirs.sync_gpu)
         setattr(theirs, "sync_gpu", lambda _: None)  # noqa: B010 (there is nothing to wait for)
     optimizer, _ = make_optimizer(setup.optimizer, trained, 1e-4, 0.0, factors)
     for parameter in trained:

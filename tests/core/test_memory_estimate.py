@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import core.train
 from core.catalog import architecture_of, config_of, model, models
 from core.errors import Incompatible
 from core.memory import fit as fitting
 from core.memory.estimate import (
+    CUDNN_FIRST,
     MONOMIALS,
     ORDER,
+    SHORT,
     Regime,
     Sizes,
     Surrogate,
@@ -32,8 +35,9 @@ from core.memory.estimate import (
     shipped,
 )
 from core.memory.fit import agrees, fit, period_of, random_sizes, versions, with_layers
+from core.memory.meta import CUDNN_HEADS
 from core.memory.setup import Device, Setup
-from core.memory.trace import CATEGORIES
+from core.memory.trace import CATEGORIES, EAGER_TOKENS
 from core.methods import METHODS
 from tests.core import memory_support
 
@@ -46,7 +50,7 @@ def setup_of(method: str, device: Device = AMPERE, **changes: Any) -> Setup:
 
 
 def model_of(family: str, **more: Any) -> Any:
-    config = memory_support.config_of(family, width=64, layers=7)
+    config = memory_support.config_of(family, width=64, layers=6)
     for name, value in more.items():
         setattr(config, name, value)
     return config
@@ -64,11 +68,9 @@ def made(
     ("family", "method", "checkpointing", "device"),
     [
         ("llama", "lora", False, AMPERE),
-        ("llama_biased", "bitfit", True, AMPERE),
         ("gpt2", "full", True, AMPERE),
-        ("qwen2", "qlora", True, AMPERE),
-        ("llama", "lora", False, Device((7, 5))),  # attention with the square of the length
-        ("opt", "lora", True, Device((7, 5))),  # attention that counts in groups of 32
+        ("llama", "ia3", False, Device((7, 5))),  # attention with the square of the length
+        ("opt", "ia3", True, Device((7, 5))),  # attention that counts in groups of 32
         ("gemma", "prefix_tuning", False, AMPERE),  # tensors that grow with the number of layers
         ("llama", "last_k", False, AMPERE),  # layers that differ at the end
     ],
@@ -76,10 +78,10 @@ def made(
 def test_any_depth_and_sizes(family: str, method: str, checkpointing: bool, device: Device) -> None:
     config, setup, surrogate = made(family, method, checkpointing, device)
     drawn = random.Random(f"{family} {method}")
-    for _ in range(4):
+    for _ in range(3):
         sizes = random_sizes(surrogate, drawn, 1000, 32)
         assert agrees(surrogate, config, setup, sizes), sizes
-    one = Sizes(1, 33, 7, setup.rank or 0, 7)  # one row, seven answers, all layers
+    one = Sizes(1, 33, 7, setup.rank or 0, 6)  # one row, seven answers, all layers
     assert not surrogate.holds(one) or agrees(surrogate, config, setup, one)
     assert surrogate.holds(one) == (device == AMPERE or family == "opt"), "the grouped keys of one row are no copy"
 
@@ -143,10 +145,10 @@ def test_a_surrogate_survives_json_and_explains_itself() -> None:
     assert np.array_equal(again.counts, surrogate.counts)
     assert sum(t.bytes for t in ledger.terms) == ledger.allocated_bytes == surrogate.peak_bytes(sizes)
     assert sum(row[2] for row in surrogate.parts(sizes)) == ledger.allocated_bytes
-    # A weight of 192 × 64 numbers of two bytes in each of seven layers; rows of 600 tokens.
-    assert "7 × 12,288 × 2 bytes (mlp.down_proj.base_layer.weight)" in ledger.terms[0].formula
+    # A weight of 192 × 64 numbers of two bytes in each of six layers; rows of 600 tokens.
+    assert "6 × 12,288 × 2 bytes (mlp.down_proj.base_layer.weight)" in ledger.terms[0].formula
     activations = next(t for t in ledger.terms if t.name == "activations")
-    assert "7 × batch 3 × length 200 × 192 × 2 bytes" in activations.formula
+    assert "6 × batch 3 × length 200 × 192 × 2 bytes" in activations.formula
     assert "layers" not in ledger.peak_at
     assert "{" not in ledger.peak_at
     all_answers = replace(sizes, answers=None)
@@ -169,6 +171,8 @@ def test_small_parts() -> None:
     assert section_name("layer {0} forward", 32) == "layer 0 forward"
     assert section_name("optimizer", 32) == "optimizer"
     assert ORDER == CATEGORIES
+    assert set(CUDNN_FIRST) == set(CUDNN_HEADS)
+    assert SHORT == EAGER_TOKENS == core.train.EAGER_TOKENS
     assert [largest(lambda n, most=most: n <= most) for most in (0, 1, 2, 7, 8, 1000)] == [0, 1, 2, 7, 8, 1000]
     assert largest(lambda n: True, 50) == 50
     assert all(value(Sizes(2, 33, 5, 3)) > 0 for value, _ in MONOMIALS.values())
@@ -225,12 +229,34 @@ def test_a_shipped_one_gives_the_bytes_of_the_whole_model() -> None:
     assert agrees(found, config_of(model("Llama-3.2-1B")), setup, Sizes.of(setup))
 
 
+@pytest.mark.parametrize(
+    "surrogate", shipped("SmolLM2-135M"), ids=lambda s: f"{json.loads(s.key)[0]['method']}-{s.key.count('true')}"
+)
+def test_shipped_ones_are_of_this_code(surrogate: Surrogate) -> None:
+    """A method's layers that keep other tensors than before need surrogates anew: one model stands for all."""
+    if dict(surrogate.versions) != versions():
+        pytest.skip(f"shipped for {dict(surrogate.versions)}: run python -m core.memory.fit")
+    record, settings = json.loads(surrogate.key)
+    own = METHODS[record["method"]].Config(**settings)
+    length = surrogate.regime.length[0] + 30
+    setup = Setup.from_dict({**fitting.record_of(record), "settings": vars(own), "batch": 2, "length": length,
+                             "answers": None})  # fmt: skip
+    sizes = Sizes(surrogate.regime.batch[0], length, 20, 3 if surrogate.regime.rank[1] is None else 0, surrogate.first)
+    assert agrees(surrogate, config_of(model("SmolLM2-135M")), setup, sizes)
+
+
 def test_later_cards_take_what_ampere_takes() -> None:
     name = "Llama-3.2-1B"
     ampere = find(name, setup_of("lora"))
     assert ampere is not None
     for capability in ((8, 6), (8, 9), (9, 0), (12, 0)):
         assert find(name, setup_of("lora", Device(capability))) is ampere
+    windowed = "Gemma-3-1B (text)"
+    masked = find(windowed, setup_of("lora", length=600))
+    assert masked is not None
+    assert "efficient" in masked.kernels
+    assert find(windowed, setup_of("lora", Device((8, 9)), length=600)) is masked
+    assert find(windowed, setup_of("lora", Device((9, 0)), length=600)) is None, "there cuDNN takes the mask"
     found = find(name, setup_of("lora", Device((7, 5))))
     assert found is None or found is not ampere
     assert find("no such model", setup_of("lora")) is None
