@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,10 +134,12 @@ def test_the_chat_keeps_runs_with_other_labels_apart(capsys, base, data, tmp_pat
         wanted[name, "before"] = labels_text(loaded.model, loaded.tokenizer, "Number 7?")
     shelf = Shelf(4, 2**40, "cpu")
     for name in ("one", "three", "two", "one"):
-        said: list[tuple[str, str]] = []
+        said: list[dict[str, Any]] = []
         message = [{"role": "user", "content": "Number 7?"}]
         question = {"base": base, "revision": None, "adapter": folders[name], "dtype": "float32", "max_new_tokens": 8,
                     "temperature": 0.0, "seed": 0, "busy": False,
                     "sides": {"before": message, "after": message}}  # fmt: skip
-        _answer(shelf, question, lambda *piece: said.append(piece), lambda: False)  # noqa: B023 (called at once)
-        assert said == [(side, wanted[name, side]) for side in ("before", "after")]
+        _answer(shelf, question, lambda **record: said.append(record), lambda: False)  # noqa: B023 (called at once)
+        for side in ("before", "after"):
+            text = "".join(r["piece"] for r in said if r["side"] == side and "piece" in r)
+            assert text == wanted[name, side]
