@@ -2,14 +2,13 @@
 
     torchrun --nproc-per-node 2 -m tests.core.distributed_runs plan.json
 
-plan.json is a list of {"name", "config", "folder", "resume", "stop_after", "go_to"}; rank r writes the events of each
+plan.json is a list of {"name", "config", "folder", "resume", "stop_after"}; rank r writes the events of each
 run, one JSON object a line, into <folder>/events-r.jsonl. One import of torch serves for all of them.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -32,8 +31,6 @@ def carry_out(one: dict[str, Any], rank: int) -> None:
         # Only rank 0 is asked in earnest: the others would go on for ever.
         return rank == 0 and one.get("stop_after") is not None and asked > one["stop_after"]
 
-    if "go_to" in one:  # a folder of each rank's own, as on machines that do not see the same files
-        os.chdir(f"{one['go_to']}{rank}")
     began = time.perf_counter()
     # Only rank 0's arguments hold: the others are told.
     mine = (config, folder, one.get("resume", False)) if rank == 0 else (RunConfig(), Path("/nowhere"), False)
