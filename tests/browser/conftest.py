@@ -266,3 +266,34 @@ def visitors(browser: Browser) -> Iterator[Visitors]:
     for visitor in made.made:
         visitor.context.close()
     assert troubles == []
+
+
+class Shoot:
+    """Stores screenshots of a page at both widths and in both themes, as its visitor sees it."""
+
+    def __init__(self, visitors: Visitors) -> None:
+        self.visitors = visitors
+
+    def __call__(self, visitor: Visitor, path: str, name: str) -> None:
+        """Four files, NAME-WIDTH-SCHEME.png, of the page at that path."""
+        SCREENSHOTS.mkdir(exist_ok=True)
+        twin = self.visitors.new(visitor.server, storage_state=visitor.context.storage_state())
+        page = twin.tab(path)
+        for width in (1280, 390):
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme=scheme)
+                page.set_viewport_size({"width": width, "height": 900})
+                idle(page)
+                # The whole page, without Streamlit's own scrolling.
+                tall = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
+                page.set_viewport_size({"width": width, "height": min(int(tall) + 80, 14_000)})
+                idle(page)
+                page.wait_for_timeout(700)  # the figures take their new width and colours
+                page.screenshot(path=SCREENSHOTS / f"{name}-{width}-{scheme}.png")
+        twin.context.close()
+
+
+@pytest.fixture
+def shoot(visitors: Visitors) -> Shoot:
+    """shoot(visitor, path, name) stores four screenshots of a page."""
+    return Shoot(visitors)

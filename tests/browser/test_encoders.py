@@ -9,21 +9,17 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.browser.conftest import Server, Visitors, idle
+from tests.browser.conftest import Server, Shoot, Visitors, idle
 from tests.browser.test_journeys import (
     RUN_SECONDS,
-    Shoot,
     body,
     check,
     numbers,
     press,
-    shoot,
     upload,
     wait_for_text,
 )
 from tests.checkpoints import write_encoder
-
-__all__ = ["shoot"]  # the fixture
 
 
 @pytest.fixture

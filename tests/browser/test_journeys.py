@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 from core.config import RunConfig
 from core.runs.store import Store
 from tests.app.filling import Hand, events
-from tests.browser.conftest import SECONDS, Server, Visitor, Visitors, idle
+from tests.browser.conftest import SECONDS, Server, Shoot, Visitors, idle
 from tests.browser.test_accessibility import check
 
 if TYPE_CHECKING:
@@ -292,38 +292,3 @@ def test_no_page_scrolls_sideways_on_a_phone(server: Server, visitors: Visitors,
     assert main.evaluate("node => node.scrollWidth - node.clientWidth") <= 0
     if path == "/playground":
         shoot(visitor, path, "playground")
-
-
-class Shoot:
-    """Screenshots of a page at both widths and in both themes, as its visitor sees it."""
-
-    def __init__(self, visitors: Visitors, folder: Path) -> None:
-        self.visitors = visitors
-        self.folder = folder
-
-    def __call__(self, visitor: Visitor, path: str, name: str) -> None:
-        self.folder.mkdir(exist_ok=True)
-        state = visitor.context.storage_state()
-        for width, height in ((1280, 900), (390, 844)):
-            for scheme in ("light", "dark"):
-                twin = self.visitors.new(
-                    visitor.server,
-                    viewport={"width": width, "height": height},
-                    color_scheme=scheme,
-                    storage_state=state,
-                )
-                page = twin.tab(path)
-                page.wait_for_timeout(700)
-                # The whole page, without Streamlit's own scrolling.
-                tall = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
-                page.set_viewport_size({"width": width, "height": min(int(tall) + 80, 14_000)})
-                idle(page)
-                page.wait_for_timeout(500)
-                page.screenshot(path=self.folder / f"{name}-{width}-{scheme}.png")
-                twin.context.close()
-
-
-@pytest.fixture
-def shoot(visitors: Visitors) -> Shoot:
-    """shoot(visitor, path, name) stores four screenshots of a page."""
-    return Shoot(visitors, Path(__file__).with_name("screenshots"))

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Server, Visitors, idle
+from tests.browser.conftest import Server, Shoot, Visitors, idle
 from tests.browser.test_accessibility import check
-from tests.browser.test_journeys import Shoot, body, key, press, shoot, wait_for_text
+from tests.browser.test_journeys import body, key, press, wait_for_text
 
-__all__ = ["shoot"]
 PATH = "/quantization"
 MEASURE_SECONDS = 300
 

@@ -11,9 +11,9 @@ from core.base import EMBEDDED_FOLDER
 from core.config import RunConfig
 from core.runs.store import Store
 from tests.app.filling import fill
-from tests.browser.conftest import SECONDS, Server, Visitors, idle
+from tests.browser.conftest import SECONDS, Server, Shoot, Visitors, idle
 from tests.browser.test_accessibility import check
-from tests.browser.test_journeys import Shoot, body, key, press, shoot  # noqa: F401 (a fixture)
+from tests.browser.test_journeys import body, key, press
 from tests.core.ship_support import adapter, with_adapter
 
 
@@ -21,7 +21,7 @@ def test_from_a_verdict_to_a_lora_that_loads(
     server: Server,
     visitors: Visitors,
     tmp_path: Path,
-    shoot: Shoot,  # noqa: F811
+    shoot: Shoot,
 ) -> None:
     gil = visitors.new(server)
     gil.tab("/").close()
