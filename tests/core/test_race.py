@@ -61,6 +61,13 @@ def test_open_steps_are_those_of_the_quickest() -> None:
     assert {r.train.steps for r in entries(Plan(methods=("bitfit",), train=TrainConfig(steps=7)))} == {7}
 
 
+def test_a_race_scores_before_and_after_alone_unless_asked_otherwise() -> None:
+    (run,) = entries(Plan(methods=("bitfit",), train=TrainConfig(steps=7)))
+    assert run.train.eval_every == 7
+    (run,) = entries(Plan(methods=("bitfit",), train=TrainConfig(steps=7, eval_every=2)))
+    assert run.train.eval_every == 2
+
+
 @pytest.mark.parametrize(
     ("plan", "said"),
     [
