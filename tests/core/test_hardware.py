@@ -246,3 +246,14 @@ def test_a_real_gpu_is_described():
     assert full.memory_bytes == torch.cuda.get_device_properties(0).total_memory
     assert attached_light().name == full.name
     assert precision_choice("cuda").ratio is None
+
+
+@pytest.mark.parametrize(("given", "wanted"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_told_otherwise(given: dict[str, str], wanted: str) -> None:
+    """Set before torch is there to read it."""
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | given
+    code = "import core, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert told.stdout.split() == [wanted, "False"]
