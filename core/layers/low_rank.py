@@ -6,8 +6,9 @@ W₀ is the base's weight, of shape (out, in), frozen. A, of shape (r, in), star
 shape (out, r), starts at zero, so at the first step the layer computes exactly what the base computed.
 
 How it is fast: the update is added into the base's output by one `addmm_`, so no tensor of the size of the output is
-made for it; the backward pass is written out below and keeps only x and Ax. What it is not: it does not change W₀ (see
-`merge` in core/methods/lora.py), and it knows nothing of 4-bit weights beyond asking its base for `dense_weight`.
+made for it; the backward pass is written out below and keeps only x (where A trains) and Ax. What it is not: it does
+not change W₀ (see `merge` in core/methods/lora.py), and it knows nothing of 4-bit weights beyond asking its base for
+`dense_weight`.
 """
 
 from __future__ import annotations
@@ -81,19 +82,20 @@ class _AddLowRank(torch.autograd.Function):
         rows = cast.reshape(-1, x.shape[-1])  # (N, in)
         h = rows @ a.t().to(dtype)  # (N, r)
         y.view(-1, y.shape[-1]).addmm_(h, b.t().to(dtype), alpha=scale)
-        ctx.save_for_backward(rows, h, a, b)
-        ctx.base_layer, ctx.scale, ctx.shape, ctx.dtype = base_layer, scale, x.shape, x.dtype
+        # Only ∂A needs x: where A is frozen, (N, r) is kept of a layer's input instead of (N, in).
+        ctx.save_for_backward(rows if ctx.needs_input_grad[1] else None, h, a, b)
+        ctx.base_layer, ctx.scale, ctx.shape, ctx.dtype, ctx.compute = base_layer, scale, x.shape, x.dtype, dtype
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         rows, h, a, b = ctx.saved_tensors
-        g = grad.reshape(-1, grad.shape[-1]).to(rows.dtype)  # (N, out)
-        p = (g @ b.to(rows.dtype)).mul_(ctx.scale)  # (N, r)
+        g = grad.reshape(-1, grad.shape[-1]).to(ctx.compute)  # (N, out)
+        p = (g @ b.to(ctx.compute)).mul_(ctx.scale)  # (N, r)
         grad_x = grad_a = grad_b = None
         if ctx.needs_input_grad[0]:
-            grad_x = (g @ dense_weight(ctx.base_layer, rows.dtype)).addmm_(p, a.to(rows.dtype))
+            grad_x = (g @ dense_weight(ctx.base_layer, ctx.compute)).addmm_(p, a.to(ctx.compute))
             grad_x = grad_x.view(ctx.shape).to(ctx.dtype)
         if ctx.needs_input_grad[1]:
             grad_a = (p.t() @ rows).to(a.dtype)  # (r, in)
