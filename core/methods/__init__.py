@@ -19,6 +19,7 @@ from core.methods import (
     last_k,
     ln_tuning,
     lora,
+    lora_fa,
     lora_plus,
     p_tuning,
     pissa,
@@ -38,7 +39,7 @@ METHODS: dict[str, Method] = {
     module.NAME: module
     for module in (
         full, lora, qlora, bitfit,
-        rslora, lora_plus, pissa, dora, vera,
+        rslora, lora_plus, lora_fa, pissa, dora, vera,
         ia3, adapters, ln_tuning, last_k,
         prompt_tuning, p_tuning, prefix_tuning,
     )

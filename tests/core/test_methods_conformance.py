@@ -25,8 +25,8 @@ MAIN = [(m, f) for m in METHODS for f in BIASED]
 on_all = pytest.mark.parametrize(("method", "family"), EVERY)
 on_main = pytest.mark.parametrize(("method", "family"), MAIN)
 MERGING = [(m, f) for m, f in MAIN if METHODS[m].MERGES]
-# Their folders hold the same thing, on purpose: an adapter trained in 4 bits, or with two rates, is an ordinary LoRA.
-SAME_FOLDER = ({"lora", "qlora", "lora_plus"},)
+# Their folders hold the same thing, on purpose: an adapter trained in 4 bits, with two rates or a frozen A is a LoRA.
+SAME_FOLDER = ({"lora", "qlora", "lora_plus", "lora_fa"},)
 # Only what is drawn depends on the seed; these start from the base itself, or from a decomposition of it.
 DRAWS_NOTHING = {name for name, module in METHODS.items() if module.BASE == "trained"} | {"ia3", "vera", "pissa"}
 
