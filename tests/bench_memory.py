@@ -185,7 +185,6 @@ def published(size: int) -> dict[str, Any]:
 
     found: list[dict[str, Any]] = []
     uncovered = []
-    residents: list[dict[str, Any]] = []
     for row in list(rows())[: size or None]:
         case = case_of(row)
         plain = {"id": row.id, "source": row.source, "source_title": SOURCES[row.source].title, "method": row.method,
@@ -252,7 +251,7 @@ def resident() -> dict[str, Any]:
     table = architecture_of("Llama-3.2-3B")
     vocabulary = next(m.in_features for m in table.modules if m.kind == "embedding")
     token = 2 * vocabulary + 2 * table.cache_numbers
-    entries = []
+    entries: list[dict[str, Any]] = []
     for row in resident_rows():
         weights = row.whole_bytes(table.total)
         entries.append({"id": row.id, "method": row.method, "name": row.name, "how": row.how, "kind": row.kind,

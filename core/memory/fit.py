@@ -524,11 +524,9 @@ def wanted(name: str) -> list[Setup]:
     if name == EMBEDDED:
         return embedded()
     if name in ONE_SETUP:
-        method, device = ONE_SETUP[name]
-        kind = Device.of(device)
-        return [
-            Setup(method, METHODS[method].Config(), 4, 128, device=kind, precision=kind.precision, checkpointing=True)
-        ]
+        only, place = ONE_SETUP[name]
+        kind = Device.of(place)
+        return [Setup(only, METHODS[only].Config(), 4, 128, device=kind, precision=kind.precision, checkpointing=True)]
 
     found = []
     small = model(name).parameters <= SMALL
