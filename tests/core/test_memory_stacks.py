@@ -28,9 +28,9 @@ def setup_of(method: str = "lora", stack: Stack = OWN, **changes: Any) -> Setup:
 
 
 def traced(
-    method: str = "lora", stack: Stack = OWN, *, family: str = "llama", layers: int = 4, **changes: Any
+    method: str = "lora", stack: Stack = OWN, *, layers: int = 4, vocabulary: int = 4000, **changes: Any
 ) -> Trace:
-    config = memory_support.config_of(family, width=256, layers=layers, vocabulary=4000)
+    config = memory_support.config_of("llama", width=256, layers=layers, vocabulary=vocabulary)
     return trace(config, setup_of(method, stack, **changes))
 
 
@@ -96,7 +96,7 @@ def test_an_optimizer_in_the_backward_pass_keeps_no_gradients() -> None:
 
 def test_offloaded_activations_are_not_there() -> None:
     stack = stack_named("torchtune")
-    big = {"batch": 16, "checkpointing": True, "layers": 8}
+    big: dict[str, Any] = {"batch": 16, "checkpointing": True, "layers": 8}
     here, away = (traced("lora", s, **big).peak_bytes for s in (stack, stack.with_switches(offload_activations=True)))
     checkpoints = 8 * 16 * 256 * 256 * 2
     assert here - away == pytest.approx(checkpoints, rel=0.15)
@@ -156,11 +156,11 @@ def test_what_it_does_not_have_is_said() -> None:
 
 def test_an_old_four_bit_layer_holds_its_input_until_the_next_loss() -> None:
     lit = stack_named("litgpt")
-    settings = {"target_modules": "q_proj,v_proj"}
-    once, twice = (traced("qlora", lit, accumulation=n, settings=settings).peak_bytes for n in (1, 2))
+    small: dict[str, Any] = {"settings": {"target_modules": "q_proj,v_proj"}, "layers": 8, "vocabulary": 200}
+    once, twice = (traced("qlora", lit, accumulation=n, **small).peak_bytes for n in (1, 2))
     new = stack_named("litgpt").with_switches(packed_inputs=False)
     assert twice > 1.1 * once
-    fresh = [traced("qlora", new, accumulation=n, settings=settings).peak_bytes for n in (1, 2)]
+    fresh = [traced("qlora", new, accumulation=n, **small).peak_bytes for n in (1, 2)]
     assert fresh[1] < 1.02 * fresh[0], "and a new one does not"
 
 
@@ -186,22 +186,23 @@ def test_shares_by_hand() -> None:
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize(
-    "sharding", [Sharding(4, 1), Sharding(4, 2), Sharding(8, 3), Sharding(8, 3, 2), Sharding(2, 3, 1, "all")]
-)
-def test_estimate_and_trace_share_alike(method: str, sharding: Sharding) -> None:
+def test_estimate_and_trace_share_alike(method: str) -> None:
     name = "SmolLM2-135M"
     table = architecture_of(name)
     setup = setup_of(method, batch=2, length=512, checkpointing=True)
     made = find(name, setup)
     assert made is not None
-    told = made.shared(Sizes.of(setup), sharding, table)
-    found = trace(configuration(name), setup).shared(sharding, table, 2, 512)
-    assert abs(told.allocated_bytes - found.allocated_bytes) <= 4096
-    assert [t.name for t in told.terms] == [t.name for t in found.terms]
-    assert told.peak_at == found.peak_at
-    alone = made.peak_bytes(Sizes.of(setup))
-    assert (told.allocated_bytes < alone) == (method == "full" or sharding.tensor > 1 or sharding.zero == 3)
+    whole = trace(configuration(name), setup)
+    for sharding in (Sharding(4, 1), Sharding(4, 2), Sharding(8, 3), Sharding(8, 3, 2), Sharding(2, 3, 1, "all")):
+        told = made.shared(Sizes.of(setup), sharding, table)
+        found = whole.shared(sharding, table, 2, 512)
+        assert abs(told.allocated_bytes - found.allocated_bytes) <= 4096, sharding
+        assert [t.name for t in told.terms] == [t.name for t in found.terms]
+        assert told.peak_at == found.peak_at
+        if (
+            method == "full" or sharding.zero != 2
+        ):  # (of LoRA's gradients nothing is gained, and a block's are on the way)
+            assert told.allocated_bytes < made.peak_bytes(Sizes.of(setup)), sharding
 
 
 def test_the_parts_that_are_gathered() -> None:
