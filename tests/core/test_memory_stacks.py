@@ -102,6 +102,15 @@ def test_offloaded_activations_are_not_there() -> None:
     assert here - away == pytest.approx(checkpoints, rel=0.15)
 
 
+def test_what_prepares_a_quantized_base_doubles_what_is_not_quantized() -> None:
+    stack = stack_named("transformers")
+    plain, prepared = (terms(traced("qlora", s)) for s in (stack, stack.with_switches(kbit=True)))
+    embeddings = 4000 * 256  # (tied with the output layer)
+    norms = (2 * 4 + 1) * 256
+    assert prepared["frozen weights"] - plain["frozen weights"] == 2 * (embeddings + norms)
+    assert prepared["quantization constants"] == plain["quantization constants"]
+
+
 def test_padded_batches_and_copied_keys_cost_memory() -> None:
     stack = stack_named("peft")
     alone = traced("lora", stack.with_switches(padded=False, repeated_keys=False))
