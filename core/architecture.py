@@ -68,6 +68,12 @@ class Architecture:
         """The modules that make the logits; no method puts anything beside them unasked."""
         return frozenset((*self.classifier, *((self.head,) if self.head else ())))
 
+    @property
+    def width(self) -> int:
+        """Size of a token's hidden state: what the last norm is over, or, without any, what the embedding gives."""
+        norms = [m.weight for m in self.modules if m.kind == "norm" and m.weight]
+        return norms[-1] if norms else next((m.out_features for m in self.modules if m.kind == "embedding"), 0)
+
     def linears(self) -> Iterator[Module]:
         """The modules that multiply by a matrix, the head included."""
         return (m for m in self.modules if m.kind in ("linear", "conv1d"))
@@ -196,10 +202,13 @@ def meta_model(config: PretrainedConfig) -> torch.nn.Module:
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    from core.base import is_encoder
+    from core.base import FRESH, NO_POOLER, is_encoder
 
     maker: Any = AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModel
     if is_encoder(config):
         maker = AutoModelForSequenceClassification
     with torch.device("meta"):
-        return maker.from_config(config)
+        model: torch.nn.Module = maker.from_config(config)
+    if getattr(config, NO_POOLER, False):
+        setattr(model, FRESH, tuple(path for path, _ in model.named_modules() if ".pooler." in f".{path}."))
+    return model
