@@ -1,0 +1,223 @@
+"""One question to the calculator, answered side by side: all methods, all cards, and the largest model per card.
+
+A `Lookup` gives the surrogate of a setup, or None where nobody has traced it yet; then a row says so instead of showing
+a figure. So a table never waits: what is missing is worked out elsewhere (`core.memory.fitter`) and comes later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from core.architecture import Architecture
+from core.catalog import GpuRow, gpus, models
+from core.errors import DeltalabError
+from core.export.peft_config import LORAS
+from core.memory import card as cards
+from core.memory.card import FITS, TIGHT, TOO_LARGE, Totals, totals
+from core.memory.estimate import FOLDER, Sizes, Surrogate, file_name, find
+from core.memory.setup import Device, Setup
+from core.memory.speed import step_speed
+from core.methods import METHODS
+from core.units import GB
+
+Lookup = Callable[[Setup], Surrogate | None]
+
+CPU = "cpu"
+ASSUMED = "8.0"  # the compute capability of a card that has none of NVIDIA's: bfloat16 and fused attention are assumed
+MAIN = ("full", "lora", "qlora", "bitfit")
+UNKNOWN = "not worked out"
+
+
+def cpu_row(memory_bytes: int, name: str = "") -> GpuRow:
+    """A computer's own memory, as a row beside the cards."""
+    return GpuRow(CPU, name, memory_bytes / GB, (), usable_share=1.0, shared=True)
+
+
+def device_of(card: GpuRow) -> Device:
+    """The kind of device that a step is traced for."""
+    return Device() if card.name == CPU else Device.of(card.capability or ASSUMED)
+
+
+def on(setup: Setup, card: GpuRow) -> Setup:
+    """The same step on another card, in the number format that training takes there by itself."""
+    device = device_of(card)
+    return dataclasses.replace(setup, device=device, precision=device.precision)
+
+
+def with_method(setup: Setup, method: str) -> Setup:
+    """The same step with another method: its own defaults, and rank, targets and dropout where both are kinds of LoRA.
+
+    A method that cannot recompute activations goes without.
+    """
+    module = METHODS[method]
+    settings = module.Config()
+    if method == setup.method:
+        settings = setup.settings
+    elif method in LORAS and setup.method in LORAS:
+        shared = {name: getattr(setup.settings, name) for name in ("rank", "target_modules", "dropout")}
+        settings = dataclasses.replace(settings, **shared)
+    return dataclasses.replace(
+        setup, method=method, settings=settings, checkpointing=setup.checkpointing and module.CHECKPOINTS
+    )
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """A method on the model. trainable, found: None where it cannot be used or is not traced; then `why` says which.
+
+    parts: bytes at the peak by term. section: where in the step the peak is. setup: what was asked.
+    """
+
+    method: str
+    setup: Setup
+    trainable: int | None
+    found: Totals | None
+    verdict: str
+    parts: Mapping[str, int]
+    section: str
+    why: str = ""
+
+
+def methods(table: Architecture, lookup: Lookup, setup: Setup, card: GpuRow) -> list[MethodRow]:
+    """Every method on one model and card, in the order of METHODS."""
+    rows = []
+    for name in METHODS:
+        asked = with_method(setup, name)
+        try:
+            trainable = METHODS[name].count(table, asked.settings)
+        except DeltalabError as error:
+            rows.append(MethodRow(name, asked, None, None, "", {}, "", error.sentence))
+            continue
+        made = lookup(asked)
+        if made is None:
+            rows.append(MethodRow(name, asked, trainable, None, "", {}, "", UNKNOWN))
+            continue
+        sizes = Sizes.of(asked)
+        ledger = made.ledger(sizes)
+        found = totals(ledger.allocated_bytes, asked.device)
+        parts = {term.name: term.bytes for term in ledger.terms}
+        rows.append(MethodRow(name, asked, trainable, found, found.verdict(card.usable_bytes), parts, ledger.peak_at))
+    return rows
+
+
+@dataclass(frozen=True)
+class CardRow:
+    """The step on a card. found: None where it is not traced for such a card. batch, length: the largest that fit.
+    seconds: of a step, (least, likely, most), None where the card's rate is not known."""
+
+    card: GpuRow
+    setup: Setup
+    found: Totals | None
+    verdict: str
+    batch: int
+    length: int
+    seconds: tuple[float, float, float] | None
+
+
+def all_cards(table: Architecture, lookup: Lookup, setup: Setup, rows: Sequence[GpuRow] | None = None) -> list[CardRow]:
+    """The step on every card, the smallest memory first."""
+    out = []
+    made_for: dict[tuple[str, str], Surrogate | None] = {}
+    peaks: dict[tuple[int, Sizes], int] = {}
+    for card in sorted(gpus() if rows is None else rows, key=lambda c: c.usable_bytes):
+        asked = on(setup, card)
+        key = (str(asked.device), asked.precision)
+        if key not in made_for:
+            made_for[key] = lookup(asked)
+        made = made_for[key]
+        speed = step_speed(table, asked, card)
+        seconds = speed.step_seconds if speed is not None else None
+        if made is None:
+            out.append(CardRow(card, asked, None, "", 0, 0, seconds))
+            continue
+        kept = _Kept(made, peaks)
+        sizes = Sizes.of(asked)
+        found = totals(kept.peak_bytes(sizes), asked.device)
+        room = card.usable_bytes
+        out.append(
+            CardRow(
+                card, asked, found, found.verdict(room), cards.largest_batch(kept, sizes, asked.device, room),
+                cards.largest_length(kept, sizes, asked.device, room), seconds,
+            )
+        )  # fmt: skip
+    return out
+
+
+class _Kept:
+    """A surrogate that remembers its peaks: the same sizes are tried for many cards."""
+
+    def __init__(self, made: Surrogate, peaks: dict[tuple[int, Sizes], int]) -> None:
+        self._made, self._peaks = made, peaks
+        self.regime, self.holds = made.regime, made.holds
+
+    def peak_bytes(self, sizes: Sizes) -> int:
+        key = (id(self._made), sizes)
+        if key not in self._peaks:
+            self._peaks[key] = self._made.peak_bytes(sizes)
+        return self._peaks[key]
+
+
+# --- the frontier -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The largest model of the catalogue that a method trains on a card; name "" where none does."""
+
+    method: str
+    card: GpuRow
+    name: str
+    parameters: int
+    process: int
+
+
+def traced_models() -> tuple[str, ...]:
+    """Names of the decoders that come with surrogates."""
+    return tuple(
+        row.name for row in models() if row.is_decoder and (FOLDER / f"{file_name(row.name)}.json.gz").is_file()
+    )
+
+
+@lru_cache(maxsize=256)
+def _likely(setup: Setup) -> tuple[tuple[str, int, int], ...]:
+    """(name, parameters, likely process bytes) of every model that a shipped surrogate answers, largest first."""
+    sizes = Sizes.of(setup)
+    rows = []
+    for row in models():
+        if row.name in traced_models():
+            made = find(row.name, setup)
+            if made is not None:
+                rows.append((row.name, row.parameters, totals(made.peak_bytes(sizes), setup.device).process[1]))
+    return tuple(sorted(rows, key=lambda r: -r[1]))
+
+
+def frontier(setup: Setup, rows: Sequence[GpuRow] | None = None, of: Sequence[str] = MAIN) -> list[Reach]:
+    """The largest model per method and card at this batch and length, among those that come with surrogates.
+
+    Likely totals decide. Each method with its defaults (as `with_method`).
+    """
+    out = []
+    for method in of:
+        for card in sorted(gpus() if rows is None else rows, key=lambda c: c.usable_bytes):
+            found = _likely(on(with_method(setup, method), card))
+            best = next((r for r in found if r[2] <= card.usable_bytes), ("", 0, 0))
+            out.append(Reach(method, card, *best))
+    return out
+
+
+def smallest_card(rows: Sequence[CardRow]) -> CardRow | None:
+    """The smallest card on which the step fits; failing that, on which it is tight."""
+    for verdict in (FITS, TIGHT):
+        for row in rows:
+            if row.verdict == verdict:
+                return row
+    return None
+
+
+__all__ = [
+    "ASSUMED", "CPU", "FITS", "MAIN", "TIGHT", "TOO_LARGE", "UNKNOWN", "CardRow", "Lookup", "MethodRow", "Reach",
+    "all_cards", "cpu_row", "device_of", "frontier", "methods", "on", "smallest_card", "traced_models", "with_method",
+]  # fmt: skip
