@@ -17,7 +17,8 @@ from core.errors import DeltalabError
 from core.export.peft_config import LORAS
 from core.memory import card as cards
 from core.memory.card import FITS, TIGHT, TOO_LARGE, Totals, totals
-from core.memory.estimate import FOLDER, Sizes, Surrogate, file_name, find
+from core.memory.estimate import CUDNN_FIRST, FOLDER, Sizes, Surrogate, file_name, find
+from core.memory.ledger import Ledger
 from core.memory.setup import Device, Setup
 from core.memory.speed import step_speed
 from core.methods import METHODS
@@ -62,6 +63,29 @@ def with_method(setup: Setup, method: str) -> Setup:
     return dataclasses.replace(
         setup, method=method, settings=settings, checkpointing=setup.checkpointing and module.CHECKPOINTS
     )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One step on one card. ledger: its terms. found: the totals. batch, length: the largest that fit."""
+
+    ledger: Ledger
+    found: Totals
+    verdict: str
+    batch: int
+    length: int
+
+
+def answer(made: Surrogate, setup: Setup, card: GpuRow) -> Answer:
+    """What a page shows at once, from a surrogate that holds at the setup's sizes."""
+    sizes = Sizes.of(setup)
+    ledger = made.ledger(sizes)
+    found = totals(ledger.allocated_bytes, setup.device)
+    room = card.usable_bytes
+    return Answer(
+        ledger, found, found.verdict(room), cards.largest_batch(made, sizes, setup.device, room),
+        cards.largest_length(made, sizes, setup.device, room),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -181,6 +205,15 @@ def traced_models() -> tuple[str, ...]:
     )
 
 
+def _common(setup: Setup) -> Setup:
+    """The same step on a card of compute capability 8.0, where that takes the same memory (see `estimate.find`): so the
+    models are looked up once for all such cards."""
+    capability = setup.device.capability
+    if capability is None or capability < (8, 0) or capability in CUDNN_FIRST:
+        return setup
+    return dataclasses.replace(setup, device=Device.of(ASSUMED))
+
+
 @lru_cache(maxsize=256)
 def _likely(setup: Setup) -> tuple[tuple[str, int, int], ...]:
     """(name, parameters, likely process bytes) of every model that a shipped surrogate answers, largest first."""
@@ -201,8 +234,9 @@ def frontier(setup: Setup, rows: Sequence[GpuRow] | None = None, of: Sequence[st
     """
     out = []
     for method in of:
+        asked = with_method(setup, method)
         for card in sorted(gpus() if rows is None else rows, key=lambda c: c.usable_bytes):
-            found = _likely(on(with_method(setup, method), card))
+            found = _likely(_common(on(asked, card)))
             best = next((r for r in found if r[2] <= card.usable_bytes), ("", 0, 0))
             out.append(Reach(method, card, *best))
     return out
@@ -218,6 +252,26 @@ def smallest_card(rows: Sequence[CardRow]) -> CardRow | None:
 
 
 __all__ = [
-    "ASSUMED", "CPU", "FITS", "MAIN", "TIGHT", "TOO_LARGE", "UNKNOWN", "CardRow", "Lookup", "MethodRow", "Reach",
-    "all_cards", "cpu_row", "device_of", "frontier", "methods", "on", "smallest_card", "traced_models", "with_method",
+    "ASSUMED",
+    "CPU",
+    "FITS",
+    "MAIN",
+    "TIGHT",
+    "TOO_LARGE",
+    "UNKNOWN",
+    "Answer",
+    "CardRow",
+    "Lookup",
+    "MethodRow",
+    "Reach",
+    "all_cards",
+    "answer",
+    "cpu_row",
+    "device_of",
+    "frontier",
+    "methods",
+    "on",
+    "smallest_card",
+    "traced_models",
+    "with_method",
 ]  # fmt: skip

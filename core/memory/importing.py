@@ -101,6 +101,36 @@ def read(text: str) -> Imported:
     return found
 
 
+# Above these a configuration is a mistake (or a trap: each block is built, if without weights).
+MOST_LAYERS, MOST_WIDTH, MOST_EXPERTS = 400, 200_000, 1024
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+SIZES = ("hidden_size", "intermediate_size", "n_embd", "n_inner", "ffn_dim", "d_model")
+
+
+def config(text: str) -> dict[str, Any]:
+    """A pasted config.json.
+
+    Raises:
+        BadInput: it is cut off, is no object, names no model_type, or its sizes cannot be.
+    """
+    record = parse(text)
+    if not isinstance(record.get("model_type"), str):
+        raise BadInput(
+            "This config.json names no model_type, so nobody knows its architecture.",
+            "Paste the whole file as transformers wrote it.",
+        )
+    for part in (record, *(v for v in record.values() if isinstance(v, dict))):
+        for names, most in ((LAYERS, MOST_LAYERS), (EXPERTS, MOST_EXPERTS), (SIZES, MOST_WIDTH)):
+            for name in names:
+                value = part.get(name)
+                if value is None:
+                    continue
+                if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+                    raise BadInput(f"{name} is {value!r}; it should be a whole number up to {most:,}.", "Mend it.")
+    return record
+
+
 def parse(text: str) -> dict[str, Any]:
     """An object from JSON or YAML.
 
@@ -219,4 +249,4 @@ def _method(record: Mapping[str, Any], first: Any, whole: Any, wrong: list[str])
     return method, dataclasses.replace(settings, **{k: v for k, v in given.items() if v is not None and k in fields})
 
 
-__all__ = ["Imported", "parse", "read"]
+__all__ = ["Imported", "config", "parse", "read"]
