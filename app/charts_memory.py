@@ -10,15 +10,17 @@ import pandas as pd
 from app.charts import BASE_STYLE, TASK_STYLE, Chart, figure, method_style, series_style
 from app.charts_race import title_of
 from core.memory.card import FITS, TIGHT, Totals
-from core.units import GIB, bytes_text, count_text
+from core.units import GB, GIB, bytes_text, count_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from core.catalog import GpuRow
     from core.memory.compare import CardRow, MethodRow, Reach
+    from core.memory.cost import Cost
     from core.memory.ledger import Ledger
     from core.memory.rules import Rule
+    from core.memory.storage import Storage
 
 GREY, BLUE, ORANGE, GREEN, PURPLE, BROWN, RED, TEAL = (
     BASE_STYLE.colour, TASK_STYLE.colour, *(series_style(i).colour for i in (1, 2, 3, 4, 6, 7)),
@@ -238,14 +240,14 @@ def all_cards(rows: Sequence[CardRow], chosen: str) -> Chart:
         chosen_rows = [r for r in known if r.verdict == verdict]
         fig.add_trace(
             go.Scatter(
-                x=[r.card.usable_bytes / GIB for r in chosen_rows], y=[max(r.batch, floor) for r in chosen_rows],
+                x=[r.card.usable_bytes / GIB for r in chosen_rows], y=[max(r.batch or 0, floor) for r in chosen_rows],
                 mode="markers", name=verdict, text=[f"{r.card.name}: batch {r.batch or 'none'}" for r in chosen_rows],
                 marker={"symbol": marker, "size": [16 if r.card.name == chosen else 10 for r in chosen_rows],
                         "color": colour},
                 hovertemplate="%{text}<extra></extra>",
             )
         )  # fmt: skip
-    most = max((r.batch for r in known), default=1)
+    most = max((r.batch or 0 for r in known), default=1)
     ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000) if t <= max(most, 1) * 2]
     fig.update_layout(hovermode="closest", legend={"orientation": "h", "y": -0.25})
     fig.update_yaxes(type="log", tickvals=[floor, *ticks], ticktext=["none", *map(str, ticks)])
@@ -272,7 +274,7 @@ def cards_numbers(rows: Sequence[CardRow]) -> pd.DataFrame:
                 "process_bytes": r.found.process[1] if r.found else None,
                 "process_low_bytes": r.found.process[0] if r.found else None,
                 "process_high_bytes": r.found.process[2] if r.found else None,
-                "largest_batch": r.batch if r.found else None, "largest_length": r.length if r.found else None,
+                "largest_batch": r.batch, "largest_length": r.length,
                 "step_seconds": r.seconds[1] if r.seconds else None,
                 "step_seconds_low": r.seconds[0] if r.seconds else None,
                 "step_seconds_high": r.seconds[2] if r.seconds else None,
@@ -291,8 +293,8 @@ def cards_table(rows: Sequence[CardRow]) -> pd.DataFrame:
             {
                 "Card": r.card.name, "Usable": bytes_text(r.card.usable_bytes),
                 "Verdict": r.verdict or "not worked out", "Process": band(r.found) if r.found else "–",
-                "Largest batch": f"{r.batch:,}" if r.found else "–",
-                "Longest rows": f"{r.length:,}" if r.found else "–",
+                "Largest batch": "–" if r.batch is None else f"{r.batch:,}",
+                "Longest rows": "–" if r.length is None else f"{r.length:,}",
                 "A step takes": "unknown" if r.seconds is None
                 else f"{seconds_text(r.seconds[0])} to {seconds_text(r.seconds[2])}",
             }
@@ -401,7 +403,98 @@ def _parts(timeline: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
     return out
 
 
+# --- disk, time, money ------------------------------------------------------------------------------------------------
+
+
+def disk(rows: Mapping[str, Storage], chosen: str) -> Chart:
+    """What all tasks take on disk, by method, on a logarithmic axis."""
+    import plotly.graph_objects as go
+
+    known = sorted(rows.items(), key=lambda pair: pair[1].total)
+    fig = figure("on disk for all tasks, GB", "", height=70 + 27 * len(known))
+    for name, found in known:
+        style = method_style(name)
+        fig.add_trace(
+            go.Scatter(
+                x=[found.total / GB], y=[title_of(name)], mode="markers", showlegend=False,
+                marker={"symbol": style.marker, "size": 15 if name == chosen else 11, "color": style.colour,
+                        "line": {"width": 2 if name == chosen else 0, "color": "rgba(128,128,128,0.9)"}},
+                hovertemplate=f"{title_of(name)}: {bytes_text(found.total)}<extra></extra>",
+            )
+        )  # fmt: skip
+    fig.update_layout(hovermode="closest")
+    fig.update_xaxes(type="log", dtick="D1" if len({round(f.total) for _, f in known}) > 3 else 1)
+    fig.update_yaxes(autorange="reversed")
+    here = rows[chosen]
+    tasks = f"{here.tasks:,} task{'s' if here.tasks > 1 else ''}"
+    title = (
+        f"{tasks}: {size(here.total)}; as whole models {size(here.whole)}"
+        if chosen != "full"
+        else f"{tasks} of full fine-tuning are {tasks.split()[0]} whole models: {size(here.total)}"
+    )
+    table = pd.DataFrame(
+        [
+            {"method": n, "tasks": f.tasks, "base_bytes": f.base, "adapter_bytes": f.adapter, "total_bytes": f.total,
+             "saved_share": round(f.saved_share, 4), "resume_bytes": f.resume}
+            for n, f in known
+        ]
+    )  # fmt: skip
+    alt = f"Disk space of {tasks} by method. " + " ".join(f"{title_of(n)}: {bytes_text(f.total)}." for n, f in known)
+    return Chart(title, fig, alt, table)
+
+
+def hours(value: float) -> str:
+    """0.02 -> '1.2 min', 3.4 -> '3.4 h', 60 -> '2.5 days'."""
+    if value < 1 / 60:
+        return f"{value * 3600:.0f}{SPACE}s"
+    if value < 1:
+        return f"{value * 60:.2g}{SPACE}min"
+    return f"{value:.2g}{SPACE}h" if value < 48 else f"{value / 24:.2g}{SPACE}days"
+
+
+def costs(rows: Sequence[tuple[str, str, Cost]]) -> Chart:
+    """Hours against money, one point a card that holds the step, at list prices.
+
+    Args:
+        rows: (card, verdict, cost); all costs have money.
+    """
+    import plotly.graph_objects as go
+
+    fig = figure("time, hours", "money, USD", height=330, series=1)
+    for verdict, colour, marker in ((FITS, GREEN, "circle"), (TIGHT, BROWN, "diamond")):
+        some = [(n, c) for n, v, c in rows if v == verdict and c.money is not None]
+        fig.add_trace(
+            go.Scatter(
+                x=[c.hours[1] for _, c in some], y=[c.money[1] for _, c in some if c.money], mode="markers+text",
+                text=[n for n, _ in some], textposition="top center", textfont={"size": 11}, name=verdict,
+                marker={"symbol": marker, "size": 10, "color": colour},
+                hovertemplate="%{text}: %{x:.2g} h, $%{y:.3g}<extra></extra>",
+            )
+        )  # fmt: skip
+    fig.update_layout(hovermode="closest", legend={"orientation": "h", "y": -0.25})
+    fig.update_xaxes(type="log")
+    fig.update_yaxes(type="log")
+    cheap = min(rows, key=lambda r: r[2].money[1] if r[2].money else 0.0, default=None)
+    fast = min(rows, key=lambda r: r[2].hours[1], default=None)
+    if cheap is None or fast is None:
+        title = "No card with a known price holds this step"
+    elif cheap[0] == fast[0]:
+        title = f"Cheapest and fastest: {cheap[0]}"
+    else:
+        title = f"Cheapest: {cheap[0]}; fastest: {fast[0]}"
+    table = pd.DataFrame(
+        [
+            {"card": n, "verdict": v, "hours_low": c.hours[0], "hours": c.hours[1], "hours_high": c.hours[2],
+             "usd": c.money[1] if c.money else None, "kwh": c.kwh[1] if c.kwh else None}
+            for n, v, c in rows
+        ]
+    )  # fmt: skip
+    alt = f"Scatter plot of {len(rows)} cards by time and money. {title}."
+    return Chart(title, fig, alt, table)
+
+
 __all__ = [
-    "SPACE", "all_cards", "band", "cards_numbers", "cards_table", "course", "frontier", "frontier_table", "methods",
+    "SPACE", "all_cards", "band", "cards_numbers", "cards_table", "costs", "course", "disk",
+    "frontier", "frontier_table", "hours", "methods",
     "methods_numbers", "methods_table", "share", "size", "step", "terms_table",
 ]  # fmt: skip

@@ -171,13 +171,16 @@ def _context(record: Any) -> int | None:
 def _built(name: str, source: str, hub: str, context: int | None, page: str) -> Model | None:
     """A model whose table of modules comes from the tracing process; None while it is on its way."""
     work = state.fitter().look(fitter.TABLE, source)
-    if work is None or (work.error is not None and st.session_state.pop(f"{page}-again", False)):
+    if work is None:
         work = state.fitter().ask(fitter.TABLE, source, owner=state.owner())
     if work.status == fitter.FINISHED:
         return Model(name, source, hub, work.result, context, False)
     if work.error is not None:
         live.say(work.error)
-        st.button("Try again", key=f"{page}-again", icon=":material/refresh:")
+        st.button(
+            "Try again", key=f"{page}-again", icon=":material/refresh:", on_click=state.fitter().ask,
+            args=(fitter.TABLE, source), kwargs={"owner": state.owner()},
+        )  # fmt: skip
         return None
     watch(page)
     st.progress(work.share, text=f"Building {name} without weights: {work.text.lower()}")

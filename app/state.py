@@ -1,4 +1,4 @@
-"""What the pages share, one of each per server process: store, talker, prober, fitter; who asks, and on what it runs."""
+"""What the pages share, one of each per server process: store, talker, prober, fitter; who is asking, and on what."""
 
 from __future__ import annotations
 

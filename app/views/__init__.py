@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.views import home, inside, playground, quantization, race, runs, ship
+from app.views import home, inside, playground, quantization, race, runs, ship, vram
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,14 @@ class View:
     summary: str = ""
 
 
-TRAIN, LOOK, TAKE = "Train", "Look inside", "Take away"
+PLAN, TRAIN, LOOK, TAKE = "Plan", "Train", "Look inside", "Take away"
 
 VIEWS = (
     View("Course", "", ":material/menu_book:", home.render, wide=False),
+    View(
+        "VRAM calculator", "vram", ":material/memory:", vram.render, section=PLAN,
+        summary="Will it fit, and why? Every byte of a training step, on every card.",
+    ),
     View(
         "Playground", "playground", ":material/science:", playground.render, section=TRAIN,
         summary="Fine-tune with any method, on a task or on your own file.",

@@ -16,7 +16,7 @@ from core.architecture import Architecture
 from core.catalog import GpuRow
 from core.errors import DeltalabError
 from core.memory.card import TOO_LARGE, Totals, totals
-from core.memory.compare import Lookup, with_method
+from core.memory.compare import Lookup, at, with_method
 from core.memory.estimate import Sizes
 from core.memory.setup import Setup
 from core.methods import METHODS
@@ -52,14 +52,14 @@ def _single(setup: Setup) -> Iterator[tuple[str, str, Setup]]:
             "Batch 1",
             f"One row at a time. {setup.batch * setup.accumulation} passes a step see as many examples: that adds the "
             "gradients, which then live through the next pass.",
-            dataclasses.replace(setup, batch=1, answers=_share(setup, 1, setup.length)),
+            at(setup, 1, setup.length),
         )
     half = setup.length // 2
     if half >= LEAST_LENGTH:
         yield (
             f"Rows of {half:,} tokens",
             "Half the length: longer examples are cut or left out.",
-            dataclasses.replace(setup, length=half, answers=_share(setup, setup.batch, half)),
+            at(setup, setup.batch, half),
         )
     if setup.method == "full":
         yield (
@@ -87,19 +87,12 @@ def _single(setup: Setup) -> Iterator[tuple[str, str, Setup]]:
         )
 
 
-def _share(setup: Setup, batch: int, length: int) -> int | None:
-    """As large a share of answer tokens as before."""
-    if setup.answers is None:
-        return None
-    return max(1, round(setup.answers / (setup.batch * (setup.length - 1)) * batch * (length - 1)))
-
-
 def _together(setup: Setup) -> Iterator[tuple[str, str, Setup]]:
     """What is left when no single change is enough."""
     small = setup
     words = []
     if setup.batch > 1:
-        small = dataclasses.replace(small, batch=1, answers=_share(setup, 1, setup.length))
+        small = at(small, 1, setup.length)
         words.append("batch 1")
     if not small.checkpointing and METHODS[small.method].CHECKPOINTS:
         small = dataclasses.replace(small, checkpointing=True)

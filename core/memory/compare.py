@@ -10,10 +10,13 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
+
+import numpy as np
 
 from core.architecture import Architecture
 from core.catalog import GpuRow, gpus, models
-from core.errors import DeltalabError
+from core.errors import BadInput, DeltalabError
 from core.export.peft_config import LORAS
 from core.memory import card as cards
 from core.memory.card import FITS, TIGHT, TOO_LARGE, Totals, totals
@@ -67,25 +70,122 @@ def with_method(setup: Setup, method: str) -> Setup:
 
 @dataclass(frozen=True)
 class Answer:
-    """One step on one card. ledger: its terms. found: the totals. batch, length: the largest that fit."""
+    """One step on one card. ledger: its terms. found: the totals. batch, length: the largest that fit; None where the
+    step was traced as it is, and nothing is known of other sizes."""
 
     ledger: Ledger
     found: Totals
     verdict: str
-    batch: int
-    length: int
+    batch: int | None
+    length: int | None
 
 
-def answer(made: Surrogate, setup: Setup, card: GpuRow) -> Answer:
-    """What a page shows at once, from a surrogate that holds at the setup's sizes."""
+def check(table: Architecture, context: int | None, setup: Setup, name: str) -> None:
+    """Say what cannot be: rows longer than the model reads, a format that the card lacks, nothing that would train.
+
+    Args:
+        context: tokens that the model reads; None where nothing says.
+
+    Raises:
+        BadInput, Incompatible: one sentence, and what to do.
+    """
+    if context is not None and setup.length > context:
+        raise BadInput(
+            f"{name} reads at most {context:,} tokens; rows of {setup.length:,} are asked for.",
+            f"Choose {context:,} or fewer.",
+        )
+    if setup.precision == "bfloat16" and setup.device.is_cuda and setup.device.precision != "bfloat16":
+        raise BadInput("This card does not compute in bfloat16.", "Leave the number format to the card.")
+    METHODS[setup.method].count(table, setup.settings)
+
+
+def answer_of_trace(result: Mapping[str, Any], setup: Setup, card: GpuRow) -> Answer:
+    """The same from a whole trace (`core.memory.tracer.Tracer.trace`), whose reserved memory was simulated."""
+    ledger = Ledger.from_dict(result["ledger"])
+    found = totals(ledger.allocated_bytes, setup.device, result["reserved_bytes"] or None)
+    return Answer(ledger, found, found.verdict(card.usable_bytes), None, None)
+
+
+def answer(lookup: Lookup, setup: Setup, card: GpuRow) -> Answer | None:
+    """What a page shows at once; None where nobody has traced the step yet."""
+    family = Family.of(lookup, setup)
+    if family is None:
+        return None
     sizes = Sizes.of(setup)
-    ledger = made.ledger(sizes)
+    ledger = family.first.ledger(sizes)
     found = totals(ledger.allocated_bytes, setup.device)
-    room = card.usable_bytes
-    return Answer(
-        ledger, found, found.verdict(room), cards.largest_batch(made, sizes, setup.device, room),
-        cards.largest_length(made, sizes, setup.device, room),
-    )  # fmt: skip
+    batch, length = family.largest(setup, card)
+    return Answer(ledger, found, found.verdict(card.usable_bytes), batch, length)
+
+
+class Family:
+    """The surrogates of one step in all its regimes, as one: a single row is a case of its own, and so is text longer
+    than the window of the attention. It remembers its peaks, because the same sizes are tried for many cards.
+
+    Attributes:
+        first: the surrogate of the setup's own sizes. whole: whether rows of one and more rows are both there.
+    """
+
+    def __init__(self, first: Surrogate, others: Sequence[Surrogate], whole: bool) -> None:
+        self.first, self.whole = first, whole
+        self._all = (first, *others)
+        self._peaks: dict[Sizes, int] = {}
+        self._tensors: dict[int, np.ndarray] = {}  # numbers of tensors at each moment, at the model's own depth
+        longest = [one.regime.length[1] for one in self._all]
+        most = None if None in longest else max(n for n in longest if n is not None)
+        self.regime = dataclasses.replace(first.regime, batch=(1, None), length=(2, most))
+
+    @classmethod
+    def of(cls, lookup: Lookup, setup: Setup) -> Family | None:
+        """Look the regimes up; None where the setup's own is not there."""
+        first = lookup(setup)
+        if first is None:
+            return None
+        other_rows = lookup(at(setup, 2 if setup.batch == 1 else 1, setup.length))
+        end = first.regime.length[1]
+        longer = lookup(at(setup, setup.batch, end + 1)) if end is not None else None
+        start = first.regime.length[0]
+        shorter = lookup(at(setup, setup.batch, start - 1)) if start > 2 else None
+        found = [one for one in (other_rows, longer, shorter) if one is not None]
+        return cls(first, found, other_rows is not None)
+
+    def _holding(self, sizes: Sizes) -> Surrogate | None:
+        return next((one for one in self._all if one.regime.holds(sizes)), None)
+
+    def holds(self, sizes: Sizes) -> bool:
+        """Whether one of them says anything about these sizes."""
+        return self._holding(sizes) is not None
+
+    def peak_bytes(self, sizes: Sizes) -> int:
+        """Most that is alive during the step.
+
+        Raises:
+            ValueError: none holds there.
+        """
+        if sizes not in self._peaks:
+            one = self._holding(sizes)
+            if one is None:
+                raise ValueError(f"nothing holds at {sizes}")
+            if id(one) not in self._tensors:
+                self._tensors[id(one)] = one.counts + one.periods(sizes) * one.growth
+            self._peaks[sizes] = int((self._tensors[id(one)] @ one.group_bytes(sizes)).max())
+        return self._peaks[sizes]
+
+    def largest(self, setup: Setup, card: GpuRow) -> tuple[int | None, int]:
+        """The largest batch at the setup's length (None where more rows are not traced), and the longest rows at its
+        batch, whose likely total fits."""
+        made: Any = self  # (a surrogate, as far as these two are concerned)
+        sizes = Sizes.of(setup)
+        batch = cards.largest_batch(made, sizes, setup.device, card.usable_bytes) if self.whole else None
+        return batch, cards.largest_length(made, sizes, setup.device, card.usable_bytes)
+
+
+def at(setup: Setup, batch: int, length: int) -> Setup:
+    """The same step at other sizes, with as large a share of answer tokens."""
+    answers = setup.answers
+    if answers is not None:
+        answers = max(1, round(answers / (setup.batch * (setup.length - 1)) * batch * (length - 1)))
+    return setup.with_sizes(batch, length, answers)
 
 
 @dataclass(frozen=True)
@@ -129,59 +229,37 @@ def methods(table: Architecture, lookup: Lookup, setup: Setup, card: GpuRow) -> 
 
 @dataclass(frozen=True)
 class CardRow:
-    """The step on a card. found: None where it is not traced for such a card. batch, length: the largest that fit.
-    seconds: of a step, (least, likely, most), None where the card's rate is not known."""
+    """The step on a card. found: None where it is not traced for such a card. batch, length: the largest that fit, None
+    where that is not known. seconds: of a step, (least, likely, most), None where the card's rate is not known."""
 
     card: GpuRow
     setup: Setup
     found: Totals | None
     verdict: str
-    batch: int
-    length: int
+    batch: int | None
+    length: int | None
     seconds: tuple[float, float, float] | None
 
 
 def all_cards(table: Architecture, lookup: Lookup, setup: Setup, rows: Sequence[GpuRow] | None = None) -> list[CardRow]:
     """The step on every card, the smallest memory first."""
     out = []
-    made_for: dict[tuple[str, str], Surrogate | None] = {}
-    peaks: dict[tuple[int, Sizes], int] = {}
+    families: dict[tuple[str, str], Family | None] = {}
     for card in sorted(gpus() if rows is None else rows, key=lambda c: c.usable_bytes):
         asked = on(setup, card)
         key = (str(asked.device), asked.precision)
-        if key not in made_for:
-            made_for[key] = lookup(asked)
-        made = made_for[key]
+        if key not in families:
+            families[key] = Family.of(lookup, asked)
+        family = families[key]
         speed = step_speed(table, asked, card)
         seconds = speed.step_seconds if speed is not None else None
-        if made is None:
-            out.append(CardRow(card, asked, None, "", 0, 0, seconds))
+        if family is None:
+            out.append(CardRow(card, asked, None, "", None, None, seconds))
             continue
-        kept = _Kept(made, peaks)
-        sizes = Sizes.of(asked)
-        found = totals(kept.peak_bytes(sizes), asked.device)
-        room = card.usable_bytes
-        out.append(
-            CardRow(
-                card, asked, found, found.verdict(room), cards.largest_batch(kept, sizes, asked.device, room),
-                cards.largest_length(kept, sizes, asked.device, room), seconds,
-            )
-        )  # fmt: skip
+        found = totals(family.peak_bytes(Sizes.of(asked)), asked.device)
+        batch, length = family.largest(asked, card)
+        out.append(CardRow(card, asked, found, found.verdict(card.usable_bytes), batch, length, seconds))
     return out
-
-
-class _Kept:
-    """A surrogate that remembers its peaks: the same sizes are tried for many cards."""
-
-    def __init__(self, made: Surrogate, peaks: dict[tuple[int, Sizes], int]) -> None:
-        self._made, self._peaks = made, peaks
-        self.regime, self.holds = made.regime, made.holds
-
-    def peak_bytes(self, sizes: Sizes) -> int:
-        key = (id(self._made), sizes)
-        if key not in self._peaks:
-            self._peaks[key] = self._made.peak_bytes(sizes)
-        return self._peaks[key]
 
 
 # --- the frontier -----------------------------------------------------------------------------------------------------
@@ -265,7 +343,7 @@ __all__ = [
     "MethodRow",
     "Reach",
     "all_cards",
-    "answer",
+    "answer", "answer_of_trace", "at", "check",
     "cpu_row",
     "device_of",
     "frontier",
