@@ -162,7 +162,7 @@ def _disk(model: Model, setup: Setup, page: str) -> None:
     st.number_input("Tasks, each with its own fine-tuned version", 1, MOST_TASKS, step=1, width=320, **tasks.widget())
     count = int(tasks.value)
     found = storage(model.table, setup.method, setup.settings, count)
-    with st.container(horizontal=True, gap="large"):
+    with st.container(horizontal=True, gap="medium"):
         st.metric("The model, 16 bits", size(found.base), width="content")
         st.metric("Saved per task", size(found.adapter), width="content")
         st.metric("All tasks", size(found.total), width="content")
@@ -215,7 +215,7 @@ def _cost(model: Model, card: GpuRow, setup: Setup, page: str) -> None:
     rate = paid.value if paid.value is not None else (listed.usd_per_hour if listed else None)
     power = watts.value if watts.value is not None else board
     found = costs.cost(speed, steps, rate, power)
-    with st.container(horizontal=True, gap="large"):
+    with st.container(horizontal=True, gap="medium"):
         st.metric("Time", f"{charts_memory.hours(found.hours[1])}", width="content")
         st.metric("Money", "unknown" if found.money is None else f"${found.money[1]:,.2f}", width="content")
         st.metric("Energy", "unknown" if found.kwh is None else f"{found.kwh[1]:,.2f} kWh", width="content")
@@ -228,11 +228,12 @@ def _cost(model: Model, card: GpuRow, setup: Setup, page: str) -> None:
         + dollars.replace("$", "\\$")
         + ". "
         f"This is a model, not a measurement: it takes the arithmetic of the step and the card's printed rate, and "
-        f"supposes that {REACHED[2]:.0%} to {REACHED[0]:.0%} of the rate is reached, most likely {REACHED[1]:.0%}. "
+        f"supposes that {100 * REACHED[2]:.0f} to {100 * REACHED[0]:.0f}{SPACE}% of the rate is reached, most likely "
+        f"{100 * REACHED[1]:.0f}{SPACE}%. "
         "Short rows, small models and slow data end at the slow side."
     )
     st.caption(_sources(listed, paid.value, board, watts.value))
-    shown(charts_memory.costs(_per_card(model, setup, steps)), "vram-cost")
+    shown(charts_memory.costs(_per_card(model, setup, steps), card.name), "vram-cost")
 
 
 def _sources(listed: costs.Price | None, paid: Any, board: int | None, watts: Any) -> str:

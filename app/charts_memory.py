@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import html
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +54,18 @@ def band(found: Totals) -> str:
     return f"{number} to {high}" if high.endswith(unit) else f"{low} to {high}"
 
 
+def _ticks(values: Sequence[float]) -> dict[str, Any]:
+    """A logarithmic axis with ticks at 1, 2 and 5 times powers of ten around the values."""
+    known = [v for v in values if v > 0]
+    if not known:
+        return {"type": "log"}
+    low, high = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known)))
+    marks = (1, 2, 5) if high - low <= 3 else (1,)
+    found = [m * 10.0**p for p in range(low, high + 1) for m in marks]
+    found = [t for t in found if min(known) / 2.6 <= t <= max(known) * 2.6]
+    return {"type": "log", "tickvals": found, "ticktext": [f"{t:,g}" for t in found]}
+
+
 def _memory_axis(fig: go.Figure) -> None:
     """A logarithmic axis with the sizes that cards have."""
     ticks = [8, 16, 24, 48, 80, 141, 288, 512]
@@ -75,12 +90,12 @@ def step(ledger: Ledger, found: Totals, card: GpuRow, what: str, card_name: str)
     parts = [(t.name, t.bytes) for t in ledger.terms]
     parts += [(RESERVE, found.reserved[1] - found.allocated), (CONTEXT, found.process[1] - found.reserved[1])]
     shown = [(n, b) for n, b in parts if b > 0]
-    fig = figure("GiB", "", height=170, series=0)
+    fig = figure("GiB", "", height=170)
     for name, count in shown:
         colour, pattern = TERMS.get(name) or OTHERS.get(name, (BROWN, "x"))
         fig.add_trace(
             go.Bar(
-                x=[count / GIB], y=[""], orientation="h", name=f"{name}{SPACE}{size(count)}", width=0.6,
+                x=[count / GIB], y=[""], orientation="h", name=name, width=0.6,
                 marker={"color": colour, "pattern": {"shape": pattern, "fillmode": "replace" if pattern else "overlay",
                         "fgcolor": colour, "size": 7}, "line": {"width": 1, "color": "rgba(128,128,128,0.55)"}},
                 hovertemplate=f"{name}: {bytes_text(count)}<extra></extra>",
@@ -97,11 +112,7 @@ def step(ledger: Ledger, found: Totals, card: GpuRow, what: str, card_name: str)
     )  # fmt: skip
     _card_line(fig, card, card_name)
     most = max(high, card.usable_bytes / GIB)
-    # The legend is a list below; how many lines it takes depends on the width, so it gets room for a phone's.
-    fig.update_layout(
-        barmode="stack", hovermode="closest", height=190 + 24 * ((len(shown) + 1) // 2), margin={"t": 26},
-        legend={"orientation": "h", "y": -0.62, "traceorder": "normal", "font": {"size": 13}},
-    )  # fmt: skip
+    fig.update_layout(barmode="stack", hovermode="closest", showlegend=False, margin={"t": 26})
     fig.update_xaxes(range=[0, most * 1.06])
     table = pd.DataFrame(
         [{"term": n, "bytes": b, "gib": round(b / GIB, 4), "share": round(b / found.process[1], 4)} for n, b in shown]
@@ -119,6 +130,19 @@ def step(ledger: Ledger, found: Totals, card: GpuRow, what: str, card_name: str)
     return Chart(title, fig, alt, table)
 
 
+def step_legend(chart: Chart) -> str:
+    """The legend of `step` as HTML, so that it breaks into lines as text does, on a phone too."""
+    items = []
+    for name, count in zip(chart.table["term"], chart.table["bytes"], strict=True):
+        colour, pattern = TERMS.get(name) or OTHERS.get(name, (BROWN, "x"))
+        fill = f"repeating-linear-gradient(45deg, {colour} 0 2px, transparent 2px 5px)" if pattern else colour
+        items.append(
+            f'<span><i style="background:{fill};border-color:{colour}"></i>{html.escape(name)} '
+            f"<b>{html.escape(size(count))}</b></span>"
+        )
+    return f'<div class="legend">{"".join(items)}</div>'
+
+
 def terms_table(rules: Sequence[Rule]) -> pd.DataFrame:
     """One row a term, as people read it: the traced figure, the formula's, the difference and its cause."""
     return pd.DataFrame(
@@ -126,7 +150,7 @@ def terms_table(rules: Sequence[Rule]) -> pd.DataFrame:
             {
                 "Term": r.term, "Traced": bytes_text(r.traced), "Formula, with your numbers": r.formula,
                 "Formula gives": "–" if r.bytes is None else bytes_text(r.bytes),
-                "Difference": _difference(r), "Why they differ": r.why or "–",
+                "Difference": _difference(r),
             }
             for r in rules
         ]
@@ -137,9 +161,7 @@ def _difference(rule: Rule) -> str:
     found = rule.difference
     if found is None:
         return "–"
-    if not rule.why:
-        return "none" if found == 0 else f"{'+' if found > 0 else '−'}{bytes_text(abs(found))}"
-    return f"{'+' if found > 0 else '−'}{bytes_text(abs(found))}"
+    return "none" if found == 0 else f"{'+' if found > 0 else '−'}{bytes_text(abs(found))}"
 
 
 # --- side by side -----------------------------------------------------------------------------------------------------
@@ -243,7 +265,7 @@ def all_cards(rows: Sequence[CardRow], chosen: str) -> Chart:
                 x=[r.card.usable_bytes / GIB for r in chosen_rows], y=[max(r.batch or 0, floor) for r in chosen_rows],
                 mode="markers", name=verdict, text=[f"{r.card.name}: batch {r.batch or 'none'}" for r in chosen_rows],
                 marker={"symbol": marker, "size": [16 if r.card.name == chosen else 10 for r in chosen_rows],
-                        "color": colour},
+                        "color": colour, "opacity": 1},
                 hovertemplate="%{text}<extra></extra>",
             )
         )  # fmt: skip
@@ -303,6 +325,18 @@ def cards_table(rows: Sequence[CardRow]) -> pd.DataFrame:
     )  # fmt: skip
 
 
+def _steps(reached: Sequence[Reach]) -> list[Reach]:
+    """The cards from which on a larger model can be trained, and the largest card, where the line ends."""
+    out: list[Reach] = []
+    for r in reached:
+        if r.name and (not out or r.parameters > out[-1].parameters):
+            out.append(r)
+    if out and reached[-1].card != out[-1].card:
+        best = out[-1]
+        out.append(dataclasses.replace(best, card=reached[-1].card))
+    return out
+
+
 def frontier(rows: Sequence[Reach], batch: int, length: int) -> Chart:
     """The largest model per method, by the card's usable memory."""
     import plotly.graph_objects as go
@@ -313,7 +347,7 @@ def frontier(rows: Sequence[Reach], batch: int, length: int) -> Chart:
         found.setdefault(r.method, []).append(r)
     for method, reached in found.items():
         style = method_style(method)
-        there = [r for r in reached if r.name]
+        there = _steps(reached)
         fig.add_trace(
             go.Scatter(
                 x=[r.card.usable_bytes / GIB for r in there], y=[r.parameters for r in there], mode="lines+markers",
@@ -423,7 +457,7 @@ def disk(rows: Mapping[str, Storage], chosen: str) -> Chart:
             )
         )  # fmt: skip
     fig.update_layout(hovermode="closest")
-    fig.update_xaxes(type="log", dtick="D1" if len({round(f.total) for _, f in known}) > 3 else 1)
+    fig.update_xaxes(**_ticks([f.total / GB for _, f in known]))
     fig.update_yaxes(autorange="reversed")
     here = rows[chosen]
     tasks = f"{here.tasks:,} task{'s' if here.tasks > 1 else ''}"
@@ -452,13 +486,18 @@ def hours(value: float) -> str:
     return f"{value:.2g}{SPACE}h" if value < 48 else f"{value / 24:.2g}{SPACE}days"
 
 
-def costs(rows: Sequence[tuple[str, str, Cost]]) -> Chart:
+def costs(rows: Sequence[tuple[str, str, Cost]], chosen: str) -> Chart:
     """Hours against money, one point a card that holds the step, at list prices.
 
     Args:
-        rows: (card, verdict, cost); all costs have money.
+        rows: (card, verdict, cost); all costs have money. chosen: the card that is looked at; its name stands beside
+            it, as beside the cheapest and the fastest.
     """
     import plotly.graph_objects as go
+
+    cheap = min(rows, key=lambda r: r[2].money[1] if r[2].money else 0.0, default=None)
+    fast = min(rows, key=lambda r: r[2].hours[1], default=None)
+    named = {chosen, *(r[0] for r in (cheap, fast) if r is not None)}
 
     fig = figure("time, hours", "money, USD", height=330, series=1)
     for verdict, colour, marker in ((FITS, GREEN, "circle"), (TIGHT, BROWN, "diamond")):
@@ -466,16 +505,15 @@ def costs(rows: Sequence[tuple[str, str, Cost]]) -> Chart:
         fig.add_trace(
             go.Scatter(
                 x=[c.hours[1] for _, c in some], y=[c.money[1] for _, c in some if c.money], mode="markers+text",
-                text=[n for n, _ in some], textposition="top center", textfont={"size": 11}, name=verdict,
+                text=[n if n in named else "" for n, _ in some], textposition="top center", textfont={"size": 13},
+                name=verdict, customdata=[n for n, _ in some],
                 marker={"symbol": marker, "size": 10, "color": colour},
-                hovertemplate="%{text}: %{x:.2g} h, $%{y:.3g}<extra></extra>",
+                hovertemplate="%{customdata}: %{x:.2g} h, $%{y:.3g}<extra></extra>",
             )
         )  # fmt: skip
     fig.update_layout(hovermode="closest", legend={"orientation": "h", "y": -0.25})
-    fig.update_xaxes(type="log")
-    fig.update_yaxes(type="log")
-    cheap = min(rows, key=lambda r: r[2].money[1] if r[2].money else 0.0, default=None)
-    fast = min(rows, key=lambda r: r[2].hours[1], default=None)
+    fig.update_xaxes(**_ticks([c.hours[1] for _, _, c in rows]))
+    fig.update_yaxes(**_ticks([c.money[1] for _, _, c in rows if c.money]))
     if cheap is None or fast is None:
         title = "No card with a known price holds this step"
     elif cheap[0] == fast[0]:
@@ -496,5 +534,5 @@ def costs(rows: Sequence[tuple[str, str, Cost]]) -> Chart:
 __all__ = [
     "SPACE", "all_cards", "band", "cards_numbers", "cards_table", "costs", "course", "disk",
     "frontier", "frontier_table", "hours", "methods",
-    "methods_numbers", "methods_table", "share", "size", "step", "terms_table",
+    "methods_numbers", "methods_table", "share", "size", "step", "step_legend", "terms_table",
 ]  # fmt: skip

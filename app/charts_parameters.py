@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from app.cells.svg import document
 from app.charts import Chart, figure, method_style, series_style
 from app.charts_memory import share
 from app.charts_race import title_of
@@ -111,6 +112,38 @@ def rank_curve(rows: Sequence[RankRow], rank: int, what: str) -> Chart:
     )
     alt = "Line of trained parameters by rank. " + " ".join(f"Rank {r.rank}: {r.trainable:,}." for r in rows)
     return Chart(title, fig, alt, table)
+
+
+def to_scale(shape: Shape, rank: int, trained: str) -> tuple[str, str]:
+    """One matrix and the two thin ones beside it, drawn to one scale, as SVG with its alt text.
+
+    A pair that is thinner than half a pixel is drawn as half a pixel.
+
+    Args:
+        trained: the colour of what trains, as the theme's hex.
+    """
+    side = 190.0
+    unit = side / max(shape.out, shape.into)
+    tall, wide = shape.out * unit, shape.into * unit
+    thin = max(rank * unit, 0.5)
+    left, top, gap = 10.0, 34.0, 46.0
+    b_x = left + wide + gap
+    a_x = b_x + thin + 22
+    frame = 'stroke="currentColor" stroke-opacity="0.45"'
+    inner = f"""
+<text x="{left:.1f}" y="20">W₀, frozen</text>
+<rect x="{left:.1f}" y="{top:.1f}" width="{wide:.2f}" height="{tall:.2f}" fill-opacity="0.12" {frame}/>
+<text x="{left + wide + gap / 2:.1f}" y="{top + min(tall, side) / 2 + 5:.1f}" text-anchor="middle">+</text>
+<text x="{b_x:.1f}" y="20">B, then A</text>
+<rect x="{b_x:.1f}" y="{top:.1f}" width="{thin:.2f}" height="{tall:.2f}" fill="{trained}"/>
+<rect x="{a_x:.1f}" y="{top:.1f}" width="{wide:.2f}" height="{thin:.2f}" fill="{trained}"/>
+<rect x="{a_x:.1f}" y="{top:.1f}" width="{wide:.2f}" height="{tall:.2f}" fill="none" stroke-dasharray="2 4" {frame}/>"""
+    width, height = a_x + wide + left, top + tall + 14
+    alt = (
+        f"Drawn to scale: the frozen matrix W of {shape.out:,} rows and {shape.into:,} columns, and beside it B of "
+        f"{shape.out:,} × {rank} and A of {rank} × {shape.into:,}, which train."
+    )
+    return document(inner, max(width, 240), height), alt
 
 
 def shapes_table(shapes: Sequence[Shape], trained: Mapping[str, int], rank: int) -> pd.DataFrame:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from core.architecture import Architecture
 
 CATALOGUE, PASTED, FOLDER, HUB = "catalogue", "config", "folder", "hub"
-SOURCES = {CATALOGUE: "Catalogue", PASTED: "config.json", FOLDER: "Local folder", HUB: "Hub id"}
+SOURCES = {CATALOGUE: "Catalogue", PASTED: "config.json", FOLDER: "Folder", HUB: "Hub id"}
 DEFAULT = "Llama-3.1-8B"
 MOST_IN_LINK = 8_000  # characters of a packed configuration
 LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len")
@@ -93,12 +93,13 @@ def choose(page: str, *, decoders: bool = True) -> Model | None:
     place, named, pasted, folder, hub = choices(page, decoders)
     for one in (place, named, pasted, folder, hub):
         one.start()
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+    left, right = st.columns([2, 3], gap="medium", vertical_alignment="bottom")
+    with left:
         st.segmented_control(
-            "Model from", list(SOURCES), format_func=SOURCES.__getitem__, required=True, width="content",
-            **place.widget(),
-        )  # fmt: skip
-        kind = place.value or CATALOGUE
+            "Model from", list(SOURCES), format_func=SOURCES.__getitem__, required=True, **place.widget()
+        )
+    kind = place.value or CATALOGUE
+    with right:
         if kind == CATALOGUE:
             by_name = {row.name: row for row in models()}
             st.selectbox(
@@ -177,14 +178,19 @@ def _built(name: str, source: str, hub: str, context: int | None, page: str) -> 
         return Model(name, source, hub, work.result, context, False)
     if work.error is not None:
         live.say(work.error)
-        st.button(
-            "Try again", key=f"{page}-again", icon=":material/refresh:", on_click=state.fitter().ask,
-            args=(fitter.TABLE, source), kwargs={"owner": state.owner()},
-        )  # fmt: skip
+        st.button("Try again", key=f"{page}-again", icon=":material/refresh:", on_click=_again, args=(source,))
         return None
     watch(page)
     st.progress(work.share, text=f"Building {name} without weights: {work.text.lower()}")
     return None
+
+
+def _again(source: str) -> None:
+    """The button's callback."""
+    try:
+        state.fitter().ask(fitter.TABLE, source, owner=state.owner())
+    except DeltalabError as error:
+        live.say(error)
 
 
 # --- looking again while something is on ------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.views import home, inside, playground, quantization, race, runs, ship, vram
+from app.views import home, inside, parameters, playground, quantization, race, runs, ship, vram
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,10 @@ VIEWS = (
     View(
         "VRAM calculator", "vram", ":material/memory:", vram.render, section=PLAN,
         summary="Will it fit, and why? Every byte of a training step, on every card.",
+    ),
+    View(
+        "Parameter calculator", "parameters", ":material/tag:", parameters.render, section=PLAN,
+        summary="What each method trains in a model, matrix by matrix, and how the rank decides it.",
     ),
     View(
         "Playground", "playground", ":material/science:", playground.render, section=TRAIN,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import answers, calculator_panels, charts, charts_memory, compare, form, live, model_choice, state
+from app import answers, calculator_panels, charts, charts_memory, compare, live, method_knobs, model_choice, state
 from app.charts_memory import band, size
 from app.charts_race import title_of
 from app.choices import Choice, one_of, switch, whole
@@ -120,7 +120,7 @@ def _more(model: Model | None) -> Any:
     method = str(METHOD.value)
     with st.expander("More settings: the method's own, recomputation, optimizer, exact sizes, import", key="vram-more"):
         st.markdown(f"**{title_of(method)}**")
-        settings = method_settings(method, PAGE)
+        settings = method_knobs.settings(method, PAGE)
         st.markdown("**The loop**")
         columns = st.columns(3, gap="medium")
         with columns[0]:
@@ -159,59 +159,6 @@ def _more(model: Model | None) -> Any:
 
 def _exactly(choice: Choice, key: str) -> None:
     choice.put(int(st.session_state[key]))
-
-
-def method_settings(method: str, page: str) -> Any:
-    """Widgets for a method's own settings; its Config. They are in the link as `lora.rank=16`."""
-    knobs = [k for k in form.knobs(RunConfig(method=method)) if k.part == "settings"]
-    if not knobs:
-        st.caption("It has no settings of its own.")
-        return METHODS[method].Config()
-    columns = st.columns(3, gap="medium")
-    values = {}
-    for i, knob in enumerate(knobs):
-        with columns[i % 3]:
-            values[knob.name] = _drawn(knob, knob_choice(method, knob, page))
-    return METHODS[method].Config(**values)
-
-
-def knob_choice(method: str, knob: form.Knob, page: str) -> Choice:
-    """The choice behind a method's setting."""
-    meta, name = knob.meta, f"{method}.{knob.name}"
-    low, high = meta.get("low"), meta.get("high")
-    if knob.kind is bool:
-        return Choice(page, name, bool(knob.default), switch)
-    if knob.kind is int:
-        return Choice(page, name, int(knob.default), whole(int(low or 0), int(high or 1 << 20)))
-    if knob.kind is float:
-        from app.choices import number
-
-        return Choice(page, name, float(knob.default), number(float(low or 0.0), float(high or 1e9)))
-    if meta.get("choices"):
-        return Choice(page, name, knob.default, one_of(list(meta["choices"])))
-    from app.choices import words
-
-    return Choice(page, name, str(knob.default), words(200))
-
-
-def _drawn(knob: form.Knob, choice: Choice) -> Any:
-    choice.start()
-    label, told, meta = knob.label, knob.help, knob.meta
-    if knob.kind is bool:
-        return st.toggle(label, help=told, **choice.widget())
-    if meta.get("choices"):
-        return st.selectbox(label, list(meta["choices"]), help=told, **choice.widget())
-    if knob.kind is int:
-        return st.number_input(
-            label, int(meta.get("low") or 0), int(meta.get("high") or 1 << 20), step=1, help=told, **choice.widget()
-        )
-    if knob.kind is float:
-        high = float(meta.get("high") or 1e9)
-        return st.number_input(
-            label, float(meta.get("low") or 0.0), high, step=0.01 if high <= 1 else 0.1, format="%g", help=told,
-            **choice.widget(),
-        )  # fmt: skip
-    return str(st.text_input(label, help=told, **choice.widget()) or "").strip()
 
 
 # --- an import --------------------------------------------------------------------------------------------------------
@@ -254,7 +201,7 @@ def _use_import() -> None:
             left_out.append(f"the model {found.model}")
     if found.method:
         METHOD.put(found.method)
-        _put_settings(found.method, found.settings)
+        method_knobs.put(found.method, found.settings, PAGE)
     for choice, value in (
         (BATCH, found.batch), (LENGTH, found.length), (ACCUMULATION, found.accumulation),
         (CHECKPOINTING, found.checkpointing), (OPTIMIZER, found.optimizer),
@@ -265,17 +212,6 @@ def _use_import() -> None:
     if left_out:
         told += f" Not used: {', '.join(left_out[:12])}{' …' if len(left_out) > 12 else ''}."
     st.session_state["vram-imported"] = told
-
-
-def _put_settings(method: str, settings: Any) -> None:
-    if settings is None:
-        return
-    for knob in form.knobs(RunConfig(method=method)):
-        if knob.part == "settings":
-            choice = knob_choice(method, knob, PAGE)
-            value = getattr(settings, knob.name)
-            if knob.kind is bool or choice.read(str(value)) is not None:
-                choice.put(value)
 
 
 # --- the answer -------------------------------------------------------------------------------------------------------
@@ -317,7 +253,7 @@ def _worked_out(model: Model, card: GpuRow, settings: Any) -> None:
         _whole_trace(model, card, setup)
     elif work is not None and work.error is not None:
         live.say(work.error)
-        st.button("Try again", key="vram-again", icon=":material/refresh:", on_click=_ask, args=(model, setup))
+        st.button("Try again", key="vram-again", icon=":material/refresh:", on_click=_ask_all, args=(model, [setup]))
     else:
         _wait(work or _ask(model, setup), f"Tracing {model.name} with {title_of(setup.method)}")
 
@@ -364,6 +300,7 @@ def _answer(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
     what = f"{model.name}, {title_of(setup.method)}"
     chart = charts_memory.step(found.ledger, found.found, card, what, _card_name(card))
     compare.draw(chart, "vram-step")
+    st.html(charts_memory.step_legend(chart))
     _figures(model, setup, found)
     told = rules.rules(model.table, setup, found.ledger)
     _terms(told, chart)
@@ -379,7 +316,7 @@ def _verdict(found: Answer, card: GpuRow) -> str:
 
 def _figures(model: Model, setup: Setup, found: Answer) -> None:
     trained = METHODS[setup.method].count(model.table, setup.settings)
-    with st.container(horizontal=True, gap="large"):
+    with st.container(horizontal=True, gap="medium"):
         for label, value in (("Largest batch that fits", found.batch), ("Longest rows that fit", found.length)):
             if value is not None:
                 st.metric(label, f"{value:,}" if value else "none", width="content")
@@ -399,8 +336,10 @@ def _terms(told: list[Rule], chart: charts.Chart) -> None:
         st.dataframe(
             charts_memory.terms_table(told), hide_index=True, alt="The terms of the step's memory, one row each."
         )
-        st.caption(
-            "The traced figure counts. The formula is the textbook's; where the two differ, the last column says why."
+        reasons = [f"- {rule.term.capitalize()}: {plain(rule.why)}" for rule in told if rule.why]
+        st.markdown(
+            "The traced figure counts; the formula is the textbook's."
+            + (" Where they differ:\n\n" + "\n".join(reasons) if reasons else "")
         )
         st.download_button(
             "Figure as CSV", charts.csv(chart.table), "step.csv", "text/csv", key="vram-step-csv",
@@ -460,7 +399,7 @@ def _ask_all(model: Model, setups: list[Setup]) -> None:
 def _use(setup: Setup) -> None:
     """The button's callback: the changed step becomes the page's."""
     METHOD.put(setup.method)
-    _put_settings(setup.method, setup.settings)
+    method_knobs.put(setup.method, setup.settings, PAGE)
     BATCH.put(setup.batch)
     LENGTH.put(setup.length)
     CHECKPOINTING.put(setup.checkpointing)
