@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from app.cells.svg import document
 from app.charts import Chart, figure, method_style, series_style
-from app.charts_memory import share
+from app.charts_memory import SPACE, share
 from app.charts_race import title_of
 from core.units import bytes_text, count_text
 
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from core.counting import Count, RankRow, Shape
 
 MARK = series_style(1).colour
+
+
+def _counts_axis() -> dict[str, Any]:
+    """A logarithmic axis of parameters, in the words of the field: 10 M, 1 B."""
+    values = [10.0**p for p in range(3, 13)]
+    return {"type": "log", "tickvals": values, "ticktext": [count_text(v).replace(" ", SPACE) for v in values]}
 
 
 def counted(rows: Sequence[Count], chosen: str) -> Chart:
@@ -36,7 +42,7 @@ def counted(rows: Sequence[Count], chosen: str) -> Chart:
             )
         )  # fmt: skip
     fig.update_layout(hovermode="closest")
-    fig.update_xaxes(type="log", dtick=1, exponentformat="SI", tickformat="~s")
+    fig.update_xaxes(**_counts_axis())
     fig.update_yaxes(autorange="reversed")
     if known:
         least, most = known[0], known[-1]
@@ -101,7 +107,7 @@ def rank_curve(rows: Sequence[RankRow], rank: int, what: str) -> Chart:
         )  # fmt: skip
     fig.update_layout(hovermode="closest")
     fig.update_xaxes(type="log", tickvals=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
-    fig.update_yaxes(type="log", tickformat="~s", dtick=1)
+    fig.update_yaxes(**_counts_axis())
     title = (
         f"Rank {rank} trains {share(here.share)} of {what}; twice the rank, twice as much"
         if here is not None
@@ -117,7 +123,7 @@ def rank_curve(rows: Sequence[RankRow], rank: int, what: str) -> Chart:
 def to_scale(shape: Shape, rank: int, trained: str) -> tuple[str, str]:
     """One matrix and the two thin ones beside it, drawn to one scale, as SVG with its alt text.
 
-    A pair that is thinner than half a pixel is drawn as half a pixel.
+    A pair that is thinner than a pixel is drawn as one pixel.
 
     Args:
         trained: the colour of what trains, as the theme's hex.
@@ -125,7 +131,7 @@ def to_scale(shape: Shape, rank: int, trained: str) -> tuple[str, str]:
     side = 190.0
     unit = side / max(shape.out, shape.into)
     tall, wide = shape.out * unit, shape.into * unit
-    thin = max(rank * unit, 0.5)
+    thin = max(rank * unit, 1.0)
     left, top, gap = 10.0, 34.0, 46.0
     b_x = left + wide + gap
     a_x = b_x + thin + 22

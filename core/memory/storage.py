@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from core.methods import METHODS, virtual
+from core.methods import METHODS, lora, virtual
 from core.units import DTYPE_BYTES
 
 if TYPE_CHECKING:
@@ -54,12 +54,18 @@ def adapter_numbers(table: Architecture, method: str, settings: Any) -> int:
     """How many numbers are saved for one task.
 
     Mostly what trains. Where a network computes a prompt while it trains, the prompt is saved beside the network, so
-    that PEFT can read it. VeRA's file holds its random pair too, as PEFT's does by default.
+    that PEFT can read it. PiSSA's file is a LoRA of twice the rank: what was taken out of the weights at the start is in
+    it. VeRA's file holds its random pair too, as PEFT's does by default.
 
     Raises:
         Incompatible: as the method's `count`.
     """
     trained = METHODS[method].count(table, settings)
+    if method == "pissa":
+        pairs = lora.targets(table, settings)
+        return trained + sum(
+            lora.pair_parameters(m.in_features, m.out_features, lora.rank_of(settings, m.name)) for m in pairs
+        )
     if method == "p_tuning":
         return trained + settings.tokens * virtual.embedding_width(table)
     if method == "prefix_tuning" and settings.projection:
