@@ -54,7 +54,7 @@ def adapter_numbers(table: Architecture, method: str, settings: Any) -> int:
     """How many numbers are saved for one task.
 
     Mostly what trains. Where a network computes a prompt while it trains, the prompt is saved beside the network, so
-    that PEFT can read it. PiSSA's file is a LoRA of twice the rank: what was taken out of the weights at the start is in
+    that PEFT can read it. PiSSA's file is a LoRA of twice the rank: what was taken out of the weights is in
     it. VeRA's file holds its random pair too, as PEFT's does by default.
 
     Raises:
