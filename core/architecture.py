@@ -68,6 +68,12 @@ class Architecture:
         """The modules that make the logits; no method puts anything beside them unasked."""
         return frozenset((*self.classifier, *((self.head,) if self.head else ())))
 
+    @property
+    def width(self) -> int:
+        """Size of a token's hidden state: what the last norm is over, or, without any, what the embedding gives."""
+        norms = [m.weight for m in self.modules if m.kind == "norm" and m.weight]
+        return norms[-1] if norms else next((m.out_features for m in self.modules if m.kind == "embedding"), 0)
+
     def linears(self) -> Iterator[Module]:
         """The modules that multiply by a matrix, the head included."""
         return (m for m in self.modules if m.kind in ("linear", "conv1d"))

@@ -15,7 +15,7 @@ from typing import Any
 
 from core.architecture import Architecture, Module
 
-_BLOCK = re.compile(r"^(.*?\.)(\d+)(\..*)$")
+BLOCK = re.compile(r"^(.*?\.)(\d+)(\..*)$")
 
 
 def pack(table: Architecture) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def pack(table: Architecture) -> dict[str, Any]:
     """
     parts: list[list[Any]] = []
     for m in table.modules:
-        found = _BLOCK.match(m.name)
+        found = BLOCK.match(m.name)
         prefix, number, end = (found[1], int(found[2]), found[3]) if found else ("", 0, m.name)
         row = [end, m.kind, m.in_features, m.out_features, m.bias, m.weight, m.tied_to]
         if parts and parts[-1][:2] == [prefix, number]:

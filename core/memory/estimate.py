@@ -20,13 +20,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from core.errors import DeltalabError
 from core.memory.ledger import Ledger, Term
 from core.memory.setup import Setup
+from core.memory.sharded import Sharding, parts_of, shared
+
+if TYPE_CHECKING:
+    from core.architecture import Architecture
 
 
 class Unstable(DeltalabError):
@@ -35,6 +40,8 @@ class Unstable(DeltalabError):
     kind = "unstable"
 
 
+Shares = Mapping[str, float]
+NOTHING: Shares = MappingProxyType({})
 FOLDER = Path(__file__).parent / "surrogates"
 SOURCE = "the trace's own tensors, sized by formula"
 
@@ -195,29 +202,49 @@ class Surrogate:
         """(moments, groups) numbers of tensors."""
         return self.counts + self.periods(sizes) * self.growth
 
-    def levels(self, sizes: Sizes) -> np.ndarray:
-        """(moments,) bytes alive at each of the moments that can be the peak."""
-        return self._tensors(sizes) @ self.group_bytes(sizes)
+    def _shares(self, shares: Shares) -> np.ndarray | float:
+        """(groups,) what share of each kind of tensors is counted."""
+        return np.array([shares.get(g.category, 1.0) for g in self.groups]) if shares else 1.0
 
-    def peak_bytes(self, sizes: Sizes) -> int:
+    def levels(self, sizes: Sizes, shares: Shares = NOTHING) -> np.ndarray:
+        """(moments,) bytes alive at each of the moments that can be the peak.
+
+        Args:
+            shares: term -> the share of it that counts, where that is not all (`core.memory.sharded`).
+        """
+        return self._tensors(sizes) @ (self.group_bytes(sizes) * self._shares(shares))
+
+    def peak_bytes(self, sizes: Sizes, shares: Shares = NOTHING) -> int:
         """Most that is alive during the step."""
-        return int(self.levels(sizes).max())
+        return int(self.levels(sizes, shares).max())
 
-    def parts(self, sizes: Sizes) -> list[tuple[Group, int, int]]:
+    def parts(self, sizes: Sizes, shares: Shares = NOTHING) -> list[tuple[Group, int, int]]:
         """What is alive at the peak, largest first: kind, number of tensors, and bytes of all of them."""
-        size = self.group_bytes(sizes)
+        size = self.group_bytes(sizes) * self._shares(shares)
         tensors = self._tensors(sizes)
         counts = tensors[int((tensors @ size).argmax())]
         rows = [(g, int(n), int(n * b)) for g, n, b in zip(self.groups, counts, size, strict=True) if n and b]
         return sorted(rows, key=lambda row: -row[2])
 
-    def section(self, sizes: Sizes) -> str:
+    def section(self, sizes: Sizes, shares: Shares = NOTHING) -> str:
         """Where in the step the peak is."""
         layers = self.layers if sizes.layers is None else sizes.layers
-        section = self.sections[int(self.levels(sizes).argmax())]
+        section = self.sections[int(self.levels(sizes, shares).argmax())]
         return section_name(section, layers)
 
-    def ledger(self, sizes: Sizes) -> Ledger:
+    def shared(self, sizes: Sizes, sharding: Sharding, table: Architecture, gradient_bytes: int = 4) -> Ledger:
+        """The ledger of one GPU among several, each with a pass of these sizes."""
+        whole = dict.fromkeys(ORDER, 0)
+        trained = 0
+        for group, _, size in self.parts(sizes):
+            whole[group.category] += size
+            trained += size // group.item if group.category == "trained weights" else 0
+        parts = parts_of(table, whole, trained, gradient_bytes)
+        return shared(
+            self.ledger(sizes, sharding.factors()), sharding.extra(parts, sizes.batch, sizes.length, table.width)
+        )
+
+    def ledger(self, sizes: Sizes, shares: Shares = NOTHING) -> Ledger:
         """The terms at the peak, each with its formula in these sizes.
 
         Raises:
@@ -226,16 +253,17 @@ class Surrogate:
         if not self.holds(sizes):
             raise ValueError(f"this surrogate does not hold at {sizes}")
         groups: dict[str, list[tuple[Group, int, int]]] = {}
-        for row in self.parts(sizes):
+        for row in self.parts(sizes, shares):
             groups.setdefault(row[0].category, []).append(row)
         terms = tuple(
             Term(
-                name, sum(row[2] for row in groups[name]), formula_of(groups[name], sizes, self.periods(sizes)), SOURCE
+                name, sum(row[2] for row in groups[name]),
+                formula_of(groups[name], sizes, self.periods(sizes)) + share_text(shares.get(name, 1.0)), SOURCE,
             )
             for name in ORDER
             if name in groups
-        )
-        return Ledger(terms, self.section(sizes), sum(t.bytes for t in terms), 0, 0)
+        )  # fmt: skip
+        return Ledger(terms, self.section(sizes, shares), sum(t.bytes for t in terms), 0, 0)
 
     # --- as JSON ----------------------------------------------------------------------------------------------------
 
@@ -270,6 +298,11 @@ ORDER = (
     "activations", "recomputed activations", "logits and loss", "temporaries",
 )  # fmt: skip
 TOLD = 3  # parts of a term that its formula names; the rest is summed up
+
+
+def share_text(share: float) -> str:
+    """' / 8' for an eighth."""
+    return "" if share in (0.0, 1.0) else f" / {round(1 / share):,}"
 
 
 def section_name(section: str, layers: int) -> str:

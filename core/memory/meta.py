@@ -114,6 +114,14 @@ class _State:
         self.autocast: torch.dtype | None = None
         self.depth = 0
         self.converted: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._padding: torch.Tensor | None = None
+
+    def padding(self, query: torch.Tensor) -> torch.Tensor:
+        """The mask of a padded batch, one for all layers: (B, 1, T, T) Boolean."""
+        shape = (query.shape[0], 1, query.shape[2], query.shape[2])
+        if self._padding is None or self._padding.shape != shape:
+            self._padding = torch.ones(shape, dtype=torch.bool, device=query.device)
+        return self._padding
 
     # --- attention --------------------------------------------------------------------------------------------------
 
@@ -126,6 +134,11 @@ class _State:
             return _SDPA(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
         if self.autocast is not None:
             query, key, value = (self.convert(t, self.autocast) for t in (query, key, value))
+        stack = self.setup.stack
+        if stack.repeated_keys and query.shape[1] != key.shape[1]:
+            key, value = (t.repeat_interleave(query.shape[1] // key.shape[1], 1) for t in (key, value))
+        if stack.padded and attn_mask is None:
+            attn_mask, is_causal = self.padding(query), False
         capability = self.setup.device.capability
         grouped = query.shape[1] != key.shape[1]
         if capability is None:
@@ -229,7 +242,8 @@ def _current() -> _State:
 
 def autocast(setup: Setup) -> Any:
     """The region that the forward pass of training runs in, for a setup's precision."""
-    return _Autocast("meta", torch.bfloat16) if setup.precision == "bfloat16" else contextlib.nullcontext()
+    converts = setup.precision == "bfloat16" and setup.stack.autocast
+    return _Autocast("meta", torch.bfloat16) if converts else contextlib.nullcontext()
 
 
 _LOWER = (

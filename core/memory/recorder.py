@@ -45,7 +45,8 @@ class Recorder(TorchDispatchMode):
 
     Attributes:
         records: all storages, in the order of their birth. events: (number of a record, +1 or −1), in order. cuts:
-        (number of an event, name): where a section of the step begins.
+        (number of an event, name): where a section of the step begins. inputs: if it is set to a mapping, number of a
+        record -> those of the tensors that it was made from.
     """
 
     def __init__(self, answers: int | None = None) -> None:
@@ -57,6 +58,7 @@ class Recorder(TorchDispatchMode):
         self.part = "resident"
         self.where = ""
         self.behind = ""
+        self.inputs: dict[int, tuple[int, ...]] | None = None
         self._living: dict[int, tuple[int, Any]] = {}
         self._special: dict[Any, Callable[..., Any]] = _as_outside(self)
 
@@ -112,9 +114,19 @@ class Recorder(TorchDispatchMode):
         out = special(*args, **kwargs) if special is not None else NotImplemented
         if out is NotImplemented:
             out = func(*args, **kwargs)
+        before = len(self.records)
         for tensor in _tensors(out):
             self.add(tensor, func._schema.name)
+        if self.inputs is not None and len(self.records) > before:
+            known = {self.number(t) for t in _tensors((*args, *kwargs.values()))}
+            made_from = tuple(n for n in known if n is not None and n < before)
+            self.inputs.update(dict.fromkeys(range(before, len(self.records)), made_from))
         return out
+
+    def number(self, tensor: torch.Tensor) -> int | None:
+        """That of the record of a tensor's storage; None: not recorded."""
+        known = self._living.get(tensor.untyped_storage()._cdata)
+        return known[0] if known is not None else None
 
 
 def _tensors(out: Any) -> Iterator[torch.Tensor]:

@@ -15,6 +15,7 @@ from typing import Any
 from core.config import RunConfig
 from core.errors import BadInput
 from core.hardware import BFLOAT16_CAPABILITY
+from core.memory.stack import OWN, Stack
 from core.methods import METHODS
 
 # Blocks that CUDA's caching allocator hands out are multiples of so many bytes (c10/cuda/CUDACachingAllocator.cpp,
@@ -68,7 +69,7 @@ class Setup:
     method, settings: the fine-tuning method and its Config. batch, length: rows and tokens of one pass. answers: how
     many of the batch's tokens have a loss (None: all that can, batch × (length − 1)). optimizer, accumulation,
     checkpointing: as in TrainConfig. precision: what the passes compute in. device: where. attention: 'auto' chooses as
-    training does; or a name that transformers knows ('eager', 'sdpa').
+    training does; or a name that transformers knows ('eager', 'sdpa'). stack: the program that trains.
     """
 
     method: str
@@ -82,11 +83,13 @@ class Setup:
     precision: str = "float32"
     device: Device = Device()
     attention: str = "auto"
+    stack: Stack = OWN
 
     @classmethod
     def of(
-        cls, config: RunConfig, batch: int, length: int, device: Device | None = None, answers: int | None = None
-    ) -> Setup:
+        cls, config: RunConfig, batch: int, length: int, device: Device | None = None, answers: int | None = None,
+        stack: Stack | None = None,
+    ) -> Setup:  # fmt: skip
         """The step of a run with these settings, on that device.
 
         Raises:
@@ -110,6 +113,7 @@ class Setup:
             optimizer=loop.optimizer, accumulation=loop.accumulation,
             checkpointing=loop.gradient_checkpointing,
             precision=device.precision if loop.precision == "auto" else loop.precision, device=device,
+            stack=stack or OWN,
         )  # fmt: skip
 
     @property
@@ -129,13 +133,17 @@ class Setup:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` is its inverse."""
-        return dataclasses.asdict(self) | {"device": str(self.device)}
+        record = dataclasses.asdict(self) | {"device": str(self.device)}
+        record.pop("stack")
+        changes = self.stack.changes()
+        return record | ({"stack": changes} if changes else {})
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Setup:
         """Read what `to_dict` wrote."""
         settings = METHODS[record["method"]].Config(**record["settings"])
-        return cls(**{**record, "settings": settings, "device": Device.of(record["device"])})
+        stack = Stack.from_dict(record.get("stack", {}))
+        return cls(**{**record, "settings": settings, "device": Device.of(record["device"]), "stack": stack})
 
 
 __all__ = ["CUDA_BLOCK_BYTES", "Device", "Setup"]

@@ -19,18 +19,23 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
+from core.architecture import Architecture
 from core.errors import BadInput
 from core.evaluate import answer_loss_sum
+from core.memory import compiled
+from core.memory.estimate import share_text
 from core.memory.ledger import Ledger, Term
 from core.memory.meta import autocast, standing_in
 from core.memory.recorder import Record, Recorder
 from core.memory.setup import Setup
+from core.memory.sharded import WEIGHTS, Sharding, parts_of, shared
+from core.memory.variants import InBackward, as_told, loss_of, offloading
 from core.methods import METHODS, loading
 from core.optimizers import make_optimizer
 from core.units import bytes_text
@@ -108,6 +113,35 @@ class Trace:
     @cached_property
     def _forward_ends(self) -> list[int]:
         return [at for at, name in self.cuts if name == LOSS]
+
+    def shared(self, sharding: Sharding, table: Architecture, batch: int, length: int) -> Ledger:
+        """The ledger of one GPU among several, each with a pass like this one: at the moment at which its share is at
+        its most."""
+        shares = sharding.factors()
+        share = [shares.get(self.category(r), 1.0) * self.size(r) for r in self.records]
+        level = most = 0.0
+        at = self.resident
+        for event, (number, sign) in enumerate(self.events):
+            level += sign * share[number]
+            if event >= self.resident and level > most:
+                most, at = level, event
+        whole: dict[str, int] = {}
+        gradient = 4
+        for record in self.records:
+            name = self.category(record)
+            if name in WEIGHTS:
+                whole[name] = whole.get(name, 0) + self.size(record)
+            gradient = record.item if name == "gradients" else gradient
+        terms = tuple(
+            replace(
+                t,
+                bytes=round(t.bytes * shares.get(t.name, 1.0)),
+                formula=t.formula + share_text(shares.get(t.name, 1.0)),
+            )
+            for t in self.ledger(at).terms
+        )
+        own = Ledger(tuple(t for t in terms if t.bytes), self.section(at), sum(t.bytes for t in terms), 0, 0)
+        return shared(own, sharding.extra(parts_of(table, whole, self.trained, gradient), batch, length, table.width))
 
     def ledger(self, event: int | None = None) -> Ledger:
         """The terms at an event; by default at the peak."""
@@ -226,6 +260,9 @@ def trace(config: Any, setup: Setup) -> Trace:
         resident = len(recorder.events)
         for handle in _hooks(recorder, model, attached.model):
             stack.callback(handle.remove)
+        if isinstance(optimizer, InBackward):
+            for handle in optimizer.hook():
+                stack.callback(handle.remove)
         if not setup.device.is_cuda:
             _note_random_states(recorder, stack)
         with recorder:
@@ -269,17 +306,44 @@ def _built(config: Any, setup: Setup) -> tuple[Any, Any]:
     """The model with the method attached, as training has it, on the meta device."""
     from transformers import AutoModelForCausalLM
 
+    if setup.stack.model == "litgpt":
+        return _litgpt(config, setup)
     # As a card's run loads it, wherever this process is.
     dtype = loading(setup.method, setup.precision, "cuda" if setup.device.is_cuda else "cpu")["dtype"]
+    dtype = dtype if setup.stack.autocast else setup.precision
     with torch.device("meta"):
         maker: Any = AutoModelForCausalLM
         model = maker.from_config(config, dtype=getattr(torch, dtype), attn_implementation=attention_of(config, setup))
         attached = METHODS[setup.method].apply(model, setup.settings, keep_base=False)
     _quantize(model)
+    as_told(model, setup.stack, set(_brought(attached.trainable_names())))
     if setup.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
     return model, attached
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A model that came with its method in place."""
+
+    model: Any
+
+    def trainable_names(self) -> list[str]:
+        return [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+
+    def rate_factors(self) -> dict[str, float]:
+        return {}
+
+
+def _litgpt(config: Any, setup: Setup) -> tuple[Any, Any]:
+    from core.memory import litgpt
+
+    if setup.checkpointing:
+        raise BadInput("LitGPT recomputes activations on several GPUs only.", "Leave gradient_checkpointing off.")
+    model = litgpt.build(config, setup.method, setup.settings, setup.stack.packed_inputs)
+    model.train()
+    return model, _Ready(model)
 
 
 def _quantize(model: torch.nn.Module) -> None:
@@ -306,32 +370,46 @@ def _elements(parameter: torch.Tensor) -> int:
     return elements(parameter)
 
 
-def _added(model: torch.nn.Module, trained: Iterable[str]) -> int:
-    """How many of the parameters the method brought with it: those that the base would not have."""
+def _brought(trained: Iterable[str]) -> Iterator[str]:
+    """Those parameters that the method brought with it: the base would not have them."""
     own = ("lora_", "vera_", "ia3_", "adapter_", "trained_prompt")
+    return (name for name in trained if any(part in name for part in own))
+
+
+def _added(model: torch.nn.Module, trained: Iterable[str]) -> int:
+    """How many numbers the method brought with it."""
     parameters = dict(model.named_parameters())
-    return sum(parameters[name].numel() for name in trained if any(part in name for part in own))
+    return sum(parameters[name].numel() for name in _brought(trained))
 
 
-def _optimizer(setup: Setup, trained: list[Any], factors: list[float], stack: ExitStack) -> torch.optim.Optimizer:
+def _optimizer(setup: Setup, trained: list[Any], factors: list[float], stack: ExitStack) -> Any:
     """The optimizer with its state in place, as from the second step on."""
     if "8bit" in setup.optimizer:
         import bitsandbytes.optim.optimizer as theirs
 
         stack.callback(setattr, theirs, "sync_gpu", theirs.sync_gpu)
         setattr(theirs, "sync_gpu", lambda _: None)  # noqa: B010 (there is nothing to wait for)
-    optimizer, _ = make_optimizer(setup.optimizer, trained, 1e-4, 0.0, factors)
-    for parameter in trained:
-        parameter.grad = torch.empty_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return optimizer
+
+    def ready(parameters: list[Any], rates: list[float]) -> torch.optim.Optimizer:
+        if setup.stack.optimizer == "foreach" and setup.optimizer == "adamw":
+            one: torch.optim.Optimizer = torch.optim.AdamW(parameters, foreach=True)
+        else:
+            one, _ = make_optimizer(setup.optimizer, parameters, 1e-4, 0.0, rates)
+        for parameter in parameters:
+            parameter.grad = torch.empty_like(parameter)
+        one.step()
+        one.zero_grad(set_to_none=True)
+        return one
+
+    if setup.stack.in_backward:
+        return InBackward({p: ready([p], [rate]) for p, rate in zip(trained, factors, strict=True)})
+    return ready(trained, factors)
 
 
 PAGED_NUMBERS = 100_000  # bitsandbytes pages the states of tensors from this size on (optim/optimizer.py)
 
 
-def _note_resident(recorder: Recorder, model: torch.nn.Module, optimizer: torch.optim.Optimizer, setup: Setup) -> None:
+def _note_resident(recorder: Recorder, model: torch.nn.Module, optimizer: Any, setup: Setup) -> None:
     """What is there before the step: weights, their quantization constants, the optimizer's state."""
     recorder.cut("resident")
     names: dict[Any, str] = {}
@@ -346,7 +424,7 @@ def _note_resident(recorder: Recorder, model: torch.nn.Module, optimizer: torch.
                     recorder.add(tensor, category="quantization constants")
     for name, buffer in model.named_buffers():
         recorder.where = name
-        scales = name.rpartition(".")[2] == "absmax"  # of weights in 8 bits
+        scales = name.endswith("absmax")  # of weights in 8 bits
         recorder.add(buffer, category="quantization constants" if scales else "frozen weights")
     for owner, states in optimizer.state.items():
         recorder.where = names[owner]
@@ -410,10 +488,11 @@ def _hooks(recorder: Recorder, base: Any, model: Any) -> Iterator[Any]:
     for number, module in enumerate(layers):
         yield module.register_forward_pre_hook(layer_begins(number))
         yield module.register_forward_hook(layer_ends(number))
+    inside = {id(m) for m in head.modules()}
     for name, module in base.named_modules():
         if module is head:
             yield module.register_forward_pre_hook(head_begins)
-        elif name and not isinstance(module, torch.nn.ModuleList):
+        elif name and id(module) not in inside and not isinstance(module, torch.nn.ModuleList):
             yield module.register_forward_pre_hook(begins(name))
             yield module.register_forward_hook(ends)
     for parameter in base.parameters():
@@ -448,23 +527,36 @@ def _step(recorder: Recorder, model: Any, optimizer: Any, trained: list[Any], se
     recorder.cut("batch")
     recorder.part = "batch"
     held = [_batch(recorder, shape) for _ in range(setup.accumulation)] if on_cpu else []
+    plans: dict[int, set[int]] = {}
     for number in range(setup.accumulation):
         # On a card each batch is copied there when its turn comes; until then it is in the CPU's memory.
         ids, labels = held[number] if on_cpu else _batch(recorder, shape)
+        fuses = setup.stack.compile and not setup.checkpointing and not setup.stack.offload_activations
+        recorder.inputs = {} if fuses else None
         recorder.enter("forward")
-        with autocast(setup):
-            part = answer_loss_sum(model, ids, labels) / max(setup.answer_tokens, 1)
+        kept: Any = None
+        with autocast(setup), offloading(recorder, setup.stack.offload_activations):
+            if setup.stack.loss == "answers":
+                part = answer_loss_sum(model, ids, labels) / max(setup.answer_tokens, 1)
+            else:
+                part, kept = loss_of(setup, model, ids, recorder, HEAD)
+        if fuses:
+            plans |= compiled.fuse(recorder, part)
+            recorder.inputs = None
         recorder.enter("backward", LOSS)
         recorder.behind = HEAD
         _backward(part)
         part.detach()
+        del kept
     recorder.part, recorder.where = "optimizer", "clipping"
     recorder.cut("clipping")
-    torch.nn.utils.clip_grad_norm_(trained, 1.0)
+    if not setup.stack.in_backward:
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
     recorder.enter("optimizer")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     recorder.cut("end")
+    compiled.apply(recorder, plans)
 
 
 def _backward(loss: torch.Tensor) -> None:

@@ -1,0 +1,350 @@
+"""Published memory figures as setups that can be traced: what was run, as far as its source says.
+
+The figures stand in core/catalog/published_memory.csv, as they were printed. `case_of` says what this program would be
+asked to get the same: model, setup, and which of the three totals was measured. What a source does not say is assumed
+here, in words, for all rows of the source alike; a row that would need a guess of its own is refused with the reason.
+
+No constant is fitted here but those in `Unknowns`, which are properties of a benchmark's data that its authors did not
+print. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from core.catalog import FOLDER, models
+from core.memory.setup import Device, Setup
+from core.memory.sharded import Sharding
+from core.memory.stack import Stack, stack_named
+from core.methods import METHODS
+from core.units import GB, GIB
+
+FILE = FOLDER / "published_memory.csv"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where figures come from. title, address: for a reader. metric: which total was measured, in words and as
+    'allocated', 'reserved' or 'stated' (the source does not say)."""
+
+    title: str
+    address: str
+    metric: str
+    says: str
+
+
+SOURCES: dict[str, Source] = {
+    "peft-bench": Source(
+        "PEFT's method comparison (MetaMathQA)",
+        "https://github.com/huggingface/peft/tree/main/method_comparison/MetaMathQA", "reserved",
+        "largest memory_reserved after a step, over the whole run",
+    ),
+    "torchtune-flags": Source(
+        "torchtune, optimization flags", "https://github.com/pytorch/torchtune#optimization-flags", "allocated",
+        "peak of active memory",
+    ),
+    "torchtune-speed": Source(
+        "torchtune, memory and speed", "https://github.com/pytorch/torchtune#memory-and-training-speed", "allocated",
+        "peak memory per GPU",
+    ),
+    "torchtune-lora": Source(
+        "torchtune, LoRA tutorial", "https://pytorch.org/torchtune/stable/tutorials/lora_finetune.html", "allocated",
+        "peak memory",
+    ),
+    "torchtune-qlora": Source(
+        "torchtune, QLoRA tutorial", "https://pytorch.org/torchtune/stable/tutorials/qlora_finetune.html", "reserved",
+        "peak memory reserved",
+    ),
+    "litgpt-tables": Source(
+        "LitGPT, resource tables",
+        "https://github.com/Lightning-AI/litgpt/blob/main/tutorials/resource-tables.md", "allocated",
+        "torch.cuda.max_memory_allocated / 10⁹",
+    ),
+    "litgpt-configs": Source(
+        "LitGPT, configuration hub", "https://github.com/Lightning-AI/litgpt/tree/main/config_hub/finetune",
+        "allocated", "torch.cuda.max_memory_allocated / 10⁹",
+    ),
+    "lora-insights": Source(
+        "Raschka, LoRA insights", "https://lightning.ai/pages/community/lora-insights/", "allocated",
+        "as LitGPT's script prints it",
+    ),
+    "peft-readme": Source("PEFT, README", "https://github.com/huggingface/peft", "stated", "GPU memory"),
+    "peft-distributed": Source(
+        "PEFT, DeepSpeed and FSDP guides", "https://huggingface.co/docs/peft/accelerate/fsdp", "stated",
+        "GPU memory per GPU",
+    ),
+    "torchtitan": Source(
+        "torchtitan, Llama 3 on H100", "https://github.com/pytorch/torchtitan/tree/main/benchmarks", "stated", "memory"
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure as it was printed; see the head of the file for its columns."""
+
+    id: str
+    source: str
+    file: str
+    model: str
+    method: str
+    detail: str
+    gpu: str
+    gpus: str
+    batch: str
+    length: str
+    checkpointing: str
+    attention: str
+    optimizer: str
+    dtype: str
+    framework: str
+    metric: str
+    value: str
+    unit: str
+    trust: str
+    note: str
+
+    @property
+    def measured_bytes(self) -> int:
+        """The figure in bytes."""
+        return round(float(self.value) * (GB if self.unit == "GB" else GIB))
+
+    @property
+    def resident_bytes(self) -> int | None:
+        """What was allocated on average after a step, if the row says."""
+        found = re.search(r"avg_alloc_post_step=([\d.]+)", self.note)
+        return round(float(found[1]) * GIB) if found else None
+
+
+@lru_cache
+def rows() -> tuple[Row, ...]:
+    """All figures, in the file's order."""
+    with FILE.open(encoding="utf-8", newline="") as file:
+        return tuple(Row(**row) for row in csv.DictReader(file))
+
+
+@dataclass(frozen=True)
+class Unknowns:
+    """Of a benchmark's data, not printed by its authors; fitted on some of its rows, and used on the others.
+
+    longest: tokens a row of the longest batch of PEFT's benchmark (its limit is 768). mean: tokens a row, padding
+    included, of the batch that is still there after an average step.
+    """
+
+    longest: int = 768
+    mean: int = 239
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row as a question.
+
+    model: name in the catalogue. metric: 'allocated' or 'reserved'. assumed: what the source leaves open.
+    """
+
+    row: Row
+    model: str
+    setup: Setup
+    metric: str
+    assumed: tuple[str, ...] = ()
+    sharding: Sharding | None = None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a row is not predicted."""
+
+    row: Row
+    reason: str
+
+
+_NAMES = {
+    "phi-1.5": "Phi-1.5", "phi-2": "Phi-2", "Phi-3-mini": "Phi-3-mini-4k", "gemma-2b": "Gemma-2B",
+    "gemma-7b": "Gemma-7B", "gemma-2-2b": "Gemma-2-2B", "gemma-2-9b": "Gemma-2-9B", "falcon-7b": "Falcon-7B",
+    "Mistral-7B": "Mistral-7B-v0.1", "stablelm-alpha-3b": "StableLM-Alpha-3B",
+}  # fmt: skip
+_CARDS = {"A100": "8.0", "A100-80GB": "8.0", "A100-SXM4-40GB": "8.0", "A10G-24GB": "8.6", "A6000": "8.6",
+          "RTX 4090": "8.9", "L40S": "8.9"}  # fmt: skip
+ALPACA = 1304  # tokens of the longest row of Alpaca, in Llama-2's tokens (LitGPT, resource tables)
+
+
+def case_of(row: Row, unknowns: Unknowns | None = None) -> Case | Refused:
+    """The question that a row answers, or why there is none."""
+    model = _NAMES.get(row.model, row.model)
+    if row.trust == "X":
+        return Refused(row, f"The figure contradicts itself: {row.note}.")
+    if model not in {m.name for m in models()}:
+        return Refused(row, f"{row.model} is no causal language model of the catalogue.")
+    if row.trust == "C":
+        return Refused(
+            row, f"What was run is not known well enough: {row.note or 'a rounded figure, configuration in prose'}."
+        )
+    try:
+        return _BY_SOURCE[row.source](row, model, unknowns or Unknowns())
+    except _Unknown as why:
+        return Refused(row, str(why))
+
+
+class _Unknown(Exception):
+    """Why a row cannot be a case."""
+
+
+def _setup(
+    row: Row, method: str, settings: Mapping[str, Any], stack: Stack, batch: int, length: int, **more: Any
+) -> Setup:
+    capability = _CARDS.get(row.gpu, "8.0")
+    return Setup(
+        method, METHODS[method].Config(**settings), batch, length, device=Device.of(capability),
+        precision="bfloat16", stack=stack, **more,
+    )  # fmt: skip
+
+
+def _peft_bench(row: Row, model: str, unknowns: Unknowns) -> Case:
+    text = re.search(r"\{.*?\}(?=; overrides)", row.detail)
+    given: dict[str, Any] = ast.literal_eval(text[0]) if text else {}
+    names = ",".join(sorted(given.get("target_modules", []))) if isinstance(given.get("target_modules"), list) else ""
+    settings: dict[str, Any]
+    stack = stack_named("peft")
+    if row.method == "full-finetuning":
+        method, settings = "full", {}
+    elif row.method == "lora" and not re.search(r"bdlora|lorafa|mica", row.file):
+        method = "dora" if given.get("use_dora") else "rslora" if given.get("use_rslora") else "lora"
+        settings = {"rank": given["r"], "target_modules": names}
+    elif row.method == "ia3":
+        method, settings = "ia3", {"target_modules": names, "feedforward_modules": "down_proj"}
+    elif row.method == "ln_tuning":
+        method, settings = "ln_tuning", {}
+    elif row.method == "prompt_tuning":
+        method, settings = "prompt_tuning", {"tokens": given["num_virtual_tokens"]}
+    else:
+        variant = row.file.partition("--")[2] if row.method == "lora" else row.method
+        raise _Unknown(f"The method {variant} is not one of Deltalab's.")
+    setup = _setup(row, method, _known(method, settings), stack, 4, unknowns.longest)
+    return Case(
+        row, model, setup, "reserved",
+        (f"The longest batch has {unknowns.longest} tokens a row, padding included (fitted: see above).",),
+    )  # fmt: skip
+
+
+def _known(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those settings that the method has."""
+    fields = METHODS[method].Config.__dataclass_fields__
+    return {name: value for name, value in settings.items() if name in fields}
+
+
+_STEPS = (
+    ("+packed 4096", {}),
+    ("+torch.compile", {"compile": True}),
+    ("+chunked CE", {"loss": "chunked"}),
+    ("+activation checkpointing", {"checkpointing": True}),
+    ("+optimizer-in-backward", {"in_backward": True}),
+    ("+activation offloading", {"offload_activations": True}),
+    ("+AdamW8bit", {"optimizer": "adamw_8bit"}),
+)
+_TORCHTUNE_LORA = "q_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+
+
+def _torchtune(switches: Mapping[str, Any]) -> tuple[Stack, dict[str, Any]]:
+    own = {name: value for name, value in switches.items() if name not in ("checkpointing", "optimizer")}
+    more = {name: switches[name] for name in ("checkpointing", "optimizer") if name in switches}
+    return stack_named("torchtune").with_switches(**own), more
+
+
+def _torchtune_flags(row: Row, model: str, unknowns: Unknowns) -> Case:
+    if row.method == "full":
+        switches: dict[str, Any] = {}
+        if row.detail.startswith("full"):
+            stack, more = _torchtune(switches)
+            return Case(
+                row, model, _setup(row, "full", {}, stack, 2, 512, **more), "allocated",
+                ("Rows of 512 tokens: Alpaca's are shorter than the 650 from which the peak would not be that of the "
+                 "end of the backward pass.",),
+            )  # fmt: skip
+        for name, more in _STEPS:
+            switches |= more
+            if name == row.detail:
+                break
+        stack, more = _torchtune(switches)
+        assumed = ()
+        if "optimizer" in more:
+            assumed = ("The 8-bit states are not paged: paged ones would not be among the active memory at all.",)
+        return Case(row, model, _setup(row, "full", {}, stack, 2, 4096, **more), "allocated", assumed)
+    stack, more = _torchtune({"compile": True, "loss": "chunked", "checkpointing": True, "offload_activations": True})
+    method = "qlora" if row.method == "QLoRA" else "lora"
+    settings = {"rank": 64, "alpha": 128, "target_modules": _TORCHTUNE_LORA}
+    return Case(row, model, _setup(row, method, settings, stack, 2, 4096, **more), "allocated")
+
+
+def _torchtune_speed(row: Row, model: str, unknowns: Unknowns) -> Case:
+    if int(row.gpus) > 1:
+        raise _Unknown("Which switches were on, on eight GPUs, is not stated.")
+    if row.gpu == "A6000":
+        raise _Unknown("Which switches were on is not stated, and the row needs other ones than the default.")
+    switches: dict[str, Any] = {"compile": True, "loss": "chunked", "checkpointing": True}
+    assumed = ["The default configuration of 2024: activation checkpointing and chunked cross-entropy."]
+    if row.method == "full":
+        switches |= {"in_backward": True, "optimizer": "paged_adamw_8bit"}
+        assumed.append("Optimizer in backward and paged 8-bit AdamW, as in 8B_full_single_device.yaml.")
+    stack, more = _torchtune(switches)
+    method = {"full": "full", "LoRA": "lora", "QLoRA": "qlora"}[row.method]
+    settings = {} if method == "full" else {"rank": 8, "target_modules": _TORCHTUNE_LORA}
+    return Case(row, model, _setup(row, method, settings, stack, 2, 2048, **more), "allocated", tuple(assumed))
+
+
+def _torchtune_lora(row: Row, model: str, unknowns: Unknowns) -> Case:
+    stack, more = _torchtune({"checkpointing": True})
+    rank = 64 if row.detail.startswith("r64") else 8
+    names = "q_proj,v_proj" if "q,v" in row.detail else "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+    setup = _setup(row, "lora", {"rank": rank, "target_modules": names}, stack, 2, ALPACA, **more)
+    return Case(row, model, setup, "allocated", (f"The longest batch has {ALPACA:,} tokens a row, Alpaca's longest.",))
+
+
+def _torchtune_qlora(row: Row, model: str, unknowns: Unknowns) -> Case:
+    raise _Unknown("The peak is that of loading the model (9.13 GB of it), not of a step.")
+
+
+def _litgpt(row: Row, model: str, unknowns: Unknowns) -> Case:
+    if row.method not in ("LoRA", "QLoRA", "full"):
+        raise _Unknown(f"The method {row.method} is not one of Deltalab's.")
+    if row.gpus != "1":
+        raise _Unknown("On how many GPUs it ran is not stated.")
+    stack = stack_named("litgpt")
+    length = int(re.match(r"\d+", row.length)[0]) if re.match(r"\d+", row.length) else ALPACA  # type: ignore[index]
+    batch, text = int(row.batch), row.detail
+    if row.method == "full":
+        return Case(row, model, _setup(row, "full", {}, stack, batch, length), "allocated")
+    if "all+head" in text or "all layers" in text:
+        parts = "query,key,value,proj,mlp,head"
+    else:
+        parts = "query,value"
+    rank = int(re.search(r"r(\d+)", text)[1])  # type: ignore[index]
+    settings: dict[str, Any] = {"rank": rank, "target_modules": parts, "dropout": 0.05}
+    method = "lora"
+    if row.method == "QLoRA":
+        method = "qlora"
+        settings |= {"double_quantization": "dq" in text}
+    # BitsandbytesPrecision goes with PagedAdamW: its states are not in the allocator's memory.
+    assumed = []
+    if "SGD" in text:
+        assumed.append("SGD has no states; those of AdamW would be paged here, and are not counted either.")
+    return Case(row, model, _setup(row, method, settings, stack, batch, length), "allocated", tuple(assumed))
+
+
+def _not_modelled(row: Row, model: str, unknowns: Unknowns) -> Case:
+    raise _Unknown("Selective checkpointing, 8-bit floats and context parallelism are not modelled.")
+
+
+_BY_SOURCE = {
+    "peft-bench": _peft_bench, "torchtune-flags": _torchtune_flags, "torchtune-speed": _torchtune_speed,
+    "torchtune-lora": _torchtune_lora, "torchtune-qlora": _torchtune_qlora, "litgpt-tables": _litgpt,
+    "litgpt-configs": _litgpt, "lora-insights": _litgpt, "torchtitan": _not_modelled,
+    "peft-readme": _not_modelled, "peft-distributed": _not_modelled,
+}  # fmt: skip
+
+__all__ = ["SOURCES", "Case", "Refused", "Row", "Source", "Unknowns", "case_of", "rows"]
