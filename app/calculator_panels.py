@@ -19,6 +19,7 @@ from core.errors import DeltalabError
 from core.memory import compare as tables
 from core.memory import cost as costs
 from core.memory import exporting, fitter
+from core.memory.several import several
 from core.memory.speed import REACHED, step_speed
 from core.memory.storage import Storage, storage
 from core.methods import METHODS
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from core.memory.setup import Setup
 
 PANELS = {
-    "methods": "All methods", "cards": "All cards", "models": "Largest models", "disk": "On disk",
-    "cost": "Time and cost", "step": "The step", "take": "Take away",
+    "methods": "All methods", "cards": "All cards", "gpus": "Several GPUs", "models": "Largest models",
+    "disk": "On disk", "cost": "Time and cost", "step": "The step", "take": "Take away",
 }  # fmt: skip
 MOST_TASKS, MOST_EXAMPLES = 10_000, 100_000_000
 
@@ -56,7 +57,8 @@ def panels(model: Model, card: GpuRow, setup: Setup, found: Answer, rules: Seque
     )  # fmt: skip
     draw = {
         "methods": lambda: _methods(model, card, setup, page), "cards": lambda: _cards(model, card, setup, page),
-        "models": lambda: _models(setup), "disk": lambda: _disk(model, setup, page),
+        "gpus": lambda: _gpus(model, card, setup), "models": lambda: _models(setup),
+        "disk": lambda: _disk(model, setup, page),
         "cost": lambda: _cost(model, card, setup, page), "step": lambda: _step(model, setup, page),
         "take": lambda: _take(model, card, setup, found, rules),
     }  # fmt: skip
@@ -140,6 +142,21 @@ def _cards(model: Model, card: GpuRow, setup: Setup, page: str) -> None:
     missing = [r.setup for r in rows if r.found is None]
     if missing:
         _missing(model, missing, "vram-cards-missing", page, "for each kind of card")
+
+
+def _gpus(model: Model, card: GpuRow, setup: Setup) -> None:
+    rows = several(model.table, lambda asked: state.fitter().surrogate(model.source, asked), setup, card)
+    if not rows:
+        return
+    name = "this computer" if card.name == tables.CPU else card.name
+    shown(charts_memory.several(rows, card, name), "vram-gpus", charts_memory.several_table(rows))
+    st.caption(
+        "Every GPU has a batch of its own. ZeRO-1 cuts the optimizer's state into as many parts as there are GPUs, "
+        "ZeRO-2 the gradients too, ZeRO-3 (FSDP2) also the weights, and fetches a block's when it computes; what is "
+        "kept for the backward pass stays whole. Closed forms over the traced step (Rajbhandari et al. 2020, "
+        "arXiv:1910.02054, section 5); no run on several GPUs was measured here. Tensor parallelism and offloading are "
+        "among the settings above."
+    )
 
 
 def _models(setup: Setup) -> None:

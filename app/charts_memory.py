@@ -13,6 +13,7 @@ import pandas as pd
 from app.charts import BASE_STYLE, TASK_STYLE, Chart, figure, method_style, series_style
 from app.charts_race import title_of
 from core.memory.card import FITS, TIGHT, Totals
+from core.memory.several import fewest
 from core.units import GB, GIB, bytes_text, count_text
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from core.memory.cost import Cost
     from core.memory.ledger import Ledger
     from core.memory.rules import Rule
+    from core.memory.several import Row
     from core.memory.storage import Storage
 
 GREY, BLUE, ORANGE, GREEN, PURPLE, BROWN, RED, TEAL = (
@@ -35,7 +37,10 @@ TERMS: Mapping[str, tuple[str, str]] = {
     "recomputed activations": (PURPLE, "/"), "logits and loss": (RED, ""), "temporaries": (BROWN, ""),
 }  # fmt: skip
 RESERVE, CONTEXT = "allocator's reserve", "context and libraries"
-OTHERS = {RESERVE: (TEAL, "/"), CONTEXT: (TEAL, "x")}
+OTHERS = {
+    RESERVE: (TEAL, "/"), CONTEXT: (TEAL, "x"), "gathered weights": (GREY, "."), "gradients on their way": (GREEN, "/"),
+    "gathered hidden states": (PURPLE, "."),
+}  # fmt: skip
 LINE = {"color": ORANGE, "width": 2.5, "dash": "dash"}
 SPACE = "\u00a0"
 
@@ -388,6 +393,70 @@ def frontier_table(rows: Sequence[Reach]) -> pd.DataFrame:
     return pd.DataFrame(list(lines.values()))
 
 
+def several(rows: Sequence[Row], card: GpuRow, card_name: str) -> Chart:
+    """What one of several GPUs has, by their number; a line per ZeRO stage, and the card's memory."""
+    import plotly.graph_objects as go
+
+    fig = figure("GPUs", "one GPU's process, GiB", height=330, series=1)
+    for zero, name in enumerate(ZERO_NAMES):
+        style = series_style((5, 1, 0, 2)[zero])
+        some = [r for r in rows if r.zero == zero]
+        fig.add_trace(
+            go.Scatter(
+                x=[r.gpus for r in some], y=[r.found.process[1] / GIB for r in some], mode="lines+markers", name=name,
+                line={"color": style.colour, "dash": style.dash, "width": 2},
+                marker={"symbol": style.marker, "size": 8},
+                text=[f"{name}, {r.gpus} GPUs: {bytes_text(r.found.process[1])}, {r.verdict}" for r in some],
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )  # fmt: skip
+    fig.add_hline(y=card.usable_bytes / GIB, line=LINE)
+    fig.add_annotation(
+        x=1, xref="paper", xanchor="right", y=card.usable_bytes / GIB, yanchor="bottom", showarrow=False,
+        text=card_name, font={"size": 13},
+    )  # fmt: skip
+    numbers = sorted({r.gpus for r in rows})
+    fig.update_layout(hovermode="closest", legend={"orientation": "h", "y": -0.25})
+    fig.update_xaxes(type="log", tickvals=numbers, ticktext=list(map(str, numbers)))
+    fig.update_yaxes(rangemode="tozero")
+    found = {zero: fewest(rows, zero, FITS) for zero in range(4)}
+    single = next((r for r in rows if r.gpus == 1 and r.zero == 0), None)
+    best = next((z for z in range(4) if found[z] is not None), None)
+    if single is not None and single.verdict == FITS:
+        title = "One GPU is enough; more make it faster"
+    elif best is None:
+        title = f"Not even {numbers[-1]} of them surely hold it"
+    else:
+        title = f"{ZERO_NAMES[best]} surely fits from {found[best]} GPUs on"
+    alt = f"Lines of one GPU's memory by the number of GPUs. {title}. " + " ".join(
+        f"{name} with 8: {bytes_text(r.found.process[1])}."
+        for zero, name in enumerate(ZERO_NAMES)
+        for r in rows
+        if r.zero == zero and r.gpus == 8
+    )
+    table = pd.DataFrame(
+        [
+            {"gpus": r.gpus, "zero": r.zero, "verdict": r.verdict, "allocated_bytes": r.found.allocated,
+             "process_low_bytes": r.found.process[0], "process_bytes": r.found.process[1],
+             "process_high_bytes": r.found.process[2]}
+            for r in rows
+        ]
+    )  # fmt: skip
+    return Chart(title, fig, alt, table)
+
+
+ZERO_NAMES = ("not shared", "ZeRO-1", "ZeRO-2", "ZeRO-3")
+
+
+def several_table(rows: Sequence[Row]) -> pd.DataFrame:
+    """One row a number of GPUs, a column a stage."""
+    lines: dict[int, dict[str, Any]] = {}
+    for r in rows:
+        line = lines.setdefault(r.gpus, {"GPUs": r.gpus})
+        line[ZERO_NAMES[r.zero]] = f"{bytes_text(r.found.process[1])}, {r.verdict}"
+    return pd.DataFrame(list(lines.values()))
+
+
 # --- the course of a step ---------------------------------------------------------------------------------------------
 
 
@@ -532,7 +601,25 @@ def costs(rows: Sequence[tuple[str, str, Cost]], chosen: str) -> Chart:
 
 
 __all__ = [
-    "SPACE", "all_cards", "band", "cards_numbers", "cards_table", "costs", "course", "disk",
-    "frontier", "frontier_table", "hours", "methods",
-    "methods_numbers", "methods_table", "share", "size", "step", "step_legend", "terms_table",
+    "SPACE",
+    "all_cards",
+    "band",
+    "cards_numbers",
+    "cards_table",
+    "costs",
+    "course",
+    "disk",
+    "frontier",
+    "frontier_table",
+    "hours",
+    "methods",
+    "methods_numbers",
+    "methods_table",
+    "several",
+    "several_table",
+    "share",
+    "size",
+    "step",
+    "step_legend",
+    "terms_table",
 ]  # fmt: skip

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.views import home, inside, parameters, playground, quantization, race, runs, ship, vram
+from app.views import (
+    claims,
+    home,
+    inside,
+    parameters,
+    playground,
+    quantization,
+    race,
+    runs,
+    ship,
+    validation,
+    vram,
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,14 @@ VIEWS = (
     View(
         "Parameter calculator", "parameters", ":material/tag:", parameters.render, section=PLAN,
         summary="What each method trains in a model, matrix by matrix, and how the rank decides it.",
+    ),
+    View(
+        "Validation", "validation", ":material/fact_check:", validation.render, section=PLAN,
+        summary="How wrong the calculator is: published figures, and your own runs, term by term.",
+    ),
+    View(
+        "Claims", "claims", ":material/rule:", claims.render, wide=False, section=PLAN,
+        summary="What courses say about fine-tuning, computed, with a verdict and the reference.",
     ),
     View(
         "Playground", "playground", ":material/science:", playground.render, section=TRAIN,

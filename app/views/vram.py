@@ -21,6 +21,8 @@ from core.memory.card import FITS, TIGHT, TOO_LARGE, verdict_text
 from core.memory.compare import CPU, Answer, answer, answer_of_trace, at, check, cpu_row, device_of
 from core.memory.estimate import Unstable
 from core.memory.setup import Setup
+from core.memory.sharded import OFFLOADS, Sharding
+from core.memory.stack import LOSSES, OWN, PRESETS, Stack
 from core.methods import METHODS
 from core.units import GIB, bytes_text, count_text
 
@@ -48,7 +50,18 @@ ACCUMULATION = Choice(PAGE, "passes", 1, whole(1, 256))
 ANSWERS = Choice(PAGE, "answers", 100, whole(1, 100))
 PRECISION = Choice(PAGE, "precision", "auto", one_of(["auto", "bfloat16", "float32"]))
 PREDICT = Choice(PAGE, "predict", False, switch)
-EVERY = (METHOD, CARD, BATCH, LENGTH, CHECKPOINTING, OPTIMIZER, ACCUMULATION, ANSWERS, PRECISION, PREDICT)
+STACK = Choice(PAGE, "as", OWN.name, one_of(list(PRESETS)))
+LOSS = Choice(PAGE, "loss", "own", one_of(["own", *LOSSES]))
+COMPILE = Choice(PAGE, "compile", False, switch)
+GPUS = Choice(PAGE, "gpus", 1, whole(1, 4096))
+ZERO = Choice(PAGE, "zero", 0, whole(0, 3))
+TENSOR = Choice(PAGE, "tensor", 1, whole(1, 64))
+OFFLOAD = Choice(PAGE, "offload", "none", one_of(list(OFFLOADS)))
+EVERY = (
+    METHOD, CARD, BATCH, LENGTH, CHECKPOINTING, OPTIMIZER, ACCUMULATION, ANSWERS, PRECISION, PREDICT, STACK, LOSS,
+    COMPILE, GPUS, ZERO, TENSOR, OFFLOAD,
+)  # fmt: skip
+ZEROS = ("every GPU holds all", "ZeRO-1: optimizer state", "ZeRO-2: and gradients", "ZeRO-3, FSDP2: and weights")
 ICONS = {FITS: ":material/check_circle:", TIGHT: ":material/warning:", TOO_LARGE: ":material/block:"}
 
 
@@ -142,6 +155,8 @@ def _more(model: Model | None) -> Any:
                 "Answer tokens, % of a row", 1, 100, step=5, **ANSWERS.widget(),
                 help="Only these get logits and a loss. Prompts that are read but not scored lower it.",
             )  # fmt: skip
+        _program()
+        _several()
         st.markdown("**Exact sizes**")
         left, right = st.columns(2, gap="medium")
         for column, choice, label, most in (
@@ -155,6 +170,51 @@ def _more(model: Model | None) -> Any:
                 )
         _import()
     return settings
+
+
+def _program() -> None:
+    """What trains: this program, or another that the memory is wanted of."""
+    st.markdown("**The program that trains**")
+    columns = st.columns(3, gap="medium")
+    with columns[0]:
+        st.selectbox(
+            "Trained by", list(PRESETS), format_func=lambda n: PRESETS[n].title, **STACK.widget(),
+            help="The same step takes different memory in another program: other formats, layers and losses.",
+        )  # fmt: skip
+    with columns[1]:
+        st.selectbox(
+            "Loss", ["own", *LOSSES], **LOSS.widget(),
+            format_func=lambda n: "as that program does" if n == "own" else LOSSES[n],
+        )  # fmt: skip
+    with columns[2]:
+        st.toggle("torch.compile each layer", **COMPILE.widget())
+
+
+def _several() -> None:
+    """Several GPUs."""
+    st.markdown("**Several GPUs, each with a batch of its own**")
+    columns = st.columns(4, gap="medium")
+    with columns[0]:
+        st.number_input("GPUs", 1, 4096, step=1, **GPUS.widget())
+    with columns[1]:
+        st.selectbox("Cut by", range(4), format_func=ZEROS.__getitem__, **ZERO.widget())
+    with columns[2]:
+        st.number_input("Tensor parallel, GPUs a group", 1, 64, step=1, **TENSOR.widget())
+    with columns[3]:
+        st.selectbox(
+            "In the CPU's memory", list(OFFLOADS), **OFFLOAD.widget(),
+            format_func={"none": "nothing", "optimizer": "optimizer and gradients", "all": "and weights"}.__getitem__,
+        )  # fmt: skip
+
+
+def _sharding() -> Sharding:
+    return Sharding(int(GPUS.value), int(ZERO.value), int(TENSOR.value), str(OFFLOAD.value))
+
+
+def _stack() -> Stack:
+    made = PRESETS[str(STACK.value)].stack
+    loss = str(LOSS.value)
+    return made.with_switches(loss=None if loss == "own" else loss, compile=True if COMPILE.value else None)
 
 
 def _exactly(choice: Choice, key: str) -> None:
@@ -231,7 +291,7 @@ def _asked(model: Model, card: GpuRow, settings: Any) -> Setup:
     )  # fmt: skip
     config = RunConfig(method=str(METHOD.value), settings=settings, train=loop)
     tokens = None if share == 100 else max(1, round(share / 100 * batch * (length - 1)))
-    setup = Setup.of(config, batch, length, device_of(card), tokens)
+    setup = Setup.of(config, batch, length, device_of(card), tokens, _stack())
     check(model.table, model.context, setup, model.name)
     return setup
 
@@ -242,7 +302,13 @@ def _worked_out(model: Model, card: GpuRow, settings: Any) -> None:
     except DeltalabError as error:
         live.say(error)
         return
-    found = answer(lambda asked: state.fitter().surrogate(model.source, asked), setup, card)
+    try:
+        found = answer(
+            lambda asked: state.fitter().surrogate(model.source, asked), setup, card, _sharding(), model.table
+        )
+    except DeltalabError as error:
+        live.say(error)
+        return
     if found is not None:
         if found.batch is None:
             _other_rows(model, setup)
@@ -297,14 +363,18 @@ def _answer(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
     if PREDICT.value and not _predicted(model, card, setup, found):
         return
     st.markdown(f"#### {ICONS[found.verdict]} {plain(_verdict(found, card))}")
-    what = f"{model.name}, {title_of(setup.method)}"
+    shared = _sharding()
+    what = f"{model.name}, {title_of(setup.method)}" + ("" if shared.alone else f", one of {shared.gpus} GPUs")
     chart = charts_memory.step(found.ledger, found.found, card, what, _card_name(card))
     compare.draw(chart, "vram-step")
     st.html(charts_memory.step_legend(chart))
     _figures(model, setup, found)
-    told = rules.rules(model.table, setup, found.ledger)
+    told = rules.rules(model.table, setup, found.ledger, shared.factors())
     _terms(told, chart)
-    _advice(model, card, setup, found)
+    if shared.alone:
+        _advice(model, card, setup, found)
+    else:
+        st.caption("Shares are closed forms over the traced step; no run on several GPUs was measured here.")
     calculator_panels.panels(model, card, setup, found, told, PAGE)
 
 

@@ -23,6 +23,7 @@ from core.memory.card import FITS, TIGHT, TOO_LARGE, Totals, totals
 from core.memory.estimate import CUDNN_FIRST, FOLDER, Sizes, Surrogate, file_name, find
 from core.memory.ledger import Ledger
 from core.memory.setup import Device, Setup
+from core.memory.sharded import ALONE, Sharding
 from core.memory.speed import step_speed
 from core.methods import METHODS
 from core.units import GB
@@ -106,13 +107,22 @@ def answer_of_trace(result: Mapping[str, Any], setup: Setup, card: GpuRow) -> An
     return Answer(ledger, found, found.verdict(card.usable_bytes), None, None)
 
 
-def answer(lookup: Lookup, setup: Setup, card: GpuRow) -> Answer | None:
-    """What a page shows at once; None where nobody has traced the step yet."""
-    family = Family.of(lookup, setup)
+def answer(
+    lookup: Lookup, setup: Setup, card: GpuRow, sharding: Sharding = ALONE, table: Architecture | None = None
+) -> Answer | None:
+    """What a page shows at once; None where nobody has traced the step yet.
+
+    Args:
+        sharding: how several GPUs share it; then the answer is of one of them. table: the model's, needed for that.
+
+    Raises:
+        BadInput: a sharding that makes no sense.
+    """
+    family = Family.of(lookup, setup, sharding.checked(), table)
     if family is None:
         return None
     sizes = Sizes.of(setup)
-    ledger = family.first.ledger(sizes)
+    ledger = family.ledger(sizes)
     found = totals(ledger.allocated_bytes, setup.device)
     batch, length = family.largest(setup, card)
     return Answer(ledger, found, found.verdict(card.usable_bytes), batch, length)
@@ -126,8 +136,12 @@ class Family:
         first: the surrogate of the setup's own sizes. whole: whether rows of one and more rows are both there.
     """
 
-    def __init__(self, first: Surrogate, others: Sequence[Surrogate], whole: bool) -> None:
+    def __init__(
+        self, first: Surrogate, others: Sequence[Surrogate], whole: bool, sharding: Sharding = ALONE,
+        table: Architecture | None = None,
+    ) -> None:  # fmt: skip
         self.first, self.whole = first, whole
+        self._sharding, self._table = sharding, table
         self._all = (first, *others)
         self._peaks: dict[Sizes, int] = {}
         self._tensors: dict[int, np.ndarray] = {}  # numbers of tensors at each moment, at the model's own depth
@@ -136,7 +150,9 @@ class Family:
         self.regime = dataclasses.replace(first.regime, batch=(1, None), length=(2, most))
 
     @classmethod
-    def of(cls, lookup: Lookup, setup: Setup) -> Family | None:
+    def of(
+        cls, lookup: Lookup, setup: Setup, sharding: Sharding = ALONE, table: Architecture | None = None
+    ) -> Family | None:
         """Look the regimes up; None where the setup's own is not there."""
         first = lookup(setup)
         if first is None:
@@ -147,7 +163,7 @@ class Family:
         start = first.regime.length[0]
         shorter = lookup(at(setup, setup.batch, start - 1)) if start > 2 else None
         found = [one for one in (other_rows, longer, shorter) if one is not None]
-        return cls(first, found, other_rows is not None)
+        return cls(first, found, other_rows is not None, sharding, table)
 
     def _holding(self, sizes: Sizes) -> Surrogate | None:
         return next((one for one in self._all if one.regime.holds(sizes)), None)
@@ -166,10 +182,26 @@ class Family:
             one = self._holding(sizes)
             if one is None:
                 raise ValueError(f"nothing holds at {sizes}")
+            if not self._sharding.alone:
+                self._peaks[sizes] = self.ledger(sizes).allocated_bytes
+                return self._peaks[sizes]
             if id(one) not in self._tensors:
                 self._tensors[id(one)] = one.counts + one.periods(sizes) * one.growth
             self._peaks[sizes] = int((self._tensors[id(one)] @ one.group_bytes(sizes)).max())
         return self._peaks[sizes]
+
+    def ledger(self, sizes: Sizes) -> Ledger:
+        """The terms at the peak, of one GPU.
+
+        Raises:
+            ValueError: none holds there.
+        """
+        one = self._holding(sizes)
+        if one is None:
+            raise ValueError(f"nothing holds at {sizes}")
+        if self._sharding.alone or self._table is None:
+            return one.ledger(sizes)
+        return one.shared(sizes, self._sharding, self._table)
 
     def largest(self, setup: Setup, card: GpuRow) -> tuple[int | None, int]:
         """The largest batch at the setup's length (None where more rows are not traced), and the longest rows at its

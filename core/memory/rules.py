@@ -12,7 +12,7 @@ is off, the difference and its cause are part of the explanation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,8 +50,12 @@ class Rule:
         return None if self.bytes is None else self.traced - self.bytes
 
 
-def rules(table: Architecture, setup: Setup, ledger: Ledger) -> list[Rule]:
-    """One row per term of the ledger, in its order."""
+def rules(table: Architecture, setup: Setup, ledger: Ledger, shares: Mapping[str, float] | None = None) -> list[Rule]:
+    """One row per term of the ledger, in its order.
+
+    Args:
+        shares: term -> what share of it one of several GPUs has (`core.memory.sharded.Sharding.factors`).
+    """
     makers: dict[str, Callable[[], tuple[str, float | None, str]]] = {
         "frozen weights": lambda: _frozen(table, setup),
         "quantization constants": lambda: _constants(table, setup),
@@ -72,7 +76,10 @@ def rules(table: Architecture, setup: Setup, ledger: Ledger) -> list[Rule]:
     for term in ledger.terms:
         maker = makers.get(term.name)
         formula, number, why = maker() if maker is not None else (term.formula, None, "")
-        value = None if number is None else round(number)
+        share = (shares or {}).get(term.name, 1.0)
+        if number is not None and share != 1:
+            formula = f"({formula}) / {1 / share:,.0f} GPUs" if share else f"{formula}, in the CPU's memory"
+        value = None if number is None else round(number * share)
         close = value is not None and abs(term.bytes - value) <= CLOSE * max(term.bytes, value)
         out.append(Rule(term.name, formula, value, term.bytes, "" if close else why))
     return out
@@ -90,6 +97,8 @@ def trainable(table: Architecture, setup: Setup) -> int:
 
 def _frozen(table: Architecture, setup: Setup) -> tuple[str, float, str]:
     each = DTYPE_BYTES[weight_format(setup)]
+    if METHODS[setup.method].BASE == "trained":
+        each = trained_bytes(setup)
     method = METHODS[setup.method]
     if method.BASE == "quantized":
         few = sum(m.weight for m in quantized(table))
@@ -123,19 +132,26 @@ def _constants(table: Architecture, setup: Setup) -> tuple[str, float, str]:
     return text, few * each, "Each matrix also keeps its two tables of levels, 64 and 1,024 bytes."
 
 
+def trained_bytes(setup: Setup) -> float:
+    """Of one number that trains."""
+    if METHODS[setup.method].BASE == "trained":
+        return 4 if setup.stack.autocast or setup.precision == "float32" else 2
+    return DTYPE_BYTES[setup.stack.adapters]
+
+
 def _trained(table: Architecture, setup: Setup) -> tuple[str, float, str]:
-    number = trainable(table, setup)
+    number, each = trainable(table, setup), trained_bytes(setup)
     return (
-        f"{number:,} trained × 4 bytes",
-        number * 4,
-        ("What computes a prompt, or random matrices that never train, is held in the same place."),
-    )
+        f"{number:,} trained × {each:g} bytes", number * each,
+        "What computes a prompt, or random matrices that never train, is held in the same place.",
+    )  # fmt: skip
 
 
 def _optimizer(table: Architecture, setup: Setup) -> tuple[str, float, str]:
-    number = trainable(table, setup)
+    number, each = trainable(table, setup), trained_bytes(setup)
     if setup.optimizer == "adamw":
-        return f"{number:,} trained × 2 means × 4 bytes", number * 8, "Each tensor has a step count beside them."
+        text = f"{number:,} trained × 2 means × {each:g} bytes"
+        return text, number * 2 * each, "Each tensor has a step count beside them."
     return (
         f"{number:,} trained × 2 means × 1 byte", number * 2,
         "Tensors of fewer than 4,096 numbers keep 32 bits, and blocks of 256 share a scale of 4 bytes."
@@ -144,9 +160,9 @@ def _optimizer(table: Architecture, setup: Setup) -> tuple[str, float, str]:
 
 
 def _gradients(table: Architecture, setup: Setup, ledger: Ledger) -> tuple[str, float, str]:
-    number = trainable(table, setup)
+    number, each = trainable(table, setup), trained_bytes(setup)
     return (
-        f"{number:,} trained × 4 bytes", number * 4,
+        f"{number:,} trained × {each:g} bytes", number * each,
         f"At the peak ({ledger.peak_at}) only some of them exist; all do when the backward pass is over.",
     )  # fmt: skip
 
@@ -199,9 +215,11 @@ def _activations(table: Architecture, setup: Setup) -> tuple[str, float, str]:
 
 
 def _logits(table: Architecture, setup: Setup) -> tuple[str, float, str]:
-    tokens, words = Sizes.of(setup).answer_tokens, vocabulary(table)
+    words = vocabulary(table)
+    own = setup.stack.loss == "answers"
+    tokens = Sizes.of(setup).answer_tokens if own else setup.batch * setup.length
     return (
-        f"{tokens:,} answer tokens × {words:,} words × 3 × 4 bytes", tokens * words * 12,
+        f"{tokens:,} {'answer tokens' if own else 'tokens'} × {words:,} words × 3 × 4 bytes", tokens * words * 12,
         "Three copies in 32 bits (logits, their log-softmax, the gradient) are alive at once in the loss; at other "
         "moments there are fewer, and a 16-bit copy for the output layer.",
     )  # fmt: skip
