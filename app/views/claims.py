@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -21,19 +22,19 @@ VERDICTS = {
     "holds": (":material/check_circle:", "holds"), "holds if": (":material/rule:", "holds if"),
     "off": (":material/block:", "is off"),
 }  # fmt: skip
-TOPIC = Choice(PAGE, "topic", ALL, one_of([ALL, "memory", "parameters", "storage", "hardware"]))
+TOPICS = [ALL, "memory", "parameters", "storage", "hardware"]
+TOPIC = Choice(PAGE, "topic", ALL, one_of(TOPICS))
 
 
 def render() -> None:
     """Draw the page."""
-    from core.claims import TOPICS, claims
-
     st.title("Claims", anchor=False)
     st.markdown(
         "Statements that circulate in courses on fine-tuning. Each is computed here, from the models' own tables and "
         "from traced steps: under which assumptions it holds, and where it does not."
     )
-    every = claims()
+    with st.spinner("Computing every claim", show_time=True):
+        every = _every()
     counts = {verdict: sum(c.verdict == verdict for c in every) for verdict in VERDICTS}
     st.markdown(
         " ".join(
@@ -44,13 +45,21 @@ def render() -> None:
     )
     TOPIC.start()
     st.segmented_control(
-        "Topic", [ALL, *TOPICS], format_func=str.capitalize, required=True, label_visibility="collapsed",
+        "Topic", TOPICS, format_func=str.capitalize, required=True, label_visibility="collapsed",
         **TOPIC.widget(),
     )  # fmt: skip
     shown = [c for c in every if TOPIC.value in (None, ALL, c.topic)]
     for one in shown:
         _claim(one)
     _table(every)
+
+
+@lru_cache(maxsize=1)
+def _every() -> tuple[Claim, ...]:
+    """All claims; they depend on nothing but the catalogue, so they are computed once per server."""
+    from core.claims import claims
+
+    return claims()
 
 
 def _claim(one: Claim) -> None:
