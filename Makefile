@@ -7,11 +7,11 @@ PYTEST_ARGS ?=
 JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help env run test check bench gpu clean
+.PHONY: help env run test check bench bench-memory gpu clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
 
 # The stamps make a second start immediate: pip runs again only when the requirements change.
 $(VENV)/.env-stamp: pyproject.toml constraints.txt
@@ -44,6 +44,9 @@ check: $(VENV)/.test-stamp  ## ruff and mypy
 
 bench: $(VENV)/.test-stamp  ## step speed and peak memory against transformers.Trainer + PEFT, on this machine's CPU
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m tests.bench
+
+bench-memory: $(VENV)/.test-stamp  ## the memory and parameter calculators against real steps and published figures (CPU)
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m tests.bench_memory
 
 gpu: $(VENV)/.test-stamp  ## GPU tests and benchmarks; writes their records (needs a CUDA device)
 	$(BIN)/python -m tests.gpu

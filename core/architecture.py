@@ -202,10 +202,13 @@ def meta_model(config: PretrainedConfig) -> torch.nn.Module:
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    from core.base import is_encoder
+    from core.base import FRESH, NO_POOLER, is_encoder
 
     maker: Any = AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModel
     if is_encoder(config):
         maker = AutoModelForSequenceClassification
     with torch.device("meta"):
-        return maker.from_config(config)
+        model: torch.nn.Module = maker.from_config(config)
+    if getattr(config, NO_POOLER, False):
+        setattr(model, FRESH, tuple(path for path, _ in model.named_modules() if ".pooler." in f".{path}."))
+    return model

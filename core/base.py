@@ -41,6 +41,7 @@ TOKENIZER = "base_tokenizer"
 # And of an encoder: the modules that its checkpoint lacks and a seed has drawn, that seed (None: it lacks nothing), and
 # whether it was trained on pairs of texts.
 FRESH = "fresh_modules"
+NO_POOLER = "checkpoint_has_no_pooler"  # of a configuration
 HEAD_SEED = "head_seed"
 READS_PAIRS = "reads_pairs"
 EMBEDDED_FOLDER = Path(__file__).parent / "assets" / "embedded"
@@ -788,7 +789,21 @@ def load_config(source: str, revision: str | None = None) -> Any:
     _check_config(raw, located.name)
     config = _config(located, raw)
     config._name_or_path = located.name
+    if is_encoder(raw) and _lacks_pooler(located.folder):
+        setattr(config, NO_POOLER, True)
     return config
+
+
+def _lacks_pooler(folder: Path) -> bool:
+    """Whether the weights of an encoder are here and hold no pooler (a masked language model's hold none): then a run
+    draws one and trains it whole, as part of the head."""
+    from safetensors import safe_open
+
+    names: set[str] = set()
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="np") as file:
+            names |= set(file.keys())
+    return bool(names) and not any("pooler" in name for name in names)
 
 
 def context_tokens(model: PreTrainedModel) -> int | None:
@@ -820,6 +835,22 @@ def _check_memory(facts: Mapping[str, Any], dtype: str, device: str) -> None:
             f"and {bytes_text(free)} are free {where}.",
             "Choose a smaller base, or close what else uses the memory.",
         )
+
+
+def check_described(values: Mapping[str, Any], name: str) -> Any:
+    """The transformers configuration of plain values, as `load_config` gives it for a folder.
+
+    Raises:
+        BaseUnavailable: as `load_config`.
+    """
+    from tempfile import TemporaryDirectory
+
+    _check_config(dict(values), name)
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(values), encoding="utf-8")
+        config = _config(Located(Path(folder), name, "folder"), dict(values))
+    config._name_or_path = name
+    return config
 
 
 def _config(located: Located, raw: dict[str, Any]) -> Any:

@@ -104,7 +104,8 @@ class Saved:
 @dataclass(frozen=True)
 class Finished:
     """The run reached its last step. `ledger` is the measured memory of one step by term
-    (core.memory.ledger.Ledger.to_dict), empty when the run was too short to measure one."""
+    (core.memory.ledger.Ledger.to_dict), empty when the run was too short to measure one; `predicted` is what the same
+    step was expected to take, likewise, empty where no estimate ships (core.memory.predicted)."""
 
     kind = "finished"
     step: int
@@ -117,6 +118,7 @@ class Finished:
     adapter_bytes: int
     tokens: int
     ledger: dict[str, Any] = field(default_factory=dict)
+    predicted: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,7 @@ class _Run:
         self.peak_bytes = 0
         self.first_loss_seconds = 0.0
         self.ledger: dict[str, Any] = {}
+        self.predicted: dict[str, Any] = {}
 
     # --- set-up -----------------------------------------------------------------------------------------------------
 
@@ -278,11 +279,29 @@ class _Run:
             buffers = self.world.buffer_bytes()
             event, ledger = measure_step(both, self.model, self.optimizer, self.device, buffers)
             self.ledger = ledger.to_dict()
+            self.predicted = self._predicted()
             self.peak_bytes = max(self.peak_bytes, ledger.allocated_bytes)
             return event
         event = self._gradient_step()
         self._apply()
         return event
+
+    def _predicted(self) -> dict[str, Any]:
+        """What this step was expected to take, where an estimate ships; never a reason for a run to fail."""
+        from core.memory.predicted import predicted
+        from core.memory.setup import Device
+
+        if self.world.size > 1:
+            return {}
+        try:
+            batches = [self.objective.batch(self.plan.rows(n)) for n in self._micro(self.step)]
+            largest = max(batches, key=lambda b: b.ids.numel())
+            rows, tokens = largest.ids.shape
+            on_cuda = self.device.type == "cuda"
+            device = Device(torch.cuda.get_device_capability(self.device)) if on_cuda else Device()
+            return predicted(self.config, rows, tokens, largest.count, device, self.precision)
+        except Exception as error:  # whatever it is: a prediction is a remark beside the run, and its record says so
+            return {"failed": f"{type(error).__name__}: {error}"[:200]}
 
     def _gradient_step(self, mark: Mark = lambda part: None) -> Step:
         """The first half of a step: loss and clipped gradients; the weights are not touched yet.
@@ -388,7 +407,8 @@ class _Run:
             return Saved(self.step, "checkpoint", CHECKPOINT, 0)
         state = {
             "format": FORMAT, "step": self.step, "seconds": self.seconds, "tokens": self.tokens,
-            "peak_bytes": self.peak_bytes, "ledger": self.ledger, "first_loss_seconds": self.first_loss_seconds,
+            "peak_bytes": self.peak_bytes, "ledger": self.ledger, "predicted": self.predicted,
+            "first_loss_seconds": self.first_loss_seconds,
             "optimizer": described, "config": self.config.to_dict(), "base": self.base.facts["fingerprint"],
         }  # fmt: skip
         path = self.folder / CHECKPOINT
@@ -443,6 +463,7 @@ class _Run:
         self.world.restore_random(content, self.device, seed=self.config.seed, step=state["step"])
         self.step, self.seconds, self.tokens = state["step"], state["seconds"], state["tokens"]
         self.peak_bytes, self.ledger = state["peak_bytes"], state["ledger"]
+        self.predicted = state.get("predicted", {})
         self.first_loss_seconds = state["first_loss_seconds"]
 
     def _finish(self) -> Iterator[Event]:
@@ -464,6 +485,7 @@ class _Run:
             adapter_bytes=size,
             tokens=self.tokens,
             ledger=self.ledger,
+            predicted=self.predicted,
         )
         # Only when the consumer comes back for more has it made the end safe; until then a kill can go on from here.
         if self.world.is_main:

@@ -1,6 +1,7 @@
 """`make gpu`: the GPU tests, then step speed and memory on the attached GPU, in one command of a few minutes.
 
-Writes `tests/records/gpu_<device>.json` with the device, the versions, the date and every figure, and prints a table.
+Writes `tests/records/gpu_<device>.json` with the device, the versions, the date and every figure, and prints a table;
+predicted beside measured memory comes from `tests/gpu_memory.py`, with a record of its own.
 Runs unattended and without a network. Without a CUDA device it says so and ends with exit code 2.
 """
 
@@ -21,7 +22,7 @@ from core.config import RunConfig, TrainConfig
 from core.events import Evaluated, Failed, Finished
 from core.methods import METHODS
 from core.train import train, versions
-from tests import bench
+from tests import bench, gpu_memory
 
 ROOT = Path(__file__).parents[1]
 COMPARED = ("full", "lora", "qlora", "bitfit")
@@ -50,8 +51,10 @@ def run_default(method: str) -> dict[str, Any]:
     }
 
 
-def main() -> int:
-    """Test, measure, write the record, print the table."""
+def main(given: list[str] | None = None) -> int:
+    """Test, measure, write the record, print the table. `--dry-run` rehearses the memory part on a CPU."""
+    if "--dry-run" in (sys.argv[1:] if given is None else given):
+        return gpu_memory.main(["--dry-run"])
     if not torch.cuda.is_available():
         print("make gpu needs a CUDA device, and torch sees none here. Nothing was measured.", file=sys.stderr)
         return 2
@@ -78,10 +81,11 @@ def main() -> int:
     }
     path = ROOT / "tests" / "records" / f"gpu_{re.sub('[^a-z0-9]+', '_', name.lower()).strip('_')}.json"
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    memory = gpu_memory.main([])
     for run in runs:
         print({k: v for k, v in run.items() if k != "ledger"})
     print(f"written to {path}")
-    return tests.returncode
+    return tests.returncode or memory
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from core.architecture import Architecture
-from core.errors import NotFound
+from core.errors import BadInput, NotFound
 from core.units import GB, GIB
 
 FOLDER = Path(__file__).parent
@@ -228,7 +228,8 @@ def config_of(row: ModelRow) -> Any:
 
 
 def configuration(source: str) -> Any:
-    """The transformers configuration of a model of the catalogue, of a folder with a config.json, or of a hub id.
+    """The transformers configuration of a model of the catalogue, of a folder with a config.json, of such a file, of
+    its content (text that begins with a brace), or of a hub id.
 
     Raises:
         NotFound: none of these, with the names that come nearest; BaseUnavailable, BadInput: as
@@ -237,17 +238,77 @@ def configuration(source: str) -> Any:
     from core.base import load_config
     from core.config import EMBEDDED
 
+    if pasted(source):
+        return config_from_text(source)
     named = known(source)
     if named is not None:
         return config_of(named)
+    file = Path(source).expanduser()
+    if file.suffix == ".json" and file.is_file():
+        return config_from_text(file.read_text(encoding="utf-8", errors="replace"), file.parent.name or file.name)
     if source != EMBEDDED and "/" not in source and not Path(source).expanduser().exists():
         model(source)  # raises, with what comes nearest
     return load_config(source)
 
 
+def pasted(source: str) -> bool:
+    """Whether a source is the content of a config.json rather than a name."""
+    return source.lstrip().startswith("{")
+
+
+# What a configuration must say: without it transformers would fill in the size of some other model of the family.
+NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+MOST_TEXT = 200_000  # characters of a pasted config.json
+
+
+def config_from_text(text: str, name: str = "The pasted configuration") -> Any:
+    """The transformers configuration that the content of a config.json describes.
+
+    Raises:
+        BadInput: it is cut off, no object, or lacks a size; NotFound: an unknown family; BaseUnavailable: its values
+            make no model, or it is not one that is trained here.
+    """
+    from core.base import check_described
+
+    if len(text) > MOST_TEXT:
+        raise BadInput(f"{name} is longer than any config.json.", "Paste the content of config.json alone.")
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as why:
+        cut = why.pos >= len(text.rstrip()) - 1
+        raise BadInput(
+            f"{name} ends in the middle: it is cut off."
+            if cut
+            else f"{name} is not JSON: line {why.lineno}, column {why.colno}: {why.msg.lower()}.",
+            "Paste the whole content of config.json, from the first brace to the last.",
+        ) from why
+    if not isinstance(values, dict) or not values:
+        raise BadInput(f"{name} says nothing: it is no JSON object with fields.", "Paste the content of config.json.")
+    if "model_type" not in values:
+        raise BadInput(
+            f"{name} names no model_type, so its architecture is not known.", "Paste the whole content of config.json."
+        )
+    from transformers import CONFIG_MAPPING
+
+    kind = values["model_type"]
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise NotFound(f"transformers does not know the architecture {kind!r} of {name}.", "Choose another model.")
+    inner = values.get("text_config") if isinstance(values.get("text_config"), dict) else values
+    known_as = CONFIG_MAPPING[kind].attribute_map
+    missing = [n for n in NEEDED if n not in inner and known_as.get(n) not in inner]
+    if missing:
+        raise BadInput(
+            f"{name} does not say {' and '.join(missing)}: it is not complete.",
+            "Paste the whole content of config.json.",
+        )
+    return check_described(values, name)
+
+
 def known(source: str) -> ModelRow | None:
     """The catalogue's row of a name or hub id, or None. A folder of that name comes first."""
     wanted = source.strip().lower()
+    if len(wanted) > 200:  # no name
+        return None
     if Path(source).expanduser().exists():
         return None
     return next((row for row in models() if wanted in (row.name.lower(), row.hub.lower())), None)
@@ -271,6 +332,6 @@ def config_from(values: Mapping[str, Any], name: str) -> Any:
 
 
 __all__ = [
-    "SOURCES", "GpuRow", "ModelRow", "architecture_of", "config_from", "config_of", "configuration", "gpu", "gpus",
-    "known", "model", "models", "search",
+    "SOURCES", "GpuRow", "ModelRow", "architecture_of", "config_from", "config_from_text", "config_of",
+    "configuration", "gpu", "gpus", "known", "model", "models", "pasted", "search",
 ]  # fmt: skip

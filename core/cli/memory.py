@@ -16,8 +16,13 @@ from core.cli.arguments import (
     print_knobs,
     quiet_libraries,
 )
+from core.errors import BadInput
+from core.memory.sharded import OFFLOADS, Sharding
+from core.memory.stack import LOSSES, OWN, PRESETS, stack_named
 
 if TYPE_CHECKING:
+    from core.architecture import Architecture
+    from core.config import RunConfig
     from core.memory.ledger import Ledger
     from core.memory.setup import Setup
 
@@ -25,7 +30,10 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     """The command's flags."""
     memory = command(commands, "memory", _memory, "predict what a training step takes on a card, term by term")
-    memory.add_argument("--model", "--base", default="embedded", help="a name of the catalogue, a folder, or a hub id")
+    memory.add_argument(
+        "--model", "--base", default="embedded",
+        help="a name of the catalogue, a folder, a hub id, a config.json, or its content",
+    )  # fmt: skip
     memory.add_argument("--revision", help=argparse.SUPPRESS)
     method_arguments(memory)
     memory.add_argument("--batch", type=int, default=1, metavar="N", help="rows of one pass (default: 1)")
@@ -37,7 +45,34 @@ def add(commands: Any) -> None:
         "--gpu", metavar="NAME", help="a card of the catalogue, or cpu; without it a card with bfloat16 is assumed"
     )
     memory.add_argument("--trace", action="store_true", help="run the whole step on tensors without data")
+    _stack_arguments(memory)
+    _sharding_arguments(memory)
     json_argument(memory)
+
+
+def _stack_arguments(memory: argparse.ArgumentParser) -> None:
+    """Another program than Deltalab, and its switches."""
+    memory.add_argument(
+        "--as", dest="stack", default="deltalab", metavar="PROGRAM",
+        help=f"the program that trains: {', '.join(PRESETS)} (default: deltalab)",
+    )  # fmt: skip
+    memory.add_argument("--loss", metavar="KIND", help=f"how the loss is taken: {', '.join(LOSSES)}")
+    for flag, what in (
+        ("compile", "torch.compile of each layer"),
+        ("optimizer-in-backward", "update each parameter as soon as its gradient is there"),
+        ("offload-activations", "keep what layers save for the backward pass in the CPU's memory"),
+    ):
+        memory.add_argument(f"--{flag}", action="store_true", default=None, help=what)
+
+
+def _sharding_arguments(memory: argparse.ArgumentParser) -> None:
+    """Several GPUs, and the CPU's memory."""
+    memory.add_argument("--gpus", type=int, default=1, metavar="N", help="how many share the step, each its own batch")
+    memory.add_argument("--zero", type=int, default=0, metavar="STAGE", help="ZeRO stage, 0 to 3 (3 is FSDP)")
+    memory.add_argument("--tensor", type=int, default=1, metavar="N", help="degree of tensor parallelism")
+    memory.add_argument(
+        "--offload", default="none", metavar="WHAT", help=f"to the CPU's memory: {', '.join(OFFLOADS)} (default: none)"
+    )
 
 
 def _memory(asked: argparse.Namespace) -> int:
@@ -49,14 +84,21 @@ def _memory(asked: argparse.Namespace) -> int:
     from core.memory.estimate import Sizes
     from core.memory.setup import Device, Setup
 
+    sharding = Sharding(asked.gpus, asked.zero, asked.tensor, asked.offload).checked()
+    stack = stack_named(asked.stack).with_switches(
+        loss=asked.loss, compile=asked.compile, in_backward=asked.optimizer_in_backward,
+        offload_activations=asked.offload_activations,
+    )  # fmt: skip
     quiet_libraries()
     card = gpu(asked.gpu) if asked.gpu and asked.gpu.lower() != "cpu" else None
     on_cpu = asked.gpu is not None and card is None
     device = Device() if on_cpu else Device.of(card.capability if card is not None and card.capability else "8.0")
-    setup = Setup.of(config_of(asked), asked.batch, asked.seq, device, asked.answers)
+    if not device.is_cuda and (not sharding.alone or stack != OWN):
+        raise BadInput("Sharding, offloading and other programs are known for GPUs only.", "Name a card with --gpu.")
+    setup = Setup.of(_plain(asked), asked.batch, asked.seq, device, asked.answers, stack)
     source = asked.model if asked.model != EMBEDDED else EMBEDDED
     total, trainable = _counted(source, setup)
-    ledger, reserved, made, versions = _answered(source, setup, whole=asked.trace)
+    ledger, reserved, made, versions = _answered(source, setup, sharding, whole=asked.trace)
     found = totals(ledger.allocated_bytes, device, reserved)
     fits = found.verdict(card.usable_bytes) if card is not None else None
     if asked.json:
@@ -68,7 +110,7 @@ def _memory(asked: argparse.Namespace) -> int:
                     "reserved_range": [found.reserved[0], found.reserved[2]],
                     "process_range": [found.process[0], found.process[2]], "peak_at": ledger.peak_at,
                     "terms": ledger.to_dict()["terms"], "fits": fits, "usable_bytes": card and card.usable_bytes,
-                    "versions": versions,
+                    "versions": versions, "gpus": sharding.gpus, "as": stack.name,
                 },
                 ensure_ascii=False,
             )
@@ -77,37 +119,51 @@ def _memory(asked: argparse.Namespace) -> int:
     _print(ledger, found, setup)
     if card is not None:
         print(verdict_text(found, card))
-        if made is not None:
+        if made is not None and sharding.alone:
             most = largest_batch(made, Sizes.of(setup), device, card.usable_bytes)
             print(f"The largest batch that fits at this length is {most:,}." if most else "Not even one row fits.")
     return DONE
 
 
+def _plain(asked: argparse.Namespace) -> RunConfig:
+    """The run's settings; which base they are for is of no interest to them."""
+    return config_of(argparse.Namespace(**{**vars(asked), "model": "embedded"}))
+
+
+def _table(source: str) -> Architecture:
+    from core.architecture import architecture_of_config
+    from core.catalog import architecture_of, configuration, known, pasted
+
+    row = None if pasted(source) else known(source)
+    return architecture_of(row.name) if row is not None else architecture_of_config(configuration(source))
+
+
 def _counted(source: str, setup: Setup) -> tuple[int, int]:
     """Parameters of the model, and how many of them train."""
-    from core.architecture import architecture_of_config
-    from core.catalog import architecture_of, configuration, known
     from core.methods import METHODS
 
-    row = known(source)
-    table = architecture_of(row.name) if row is not None else architecture_of_config(configuration(source), source)
+    table = _table(source)
     return table.total, METHODS[setup.method].count(table, setup.settings)
 
 
-def _answered(source: str, setup: Setup, *, whole: bool) -> tuple[Ledger, int | None, Any, dict[str, str]]:
-    """The ledger; what the allocator would reserve (None: not simulated); the surrogate that answered, if one did; and
-    the versions of what was traced.
+def _answered(
+    source: str, setup: Setup, sharding: Sharding, *, whole: bool
+) -> tuple[Ledger, int | None, Any, dict[str, str]]:
+    """The ledger of one GPU; what the allocator would reserve (None: not simulated); the surrogate that answered, if
+    one did; and the versions of what was traced.
 
     Raises:
         DeltalabError: the model is unknown, or its step cannot be traced.
     """
-    from core.catalog import configuration, known
+    from core.catalog import configuration, known, pasted
     from core.memory.estimate import Sizes, find
 
-    row = known(source)
+    row = None if pasted(source) else known(source)
     made = find(row.name, setup) if row is not None and not whole else None
     if made is not None:
-        return made.ledger(Sizes.of(setup)), None, made, dict(made.versions)
+        sizes = Sizes.of(setup)
+        ledger = made.ledger(sizes) if sharding.alone else made.shared(sizes, sharding, _table(source))
+        return ledger, None, made, dict(made.versions)
     import warnings
 
     from core.memory.allocator import replay
@@ -116,6 +172,8 @@ def _answered(source: str, setup: Setup, *, whole: bool) -> tuple[Ledger, int | 
 
     warnings.simplefilter("ignore", FutureWarning)
     found = trace(configuration(source), setup)
+    if not sharding.alone:
+        return found.shared(sharding, _table(source), setup.batch, setup.length), None, None, versions()
     reserved = replay(found).most_reserved if setup.device.is_cuda else None
     return found.ledger(), reserved, None, versions()
 

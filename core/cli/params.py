@@ -22,7 +22,12 @@ from core.errors import BadInput
 def add(commands: Any) -> None:
     """The command's flags."""
     params = command(commands, "params", _params, "count what a method would train in a model, without loading it")
-    params.add_argument("--model", "--base", default="embedded", help="embedded, a folder, or a hub id")
+    params.add_argument(
+        "--model",
+        "--base",
+        default="embedded",
+        help="embedded, a name of the catalogue, a folder, a hub id, a config.json, or its content",
+    )
     params.add_argument("--revision", help="branch, tag or commit of a hub id")
     method_arguments(params)
     json_argument(params)
@@ -33,7 +38,7 @@ def _params(asked: argparse.Namespace) -> int:
         return print_knobs(asked.method)
     from core.config import problems
 
-    config = config_of(asked)
+    config = config_of(argparse.Namespace(**{**vars(asked), "model": "embedded"}))
     wrong = [p for p in problems(config) if "task or a data file" not in p]
     if wrong:
         raise BadInput(" ".join(wrong))
@@ -43,8 +48,18 @@ def _params(asked: argparse.Namespace) -> int:
     from core.units import DTYPE_BYTES, bytes_text
 
     quiet_libraries()
-    base = load_config(config.base, config.revision)
-    architecture = architecture_of_config(base, config.base)
+    from core.catalog import architecture_of, configuration, known, pasted
+
+    source = asked.model
+    row = None if pasted(source) or asked.revision else known(source)
+    if row is not None and row.is_decoder:
+        name, labels, architecture = row.name, 0, architecture_of(row.name)
+    else:
+        # (An encoder by its hub id may be here, and its weights say whether it has a pooler.)
+        by_id = asked.revision or (row is not None and "/" in source)
+        base = load_config(source, asked.revision) if by_id else configuration(source)
+        name = "the pasted model" if pasted(source) else source
+        labels, architecture = getattr(base, "num_labels", 0), architecture_of_config(base, name)
     method = METHODS[config.method]
     trainable = method.count(architecture, config.settings)
     modules: list[dict[str, Any]] = [
@@ -65,12 +80,12 @@ def _params(asked: argparse.Namespace) -> int:
         )  # fmt: skip
         return DONE
     share = f"{trainable:,} of {architecture.total:,} parameters"
-    print(f"{config.method} trains {share} of {config.base} ({percent:.3g} %): {bytes_text(size)} to save.")
+    print(f"{config.method} trains {share} of {name} ({percent:.3g} %): {bytes_text(size)} to save.")
     for row in modules:
         print(f"  {row['name']:<50} {' × '.join(map(str, row['shape'])):>15} {row['trainable']:>12,}")
     if head:
         print(
-            f"{head:,} of them are the classification head, for {base.num_labels} labels; a file with more or fewer "
+            f"{head:,} of them are the classification head, for {labels} labels; a file with more or fewer "
             "makes it larger or smaller."
         )
     return DONE

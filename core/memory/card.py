@@ -5,7 +5,8 @@
                 one, between the least and the most that simulations gave
     process     with the CUDA context and the workspaces of the libraries, as nvidia-smi shows
 
-The second and third are estimated: nobody has measured them on the reader's card. So a verdict has three values.
+The second and third are estimated: nobody has measured them on the reader's card. And the first has an error, too:
+how far published figures are from what is predicted for them (`core.memory.validation`). So a verdict has three values.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.memory.estimate import Sizes, Surrogate, largest
 from core.memory.setup import Device
+from core.memory.validation import band
 from core.units import GIB, MIB, bytes_text
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ FITS, TIGHT, TOO_LARGE = "fits", "tight", "does not fit"
 @dataclass(frozen=True)
 class Totals:
     """allocated: bytes. reserved, process: (least, likely, most) bytes. simulated: reserved is a simulation of this
-    very step."""
+    very step. On a card the least and the most carry the band of published figures."""
 
     allocated: int
     reserved: tuple[int, int, int]
@@ -72,7 +74,10 @@ def totals(allocated: int, device: Device, reserved: int | None = None) -> Total
         # The system's allocator gives large tensors straight to and from the system: what is alive is what is held.
         low, likely, high = (allocated + more for more in INTERPRETER_BYTES)
         return Totals(allocated, (allocated,) * 3, (low, likely, high))
-    held = (reserved,) * 3 if reserved is not None else tuple(round(allocated * f) for f in RESERVED_FACTORS)
+    known = band()
+    spread = (known.low, 1.0, known.high)
+    likely_held = (reserved,) * 3 if reserved is not None else tuple(allocated * f for f in RESERVED_FACTORS)
+    held = tuple(round(h * s) for h, s in zip(likely_held, spread, strict=True))
     extra = workspace_bytes(device)
     low, likely, high = (h + c + extra for h, c in zip(held, CONTEXT_BYTES, strict=True))
     return Totals(allocated, (held[0], held[1], held[2]), (low, likely, high), reserved is not None)

@@ -472,14 +472,63 @@ POPULAR = (
     "GPT-2-XL", "Qwen3-14B", "Qwen3-32B", "Llama-2-70B", "Llama-3.3-70B", "Pythia-6.9B", "Phi-1.5", "OPT-350M",
 )  # fmt: skip
 OLD_CARD, CARD = "7.5", "8.0"  # a T4, which has no bfloat16; and all later ones
+# Models that come for one claim alone (core/claims.py).
+ONE_SETUP = {"LLaMA-1-65B": ("qlora", CARD)}
 SMALL = 2_000_000_000  # parameters above which nobody trains in 32 bits on an old card or a CPU
 ALL_METHODS = 8  # so many of the most popular models come with every method
+
+
+def table_of(name: str) -> Any:
+    """The table of modules of a model of the catalogue, or of the embedded base."""
+    from core.architecture import architecture_of_config
+    from core.catalog import architecture_of
+    from core.config import EMBEDDED
+
+    return architecture_of_config(described(name)) if name == EMBEDDED else architecture_of(name)
+
+
+def described(name: str) -> Any:
+    """The configuration of a model of the catalogue, or of the embedded base."""
+    from core.base import load_config
+    from core.catalog import config_of, model
+    from core.config import EMBEDDED
+
+    return load_config(EMBEDDED) if name == EMBEDDED else config_of(model(name))
+
+
+def embedded() -> list[Setup]:
+    """What runs of the embedded base are predicted for: every method, on a CPU and on a card."""
+    from core.config import EMBEDDED
+    from core.errors import Incompatible
+
+    table = table_of(EMBEDDED)
+    found = []
+    for device in map(Device.of, ("cpu", CARD)):
+        for method in METHODS:
+            settings = METHODS[method].Config()
+            try:
+                METHODS[method].count(table, settings)
+            except Incompatible:
+                continue
+            plain = Setup(method, settings, 4, 64, device=device, precision=device.precision)
+            found += [plain, replace(plain, checkpointing=True)][: 1 + METHODS[method].CHECKPOINTS]
+    return found
 
 
 def wanted(name: str) -> list[Setup]:
     """The setups of a model that surrogates are shipped for, most wanted first."""
     from core.catalog import architecture_of, model
+    from core.config import EMBEDDED
     from core.errors import Incompatible
+
+    if name == EMBEDDED:
+        return embedded()
+    if name in ONE_SETUP:
+        method, device = ONE_SETUP[name]
+        kind = Device.of(device)
+        return [
+            Setup(method, METHODS[method].Config(), 4, 128, device=kind, precision=kind.precision, checkpointing=True)
+        ]
 
     found = []
     small = model(name).parameters <= SMALL
@@ -512,8 +561,6 @@ def _answers(record: Mapping[str, Any], setup: Setup) -> bool:
 
 def ship(names: Sequence[str], seconds: float, main_only: bool) -> None:
     """Make the shipped surrogates of these models anew, and say how each went; what is current already is left."""
-    from core.catalog import config_of, model
-
     FOLDER.mkdir(exist_ok=True)
     end = time.monotonic() + seconds
     rounds = [[(n, s) for n in names for s in wanted(n) if s.method in MAIN_METHODS and str(s.device) == CARD]]
@@ -531,9 +578,9 @@ def ship(names: Sequence[str], seconds: float, main_only: bool) -> None:
         what = f"{name} {setup.method} on {setup.device}{' with checkpointing' if setup.checkpointing else ''}"
         what += f", {setup.length} tokens"
         try:
-            made = [fit(config_of(model(name)), setup, name)]
+            made = [fit(described(name), setup, name)]
             if made[0].regime.batch[0] > 1:
-                made.append(fit(config_of(model(name)), replace(setup, batch=1), name))
+                made.append(fit(described(name), replace(setup, batch=1), name))
         except DeltalabError as why:
             print(f"{what}: none. {why.sentence}", flush=True)
             continue
@@ -547,7 +594,7 @@ def ship(names: Sequence[str], seconds: float, main_only: bool) -> None:
 
 def check(count: int, seed: int, part_of_name: str | None) -> None:
     """Compare shipped surrogates with full traces at random models, methods, depths and sizes; print what was found."""
-    from core.catalog import config_of, model, models
+    from core.catalog import models
     from core.memory.estimate import shipped
 
     drawn = random.Random(seed)
@@ -558,30 +605,38 @@ def check(count: int, seed: int, part_of_name: str | None) -> None:
     worst, apart, slowest = 0, 0, 0.0
     for _ in range(count):
         name, made = drawn.choice(pool)
-        record, settings = json.loads(made.key)
+        record = json.loads(made.key)[0]
         sizes = random_sizes(made, drawn)
-        own = METHODS[record["method"]].Config(**settings)
-        setup = Setup.from_dict({**record_of(record), "settings": vars(own), "batch": 4, "length": sizes.length,
-                                 "answers": None})  # fmt: skip
         began = time.perf_counter()
         told = made.ledger(sizes)
         slowest = max(slowest, time.perf_counter() - began)
-        layers = sizes.layers if sizes.layers is not None else made.layers
-        traced = _traced(with_layers(config_of(model(name)), layers), setup, sizes).ledger()
-        theirs = {t.name: t.bytes for t in traced.terms if t.bytes}
-        ours = {t.name: t.bytes for t in told.terms}
-        off = max(abs(theirs.get(k, 0) - ours.get(k, 0)) for k in {*theirs, *ours})
+        off = difference(name, made, sizes)
         apart += off > 0
         worst = max(worst, off)
         print(
             f"{name} {record['method']} on {record['device']}{' checkpointing' if record['checkpointing'] else ''}, "
-            f"{layers} layers, {sizes.batch} × {sizes.length}, {sizes.answer_tokens} answers, rank {sizes.rank}: "
-            f"{traced.allocated_bytes:,} bytes, off by {off:,}",
+            f"{sizes.layers} layers, {sizes.batch} × {sizes.length}, {sizes.answer_tokens} answers, rank {sizes.rank}: "
+            f"{told.allocated_bytes:,} bytes, off by {off:,}",
             flush=True,
         )
     print(
         f"{count} configurations: {apart} differ, the largest term by {worst:,} bytes; slowest {slowest * 1e3:.1f} ms."
     )
+
+
+def difference(name: str, made: Surrogate, sizes: Sizes) -> int:
+    """By how many bytes the term differs most between a model's shipped surrogate and the full trace of these sizes."""
+    from core.catalog import config_of, model
+
+    record, settings = json.loads(made.key)
+    own = METHODS[record["method"]].Config(**settings)
+    setup = Setup.from_dict({**record_of(record), "settings": vars(own), "batch": 4, "length": sizes.length,
+                             "answers": None})  # fmt: skip
+    layers = sizes.layers if sizes.layers is not None else made.layers
+    traced = _traced(with_layers(config_of(model(name)), layers), setup, sizes).ledger()
+    theirs = {t.name: t.bytes for t in traced.terms if t.bytes}
+    ours = {t.name: t.bytes for t in made.ledger(sizes).terms}
+    return max(abs(theirs.get(k, 0) - ours.get(k, 0)) for k in {*theirs, *ours})
 
 
 def record_of(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -604,12 +659,14 @@ def main() -> None:
     """Make the shipped surrogates anew (the most wanted first)."""
     import argparse
 
+    from core.config import EMBEDDED
+
     parser = argparse.ArgumentParser(prog="python -m core.memory.fit", description=main.__doc__)
     parser.add_argument("--models", default="", help="only models whose name has this in it")
     parser.add_argument("--main", action="store_true", help="only the four main methods, on a card")
     parser.add_argument("--seconds", type=float, default=7200.0, help="stop after so long (what is made is kept)")
     asked = parser.parse_args()
-    ship([name for name in POPULAR if asked.models in name], asked.seconds, asked.main)
+    ship([n for n in (EMBEDDED, *POPULAR, *ONE_SETUP) if asked.models in n], asked.seconds, asked.main)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ class Shape:
     shared_norm: bool = False
     rotary: float = 1.0
     post_norms: bool = False
+    capped: bool = False
 
 
 def shape_of(config: Any) -> Shape:
@@ -67,7 +68,9 @@ def shape_of(config: Any) -> Shape:
     if kind in ("llama", "mistral", "phi3", "qwen2"):
         return Shape(**plain, norm="rms", mlp="llama", bias=False)
     if kind in ("gemma", "gemma2"):
-        return Shape(**plain, norm="rms+1", mlp="gemma", bias=False, post_norms=kind == "gemma2")
+        return Shape(
+            **plain, norm="rms+1", mlp="gemma", bias=False, post_norms=kind == "gemma2", capped=kind == "gemma2"
+        )
     if kind == "gpt_neox":
         rotary = (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 0.25)
         return Shape(
@@ -97,18 +100,29 @@ class Recipe:
 
 
 class _FourBit(torch.autograd.Function):
-    """y = x·Wᵀ with W decoded for the product, forward and backward (bitsandbytes/autograd/_functions.py)."""
+    """y = x·Wᵀ with W decoded for the product, forward and backward (bitsandbytes/autograd/_functions.py, MatMul4Bit).
+
+    Its input was kept as an attribute of the node, not as a saved tensor: so it is not freed when the backward pass has
+    gone through, but when nobody holds the loss any more, which is after the next one has been computed. And weights
+    were decoded into float16 first, whatever they came from (nn/modules.py, Params4bit.cuda).
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, packed: torch.Tensor, shape: tuple[int, int], keeps: bool) -> torch.Tensor:
-        ctx.shape = shape
-        ctx.save_for_backward(*([x, packed] if keeps else [packed]))
-        return functional.linear(x, torch.empty(shape, dtype=x.dtype, device=x.device))
+        ctx.shape, ctx.old = shape, keeps
+        ctx.tensors = (x.detach(), packed) if keeps else (packed,)
+        return functional.linear(x, _FourBit.decoded(x, shape, keeps))
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
         (grad,) = grads
-        return grad @ torch.empty(ctx.shape, dtype=grad.dtype, device=grad.device), None, None, None
+        return grad @ _FourBit.decoded(grad, ctx.shape, ctx.old), None, None, None
+
+    @staticmethod
+    def decoded(beside: torch.Tensor, shape: tuple[int, int], old: bool) -> torch.Tensor:
+        """The weight for a product with `beside`."""
+        weight = torch.empty(shape, dtype=torch.float16 if old else beside.dtype, device=beside.device)
+        return weight.to(beside.dtype)
 
 
 class _Dense(nn.Module):
@@ -228,7 +242,12 @@ class _Attention(nn.Module):
         q, k, v = (one.reshape(b, -1, t, s.head) for one in (q, k, v))
         turned = cos.shape[-1]
         q, k = (torch.cat((_roped(one[..., :turned], cos, sin), one[..., turned:]), -1) for one in (q, k))
-        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if s.capped:
+            scores = torch.tanh(q @ k.mT * 0.1 / 50) * 50
+            scores = scores + torch.ones(t, t, dtype=q.dtype, device=q.device).triu(1)
+            y = functional.softmax(scores, -1, dtype=torch.float32).to(q.dtype) @ v
+        else:
+            y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         out: torch.Tensor = self.proj(y.transpose(1, 2).reshape(b, t, s.heads * s.head))
         return out
 

@@ -528,18 +528,19 @@ def _step(recorder: Recorder, model: Any, optimizer: Any, trained: list[Any], se
     recorder.part = "batch"
     held = [_batch(recorder, shape) for _ in range(setup.accumulation)] if on_cpu else []
     plans: dict[int, set[int]] = {}
+    part: Any = None  # as in training, the last pass's loss is there until the next one's is
+    output: list[Any] = []  # and so is what is held of the model's output
     for number in range(setup.accumulation):
         # On a card each batch is copied there when its turn comes; until then it is in the CPU's memory.
         ids, labels = held[number] if on_cpu else _batch(recorder, shape)
         fuses = setup.stack.compile and not setup.checkpointing and not setup.stack.offload_activations
         recorder.inputs = {} if fuses else None
         recorder.enter("forward")
-        kept: Any = None
         with autocast(setup), offloading(recorder, setup.stack.offload_activations):
             if setup.stack.loss == "answers":
                 part = answer_loss_sum(model, ids, labels) / max(setup.answer_tokens, 1)
             else:
-                part, kept = loss_of(setup, model, ids, recorder, HEAD)
+                part = loss_of(setup, model, ids, recorder, HEAD, output)
         if fuses:
             plans |= compiled.fuse(recorder, part)
             recorder.inputs = None
@@ -547,7 +548,6 @@ def _step(recorder: Recorder, model: Any, optimizer: Any, trained: list[Any], se
         recorder.behind = HEAD
         _backward(part)
         part.detach()
-        del kept
     recorder.part, recorder.where = "optimizer", "clipping"
     recorder.cut("clipping")
     if not setup.stack.in_backward:

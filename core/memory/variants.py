@@ -91,11 +91,14 @@ class _FusedLoss(torch.autograd.Function):
         return grad_hidden, (grad_weight[0] if grad_weight else None)
 
 
-def loss_of(setup: Setup, model: Any, ids: torch.Tensor, recorder: Recorder, head_name: str) -> tuple[Any, Any]:
+def loss_of(
+    setup: Setup, model: Any, ids: torch.Tensor, recorder: Recorder, head_name: str, output: list[Any]
+) -> torch.Tensor:
     """The loss over all tokens of a batch, as the stack takes it.
 
-    Returns:
-        the loss, and what the program still holds while it goes backward.
+    Args:
+        output: what the program holds of the model's output, while it goes backward and until the next is there. It is
+            replaced.
     """
     stack = setup.stack
     targets = torch.empty(ids.numel(), dtype=torch.long, device=ids.device)
@@ -104,19 +107,20 @@ def loss_of(setup: Setup, model: Any, ids: torch.Tensor, recorder: Recorder, hea
         logits = out.logits
         recorder.where = head_name
         held = logits.float() if stack.keeps_logits == 4 else logits
-        loss = functional.cross_entropy(held.float().view(-1, held.shape[-1]), targets)
-        kept = [held if stack.keeps_logits else None, getattr(out, "past_key_values", None)]
-        return loss, kept
+        output[:] = [held if stack.keeps_logits else None, getattr(out, "past_key_values", None)]
+        return functional.cross_entropy(held.float().view(-1, held.shape[-1]), targets)
     hidden, head = _hidden(model, ids)
     recorder.where = head_name
     if stack.loss == "fused":
         weight = head.weight if hasattr(head, "weight") else head.linear.weight
-        return _FusedLoss.apply(hidden.reshape(-1, hidden.shape[-1]), weight), None
+        fused: torch.Tensor = _FusedLoss.apply(hidden.reshape(-1, hidden.shape[-1]), weight)
+        return fused
     lit = stack.model == "litgpt"
     chunks = hidden.split(LITGPT_CHUNK, 1) if lit else hidden.tensor_split(TORCHTUNE_CHUNKS, 1)
     # Lightning Fabric hands outputs over in 32 bits (fabric/plugins/precision/half.py, convert_output).
     parts = [head(chunk).float() if lit else head(chunk) for chunk in chunks]
     recorder.where = head_name
+    output[:] = parts if lit else []
     total: Any = 0.0
     for part in parts:
         rows = part.reshape(-1, part.shape[-1])
@@ -124,7 +128,7 @@ def loss_of(setup: Setup, model: Any, ids: torch.Tensor, recorder: Recorder, hea
             total = total + _CompiledLoss.apply(rows)
         else:
             total = total + functional.cross_entropy(rows.float(), targets[: len(rows)], reduction="sum")
-    return total, parts if lit else None
+    return total
 
 
 def _hidden(model: Any, ids: torch.Tensor) -> tuple[torch.Tensor, Any]:

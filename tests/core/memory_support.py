@@ -13,7 +13,7 @@ from core.memory.ledger import Ledger
 from core.memory.measure import Mark, measure_step
 from core.memory.setup import Setup
 from core.memory.trace import EAGER_TOKENS
-from core.methods import METHODS
+from core.methods import attach, loading
 from core.optimizers import make_optimizer
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -45,14 +45,19 @@ def config_of(family: str, *, width: int = 128, layers: int = 3, vocabulary: int
     return config
 
 
-def measured(config: Any, setup: Setup) -> Ledger:
-    """The ledger of a real step on the CPU: the second, when the optimizer's state exists."""
+CPU = torch.device("cpu")
+
+
+def measured(config: Any, setup: Setup, device: torch.device = CPU, steps: int = 1) -> Ledger:
+    """The ledger of a real step: the one after `steps`, when the optimizer's state exists."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    attached = METHODS[setup.method].apply(model, setup.settings, keep_base=False)
-    if setup.length <= EAGER_TOKENS:
+    how = loading(setup.method, setup.precision, device.type)
+    with torch.device(how["device"]):
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, how["dtype"]))
+    attached = attach(model, setup.method, setup.settings, keep_base=False, device=device)
+    if device.type == "cpu" and setup.length <= EAGER_TOKENS:
         model.set_attn_implementation("eager")
     if setup.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -68,13 +73,13 @@ def measured(config: Any, setup: Setup) -> Ledger:
         labels = torch.full_like(ids, IGNORED)
         places = torch.randperm(setup.batch * (setup.length - 1))[: setup.answer_tokens]
         labels[places // (setup.length - 1), 1 + places % (setup.length - 1)] = 7
-        return ids, labels
+        return ids.to(device), labels.to(device)
 
     def step(mark: Mark) -> None:
         batches = [batch() for _ in range(setup.accumulation)]
         for ids, labels in batches:
             mark("forward")
-            with torch.autocast("cpu", torch.bfloat16) if setup.precision == "bfloat16" else nullcontext():
+            with torch.autocast(device.type, torch.bfloat16) if setup.precision == "bfloat16" else nullcontext():
                 part = answer_loss_sum(model, ids, labels) / setup.answer_tokens
             mark("backward")
             part.backward()
@@ -83,6 +88,7 @@ def measured(config: Any, setup: Setup) -> Ledger:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    step(lambda part: None)
-    _, ledger = measure_step(step, model, optimizer, torch.device("cpu"))
+    for _ in range(steps):
+        step(lambda part: None)
+    _, ledger = measure_step(step, model, optimizer, device)
     return ledger
