@@ -149,7 +149,7 @@ def _gpus(model: Model, card: GpuRow, setup: Setup) -> None:
     if not rows:
         return
     name = "this computer" if card.name == tables.CPU else card.name
-    shown(charts_memory.several(rows, card, name), "vram-gpus", charts_memory.several_table(rows))
+    shown(charts_memory.several(rows, card, name), "vram-several", charts_memory.several_table(rows))
     st.caption(
         "Every GPU has a batch of its own. ZeRO-1 cuts the optimizer's state into as many parts as there are GPUs, "
         "ZeRO-2 the gradients too, ZeRO-3 (FSDP2) also the weights, and fetches a block's when it computes; what is "

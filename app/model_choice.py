@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import live, state, uploads
+from app import live, state
 from app.choices import Choice, one_of, words
 from core.catalog import architecture_of, known, models
 from core.config import EMBEDDED
@@ -39,8 +39,11 @@ LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 @dataclass(frozen=True)
 class Model:
-    """name: for people. source: what the tracing process loads. hub: what a script would load. table: its modules.
-    context: tokens that it reads, None where nothing says. shipped: it comes with surrogates (is in the catalogue)."""
+    """name: for people. source: what the tracing process loads: a name, a folder, a hub id, or a config.json's text.
+
+    hub: what a script would load. table: its modules. context: tokens that it reads, None where nothing says. shipped:
+    it comes with surrogates (is in the catalogue).
+    """
 
     name: str
     source: str
@@ -134,9 +137,8 @@ def _pasted(choice: Choice, page: str) -> Model | None:
         st.caption("The file that lies beside every model on the hub. Nothing but this text is needed.")
         return None
     record = read_config(text)
-    path = uploads.keep(state.owner(), "config.json", json.dumps(record, sort_keys=True).encode())
     name = str(record.get("_name_or_path") or f"the pasted {record['model_type']}")[:80]
-    return _built(name, str(path.parent), "path/or/hub-id", _context(record), page)
+    return _built(name, json.dumps(record, sort_keys=True), "path/or/hub-id", _context(record), page)
 
 
 def _keep_packed(choice: Choice) -> None:

@@ -146,8 +146,8 @@ def test_time_and_money_follow_what_is_typed(visit: Any) -> None:
     seen.number_input(key="vram-price").set_value(7.0).run()
     assert metrics(seen)["Time"] == hours
     assert seen.query_params["price"] in ("7.0", ["7.0"])
-    old = visit(page, show="cost", card="V100 32 GB", model="SmolLM2-135M")
-    assert "is not in the catalogue" in words(old) or "Tracing" in str(old.get("progress"))
+    unknown = visit(page, show="cost", card="Apple M4 Max")
+    assert "Price: none is known for this card" in words(unknown) or "is not in the catalogue" in words(unknown)
 
 
 def test_one_of_several_gpus(visit: Any) -> None:
@@ -192,7 +192,7 @@ def test_an_adapter_s_configuration_is_taken_over(visit: Any) -> None:
     assert "Taken over: model Qwen/Qwen2.5-7B, LoRA" in words(seen)
     seen.text_area(key="vram-import").set_value("per_device_train_batch_size: 0")
     button(seen, "vram-import-use").click().run()
-    assert "per_device_train_batch_size is 0" in seen.error[0].value
+    assert "per_device_train_batch_size is 0" in seen.error[0].value.replace("\\", "")
 
 
 def test_training_arguments_are_taken_over(visit: Any) -> None:
