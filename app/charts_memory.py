@@ -421,13 +421,14 @@ def several(rows: Sequence[Row], card: GpuRow, card_name: str) -> Chart:
     fig.update_yaxes(rangemode="tozero")
     found = {zero: fewest(rows, zero, FITS) for zero in range(4)}
     single = next((r for r in rows if r.gpus == 1 and r.zero == 0), None)
-    best = next((z for z in range(4) if found[z] is not None), None)
+    reached = sorted((count, zero) for zero, count in found.items() if count is not None)
     if single is not None and single.verdict == FITS:
         title = "One GPU is enough; more make it faster"
-    elif best is None:
+    elif not reached:
         title = f"Not even {numbers[-1]} of them surely hold it"
     else:
-        title = f"{ZERO_NAMES[best]} surely fits from {found[best]} GPUs on"
+        count, zero = reached[0]
+        title = f"It surely fits from {count} GPUs on, with {ZERO_NAMES[zero]}"
     alt = f"Lines of one GPU's memory by the number of GPUs. {title}. " + " ".join(
         f"{name} with 8: {bytes_text(r.found.process[1])}."
         for zero, name in enumerate(ZERO_NAMES)

@@ -40,6 +40,7 @@ def render() -> None:
         " ".join(
             f"{VERDICTS[verdict][0]} **{count}** {words}."
             for verdict, count in counts.items()
+            if count
             for words in [{"holds": "hold", "holds if": "hold under assumptions", "off": "are off"}[verdict]]
         )
     )

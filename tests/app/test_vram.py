@@ -154,6 +154,9 @@ def test_one_of_several_gpus(visit: Any) -> None:
     seen = visit(page, method="full", card="A100 80 GB SXM", gpus="8", zero="3")
     assert "one of 8 GPUs" in words(seen)
     assert "This step fits on A100 80 GB SXM" in words(seen)
+    assert "It surely fits from 4 GPUs on, with ZeRO-3" in words(
+        visit(page, method="full", card="A100 80 GB SXM", show="gpus")
+    )
     wrong = visit(page, gpus="3", tensor="2")
     assert "3 GPUs cannot be split into groups of 2" in wrong.error[0].value
 
