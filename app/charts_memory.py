@@ -169,6 +169,16 @@ def _difference(rule: Rule) -> str:
     return "none" if found == 0 else f"{'+' if found > 0 else '−'}{bytes_text(abs(found))}"
 
 
+def marks(names: Sequence[str], chosen: str) -> dict[str, Any]:
+    """The markers of methods in one trace (a trace each would cost four times as long); the chosen one is larger."""
+    styles = [method_style(name) for name in names]
+    return {
+        "symbol": [style.marker for style in styles], "color": [style.colour for style in styles], "opacity": 1,
+        "size": [15 if name == chosen else 11 for name in names],
+        "line": {"width": [2 if name == chosen else 0 for name in names], "color": "rgba(128,128,128,0.9)"},
+    }  # fmt: skip
+
+
 # --- side by side -----------------------------------------------------------------------------------------------------
 
 
@@ -178,20 +188,18 @@ def methods(rows: Sequence[MethodRow], card: GpuRow, card_name: str, chosen: str
 
     known = sorted((r for r in rows if r.found is not None), key=lambda r: r.found.process[1])  # type: ignore[union-attr]
     fig = figure("GiB, whole process", "", height=70 + 27 * len(known))
-    for r in known:
-        assert r.found is not None
-        low, likely, high = (b / GIB for b in r.found.process)
-        style = method_style(r.method)
-        fig.add_trace(
-            go.Scatter(
-                x=[likely], y=[title_of(r.method)], mode="markers", showlegend=False,
-                error_x={"type": "data", "symmetric": False, "array": [high - likely], "arrayminus": [likely - low],
-                         "thickness": 2, "width": 5, "color": style.colour},
-                marker={"symbol": style.marker, "size": 15 if r.method == chosen else 11, "color": style.colour,
-                        "line": {"width": 2 if r.method == chosen else 0, "color": "rgba(128,128,128,0.9)"}},
-                hovertemplate=f"{title_of(r.method)}: {bytes_text(r.found.process[1])}, {r.verdict}<extra></extra>",
-            )
-        )  # fmt: skip
+    bands = [[b / GIB for b in r.found.process] for r in known if r.found is not None]
+    fig.add_trace(
+        go.Scatter(
+            x=[likely for _, likely, _ in bands], y=[title_of(r.method) for r in known], mode="markers",
+            showlegend=False, marker=marks([r.method for r in known], chosen),
+            error_x={"type": "data", "symmetric": False, "array": [high - likely for _, likely, high in bands],
+                     "arrayminus": [likely - low for low, likely, _ in bands], "thickness": 2, "width": 5,
+                     "color": GREY},
+            text=[f"{title_of(r.method)}: {bytes_text(r.found.process[1])}, {r.verdict}" for r in known if r.found],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )  # fmt: skip
     _card_line(fig, card, card_name)
     fig.update_layout(hovermode="closest", margin={"t": 26})
     fig.update_yaxes(autorange="reversed")
@@ -516,16 +524,14 @@ def disk(rows: Mapping[str, Storage], chosen: str) -> Chart:
 
     known = sorted(rows.items(), key=lambda pair: pair[1].total)
     fig = figure("on disk for all tasks, GB", "", height=70 + 27 * len(known))
-    for name, found in known:
-        style = method_style(name)
-        fig.add_trace(
-            go.Scatter(
-                x=[found.total / GB], y=[title_of(name)], mode="markers", showlegend=False,
-                marker={"symbol": style.marker, "size": 15 if name == chosen else 11, "color": style.colour,
-                        "line": {"width": 2 if name == chosen else 0, "color": "rgba(128,128,128,0.9)"}},
-                hovertemplate=f"{title_of(name)}: {bytes_text(found.total)}<extra></extra>",
-            )
-        )  # fmt: skip
+    fig.add_trace(
+        go.Scatter(
+            x=[found.total / GB for _, found in known], y=[title_of(name) for name, _ in known], mode="markers",
+            showlegend=False, marker=marks([name for name, _ in known], chosen),
+            text=[f"{title_of(name)}: {bytes_text(found.total)}" for name, found in known],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )  # fmt: skip
     fig.update_layout(hovermode="closest")
     fig.update_xaxes(**_ticks([f.total / GB for _, f in known]))
     fig.update_yaxes(autorange="reversed")

@@ -9,7 +9,7 @@ import pandas as pd
 
 from app.cells.svg import document
 from app.charts import Chart, figure, method_style, series_style
-from app.charts_memory import SPACE, share
+from app.charts_memory import SPACE, marks, share
 from app.charts_race import title_of
 from core.units import bytes_text, count_text
 
@@ -31,16 +31,13 @@ def counted(rows: Sequence[Count], chosen: str) -> Chart:
 
     known = sorted((r for r in rows if r.trainable), key=lambda r: r.trainable or 0)
     fig = figure("trained parameters", "", height=70 + 27 * len(known))
-    for r in known:
-        style = method_style(r.method)
-        fig.add_trace(
-            go.Scatter(
-                x=[r.trainable], y=[title_of(r.method)], mode="markers", showlegend=False,
-                marker={"symbol": style.marker, "size": 15 if r.method == chosen else 11, "color": style.colour,
-                        "line": {"width": 2 if r.method == chosen else 0, "color": "rgba(128,128,128,0.9)"}},
-                hovertemplate=f"{title_of(r.method)}: {r.trainable:,}<extra></extra>",
-            )
-        )  # fmt: skip
+    fig.add_trace(
+        go.Scatter(
+            x=[r.trainable for r in known], y=[title_of(r.method) for r in known], mode="markers", showlegend=False,
+            marker=marks([r.method for r in known], chosen),
+            text=[f"{title_of(r.method)}: {r.trainable:,}" for r in known], hovertemplate="%{text}<extra></extra>",
+        )
+    )  # fmt: skip
     fig.update_layout(hovermode="closest")
     fig.update_xaxes(**_counts_axis())
     fig.update_yaxes(autorange="reversed")

@@ -65,6 +65,7 @@ class Fitter:
         self._works: collections.OrderedDict[Key, Work] = collections.OrderedDict()
         self._queue: collections.deque[tuple[Key, str, Setup | None, str]] = collections.deque()
         self._fitted: dict[tuple[str, str], list[Surrogate]] = {}
+        self._names: dict[str, str | None] = {}
         self._mutex = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -73,8 +74,11 @@ class Fitter:
     def surrogate(self, model: str, setup: Setup) -> Surrogate | None:
         """What answers a setup at once: shipped with the program, or fitted since the server began."""
         asked = alike(setup)
-        row = known(model)
-        found = find(row.name, asked) if row is not None else None
+        if model not in self._names:  # (asked for every row of a table; whether a folder has that name costs a look)
+            row = known(model)
+            self._names[model] = row.name if row is not None else None
+        name = self._names[model]
+        found = find(name, asked) if name is not None else None
         if found is not None:
             return found
         with self._mutex:
