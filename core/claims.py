@@ -279,26 +279,42 @@ def _cut() -> Computed:
     return HOLDS_IF, told, figures
 
 
-def _one_card() -> Computed:
-    from core.catalog.proposals import fits
+# Bytes a parameter that a step takes at the very least, so that models which cannot fit are not asked for.
+LEAST = {"full": 12.0, "lora": 2.0, "qlora": 0.5}
 
+
+def _largest(method: str, usable: int) -> tuple[str, int, int] | None:
+    """Name, parameters and likely bytes of the largest model whose likely total fits."""
+    for row in sorted((r for r in models() if r.is_decoder), key=lambda r: -r.parameters):
+        if row.parameters * LEAST[method] > usable:
+            continue
+        try:
+            needed = _process(row.name, method)
+        except NotFound:
+            continue
+        if needed <= usable:
+            return row.name, row.parameters, needed
+    return None
+
+
+def _one_card() -> Computed:
     figures = []
     best: dict[str, str] = {}
     for card_name in ("RTX 3090", "RTX 4090"):
         card = gpu(card_name)
-        for method in ("full", "lora", "qlora"):
-            found = fits(card.usable_bytes, method, 1, LENGTH, card=card, checkpointing=True)
-            if not found:
+        for method in LEAST:
+            found = _largest(method, card.usable_bytes)
+            if found is None:
                 continue
-            best[method] = found[0].name
+            name, parameters, needed = found
+            best[method] = name
+            formula = f"it takes about {bytes_text(needed)} of {bytes_text(card.usable_bytes)}"
+            text = f"{name} ({count_text(parameters)})"
             figures.append(
-                _number(f"largest model with {method} on an {card_name}", found[0].parameters, found[0].why,
-                        "parameters", f"{found[0].name} ({count_text(found[0].parameters)})")
-            )  # fmt: skip
-    told = (
-        "It depends on the method: " + ", ".join(f"up to {name} with {method}" for method, name in best.items()) + "."
-    )
-    return HOLDS_IF, told, figures
+                _number(f"largest model with {method} on an {card_name}", parameters, formula, "parameters", text)
+            )
+    limits = ", ".join(f"up to {name} with {method}" for method, name in best.items())
+    return HOLDS_IF, f"It depends on the method: {limits}.", figures
 
 
 def _checkpoints() -> Computed:

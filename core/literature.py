@@ -2,7 +2,7 @@
 
 Caveats that a page must show beside it: one seed, one task and one model (Llama-3.2-3B, tested on GSM8K), and each
 method with the settings that its contributor chose, so ranks and target modules differ. Memory is what torch had
-reserved at most, less what it held before, evaluation included, on one L40S with batches of 4.
+reserved at most, less what it held before the model was loaded, evaluation included, on one L40S with batches of 4.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SOURCE = "https://github.com/huggingface/peft/tree/5d602fdb/method_comparison/Me
 CAVEATS = (
     "One seed, one task, one model: Llama-3.2-3B, trained on MetaMathQA, tested on GSM8K.",
     "Ranks, target modules and learning rates are each contributor's choice; no sweep stands behind them.",
-    "Memory is what torch reserved at most beyond the loaded model, evaluation included (L40S, batches of 4).",
+    "Memory is what torch reserved at most, the model and evaluation included (L40S, batches of 4).",
 )
 # What the experiments' folders call a method that has another name here; "lora" holds several, told by the experiment.
 _OURS = {"full-finetuning": "full", "ia3": "ia3", "ln_tuning": "ln_tuning", "prompt_tuning": "prompt_tuning"}

@@ -34,7 +34,7 @@ import torch
 from safetensors import SafetensorError
 
 from core.base import load_base
-from core.batches import Plan
+from core.batches import Batch, Plan
 from core.config import RunConfig, resolved
 from core.distributed import ALONE, World, joined, part_like, whole_tensor
 from core.errors import BadInput, DeltalabError, Diverged, OutOfMemory
@@ -295,11 +295,14 @@ class _Run:
             return {}
         try:
             batches = [self.objective.batch(self.plan.rows(n)) for n in self._micro(self.step)]
-            largest = max(batches, key=lambda b: b.ids.numel())
-            rows, tokens = largest.ids.shape
+            # (Of a classifier, whose batches are of another kind, nothing is predicted.)
+            shapes = [(*b.ids.shape, b.count) for b in batches if isinstance(b, Batch)]
+            if not shapes:
+                return {}
+            rows, tokens, answers = max(shapes, key=lambda s: s[0] * s[1])
             on_cuda = self.device.type == "cuda"
             device = Device(torch.cuda.get_device_capability(self.device)) if on_cuda else Device()
-            return predicted(self.config, rows, tokens, largest.count, device, self.precision)
+            return predicted(self.config, rows, tokens, answers, device, self.precision)
         except Exception as error:  # whatever it is: a prediction is a remark beside the run, and its record says so
             return {"failed": f"{type(error).__name__}: {error}"[:200]}
 

@@ -293,7 +293,8 @@ def config_from_text(text: str, name: str = "The pasted configuration") -> Any:
     kind = values["model_type"]
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise NotFound(f"transformers does not know the architecture {kind!r} of {name}.", "Choose another model.")
-    inner = values.get("text_config") if isinstance(values.get("text_config"), dict) else values
+    own = values.get("text_config")
+    inner: dict[str, Any] = own if isinstance(own, dict) else values
     known_as = CONFIG_MAPPING[kind].attribute_map
     missing = [n for n in NEEDED if n not in inner and known_as.get(n) not in inner]
     if missing:

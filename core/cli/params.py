@@ -81,8 +81,8 @@ def _params(asked: argparse.Namespace) -> int:
         return DONE
     share = f"{trainable:,} of {architecture.total:,} parameters"
     print(f"{config.method} trains {share} of {name} ({percent:.3g} %): {bytes_text(size)} to save.")
-    for row in modules:
-        print(f"  {row['name']:<50} {' × '.join(map(str, row['shape'])):>15} {row['trainable']:>12,}")
+    for one in modules:
+        print(f"  {one['name']:<50} {' × '.join(map(str, one['shape'])):>15} {one['trainable']:>12,}")
     if head:
         print(
             f"{head:,} of them are the classification head, for {labels} labels; a file with more or fewer "

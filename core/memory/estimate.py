@@ -28,7 +28,7 @@ import numpy as np
 from core.errors import DeltalabError
 from core.memory.ledger import Ledger, Term
 from core.memory.setup import Setup
-from core.memory.sharded import Sharding, parts_of, shared
+from core.memory.sharded import COPIES, Sharding, parts_of, shared
 
 if TYPE_CHECKING:
     from core.architecture import Architecture
@@ -107,6 +107,11 @@ class Group:
     item: int
     size: Mapping[str, float]
     growth: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def copies_weight(self) -> bool:
+        """Whether they are 16-bit copies of weights, which autocast makes: of one size, whatever the step's sizes."""
+        return (self.category, self.op, self.item) == ("temporaries", "aten::_to_copy", 2) and set(self.size) == {"1"}
 
     def formula(self, sizes: Sizes, periods: int = 0) -> str:
         """'batch 4 × length 2,048 × 4,096 × 2 bytes', at so many periods of layers above the first."""
@@ -204,7 +209,12 @@ class Surrogate:
 
     def _shares(self, shares: Shares) -> np.ndarray | float:
         """(groups,) what share of each kind of tensors is counted."""
-        return np.array([shares.get(g.category, 1.0) for g in self.groups]) if shares else 1.0
+        if not shares:
+            return 1.0
+        copies = shares.get(COPIES)
+        return np.array(
+            [copies if copies is not None and g.copies_weight else shares.get(g.category, 1.0) for g in self.groups]
+        )
 
     def levels(self, sizes: Sizes, shares: Shares = NOTHING) -> np.ndarray:
         """(moments,) bytes alive at each of the moments that can be the peak.
@@ -239,7 +249,9 @@ class Surrogate:
         for group, _, size in self.parts(sizes):
             whole[group.category] += size
             trained += size // group.item if group.category == "trained weights" else 0
-        parts = parts_of(table, whole, trained, gradient_bytes)
+        # (All of a base that trains whole is used in 16 bits under autocast.)
+        halved = json.loads(self.key)[0]["precision"] == "bfloat16" and trained >= table.total
+        parts = parts_of(table, whole, trained, gradient_bytes, halved=halved)
         return shared(
             self.ledger(sizes, sharding.factors()), sharding.extra(parts, sizes.batch, sizes.length, table.width)
         )

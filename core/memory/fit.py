@@ -497,22 +497,21 @@ def described(name: str) -> Any:
 
 
 def embedded() -> list[Setup]:
-    """What runs of the embedded base are predicted for: every method, on a CPU and on a card."""
+    """What runs of the embedded base are predicted for: every method on a CPU, and the main ones recomputed, too."""
     from core.config import EMBEDDED
     from core.errors import Incompatible
 
-    table = table_of(EMBEDDED)
+    table, device = table_of(EMBEDDED), Device()
     found = []
-    for device in map(Device.of, ("cpu", CARD)):
-        for method in METHODS:
-            settings = METHODS[method].Config()
-            try:
-                METHODS[method].count(table, settings)
-            except Incompatible:
-                continue
-            plain = Setup(method, settings, 4, 64, device=device, precision=device.precision)
-            found += [plain, replace(plain, checkpointing=True)][: 1 + METHODS[method].CHECKPOINTS]
-    return found
+    for method in METHODS:
+        settings = METHODS[method].Config()
+        try:
+            METHODS[method].count(table, settings)
+        except Incompatible:
+            continue
+        plain = Setup(method, settings, 4, 64, device=device, precision=device.precision)
+        found += [plain, replace(plain, checkpointing=True)] if method in MAIN_METHODS else [plain]
+    return sorted(found, key=lambda s: (s.checkpointing, s.method not in MAIN_METHODS))
 
 
 def wanted(name: str) -> list[Setup]:
@@ -524,11 +523,9 @@ def wanted(name: str) -> list[Setup]:
     if name == EMBEDDED:
         return embedded()
     if name in ONE_SETUP:
-        method, device = ONE_SETUP[name]
-        kind = Device.of(device)
-        return [
-            Setup(method, METHODS[method].Config(), 4, 128, device=kind, precision=kind.precision, checkpointing=True)
-        ]
+        only, place = ONE_SETUP[name]
+        kind = Device.of(place)
+        return [Setup(only, METHODS[only].Config(), 4, 128, device=kind, precision=kind.precision, checkpointing=True)]
 
     found = []
     small = model(name).parameters <= SMALL
@@ -561,6 +558,8 @@ def _answers(record: Mapping[str, Any], setup: Setup) -> bool:
 
 def ship(names: Sequence[str], seconds: float, main_only: bool) -> None:
     """Make the shipped surrogates of these models anew, and say how each went; what is current already is left."""
+    from core.config import EMBEDDED
+
     FOLDER.mkdir(exist_ok=True)
     end = time.monotonic() + seconds
     rounds = [[(n, s) for n in names for s in wanted(n) if s.method in MAIN_METHODS and str(s.device) == CARD]]
@@ -579,7 +578,7 @@ def ship(names: Sequence[str], seconds: float, main_only: bool) -> None:
         what += f", {setup.length} tokens"
         try:
             made = [fit(described(name), setup, name)]
-            if made[0].regime.batch[0] > 1:
+            if made[0].regime.batch[0] > 1 and name != EMBEDDED:  # (its runs have batches)
                 made.append(fit(described(name), replace(setup, batch=1), name))
         except DeltalabError as why:
             print(f"{what}: none. {why.sentence}", flush=True)

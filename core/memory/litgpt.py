@@ -58,7 +58,10 @@ def shape_of(config: Any) -> Shape:
         BadInput: a family that is not written down here.
     """
     kind = config.model_type
-    get = lambda *names: next((v for n in names if (v := getattr(config, n, None)) is not None), None)  # noqa: E731
+
+    def get(name: str) -> Any:
+        return getattr(config, name, None)
+
     width, heads = get("hidden_size"), get("num_attention_heads")
     plain = {
         "width": width, "layers": get("num_hidden_layers"), "heads": heads, "vocabulary": config.vocab_size,
@@ -81,8 +84,12 @@ def shape_of(config: Any) -> Shape:
             **plain, norm="layer", mlp="neox", bias=True, head_bias=True, parallel=True, shared_norm=True, rotary=0.5
         )
     if kind == "falcon":
-        more = plain | {"groups": 1 if config.multi_query else heads, "inner": 4 * width}
-        return Shape(**more, norm="layer", mlp="neox", bias=False, parallel=True, shared_norm=True)
+        newer = bool(
+            config.new_decoder_architecture
+        )  # (of 40B on: groups of heads, and a norm of its own for each part)
+        groups = config.num_kv_heads if newer else 1 if config.multi_query else heads
+        more = plain | {"groups": groups, "inner": 4 * width}
+        return Shape(**more, norm="layer", mlp="neox", bias=False, parallel=True, shared_norm=not newer)
     raise BadInput(f"How LitGPT builds models of the family {kind!r} is not known here.", "Choose another --as.")
 
 
@@ -301,7 +308,7 @@ class LitGpt(nn.Module):
         self.h = nn.ModuleList(_Block(s, recipe) for _ in range(s.layers))
         self.ln_f = _norm(s)
         self.lm_head = _Linear(s.width, s.vocabulary, s.head_bias, recipe, "head")
-        self.register_buffer("cos", torch.empty(1, int(s.head * s.rotary), dtype=torch.bfloat16), persistent=False)
+        self.turned = int(s.head * s.rotary)
         if recipe.rank:
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_("lora_" in name)
@@ -313,7 +320,7 @@ class LitGpt(nn.Module):
     def hidden(self, ids: torch.Tensor) -> torch.Tensor:
         """(B, T) token ids -> (B, T, width)."""
         x = self.wte(ids)
-        turned = torch.empty(ids.shape[1], self.cos.shape[-1], dtype=x.dtype, device=x.device)
+        turned = torch.empty(ids.shape[1], self.turned, dtype=x.dtype, device=x.device)
         for block in self.h:
             x = block(x, turned, turned)
         out: torch.Tensor = self.ln_f(x)

@@ -13,7 +13,7 @@ import ast
 import csv
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
@@ -223,11 +223,11 @@ def _peft_bench(row: Row, model: str) -> Case:
 
 def _known(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Those settings that the method has."""
-    fields = METHODS[method].Config.__dataclass_fields__
-    return {name: value for name, value in settings.items() if name in fields}
+    known = {f.name for f in fields(METHODS[method].Config)}
+    return {name: value for name, value in settings.items() if name in known}
 
 
-_STEPS = (
+_STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("+packed 4096", {}),
     ("+torch.compile", {"compile": True}),
     ("+chunked CE", {"loss": "chunked"}),
@@ -260,7 +260,7 @@ def _torchtune_flags(row: Row, model: str) -> Case:
             if name == row.detail:
                 break
         stack, more = _torchtune(switches)
-        assumed = ()
+        assumed: tuple[str, ...] = ()
         if "optimizer" in more:
             assumed = ("The 8-bit states are not paged: paged ones would not be among the active memory at all.",)
         return Case(row, model, _setup(row, "full", {}, stack, 2, 4096, **more), "allocated", assumed)

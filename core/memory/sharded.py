@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from core.architecture import Architecture
 
 WEIGHTS = ("frozen weights", "quantization constants", "trained weights")
+# 16-bit copies that autocast makes of 32-bit weights: temporaries of a trace. Where weights are gathered for their use,
+# they are gathered in 16 bits (FSDP2's MixedPrecisionPolicy), so that the gathered ones take their place.
+COPIES = "weight copies"
 CUT_BY_TENSOR = ("activations", "recomputed activations", "logits and loss", "temporaries")
 OFFLOADS = ("none", "optimizer", "all")
 GATHERED = 2  # blocks whose weights are whole at a time: the one at work, and the next, fetched ahead
@@ -99,6 +102,8 @@ class Sharding:
             found["gradients"] /= n
         if self.zero >= 3:
             found |= {name: found[name] / n for name in WEIGHTS}
+        if (self.zero >= 3 and n > 1) or self.offload == "all":
+            found[COPIES] = 0.0
         if self.offload in ("optimizer", "all"):
             found["optimizer state"] = 0.0
             found["gradients"] = 0.0
@@ -148,7 +153,9 @@ class Parts:
     outside_gradients: int
 
 
-def parts_of(table: Architecture, terms: Mapping[str, int], trained: int, gradient_bytes: int = 4) -> Parts:
+def parts_of(
+    table: Architecture, terms: Mapping[str, int], trained: int, gradient_bytes: int = 4, *, halved: bool = False
+) -> Parts:
     """The model's parts, from its table of modules and the bytes of a step's terms.
 
     Weights take what they take on average: in four bits inside the blocks, 16 outside, so both are told apart by the
@@ -156,7 +163,8 @@ def parts_of(table: Architecture, terms: Mapping[str, int], trained: int, gradie
 
     Args:
         trained: number of parameters that train; spread over the blocks as the weights are, or, if they are not all,
-            over the blocks alone. gradient_bytes: of one number's gradient.
+            over the blocks alone. gradient_bytes: of one number's gradient. halved: weights are stored in 32 bits and
+            used in 16, and so are gradients.
     """
     from core.catalog.tables import BLOCK
 
@@ -170,8 +178,8 @@ def parts_of(table: Architecture, terms: Mapping[str, int], trained: int, gradie
         else:
             outside += module.parameters
     inside = sum(blocks.values())
-    all_bytes = sum(terms.get(name, 0) for name in WEIGHTS)
-    gradients = trained * gradient_bytes
+    all_bytes = sum(terms.get(name, 0) for name in WEIGHTS) // (2 if halved else 1)
+    gradients = trained * gradient_bytes // (2 if halved else 1)
     quantized = terms.get("quantization constants", 0) > 0
     # What is not quantized stands in two bytes, as it is loaded beside a base in four bits.
     outside_bytes = min(2 * outside, all_bytes) if quantized else round(all_bytes * outside / max(1, table.total))

@@ -34,7 +34,7 @@ from core.memory.ledger import Ledger, Term
 from core.memory.meta import autocast, standing_in
 from core.memory.recorder import Record, Recorder
 from core.memory.setup import Setup
-from core.memory.sharded import WEIGHTS, Sharding, parts_of, shared
+from core.memory.sharded import COPIES, WEIGHTS, Sharding, parts_of, shared
 from core.memory.variants import InBackward, as_told, loss_of, offloading
 from core.methods import METHODS, loading
 from core.optimizers import make_optimizer
@@ -118,7 +118,19 @@ class Trace:
         """The ledger of one GPU among several, each with a pass like this one: at the moment at which its share is at
         its most."""
         shares = sharding.factors()
-        share = [shares.get(self.category(r), 1.0) * self.size(r) for r in self.records]
+        sizes = {r.bytes // r.item for r in self.records if self.category(r) == "trained weights"}
+
+        def share_of(record: Record) -> float:
+            name = self.category(record)
+            copies = (name, record.op, record.item) == ("temporaries", "aten::_to_copy", 2)
+            if copies and record.bytes // 2 in sizes and COPIES in shares:
+                return shares[COPIES]
+            return shares.get(name, 1.0)
+
+        share = [share_of(r) * self.size(r) for r in self.records]
+        halved = self.trained >= table.total and any(
+            (r.op, r.item) == ("aten::_to_copy", 2) and r.bytes // 2 in sizes for r in self.records
+        )
         level = most = 0.0
         at = self.resident
         for event, (number, sign) in enumerate(self.events):
@@ -132,16 +144,17 @@ class Trace:
             if name in WEIGHTS:
                 whole[name] = whole.get(name, 0) + self.size(record)
             gradient = record.item if name == "gradients" else gradient
+        by_term: dict[str, float] = {}
+        for record, own_bytes in zip(self.records, share, strict=True):
+            if record.born <= at and (record.died is None or record.died > at):
+                by_term[self.category(record)] = by_term.get(self.category(record), 0.0) + own_bytes
         terms = tuple(
-            replace(
-                t,
-                bytes=round(t.bytes * shares.get(t.name, 1.0)),
-                formula=t.formula + share_text(shares.get(t.name, 1.0)),
-            )
+            replace(t, bytes=round(by_term[t.name]), formula=t.formula + share_text(shares.get(t.name, 1.0)))
             for t in self.ledger(at).terms
         )
         own = Ledger(tuple(t for t in terms if t.bytes), self.section(at), sum(t.bytes for t in terms), 0, 0)
-        return shared(own, sharding.extra(parts_of(table, whole, self.trained, gradient), batch, length, table.width))
+        parts = parts_of(table, whole, self.trained, gradient, halved=halved)
+        return shared(own, sharding.extra(parts, batch, length, table.width))
 
     def ledger(self, event: int | None = None) -> Ledger:
         """The terms at an event; by default at the peak."""

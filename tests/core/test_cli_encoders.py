@@ -86,11 +86,11 @@ def test_people_see_accuracy_macro_f1_and_what_the_head_is(capsys, base, data) -
 def test_params_count_the_head_and_say_so(capsys, base) -> None:
     code, out, _ = ask(capsys, "params", "--model", base, "--method", "bitfit", "--json")
     got = json.loads(out)
-    assert got["head"] == 2 * 32 + 2
+    assert got["head"] == 2 * 32 + 2 + 32 * 32 + 32, "and the pooler, which this checkpoint lacks"
     assert got["trainable"] == sum(row["trainable"] for row in got["modules"])
     code, out, _ = ask(capsys, "params", "--model", base, "--method", "bitfit")
     assert code == 0
-    assert "66 of them are the classification head, for 2 labels" in out
+    assert "1,122 of them are the classification head, for 2 labels" in out
 
 
 @pytest.mark.parametrize(
@@ -143,3 +143,24 @@ def test_the_chat_keeps_runs_with_other_labels_apart(capsys, base, data, tmp_pat
         for side in ("before", "after"):
             text = "".join(r["piece"] for r in said if r["side"] == side and "piece" in r)
             assert text == wanted[name, side]
+
+
+@pytest.mark.parametrize("method", ["lora", "bitfit"])
+def test_a_pooler_that_a_run_draws_is_counted_as_the_run_trains_it(capsys, base, tmp_path, method: str) -> None:
+    """A masked language model's checkpoint has no pooler: a run draws one and trains it whole, as part of the head."""
+    from core.base import load_base
+    from core.methods import METHODS, attach
+
+    whole = str(write_encoder("bert", tmp_path, names=("no", "yes")))
+    heads = []
+    for folder in (base, whole):
+        loaded = load_base(folder, labels=("no", "yes"))
+        attached = attach(loaded.model, method, METHODS[method].Config())
+        named = dict(loaded.model.named_parameters())
+        trained = sum(named[name].numel() for name in attached.trainable_names())
+        code, out, _ = ask(capsys, "params", "--model", folder, "--method", method, "--json")
+        told = json.loads(out)
+        assert code == 0
+        assert told["trainable"] == trained, folder
+        heads.append(told["head"])
+    assert heads == [2 * 32 + 2 + 32 * 32 + 32, 2 * 32 + 2]

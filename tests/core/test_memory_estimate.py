@@ -193,7 +193,7 @@ SHIPPED = [(row.name, s) for row in models() for s in shipped(row.name)]
 
 
 def test_the_popular_models_come_with_the_main_methods() -> None:
-    names = {name for name, _ in SHIPPED}
+    names = {name for name, _ in SHIPPED} - set(fitting.ONE_SETUP)
     assert len(names) >= 25
     for name in names:
         for method in ("lora", "qlora", "full", "bitfit"):
@@ -243,6 +243,13 @@ def test_shipped_ones_are_of_this_code(surrogate: Surrogate) -> None:
                              "answers": None})  # fmt: skip
     sizes = Sizes(surrogate.regime.batch[0], length, 20, 3 if surrogate.regime.rank[1] is None else 0, surrogate.first)
     assert agrees(surrogate, config_of(model("SmolLM2-135M")), setup, sizes)
+
+
+def test_runs_of_the_embedded_base_are_predicted() -> None:
+    """Every method at its defaults, on a CPU."""
+    for method in METHODS:
+        assert find("embedded", setup_of(method, Device(), batch=16, length=90)) is not None, method
+    assert find("embedded", setup_of("lora", Device(), batch=16, length=90, checkpointing=True)) is not None
 
 
 def test_later_cards_take_what_ampere_takes() -> None:

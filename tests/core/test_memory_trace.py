@@ -14,6 +14,7 @@ from core.config import RunConfig, with_settings
 from core.errors import BadInput, Incompatible
 from core.memory.ledger import Ledger
 from core.memory.meta import autocast, cuda_kernel, standing_in
+from core.memory.predicted import predicted
 from core.memory.recorder import Recorder
 from core.memory.setup import Device, Setup
 from core.memory.trace import CATEGORIES, Trace, part_of, trace
@@ -116,6 +117,9 @@ def test_a_run_of_the_product_takes_what_is_traced(tmp_path: Path, monkeypatch: 
     ledger = trace(load_config("embedded"), Setup.of(config, rows, tokens, Device(), answers)).ledger()
     # Making the batch takes a few kilobytes more than the two tensors that it is.
     assert ledger.allocated_bytes == pytest.approx(ledgers[0].allocated_bytes, rel=TOLERANCE)
+    told = predicted(config, rows, tokens, answers, Device(), "float32")
+    assert told["allocated_bytes"] == ledger.allocated_bytes, "and what the run's own record says of it"
+    assert told["peak_at"] == ledger.peak_at
 
 
 # --- what a card takes: nothing here is measured, but these are consequences of what was ------------------------------

@@ -1,0 +1,70 @@
+"""Claims: every one computed, and each figure by hand where a hand is enough."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.catalog import architecture_of
+from core.claims import HOLDS, HOLDS_IF, OFF, TOPICS, claim, claims, decimal_text, references, share_text
+from core.errors import NotFound
+
+NUMBERS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14, 15, 16, 17, 24, 25]
+
+
+def value(number: int, name: str) -> float:
+    return next(f.value for f in claim(number).figures if f.name == name)
+
+
+def test_all_claims_of_the_calculators_are_here() -> None:
+    assert [c.number for c in claims()] == NUMBERS
+    for c in claims():
+        assert c.verdict in (HOLDS, HOLDS_IF, OFF)
+        assert c.topic in TOPICS
+        assert c.text.endswith(".")
+        assert c.told.endswith(".")
+        assert c.assumptions
+        assert c.figures
+        for figure in c.figures:
+            assert figure.text
+            assert figure.formula
+            assert figure.value >= 0
+        assert c.references or c.number == 25
+        assert all(r.address.startswith("https://") and r.where for r in c.references)
+    assert set(references()) >= {r.key for c in claims() for r in c.references}
+    with pytest.raises(NotFound, match="no claim number 99"):
+        claim(99)
+
+
+def test_figures_by_hand() -> None:
+    total = architecture_of("Llama-3.1-70B").total
+    assert value(1, "mixed precision with a master copy") == 16
+    assert value(1, "and gradients summed in 32 bits") == 20
+    assert value(2, "at 16 bytes a parameter") == 16 * total
+    assert value(2, "bytes a parameter that give the claim") == pytest.approx(17.0, abs=0.02)
+    assert value(3, "at 12 bytes a parameter") == pytest.approx(0.847e12, rel=1e-3)
+    assert value(4, "32-bit states a parameter") == pytest.approx(2, abs=0.001)
+    assert value(8, "saved") == pytest.approx(0.8993, abs=1e-3)
+    assert value(9, "trained") == 18_874_368
+    assert value(12, "rank 8, q_proj,v_proj") == 4 * 3_407_872
+    assert value(14, "BERT-base-uncased") == pytest.approx(0.00094, abs=1e-5)
+    assert value(14, "Llama-3.1-8B") == 0
+    assert value(16, "the weights") == 2 * 65_285_660_672
+    assert value(17, "saved") == pytest.approx(0.373, abs=1e-3)
+    assert value(17, "at 65B") == pytest.approx(3.04e9, rel=1e-2)
+
+
+def test_verdicts_follow_the_figures() -> None:
+    assert {n: claim(n).verdict for n in (1, 4, 8, 9, 14, 15, 16, 17)} == dict.fromkeys(
+        (1, 4, 8, 9, 14, 15, 16, 17), HOLDS
+    )
+    for number in (2, 3, 5, 6, 7, 12, 24, 25):
+        assert claim(number).verdict == HOLDS_IF, number
+    assert value(15, "whole process, likely") < value(15, "usable on an RTX A6000") < 48 * 2**30
+    assert 0.5 < value(6, "lora on Llama-3.1-8B") < value(6, "qlora on Llama-3.1-8B") < 1
+    assert value(24, "8 GPUs, ZeRO-3") < value(24, "8 GPUs, ZeRO-1") < value(24, "1 GPU")
+    assert value(25, "H100 SXM") / value(25, "RTX 4090") == pytest.approx(18.8, abs=0.1)
+
+
+def test_sizes_as_they_are_sold() -> None:
+    assert [decimal_text(n) for n in (12, 1.4e3, 1.41e11, 1.13e12)] == ["12 B", "1.4 kB", "141 GB", "1.13 TB"]
+    assert share_text(0.00094) == "0.094 %"

@@ -1,0 +1,180 @@
+"""Published figures: carried over as they were printed, expressed as steps, and not far from what is predicted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from core.catalog import FOLDER, configuration
+from core.errors import BadInput, NotFound
+from core.memory.card import totals
+from core.memory.predicted import ONE_TERM, predicted, residuals
+from core.memory.published import SOURCES, Case, Refused, case_of, resident_rows, rows
+from core.memory.setup import Device
+from core.memory.trace import trace
+from core.memory.validation import CAUSED, UNKNOWN, band, band_of, quantile, record, summarised
+from core.units import GIB
+
+COVERED = [c for c in map(case_of, rows()) if isinstance(c, Case)]
+
+
+def test_every_row_is_a_question_or_has_a_reason() -> None:
+    assert len(rows()) == 145
+    assert len({row.id for row in rows()}) == 145
+    assert {row.source for row in rows()} == set(SOURCES)
+    for row in rows():
+        assert row.unit in ("GB", "GiB")
+        found = case_of(row)
+        if isinstance(found, Refused):
+            assert found.reason.endswith(".")
+    assert len(COVERED) >= 75
+    first = next(row for row in rows() if row.id == "litgpt-tables-11")
+    assert first.measured_bytes == 21_300_000_000, "GB, not GiB"
+    assert next(row for row in rows() if row.id == "torchtune-flags-02").measured_bytes == 60 * GIB
+
+
+def test_a_row_says_what_it_says() -> None:
+    """The steps of torchtune's list add up; a LoRA row has its rank, targets and passes."""
+    by_id = {c.row.id: c for c in COVERED}
+    last = by_id["torchtune-flags-08"].setup
+    assert last.stack.compile
+    assert last.stack.in_backward
+    assert last.stack.offload_activations
+    assert last.checkpointing
+    assert (last.stack.loss, last.optimizer, last.length) == ("chunked", "adamw_8bit", 4096)
+    assert not by_id["torchtune-flags-02"].setup.stack.compile
+    lit = by_id["litgpt-configs-10"].setup
+    assert (lit.method, lit.settings.rank, lit.batch, lit.length, lit.accumulation) == ("qlora", 32, 2, 512, 2)
+    assert by_id["peft-bench-16"].setup.method == "dora"
+    assert by_id["peft-bench-16"].metric == "reserved"
+
+
+@pytest.mark.parametrize("name", ["litgpt-tables-06", "litgpt-tables-08", "torchtune-flags-03"])
+def test_a_prediction_comes_out_as_the_record_says(name: str) -> None:
+    case = next(c for c in COVERED if c.row.id == name)
+    kept = next(r for r in record()["rows"] if r["id"] == name)
+    peak = trace(configuration(case.model), case.setup).peak_bytes
+    assert peak == pytest.approx(kept["predicted_bytes"], rel=1e-3), "run make bench-memory"
+    assert abs(peak / case.row.measured_bytes - 1) < 0.02
+
+
+def test_the_record_is_of_these_rows_and_holds_what_is_promised() -> None:
+    kept = record()
+    assert [r["id"] for r in kept["rows"]] == [c.row.id for c in COVERED]
+    assert kept["summary"]["rows"] == 145 == len(kept["rows"]) + len(kept["uncovered"])
+    for row in kept["rows"]:
+        assert row["error"] == pytest.approx(row["predicted_bytes"] / row["measured_bytes"] - 1)
+        assert sum(t["bytes"] for t in row["terms"]) == row["predicted_bytes"]
+        assert abs(row["error"]) <= CAUSED or row["cause"]
+    target = next(g for g in kept["summary"]["groups"] if g["by"] == "target")
+    assert target["rows"] >= 60
+    assert target["mean_abs"] <= 0.05
+    assert all(abs(step["error"]) <= 0.1 for step in kept["waterfall"])
+    assert len(kept["waterfall"]) == 8
+    assert kept["resident"]["within"] / kept["resident"]["rows"] >= 0.9
+    assert kept["summary"]["groups"] == summarised(kept["rows"])
+
+
+def test_what_is_left_after_a_step_is_counted() -> None:
+    """PEFT's LoRA of rank 32: two bytes of the base, sixteen of 9,175,040 numbers."""
+    one = next(r for r in resident_rows() if r.name == "lora--llama-3.2-3B-rank32")
+    assert (one.how, one.trained) == ("counted", 9_175_040)
+    assert one.whole_bytes(3_212_749_824) == 2 * 3_212_749_824 + 16 * 9_175_040
+    assert 0.30 * GIB < one.measured_bytes - one.whole_bytes(3_212_749_824) < 0.36 * GIB
+
+
+def test_the_band_by_hand() -> None:
+    def row(ratio: float, **more: Any) -> dict[str, Any]:
+        return {"measured_bytes": 100 * ratio, "predicted_bytes": 100, "role": "held out", "metric": "allocated",
+                "gpus": 1, **more}  # fmt: skip
+
+    found = band_of([row(1 + n / 100) for n in range(-10, 11)] + [row(9, role="fitted"), row(9, metric="reserved")])
+    assert found.rows == 21
+    assert (found.low, found.likely, found.high) == pytest.approx((0.91, 1.0, 1.09))
+    assert band_of([]) is UNKNOWN
+    assert quantile([1.0, 2.0], 0.5) == 1.5
+    assert band().rows >= 60
+    assert band().low <= 1 <= band().high
+    card = totals(10 * GIB, Device((8, 9)))
+    assert card.reserved[0] == round(10 * GIB * 1.016 * band().low)
+    assert card.reserved[2] == round(10 * GIB * 1.146 * band().high)
+
+
+# --- a run's own ------------------------------------------------------------------------------------------------------
+
+
+def test_residuals_term_by_term() -> None:
+    def ledger(**terms: int) -> dict[str, Any]:
+        rows = [{"name": n.replace("_", " "), "bytes": b, "formula": "", "source": ""} for n, b in terms.items()]
+        return {"terms": rows, "allocated_bytes": sum(terms.values())}
+
+    told = ledger(frozen_weights=100, gradients=10, activations=30, logits_and_loss=20, batch=1)
+    real = ledger(frozen_weights=100, gradients=12, activations_and_temporaries=60)
+    assert residuals(told, real) == [
+        {"name": "frozen weights", "predicted": 100, "measured": 100, "difference": 0},
+        {"name": "gradients", "predicted": 10, "measured": 12, "difference": 2},
+        {"name": ONE_TERM, "predicted": 51, "measured": 60, "difference": 9},
+        {"name": "allocated", "predicted": 161, "measured": 172, "difference": 11},
+    ]
+    assert residuals({}, real) == []
+    assert residuals({"failed": "ValueError: no"}, real) == []
+
+
+def test_what_is_not_known_is_not_predicted() -> None:
+    from core.config import RunConfig
+
+    assert predicted(RunConfig(base="nobody/nothing"), 4, 64, 10, Device(), "float32") == {}
+
+
+# --- a model that nobody has seen -------------------------------------------------------------------------------------
+
+LLAMA = {
+    "model_type": "llama", "vocab_size": 1000, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+}  # fmt: skip
+
+
+def test_a_pasted_configuration_is_a_model() -> None:
+    from core.architecture import architecture_of_config
+
+    found = configuration(json.dumps(LLAMA))
+    assert architecture_of_config(found).total == 2 * 1000 * 64 + 2 * (64 * 64 * 3 + 64 * 128 * 3 + 128) + 64
+    assert configuration(json.dumps({"model_type": "gpt2", "vocab_size": 90, "n_embd": 8, "n_layer": 1, "n_head": 1}))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (json.dumps(LLAMA)[:-20], "cut off"),
+        ('{"model_type": "llama" "hidden_size": 4}', "is not JSON: line 1"),
+        (json.dumps({k: v for k, v in LLAMA.items() if k != "hidden_size"}), "does not say hidden_size"),
+        (json.dumps({**LLAMA, "model_type": None}), "does not know the architecture None"),
+        (json.dumps({"hidden_size": 8}), "names no model_type"),
+        (json.dumps({**LLAMA, "model_type": "lama"}), "does not know the architecture 'lama'"),
+        (json.dumps({**LLAMA, "num_attention_heads": 7}), "does not describe a llama model"),
+        ("{}", "says nothing"),
+        ("{" + " " * 300_000, "longer than any"),
+        (json.dumps({**LLAMA, "quantization_config": {"quant_method": "gptq"}}), "quantized already"),
+    ],
+)
+def test_what_is_wrong_with_a_configuration_is_said(text: str, sentence: str) -> None:
+    from core.errors import BaseUnavailable
+
+    with pytest.raises((BadInput, BaseUnavailable, NotFound), match=sentence):
+        configuration(text)
+
+
+def test_reading_the_record_needs_no_torch() -> None:
+    program = (
+        "import sys; from core.memory.validation import band, record; from core.memory.published import rows, case_of\n"
+        "from core.claims import claims\n"
+        "assert band().rows and record() and [case_of(r) for r in rows()] and claims()\n"
+        "heavy = [m for m in ('torch', 'transformers', 'bitsandbytes') if m in sys.modules]; assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (FOLDER / "validation.json").stat().st_size < 600_000
