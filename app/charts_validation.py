@@ -63,7 +63,7 @@ def errors(rows: Rows) -> Chart:
     for r in rows:
         names.setdefault(str(r["source_title"]), []).append(r)
     order = sorted(names, key=lambda n: -len(names[n]))
-    fig = figure("predicted over published, less one, %", "", height=80 + 30 * len(order), series=1)
+    fig = figure("error of the prediction, %", "", height=80 + 30 * len(order), series=1)
     fig.add_vrect(x0=-5, x1=5, fillcolor="rgba(128,128,128,0.18)", line_width=0)
     for role, colour, marker in (("held out", series_style(0).colour, "circle"),
                                  ("fitted", series_style(1).colour, "circle-open")):  # fmt: skip
@@ -115,12 +115,19 @@ def rows_table(rows: Rows) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def groups_table(groups: Sequence[Mapping[str, Any]], by: str) -> pd.DataFrame:
-    """How far off, by one thing."""
+def groups_table(
+    groups: Sequence[Mapping[str, Any]], by: str, sources: Mapping[str, Mapping[str, Any]]
+) -> pd.DataFrame:
+    """How far off, by one thing.
+
+    Args:
+        sources: id -> title and more.
+    """
     return pd.DataFrame(
         [
             {
-                by.capitalize(): g["name"], "Rows": g["rows"], "Mean error": percent(g["mean_abs"]),
+                by.capitalize(): sources.get(g["name"], {}).get("title", g["name"]), "Rows": g["rows"],
+                "Mean error": percent(g["mean_abs"]),
                 "Bias": f"{100 * g['bias']:+.1f}{SPACE}%", "Worst": percent(abs(g["worst"])),
                 f"Within 5{SPACE}%": percent(g["within_5"], 0), f"Within 10{SPACE}%": percent(g["within_10"], 0),
             }
@@ -137,14 +144,14 @@ def waterfall(rows: Rows) -> Chart:
     names = [str(r["step"]) for r in rows]
     fig = figure("GiB", "", height=70 + 34 * len(rows), series=1)
     looks = (
-        ("published", "measured_bytes", BASE_STYLE.colour, "circle-open"),
-        ("predicted", "predicted_bytes", series_style(0).colour, "circle"),
+        ("predicted", "predicted_bytes", series_style(0).colour, "circle", 10),
+        ("published", "measured_bytes", BASE_STYLE.colour, "circle-open", 17),  # a ring, seen where both are equal
     )
-    for name, key, colour, marker in looks:
+    for name, key, colour, marker, width in looks:
         fig.add_trace(
             go.Scatter(
                 x=[r[key] / GIB for r in rows], y=names, mode="markers", name=name, hovertemplate="%{x:.1f} GiB",
-                marker={"symbol": marker, "size": 12, "color": colour, "line": {"width": 2, "color": colour}},
+                marker={"symbol": marker, "size": width, "color": colour, "line": {"width": 2, "color": colour}},
             )
         )  # fmt: skip
     fig.update_layout(hovermode="closest", legend={"orientation": "h", "y": -0.25})

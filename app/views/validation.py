@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,6 +19,7 @@ from core.units import bytes_text
 
 PAGE = "validation"
 MOST_RUNS = 200
+LACKING = re.compile(r"The method (.+) is not one of Deltalab's\.")
 BY = {"source": "Source", "method": "Method", "metric": "Metric", "role": "Fitted or held out"}
 GROUP = Choice(PAGE, "by", "source", one_of(list(BY)))
 METRIC = Choice(PAGE, "metric", "all", one_of(["all", *charts_validation.METRICS]))
@@ -71,11 +73,13 @@ def _published(found: Mapping[str, Any]) -> None:
     st.segmented_control("How far off, by", list(BY), format_func=BY.__getitem__, required=True, **GROUP.widget())
     by = str(GROUP.value or "source")
     st.dataframe(
-        charts_validation.groups_table(found["summary"]["groups"], by), hide_index=True, alt=f"Errors by {by}."
+        charts_validation.groups_table(found["summary"]["groups"], by, found.get("sources", {})),
+        hide_index=True,
+        alt=f"Errors by {by}.",
     )
     causes = [r for r in rows if r.get("cause")]
     if causes:
-        st.markdown(f"**Off by more than 15{SPACE}%, and why**")
+        st.markdown("**Rows with a named cause**")
         st.markdown(
             "\n".join(
                 f"- {plain(r['model'])}, {plain(r['method'])} ({percent(r['error'])}): {plain(r['cause'])}"
@@ -132,13 +136,7 @@ def _uncovered(found: Mapping[str, Any]) -> None:
     if not rows:
         return
     st.header("Not covered", anchor="uncovered")
-    reasons: dict[str, int] = {}
-    for r in rows:
-        reasons[r["reason"]] = reasons.get(r["reason"], 0) + 1
-    st.markdown(
-        "\n".join(f"- {n} {'row' if n == 1 else 'rows'}: {plain(text)}" for text, n in
-                  sorted(reasons.items(), key=lambda p: -p[1]))
-    )  # fmt: skip
+    st.markdown("\n".join(f"- {n} {'row' if n == 1 else 'rows'}: {plain(text)}" for text, n in summed(rows)))
     table = pd.DataFrame(
         [
             {"Model": r["model"], "Method": r["method"], "Source": r["source_title"], "Metric": r["metric"],
@@ -147,6 +145,19 @@ def _uncovered(found: Mapping[str, Any]) -> None:
         ]
     )  # fmt: skip
     calculator_panels.numbers(pd.DataFrame(rows), "validation-uncovered", table, "Rows that are not covered.")
+
+
+def summed(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """(reason, rows), the most frequent first; methods that are not had make one line together."""
+    reasons: dict[str, int] = {}
+    lacking: dict[str, int] = {}
+    for r in rows:
+        found = LACKING.fullmatch(r["reason"])
+        place, name = (lacking, found[1]) if found else (reasons, r["reason"])
+        place[name] = place.get(name, 0) + 1
+    if lacking:
+        reasons[f"Deltalab does not have the method: {', '.join(lacking)}."] = sum(lacking.values())
+    return sorted(reasons.items(), key=lambda pair: -pair[1])
 
 
 # --- the visitor's own ------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from app.story import plain
 from core.catalog import GpuRow, gpu, gpus
 from core.config import RunConfig, TrainConfig
 from core.errors import DeltalabError
-from core.memory import advice, fitter, importing, rules
+from core.memory import advice, fitter, importing, rules, validation
 from core.memory.card import FITS, TIGHT, TOO_LARGE, verdict_text
 from core.memory.compare import CPU, Answer, answer, answer_of_trace, at, check, cpu_row, device_of
 from core.memory.estimate import Unstable
@@ -397,7 +397,8 @@ def _figures(model: Model, setup: Setup, found: Answer) -> None:
     st.caption(
         f"The peak is at **{found.ledger.peak_at}**. Three totals: **{size(found.found.allocated)}** allocated by live "
         f"tensors (traced), **{reserved}** reserved by the allocator, **{band(found.found)}** for the whole process "
-        "with context and libraries (both estimated)."
+        f"with context and libraries (both estimated). {plain(validation.band().text)} "
+        "The page Validation shows them all."
     )
 
 

@@ -53,8 +53,12 @@ def test_the_record_is_shown_as_it_is(visit: Any) -> None:
     mean = sum(abs(r["error"]) for r in found["rows"]) / len(found["rows"])
     assert f"{len(found['rows'])} published peaks: off by {100 * mean:.1f} % on average" in text
     assert f"{found['summary']['covered']} of {found['summary']['rows']} rows are covered" in text
+    from app.views.validation import LACKING, summed
+
+    assert sum(n for _, n in summed(found["uncovered"])) == len(found["uncovered"]) == found["summary"]["uncovered"]
     for row in found["uncovered"]:
-        assert row["reason"].replace("\u00a0", " ") in text
+        lacking = LACKING.fullmatch(row["reason"])
+        assert (lacking[1] if lacking else row["reason"]).replace("\u00a0", " ") in text
     for row in found["rows"]:
         assert not row["cause"] or row["cause"].replace("\u00a0", " ") in text
 
