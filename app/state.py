@@ -1,4 +1,4 @@
-"""What the pages share, one of each per server process: store, talker, prober; who is asking, and what this runs on."""
+"""What the pages share, one of each per server process: store, talker, prober, fitter; who is asking, and on what."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from app import identity
 
 if TYPE_CHECKING:
     from core.hardware import Hardware
+    from core.memory.fitter import Fitter
     from core.runs.prober import Prober
     from core.runs.store import Store
     from core.runs.talker import Talker
@@ -63,6 +64,14 @@ def _prober(runs: Store) -> Prober:
     return Prober(runs)
 
 
+@lru_cache(maxsize=1)
+def fitter() -> Fitter:
+    """What traces models that nobody has traced yet, in one warm process."""
+    from core.memory.fitter import Fitter
+
+    return Fitter()
+
+
 def owner() -> str:
     """Who is asking: from the signed cookie, never from anything a page could be told by its visitor.
 
@@ -108,7 +117,10 @@ def local_time(moment: float) -> datetime.datetime:
 
 
 def close() -> None:
-    """Let go of the processes for chat and measurements, and of the database; for the end of the server."""
+    """Let go of the processes for chat, measurements and traces, and of the database; for the end of the server."""
+    if fitter.cache_info().currsize:
+        fitter().close()
+    fitter.cache_clear()
     if _prober.cache_info().currsize:
         prober().close()
     _prober.cache_clear()

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.views import home, inside, playground, quantization, race, runs, ship
+from app.views import (
+    claims,
+    home,
+    inside,
+    parameters,
+    playground,
+    quantization,
+    race,
+    runs,
+    ship,
+    validation,
+    vram,
+)
 
 
 @dataclass(frozen=True)
@@ -22,10 +34,26 @@ class View:
     summary: str = ""
 
 
-TRAIN, LOOK, TAKE = "Train", "Look inside", "Take away"
+PLAN, TRAIN, LOOK, TAKE = "Plan", "Train", "Look inside", "Take away"
 
 VIEWS = (
     View("Course", "", ":material/menu_book:", home.render, wide=False),
+    View(
+        "VRAM calculator", "vram", ":material/memory:", vram.render, section=PLAN,
+        summary="Will it fit, and why? Every byte of a training step, on every card.",
+    ),
+    View(
+        "Parameter calculator", "parameters", ":material/tag:", parameters.render, section=PLAN,
+        summary="What each method trains in a model, matrix by matrix, and how the rank decides it.",
+    ),
+    View(
+        "Validation", "validation", ":material/fact_check:", validation.render, section=PLAN,
+        summary="How wrong the calculator is: published figures, and your own runs, term by term.",
+    ),
+    View(
+        "Claims", "claims", ":material/rule:", claims.render, wide=False, section=PLAN,
+        summary="What courses say about fine-tuning, computed, with a verdict and the reference.",
+    ),
     View(
         "Playground", "playground", ":material/science:", playground.render, section=TRAIN,
         summary="Fine-tune with any method, on a task or on your own file.",

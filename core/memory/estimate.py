@@ -384,7 +384,7 @@ def key_of(setup: Setup) -> str:
 SHORT = 256  # tokens up to which a CPU takes plain attention: core.memory.trace.EAGER_TOKENS
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=128)
 def _records(model: str) -> tuple[dict[str, Any], ...]:
     path = FOLDER / f"{file_name(model)}.json.gz"
     if not path.is_file():
@@ -392,7 +392,7 @@ def _records(model: str) -> tuple[dict[str, Any], ...]:
     return tuple(json.loads(gzip.decompress(path.read_bytes())))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _made(model: str, number: int) -> Surrogate:
     return Surrogate.from_dict(_records(model)[number])
 

@@ -1,0 +1,213 @@
+"""Which model a calculator is about: one of the catalogue, a pasted config.json, a folder, or a hub id.
+
+    model = model_choice.choose("vram")      # -> Model | None, with what is missing or wrong on the page
+
+The catalogue's tables are at hand. Any other model is built without weights in the tracing process, which takes some
+seconds the first time; until then the page shows how far it is (`watching` says whether to look again).
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from app import live, state
+from app.choices import Choice, one_of, words
+from core.catalog import architecture_of, known, models
+from core.config import EMBEDDED
+from core.errors import DeltalabError
+from core.memory import fitter
+from core.memory.importing import config as read_config
+from core.units import count_text
+
+if TYPE_CHECKING:
+    from core.architecture import Architecture
+
+CATALOGUE, PASTED, FOLDER, HUB = "catalogue", "config", "folder", "hub"
+SOURCES = {CATALOGUE: "Catalogue", PASTED: "config.json", FOLDER: "Folder", HUB: "Hub id"}
+DEFAULT = "Llama-3.1-8B"
+MOST_IN_LINK = 8_000  # characters of a packed configuration
+LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len")
+
+
+@dataclass(frozen=True)
+class Model:
+    """name: for people. source: what the tracing process loads: a name, a folder, a hub id, or a config.json's text.
+
+    hub: what a script would load. table: its modules. context: tokens that it reads, None where nothing says. shipped:
+    it comes with surrogates (is in the catalogue).
+    """
+
+    name: str
+    source: str
+    hub: str
+    table: Architecture
+    context: int | None
+    shipped: bool
+
+
+def choices(page: str, decoders: bool) -> tuple[Choice, ...]:
+    """From where, which of the catalogue, the pasted text (packed), the folder, the hub id."""
+    return (
+        Choice(page, "from", CATALOGUE, one_of(list(SOURCES))),
+        Choice(page, "model", DEFAULT, one_of([EMBEDDED, *_names(decoders)])),
+        Choice(page, "config", "", _unpacked),
+        Choice(page, "folder", "", words(400)),
+        Choice(page, "hub", "", words(200)),
+    )
+
+
+def _names(decoders: bool) -> list[str]:
+    return [row.name for row in models() if row.is_decoder or not decoders]
+
+
+def pack(text: str) -> str:
+    """A configuration as a piece of an address."""
+    return base64.urlsafe_b64encode(zlib.compress(text.encode(), 9)).decode().rstrip("=")
+
+
+def _unpacked(text: str) -> str | None:
+    """What `pack` was given; None for anything else, or what unpacks to more than a configuration."""
+    if len(text) > MOST_IN_LINK:
+        return None
+    try:
+        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        opened = zlib.decompressobj()
+        out = opened.decompress(raw, 200_000)
+        return out.decode() if not opened.unconsumed_tail else None
+    except (ValueError, zlib.error):
+        return None
+
+
+def choose(page: str, *, decoders: bool = True) -> Model | None:
+    """The widgets, and the model; None while there is none, with a sentence or the progress in its place.
+
+    Args:
+        page: distinct per page.
+        decoders: only causal language models, which are what can be traced.
+    """
+    place, named, pasted, folder, hub = choices(page, decoders)
+    for one in (place, named, pasted, folder, hub):
+        one.start()
+    left, right = st.columns([2, 3], gap="medium", vertical_alignment="bottom")
+    with left:
+        st.segmented_control(
+            "Model from", list(SOURCES), format_func=SOURCES.__getitem__, required=True, **place.widget()
+        )
+    kind = place.value or CATALOGUE
+    with right:
+        if kind == CATALOGUE:
+            by_name = {row.name: row for row in models()}
+            st.selectbox(
+                "Model", [*_names(decoders), EMBEDDED],
+                format_func=lambda n: "The embedded base of this course" if n == EMBEDDED
+                else f"{n} · {count_text(by_name[n].parameters)}",
+                help="Type to search, by name.", **named.widget(),
+            )  # fmt: skip
+        elif kind == FOLDER:
+            st.text_input("Folder on this machine, with a config.json", **folder.widget())
+        elif kind == HUB:
+            st.text_input("Hub id", placeholder="owner/name", **hub.widget())
+    try:
+        if kind == CATALOGUE:
+            return _named(str(named.value), page)
+        if kind == PASTED:
+            return _pasted(pasted, page)
+        typed = str((folder if kind == FOLDER else hub).value or "").strip()
+        return _named(typed, page) if typed else None
+    except DeltalabError as error:
+        live.say(error)
+        return None
+
+
+def _pasted(choice: Choice, page: str) -> Model | None:
+    st.text_area(
+        "The model's config.json", height=180, key=choice.key, on_change=_keep_packed, args=(choice,),
+        placeholder='{"model_type": "llama", "hidden_size": 2048, …}',
+    )  # fmt: skip
+    text = str(choice.value or "")
+    if not text.strip():
+        st.caption("The file that lies beside every model on the hub. Nothing but this text is needed.")
+        return None
+    record = read_config(text)
+    name = str(record.get("_name_or_path") or f"the pasted {record['model_type']}")[:80]
+    return _built(name, json.dumps(record, sort_keys=True), "path/or/hub-id", _context(record), page)
+
+
+def _keep_packed(choice: Choice) -> None:
+    """The text area's callback: its text into the address, packed; not if it is too long for one."""
+    text = str(st.session_state.get(choice.key) or "")
+    packed = pack(text) if text.strip() else ""
+    if 0 < len(packed) <= MOST_IN_LINK:
+        st.query_params[choice.name] = packed
+    else:
+        st.query_params.pop(choice.name, None)
+
+
+def _named(source: str, page: str) -> Model | None:
+    """A model of the catalogue by its name or hub id; a folder; or anything on the hub."""
+    row = known(source)
+    if row is not None:
+        return Model(row.name, row.name, row.hub, architecture_of(row.name), row.context_tokens, True)
+    place = Path(source).expanduser()
+    context = None
+    if place.is_dir() and (place / "config.json").is_file():
+        with contextlib.suppress(OSError, ValueError):  # the tracing process says what is wrong with it
+            context = _context(json.loads((place / "config.json").read_text(encoding="utf-8")))
+    name = "the embedded base" if source == EMBEDDED else place.name if place.is_dir() else source
+    return _built(name, source, source, context, page)
+
+
+def _context(record: Any) -> int | None:
+    """How many tokens a configuration allows; None where it does not say."""
+    parts = [record, *(v for v in record.values() if isinstance(v, dict))] if isinstance(record, dict) else []
+    return next((p[n] for p in parts for n in LENGTHS if isinstance(p.get(n), int) and p[n] > 1), None)
+
+
+def _built(name: str, source: str, hub: str, context: int | None, page: str) -> Model | None:
+    """A model whose table of modules comes from the tracing process; None while it is on its way."""
+    work = state.fitter().look(fitter.TABLE, source)
+    if work is None:
+        work = state.fitter().ask(fitter.TABLE, source, owner=state.owner())
+    if work.status == fitter.FINISHED:
+        return Model(name, source, hub, work.result, context, False)
+    if work.error is not None:
+        live.say(work.error)
+        st.button("Try again", key=f"{page}-again", icon=":material/refresh:", on_click=_again, args=(source,))
+        return None
+    watch(page)
+    st.progress(work.share, text=f"Building {name} without weights: {work.text.lower()}")
+    return None
+
+
+def _again(source: str) -> None:
+    """The button's callback."""
+    try:
+        state.fitter().ask(fitter.TABLE, source, owner=state.owner())
+    except DeltalabError as error:
+        live.say(error)
+
+
+# --- looking again while something is on ------------------------------------------------------------------------------
+
+
+def watch(page: str) -> None:
+    """Something that this page shows is being worked out: draw the page again soon."""
+    st.session_state[f"{page}-watch"] = True
+
+
+def unwatch(page: str) -> None:
+    """Nothing is, as far as is known when a drawing begins."""
+    st.session_state[f"{page}-watch"] = False
+
+
+def watching(page: str) -> bool:
+    """Whether the last drawing left something open."""
+    return bool(st.session_state.get(f"{page}-watch"))

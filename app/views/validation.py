@@ -1,0 +1,215 @@
+"""Validation: what others measured beside what is predicted, with all errors; and your own runs, term by term."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app import calculator_panels, charts, charts_validation, compare, state
+from app.charts_memory import SPACE
+from app.charts_validation import percent
+from app.choices import Choice, one_of
+from app.story import plain
+from core.memory.residuals import residuals
+from core.units import bytes_text
+
+PAGE = "validation"
+MOST_RUNS = 200
+LACKING = re.compile(r"The method (.+) is not one of Deltalab's\.")
+BY = {"source": "Source", "method": "Method", "metric": "Metric", "role": "Fitted or held out"}
+GROUP = Choice(PAGE, "by", "source", one_of(list(BY)))
+METRIC = Choice(PAGE, "metric", "all", one_of(["all", *charts_validation.METRICS]))
+
+
+def render() -> None:
+    """Draw the page."""
+    st.title("Validation", anchor=False)
+    st.markdown(
+        "How wrong is the calculator? Every published memory figure that it covers, predicted beside measured; those "
+        "that it does not cover, with the reason; and your own runs."
+    )
+    found = _record()
+    if not found:
+        st.info(
+            "The comparison has not been run in this checkout: `make bench-memory` writes it.", icon=":material/info:"
+        )
+    else:
+        _published(found)
+        _waterfall(found)
+        _resident(found)
+        _fitted(found)
+        _uncovered(found)
+    _own()
+
+
+def _record() -> Mapping[str, Any]:
+    from core.memory.validation import record
+
+    return record()
+
+
+# --- published --------------------------------------------------------------------------------------------------------
+
+
+def _published(found: Mapping[str, Any]) -> None:
+    GROUP.start()
+    METRIC.start()
+    st.header("Published figures", anchor="published")
+    present = [m for m in charts_validation.METRICS if any(r["metric"] == m for r in found["rows"])]
+    st.segmented_control(
+        "What was measured", ["all", *present], format_func=str.capitalize, required=True, **METRIC.widget(),
+        help="Allocated, reserved and process memory of the same step differ by up to three GiB: like is compared with "
+        "like.",
+    )  # fmt: skip
+    rows = [r for r in found["rows"] if METRIC.value in (None, "all", r["metric"])]
+    if not rows:
+        return
+    compare.draw(charts_validation.against(rows), "validation-against")
+    calculator_panels.shown(charts_validation.errors(rows), "validation-errors", charts_validation.rows_table(rows))
+    st.segmented_control("How far off, by", list(BY), format_func=BY.__getitem__, required=True, **GROUP.widget())
+    by = str(GROUP.value or "source")
+    st.dataframe(
+        charts_validation.groups_table(found["summary"]["groups"], by, found.get("sources", {})),
+        hide_index=True,
+        alt=f"Errors by {by}.",
+    )
+    causes = [r for r in rows if r.get("cause")]
+    if causes:
+        st.markdown("**Rows with a named cause**")
+        st.markdown(
+            "\n".join(
+                f"- {plain(r['model'])}, {plain(r['method'])} ({percent(r['error'])}): {plain(r['cause'])}"
+                for r in causes
+            )
+        )
+    st.caption(
+        f"{found['summary']['covered']} of {found['summary']['rows']} rows are covered; {plain(found['date'])}, "
+        f"by `{found.get('command', 'make bench-memory')}`."
+    )
+
+
+def _waterfall(found: Mapping[str, Any]) -> None:
+    if found.get("waterfall"):
+        st.header("One step after the other", anchor="waterfall")
+        calculator_panels.shown(charts_validation.waterfall(found["waterfall"]), "validation-waterfall")
+
+
+def _resident(found: Mapping[str, Any]) -> None:
+    resident = found.get("resident") or {}
+    if not resident.get("rows"):
+        return
+    st.header("What stays between two steps", anchor="resident")
+    st.markdown(
+        f"In the PEFT project's benchmark, **{resident['within']} of {resident['rows']}** resident states are within "
+        f"{bytes_text(resident['tolerance_bytes'])}."
+    )
+    table = pd.DataFrame(
+        [
+            {"Entry": e["id"], "Method": e["method"], "Published": bytes_text(e["measured_bytes"]),
+             "Predicted": bytes_text(e["predicted_bytes"]),
+             "Difference": f"{(e['predicted_bytes'] - e['measured_bytes']) / 2**20:+.0f} MiB"}
+            for e in resident["entries"]
+        ]
+    )  # fmt: skip
+    calculator_panels.numbers(pd.DataFrame(resident["entries"]), "validation-resident", table, "Resident states.")
+
+
+def _fitted(found: Mapping[str, Any]) -> None:
+    st.header("What was fitted", anchor="fitted")
+    if not found.get("fitted"):
+        st.markdown("Nothing: no constant of the calculator was fitted to any of these figures.")
+        return
+    for one in found["fitted"]:
+        where = ", ".join(found.get("sources", {}).get(s, {}).get("title", s) for s in one["on"])
+        st.markdown(
+            f"- **{plain(one['name'])}**: {one['value']} {plain(one['unit'])}. {plain(one['what'])} ({plain(where)})"
+        )
+    st.caption("All else follows from the trace and from documented rules. Rows marked *held out* took no part in it.")
+
+
+def _uncovered(found: Mapping[str, Any]) -> None:
+    rows = found.get("uncovered") or []
+    if not rows:
+        return
+    st.header("Not covered", anchor="uncovered")
+    st.markdown("\n".join(f"- {n} {'row' if n == 1 else 'rows'}: {plain(text)}" for text, n in summed(rows)))
+    table = pd.DataFrame(
+        [
+            {"Model": r["model"], "Method": r["method"], "Source": r["source_title"], "Metric": r["metric"],
+             "Published": f"{r['published']:g} {r['unit']}", "Why not": r["reason"]}
+            for r in rows
+        ]
+    )  # fmt: skip
+    calculator_panels.numbers(pd.DataFrame(rows), "validation-uncovered", table, "Rows that are not covered.")
+
+
+def summed(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """(reason, rows), the most frequent first; methods that are not had make one line together."""
+    reasons: dict[str, int] = {}
+    lacking: dict[str, int] = {}
+    for r in rows:
+        found = LACKING.fullmatch(r["reason"])
+        place, name = (lacking, found[1]) if found else (reasons, r["reason"])
+        place[name] = place.get(name, 0) + 1
+    if lacking:
+        reasons[f"Deltalab does not have the method: {', '.join(lacking)}."] = sum(lacking.values())
+    return sorted(reasons.items(), key=lambda pair: -pair[1])
+
+
+# --- the visitor's own ------------------------------------------------------------------------------------------------
+
+
+def _own() -> None:
+    st.header("Your own runs", anchor="own")
+    told = []
+    for run in state.store().runs(state.owner(), limit=MOST_RUNS):
+        if run.status != "finished":
+            continue
+        end = compare.story(run, brief=True).end or {}
+        rows = residuals(end.get("predicted") or {}, end.get("ledger") or {})
+        if rows:
+            told.append((run, rows))
+    if not told:
+        st.markdown(
+            "Every run measures one of its steps, and where an estimate comes with the program, that is written down "
+            "before it. None of yours has both yet: train in the Playground, and look here again."
+        )
+        return
+    labels = compare.named([run for run, _ in told])
+    lines, data = [], []
+    for run, rows in told:
+        total = rows[-1]
+        share = total.share or 0.0
+        lines.append(
+            {"Run": labels[run.id], "Predicted": bytes_text(total.predicted), "Measured": bytes_text(total.measured),
+             "Error": f"{100 * share:+.2f}{SPACE}%"}
+        )  # fmt: skip
+        data += [
+            {"run": labels[run.id], "term": r.term, "predicted_bytes": r.predicted, "measured_bytes": r.measured,
+             "residual_bytes": r.difference}
+            for r in rows
+        ]  # fmt: skip
+    mean = sum(abs(rows[-1].share or 0.0) for _, rows in told) / len(told)
+    st.markdown(f"**{len(told)} {'run' if len(told) == 1 else 'runs'}: off by {percent(mean, 2)} on average**")
+    st.dataframe(pd.DataFrame(lines), hide_index=True, alt="Your runs, predicted and measured.")
+    chosen = st.selectbox(
+        "Term by term", range(len(told)), format_func=lambda i: labels[told[i][0].id], key="validation-run"
+    )
+    rows = told[int(chosen or 0)][1]
+    table = pd.DataFrame(
+        [
+            {"Term": r.term, "Predicted": bytes_text(r.predicted), "Measured": bytes_text(r.measured),
+             "Residual": f"{'+' if r.difference > 0 else '−' if r.difference < 0 else ''}"
+             f"{bytes_text(abs(r.difference))}"}
+            for r in rows
+        ]
+    )  # fmt: skip
+    st.dataframe(table, hide_index=True, alt="The chosen run's memory, term by term.")
+    st.download_button(
+        "All of them as CSV", charts.csv(pd.DataFrame(data)), "residuals.csv", "text/csv", key="validation-own-csv",
+        icon=":material/download:", on_click="ignore",
+    )  # fmt: skip

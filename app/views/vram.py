@@ -1,0 +1,510 @@
+"""VRAM calculator: what a training step takes on a card, term by term, and what to change so that it fits."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from app import answers, calculator_panels, charts, charts_memory, compare, live, method_knobs, model_choice, state
+from app.charts_memory import band, size
+from app.charts_race import title_of
+from app.choices import Choice, one_of, switch, whole
+from app.story import plain
+from core.catalog import GpuRow, gpu, gpus
+from core.config import RunConfig, TrainConfig
+from core.errors import DeltalabError
+from core.memory import advice, fitter, importing, rules, validation
+from core.memory.card import FITS, TIGHT, TOO_LARGE, verdict_text
+from core.memory.compare import CPU, Answer, answer, answer_of_trace, at, check, cpu_row, device_of
+from core.memory.estimate import Unstable
+from core.memory.setup import Setup
+from core.memory.sharded import OFFLOADS, Sharding
+from core.memory.stack import LOSSES, OWN, PRESETS, Stack
+from core.methods import METHODS
+from core.units import GIB, bytes_text, count_text
+
+if TYPE_CHECKING:
+    from app.model_choice import Model
+    from core.memory.advice import Change
+    from core.memory.rules import Rule
+
+PAGE = "vram"
+LOOK_SECONDS = 0.5
+BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+LENGTHS = (
+    64, 128, 256, 384, 512, 768, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584, 4096, 5120, 6144, 8192, 12288, 16384,
+    32768, 65536, 131072,
+)  # fmt: skip
+MOST_BATCH, MOST_LENGTH = 4096, 1 << 20
+
+METHOD = Choice(PAGE, "method", "qlora", one_of(list(METHODS)))
+CARD = Choice(PAGE, "card", "RTX 4090", one_of([*(row.name for row in gpus()), CPU]))
+BATCH = Choice(PAGE, "batch", 1, whole(1, MOST_BATCH))
+LENGTH = Choice(PAGE, "length", 2048, whole(2, MOST_LENGTH))
+CHECKPOINTING = Choice(PAGE, "checkpointing", False, switch)
+OPTIMIZER = Choice(PAGE, "optimizer", "adamw", one_of(["adamw", "adamw_8bit", "paged_adamw_8bit"]))
+ACCUMULATION = Choice(PAGE, "passes", 1, whole(1, 256))
+ANSWERS = Choice(PAGE, "answers", 100, whole(1, 100))
+PRECISION = Choice(PAGE, "precision", "auto", one_of(["auto", "bfloat16", "float32"]))
+PREDICT = Choice(PAGE, "predict", False, switch)
+STACK = Choice(PAGE, "as", OWN.name, one_of(list(PRESETS)))
+LOSS = Choice(PAGE, "loss", "own", one_of(["own", *LOSSES]))
+COMPILE = Choice(PAGE, "compile", False, switch)
+GPUS = Choice(PAGE, "gpus", 1, whole(1, 4096))
+ZERO = Choice(PAGE, "zero", 0, whole(0, 3))
+TENSOR = Choice(PAGE, "tensor", 1, whole(1, 64))
+OFFLOAD = Choice(PAGE, "offload", "none", one_of(list(OFFLOADS)))
+EVERY = (
+    METHOD, CARD, BATCH, LENGTH, CHECKPOINTING, OPTIMIZER, ACCUMULATION, ANSWERS, PRECISION, PREDICT, STACK, LOSS,
+    COMPILE, GPUS, ZERO, TENSOR, OFFLOAD,
+)  # fmt: skip
+ZEROS = ("every GPU holds all", "ZeRO-1: optimizer state", "ZeRO-2: and gradients", "ZeRO-3, FSDP2: and weights")
+ICONS = {FITS: ":material/check_circle:", TIGHT: ":material/warning:", TOO_LARGE: ":material/block:"}
+
+
+def render() -> None:
+    """Draw the page."""
+    st.title("VRAM calculator", anchor=False)
+    st.markdown(
+        "Will it fit, and why? The training step of the real model code was traced tensor by tensor, without weights "
+        "and without a GPU. What you see is evaluated from that trace, to the byte."
+    )
+    every = LOOK_SECONDS if model_choice.watching(PAGE) else None
+    st.fragment(_calculator, run_every=every)()
+
+
+def _calculator() -> None:
+    """The whole calculator, drawn anew at each change, and twice a second while something is worked out."""
+    watched = model_choice.watching(PAGE)
+    model_choice.unwatch(PAGE)
+    for choice in EVERY:
+        choice.start()
+    model = model_choice.choose(PAGE)
+    card = _knobs(model)
+    settings = _more(model)
+    if model is not None and settings is not None:
+        _worked_out(model, card, settings)
+    if model_choice.watching(PAGE) != watched:
+        st.rerun()  # from now on with the looking, or without it
+
+
+# --- the knobs --------------------------------------------------------------------------------------------------------
+
+
+def _knobs(model: Model | None) -> GpuRow:
+    left, right = st.columns(2, gap="medium")
+    with left:
+        st.selectbox(
+            "Method", list(METHODS), format_func=title_of, help=METHODS[str(METHOD.value)].SUMMARY, **METHOD.widget()
+        )
+    with right:
+        by_name = {row.name: row for row in gpus()}
+        st.selectbox(
+            "Card", [*by_name, CPU], help="Type to search. What can be used is less than what is printed on the box.",
+            format_func=lambda n: "This computer's CPU" if n == CPU else f"{n} · {size(by_name[n].usable_bytes)}",
+            **CARD.widget(),
+        )  # fmt: skip
+    left, right = st.columns(2, gap="medium")
+    with left:
+        st.select_slider(
+            "Batch, rows of one pass", sorted({*BATCHES, int(BATCH.value)}), **BATCH.widget()
+        )  # fmt: skip
+    with right:
+        most = model.context if model is not None and model.context else MOST_LENGTH
+        stops = {n for n in LENGTHS if n <= most} | {int(LENGTH.value)} | ({most} if most < MOST_LENGTH else set())
+        st.select_slider("Length, tokens of a row", sorted(stops), format_func=lambda n: f"{n:,}", **LENGTH.widget())
+    return _card()
+
+
+def _card() -> GpuRow:
+    name = str(CARD.value)
+    return cpu_row(state.hardware().ram_bytes, state.device_text()) if name == CPU else gpu(name)
+
+
+def _card_name(card: GpuRow) -> str:
+    return "this computer" if card.name == CPU else card.name
+
+
+def _more(model: Model | None) -> Any:
+    """What is folded: the method's own settings, the loop's, exact sizes, an import. Returns the settings."""
+    method = str(METHOD.value)
+    with st.expander("More settings: the method's own, recomputation, optimizer, exact sizes, import", key="vram-more"):
+        st.markdown(f"**{title_of(method)}**")
+        settings = method_knobs.settings(method, PAGE)
+        st.markdown("**The loop**")
+        columns = st.columns(3, gap="medium")
+        with columns[0]:
+            st.toggle(
+                "Recompute activations", help="Gradient checkpointing: one tensor per block is kept, the rest is "
+                "computed again in the backward pass.", **CHECKPOINTING.widget(),
+            )  # fmt: skip
+            st.toggle("Predict first", help="Hides the answer until you have committed a guess.", **PREDICT.widget())
+        with columns[1]:
+            st.selectbox(
+                "Optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit"], **OPTIMIZER.widget(),
+                format_func={"adamw": "AdamW, 32 bits", "adamw_8bit": "AdamW, 8 bits",
+                             "paged_adamw_8bit": "AdamW, 8 bits, paged"}.__getitem__,
+            )  # fmt: skip
+            st.number_input("Passes before a step", 1, 256, step=1, **ACCUMULATION.widget())
+        with columns[2]:
+            st.selectbox("Number format of the passes", ["auto", "bfloat16", "float32"], **PRECISION.widget())
+            st.number_input(
+                "Answer tokens, % of a row", 1, 100, step=5, **ANSWERS.widget(),
+                help="Only these get logits and a loss. Prompts that are read but not scored lower it.",
+            )  # fmt: skip
+        _program()
+        _several()
+        st.markdown("**Exact sizes**")
+        left, right = st.columns(2, gap="medium")
+        for column, choice, label, most in (
+            (left, BATCH, "Batch, exactly", MOST_BATCH), (right, LENGTH, "Length, exactly", MOST_LENGTH)
+        ):  # fmt: skip
+            with column:
+                key = f"{choice.key}-exactly"
+                st.session_state[key] = int(choice.value)
+                st.number_input(
+                    label, 1 if choice is BATCH else 2, most, step=1, key=key, on_change=_exactly, args=(choice, key)
+                )
+        _import()
+    return settings
+
+
+def _program() -> None:
+    """What trains: this program, or another that the memory is wanted of."""
+    st.markdown("**The program that trains**")
+    columns = st.columns(3, gap="medium")
+    with columns[0]:
+        st.selectbox(
+            "Trained by", list(PRESETS), format_func=lambda n: PRESETS[n].title, **STACK.widget(),
+            help="The same step takes different memory in another program: other formats, layers and losses.",
+        )  # fmt: skip
+    with columns[1]:
+        st.selectbox(
+            "Loss", ["own", *LOSSES], **LOSS.widget(),
+            format_func=lambda n: "as that program does" if n == "own" else LOSSES[n],
+        )  # fmt: skip
+    with columns[2]:
+        st.toggle("torch.compile each layer", **COMPILE.widget())
+
+
+def _several() -> None:
+    """Several GPUs."""
+    st.markdown("**Several GPUs, each with a batch of its own**")
+    columns = st.columns(4, gap="medium")
+    with columns[0]:
+        st.number_input("GPUs", 1, 4096, step=1, **GPUS.widget())
+    with columns[1]:
+        st.selectbox("Cut by", range(4), format_func=ZEROS.__getitem__, **ZERO.widget())
+    with columns[2]:
+        st.number_input("Tensor parallel, GPUs a group", 1, 64, step=1, **TENSOR.widget())
+    with columns[3]:
+        st.selectbox(
+            "In the CPU's memory", list(OFFLOADS), **OFFLOAD.widget(),
+            format_func={"none": "nothing", "optimizer": "optimizer and gradients", "all": "and weights"}.__getitem__,
+        )  # fmt: skip
+
+
+def _sharding() -> Sharding:
+    return Sharding(int(GPUS.value), int(ZERO.value), int(TENSOR.value), str(OFFLOAD.value))
+
+
+def _stack() -> Stack:
+    made = PRESETS[str(STACK.value)].stack
+    loss = str(LOSS.value)
+    return made.with_switches(loss=None if loss == "own" else loss, compile=True if COMPILE.value else None)
+
+
+def _exactly(choice: Choice, key: str) -> None:
+    choice.put(int(st.session_state[key]))
+
+
+# --- an import --------------------------------------------------------------------------------------------------------
+
+
+def _import() -> None:
+    st.markdown("**Import**")
+    st.text_area(
+        "An adapter_config.json, or training arguments as JSON or YAML", key="vram-import", height=120,
+        placeholder='{"peft_type": "LORA", "r": 16, …}   or   micro_batch_size: 2',
+    )  # fmt: skip
+    st.button("Use these settings", key="vram-import-use", icon=":material/input:", on_click=_use_import)
+    told = st.session_state.get("vram-imported")
+    if isinstance(told, DeltalabError):
+        live.say(told)
+    elif told:
+        st.caption(plain(told))
+
+
+def _use_import() -> None:
+    """The button's callback: what the text says becomes the page's choices."""
+    try:
+        found = importing.read(str(st.session_state.get("vram-import") or ""))
+    except DeltalabError as error:
+        st.session_state["vram-imported"] = error
+        return
+    left_out = list(found.unused)
+    place, named, _, _, hub = model_choice.choices(PAGE, True)
+    if found.model:
+        from core.catalog import known
+
+        row = known(found.model)
+        if row is not None and row.is_decoder:
+            place.put(model_choice.CATALOGUE)
+            named.put(row.name)
+        elif "/" in found.model and not found.model.startswith((".", "/", "~")):
+            place.put(model_choice.HUB)
+            hub.put(found.model)
+        else:
+            left_out.append(f"the model {found.model}")
+    if found.method:
+        METHOD.put(found.method)
+        method_knobs.put(found.method, found.settings, PAGE)
+    for choice, value in (
+        (BATCH, found.batch), (LENGTH, found.length), (ACCUMULATION, found.accumulation),
+        (CHECKPOINTING, found.checkpointing), (OPTIMIZER, found.optimizer),
+    ):  # fmt: skip
+        if value is not None and (isinstance(value, bool) or choice.read(str(value)) is not None):
+            choice.put(value)
+    told = f"Taken over: {found.told}."
+    if left_out:
+        told += f" Not used: {', '.join(left_out[:12])}{' …' if len(left_out) > 12 else ''}."
+    st.session_state["vram-imported"] = told
+
+
+# --- the answer -------------------------------------------------------------------------------------------------------
+
+
+def _asked(model: Model, card: GpuRow, settings: Any) -> Setup:
+    """The question as the core has it.
+
+    Raises:
+        DeltalabError: it cannot be.
+    """
+    batch, length = int(BATCH.value), int(LENGTH.value)
+    share = int(ANSWERS.value)
+    loop = TrainConfig(
+        optimizer=str(OPTIMIZER.value), accumulation=int(ACCUMULATION.value), precision=str(PRECISION.value),
+        gradient_checkpointing=bool(CHECKPOINTING.value),
+    )  # fmt: skip
+    config = RunConfig(method=str(METHOD.value), settings=settings, train=loop)
+    tokens = None if share == 100 else max(1, round(share / 100 * batch * (length - 1)))
+    setup = Setup.of(config, batch, length, device_of(card), tokens, _stack())
+    check(model.table, model.context, setup, model.name)
+    return setup
+
+
+def _worked_out(model: Model, card: GpuRow, settings: Any) -> None:
+    try:
+        setup = _asked(model, card, settings)
+    except DeltalabError as error:
+        live.say(error)
+        return
+    try:
+        found = answer(
+            lambda asked: state.fitter().surrogate(model.source, asked), setup, card, _sharding(), model.table
+        )
+    except DeltalabError as error:
+        live.say(error)
+        return
+    if found is not None:
+        if found.batch is None:
+            _other_rows(model, setup)
+        _answer(model, card, setup, found)
+        return
+    work = state.fitter().look(fitter.FIT, model.source, setup)
+    if work is not None and isinstance(work.error, Unstable):
+        _whole_trace(model, card, setup)
+    elif work is not None and work.error is not None:
+        live.say(work.error)
+        st.button("Try again", key="vram-again", icon=":material/refresh:", on_click=_ask_all, args=(model, [setup]))
+    else:
+        _wait(work or _ask(model, setup), f"Tracing {model.name} with {title_of(setup.method)}")
+
+
+def _other_rows(model: Model, setup: Setup) -> None:
+    """A pass of one row and a pass of several are traced apart; the largest batch needs both."""
+    other = at(setup, 2 if setup.batch == 1 else 1, setup.length)
+    work = state.fitter().look(fitter.FIT, model.source, other) or _ask(model, other)
+    if work is not None and work.active:
+        model_choice.watch(PAGE)
+
+
+def _ask(model: Model, setup: Setup, kind: str = fitter.FIT) -> fitter.Work | None:
+    try:
+        return state.fitter().ask(kind, model.source, setup, state.owner())
+    except DeltalabError as error:
+        live.say(error)
+        return None
+
+
+def _wait(work: fitter.Work | None, what: str) -> None:
+    if work is None:
+        return
+    model_choice.watch(PAGE)
+    st.progress(min(max(work.share, 0.0), 1.0), text=f"{plain(what)}: {work.text[:1].lower()}{work.text[1:]}")
+    st.caption("Nobody has asked for this step yet. It takes some seconds, once; then every size is answered at once.")
+
+
+def _whole_trace(model: Model, card: GpuRow, setup: Setup) -> None:
+    """A step that no formula describes is traced as it is, size by size."""
+    work = state.fitter().look(fitter.TRACE, model.source, setup)
+    if work is not None and work.status == fitter.FINISHED:
+        _answer(model, card, setup, answer_of_trace(work.result, setup, card))
+    elif work is not None and work.error is not None:
+        live.say(work.error)
+    else:
+        _wait(work or _ask(model, setup, fitter.TRACE), f"Tracing every tensor of {model.name}")
+
+
+def _answer(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
+    if PREDICT.value and not _predicted(model, card, setup, found):
+        return
+    st.markdown(f"#### {ICONS[found.verdict]} {plain(_verdict(found, card))}")
+    shared = _sharding()
+    what = f"{model.name}, {title_of(setup.method)}" + ("" if shared.alone else f", one of {shared.gpus} GPUs")
+    chart = charts_memory.step(found.ledger, found.found, card, what, _card_name(card))
+    compare.draw(chart, "vram-step")
+    st.html(charts_memory.step_legend(chart))
+    _figures(model, setup, found)
+    told = rules.rules(model.table, setup, found.ledger, shared.factors())
+    _terms(told, chart)
+    if shared.alone:
+        _advice(model, card, setup, found)
+    else:
+        st.caption("Shares are closed forms over the traced step; no run on several GPUs was measured here.")
+    calculator_panels.panels(model, card, setup, found, told, PAGE)
+
+
+def _verdict(found: Answer, card: GpuRow) -> str:
+    if card.name == CPU:
+        return verdict_text(found.found, dataclasses.replace(card, name="this computer"))
+    return verdict_text(found.found, card)
+
+
+def _figures(model: Model, setup: Setup, found: Answer) -> None:
+    trained = METHODS[setup.method].count(model.table, setup.settings)
+    with st.container(horizontal=True, gap="medium"):
+        for label, value in (("Largest batch that fits", found.batch), ("Longest rows that fit", found.length)):
+            if value is not None:
+                st.metric(label, f"{value:,}" if value else "none", width="content")
+        st.metric("Trains", count_text(trained), width="content")
+        st.metric("Of the model", charts_memory.share(trained / model.table.total), width="content")
+    low, likely, high = found.found.reserved
+    reserved = size(likely) if low == high else f"{size(low)} to {size(high)}"
+    st.caption(
+        f"The peak is at **{found.ledger.peak_at}**. Three totals: **{size(found.found.allocated)}** allocated by live "
+        f"tensors (traced), **{reserved}** reserved by the allocator, **{band(found.found)}** for the whole process "
+        f"with context and libraries (both estimated). {plain(validation.band().text)} "
+        "The page Validation shows them all."
+    )
+
+
+def _terms(told: list[Rule], chart: charts.Chart) -> None:
+    with st.expander("Every term, with the formula in your numbers", key="vram-terms"):
+        st.dataframe(
+            charts_memory.terms_table(told), hide_index=True, alt="The terms of the step's memory, one row each."
+        )
+        reasons = [f"- {rule.term.capitalize()}: {plain(rule.why)}" for rule in told if rule.why]
+        st.markdown(
+            "The traced figure counts; the formula is the textbook's."
+            + (" Where they differ:\n\n" + "\n".join(reasons) if reasons else "")
+        )
+        st.download_button(
+            "Figure as CSV", charts.csv(chart.table), "step.csv", "text/csv", key="vram-step-csv",
+            icon=":material/download:", on_click="ignore",
+        )  # fmt: skip
+
+
+# --- what to change ---------------------------------------------------------------------------------------------------
+
+
+def _advice(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
+    def lookup(asked: Setup) -> Any:
+        return state.fitter().surrogate(model.source, asked)
+
+    if lookup(setup) is None:
+        return
+    rows = advice.changes(model.table, lookup, setup, card)
+    if not rows:
+        return
+    if found.verdict == FITS:
+        with st.expander("What would make it smaller", key="vram-smaller"):
+            _changes(model, rows)
+        return
+    st.header("What to change", anchor="change")
+    _changes(model, rows)
+
+
+def _changes(model: Model, rows: list[Change]) -> None:
+    missing = [row for row in rows if row.found is None]
+    for number, row in enumerate(rows):
+        if row.found is None:
+            continue
+        with st.container(horizontal=True, vertical_alignment="center", key=f"row-vram-change-{number}"):
+            less = f"{bytes_text(abs(row.saved))} {'less' if row.saved >= 0 else 'more'}"
+            st.markdown(
+                f"**{plain(row.name)}**: {size(row.found.process[1])}, {row.verdict}  \n{plain(row.says)} ({less})",
+                width="stretch",
+            )
+            st.button("Use it", key=f"vram-use-{number}", on_click=_use, args=(row.setup,), width="content")
+    waiting = [w for row in missing if (w := state.fitter().look(fitter.FIT, model.source, row.setup)) and w.active]
+    if waiting:
+        model_choice.watch(PAGE)
+        st.caption(f":material/hourglass_top: {waiting[0].text}")
+    elif missing:
+        names = ", ".join(row.name for row in missing)
+        st.button(
+            f"Work out also: {names}", key="vram-more-changes", icon=":material/play_arrow:",
+            on_click=_ask_all, args=(model, [row.setup for row in missing]),
+        )  # fmt: skip
+
+
+def _ask_all(model: Model, setups: list[Setup]) -> None:
+    for setup in setups:
+        _ask(model, setup)
+
+
+def _use(setup: Setup) -> None:
+    """The button's callback: the changed step becomes the page's."""
+    METHOD.put(setup.method)
+    method_knobs.put(setup.method, setup.settings, PAGE)
+    BATCH.put(setup.batch)
+    LENGTH.put(setup.length)
+    CHECKPOINTING.put(setup.checkpointing)
+    OPTIMIZER.put(setup.optimizer)
+    ACCUMULATION.put(setup.accumulation)
+
+
+# --- predict first ----------------------------------------------------------------------------------------------------
+
+TOLERANCE = 0.15  # relative: within it a guess is called close
+
+
+def _predicted(model: Model, card: GpuRow, setup: Setup, found: Answer) -> bool:
+    """Ask for a guess before the answer is shown; whether it may be shown."""
+    what = repr((model.source, setup))
+    name = f"vram/{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+    kept = state.store().progress(state.owner()).get(name)
+    likely = found.found.process[1] / GIB
+    if not kept:
+        st.markdown(
+            f"**How much memory will the process take?** {plain(model.name)} with {title_of(setup.method)}, batch "
+            f"{setup.batch:,}, rows of {setup.length:,} tokens"
+            + (", activations recomputed" if setup.checkpointing else "")
+            + f"; {plain(_card_name(card))} has {size(card.usable_bytes)}."
+        )
+        guess = st.number_input("Your prediction, GiB", 0.1, 5000.0, 16.0, step=1.0, key="vram-guess", width=220)
+        if st.button("Commit my prediction", key="vram-commit", icon=":material/lock:"):
+            high = max(likely, guess)
+            record = {"value": guess, "fair": True, "measured": likely,
+                      "log_ratio": answers.log_ratio(guess, likely, high)}  # fmt: skip
+            state.store().set_progress(state.owner(), name, record)
+            st.rerun()
+        return False
+    verdict = answers.closeness(kept["value"], likely, TOLERANCE * likely)
+    words = {"close": "That is close.", "too high": "Too high.", "too low": "Too low."}[verdict]
+    st.markdown(f":material/lock_open: You said **{kept['value']:g} GiB**; it is likely **{likely:.1f} GiB**. {words}")
+    return True

@@ -1,0 +1,170 @@
+"""A calculation to take away: as JSON, as CSV, and as the transformers and PEFT code that trains so.
+
+The code is what decides the memory: how the base is loaded, the method, and the arguments of the trainer. (A whole
+script with data and templates comes from a run: `core.export`.)
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+from core.errors import Refused
+from core.export.method_code import method_code
+from core.export.peft_config import WITHOUT_CONFIG, peft_arguments
+from core.export.python_text import WIDTH, Code, call
+from core.methods import METHODS
+from core.methods.modules import ends_with
+from core.units import GIB
+
+if TYPE_CHECKING:
+    from core.architecture import Architecture
+    from core.catalog import GpuRow
+    from core.memory.card import Totals
+    from core.memory.ledger import Ledger
+    from core.memory.rules import Rule
+    from core.memory.setup import Setup
+
+OPTIM = {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
+
+
+def as_json(
+    model: str, setup: Setup, card: GpuRow, ledger: Ledger, found: Totals, rules: list[Rule], **more: Any
+) -> str:
+    """The question and the answer; sizes in bytes."""
+    record = {
+        "model": model, "setup": setup.to_dict(), "card": card.name, "usable_bytes": card.usable_bytes,
+        "verdict": found.verdict(card.usable_bytes), "totals": found.to_dict(), "peak_at": ledger.peak_at,
+        "terms": [
+            {"name": t.name, "bytes": t.bytes, "parts": t.formula, "source": t.source,
+             "rule": r.formula, "rule_bytes": r.bytes, "difference_bytes": r.difference, "why": r.why}
+            for t, r in zip(ledger.terms, rules, strict=True)
+        ], **more,
+    }  # fmt: skip
+    return json.dumps(record, ensure_ascii=False, indent=1, default=str)
+
+
+def as_csv(ledger: Ledger, found: Totals, rules: list[Rule]) -> str:
+    """One row a term, then the totals; bytes and GiB."""
+    out = io.StringIO()
+    write = csv.writer(out)
+    write.writerow(["term", "bytes", "gib", "formula", "formula_bytes", "difference_bytes", "parts"])
+    for term, rule in zip(ledger.terms, rules, strict=True):
+        write.writerow(
+            [term.name, term.bytes, f"{term.bytes / GIB:.4f}", rule.formula, rule.bytes, rule.difference, term.formula]
+        )
+    write.writerow(["allocated", found.allocated, f"{found.allocated / GIB:.4f}", "", "", "", ""])
+    for name, band in (("reserved", found.reserved), ("process", found.process)):
+        for which, value in zip(("least", "likely", "most"), band, strict=True):
+            write.writerow([f"{name}, {which}", value, f"{value / GIB:.4f}", "", "", "", ""])
+    return out.getvalue()
+
+
+def code(hub: str, table: Architecture, setup: Setup) -> str:
+    """Python that loads the base, puts the method on it and sets the trainer up, as it was calculated.
+
+    Args:
+        hub: what the model is loaded from, a hub id or a folder.
+        table: the model's modules, whose own names are written out.
+
+    Raises:
+        Refused: the number format is none that the trainer has. Incompatible: as the method's `count`.
+    """
+    method, s = setup.method, setup.settings
+    METHODS[method].count(table, s)
+    if setup.precision not in ("bfloat16", "float32"):
+        raise Refused(f"There is no code for passes in {setup.precision}.")
+    half = setup.precision == "bfloat16"
+    kind = METHODS[method].BASE
+    dtype = Code("torch.bfloat16") if half and kind != "trained" else Code("torch.float32")
+    peft = [] if method in WITHOUT_CONFIG else [_class_of(method, s), "get_peft_model"]
+    lines = ["import torch"]
+    if method == "adapters":
+        lines.append("from torch import nn")
+    if peft:
+        lines.append(f"from peft import {', '.join(peft)}")
+    if method == "lora_plus":
+        lines.append("from peft.optimizers import create_loraplus_optimizer")
+    names = ["AutoModelForCausalLM", "TrainingArguments", *(["BitsAndBytesConfig"] if kind == "quantized" else [])]
+    if setup.optimizer != "adamw":
+        lines.append("# The optimizer in 8 bits needs: pip install bitsandbytes")
+    lines += [f"from transformers import {', '.join(sorted(names))}", ""]
+    loading: dict[str, Any] = {"dtype": dtype}
+    if kind == "quantized":
+        lines.append(_quantization(s, dtype))
+        loading["quantization_config"] = Code("quantization")
+    lines += [_loaded(hub, loading), *_method(method, s, table, hub), "", *_arguments(setup, half)]
+    return "\n".join(lines) + "\n"
+
+
+def _loaded(hub: str, arguments: dict[str, Any]) -> str:
+    told = "".join(f", {k}={v}" for k, v in arguments.items())
+    inside = f"{json.dumps(hub, ensure_ascii=False)}{told}"
+    if len(inside) > WIDTH - 50:
+        inside = f"\n    {inside},\n"
+    return f"model = AutoModelForCausalLM.from_pretrained({inside})"
+
+
+def _class_of(method: str, settings: Any) -> str:
+    return peft_arguments(method, settings)[0]
+
+
+def _quantization(s: Any, dtype: Code) -> str:
+    if s.quant_type == "int8":
+        return "quantization = BitsAndBytesConfig(load_in_8bit=True)"
+    return call(
+        "quantization", "BitsAndBytesConfig",
+        {
+            "load_in_4bit": True, "bnb_4bit_quant_type": s.quant_type,
+            "bnb_4bit_use_double_quant": s.double_quantization, "bnb_4bit_compute_dtype": dtype,
+        },
+    )  # fmt: skip
+
+
+def _method(method: str, s: Any, table: Architecture, hub: str) -> list[str]:
+    if method == "full":
+        return ["model.requires_grad_(True)"]
+    if method in WITHOUT_CONFIG:
+        from core.config import RunConfig
+
+        # (What follows goes on with an adapter that a script's arguments name; there are none here.)
+        return ["", method_code(RunConfig(method=method, settings=s))[1].partition("\nif args.adapter:")[0]]
+
+    def there(_: str, names: list[str]) -> list[str]:
+        modules = [m.name for m in table.linears() if m.name not in table.heads]
+        return [name for name in names if any(ends_with(path, name) for path in modules)]
+
+    norms = sorted({m.name.rpartition(".")[2] for m in table.modules if m.kind == "norm"})
+    kind, arguments = peft_arguments(method, s, find=there, norms=norms, base=hub)
+    lines = [call("config", kind, arguments), "model = get_peft_model(model, config)"]
+    if METHODS[method].BASE == "quantized":
+        lines.insert(
+            0,
+            "# (prepare_model_for_kbit_training would copy the embedding, the norms and the head into 32 bits; "
+            "here they stay.)",
+        )
+    return [*lines, "model.print_trainable_parameters()"]
+
+
+def _arguments(setup: Setup, half: bool) -> list[str]:
+    arguments: dict[str, Any] = {
+        "output_dir": "out", "per_device_train_batch_size": setup.batch,
+        "gradient_accumulation_steps": setup.accumulation, "gradient_checkpointing": setup.checkpointing,
+    }  # fmt: skip
+    if setup.checkpointing:
+        arguments["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
+    if half:
+        arguments["bf16"] = True
+    arguments["optim"] = OPTIM[setup.optimizer]
+    lines = [call("arguments", "TrainingArguments", arguments)]
+    lines.append(f"# Calculated for rows of {setup.length:,} tokens: cut or leave out what is longer.")
+    if setup.answers is not None:
+        lines.append(
+            f"# Calculated for {setup.answers:,} tokens with a loss in a pass; the Trainer computes all logits."
+        )
+    return lines
+
+
+__all__ = ["as_csv", "as_json", "code"]

@@ -1,0 +1,90 @@
+"""The validation page: the record that was written, as it is; and the visitor's own runs, term by term."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from app import charts_validation
+from core.config import RunConfig
+from core.memory.residuals import LUMP, residuals
+from core.memory.validation import record
+from tests.app.filling import Hand, events
+from tests.app.test_views import words as escaped
+
+
+def words(page: Any) -> str:
+    return escaped(page).replace("\\", "")
+
+
+def page() -> None:
+    from app.views import validation
+
+    validation.render()
+
+
+def ledger(**terms: int) -> dict[str, Any]:
+    rows = [{"name": n.replace("_", " "), "bytes": b, "formula": "", "source": ""} for n, b in terms.items()]
+    return {"terms": rows, "peak_at": "head backward", "allocated_bytes": sum(terms.values()), "reserved_bytes": 0,
+            "process_bytes": 0}  # fmt: skip
+
+
+MEASURED = ledger(frozen_weights=1000, trained_weights=40, activations_and_temporaries=600)
+PREDICTED = ledger(frozen_weights=1000, trained_weights=40, activations=400, logits_and_loss=190, batch=4)
+
+
+def test_residuals_are_told_in_the_measured_terms() -> None:
+    rows = residuals(PREDICTED, MEASURED)
+    assert [(r.term, r.predicted, r.measured) for r in rows] == [
+        ("frozen weights", 1000, 1000), ("trained weights", 40, 40), (LUMP, 594, 600), ("total", 1634, 1640),
+    ]  # fmt: skip
+    assert rows[-1].difference == -6
+    assert rows[-1].share == pytest.approx(-6 / 1640)
+    assert residuals({}, MEASURED) == []
+    assert residuals(PREDICTED, {}) == []
+
+
+@pytest.mark.skipif(not record(), reason="make bench-memory has not written its record here")
+def test_the_record_is_shown_as_it_is(visit: Any) -> None:
+    found = record()
+    text = words(visit(page)).replace("\u00a0", " ")
+    mean = sum(abs(r["error"]) for r in found["rows"]) / len(found["rows"])
+    assert f"{len(found['rows'])} published peaks: off by {100 * mean:.1f} % on average" in text
+    assert f"{found['summary']['covered']} of {found['summary']['rows']} rows are covered" in text
+    from app.views.validation import LACKING, summed
+
+    assert sum(n for _, n in summed(found["uncovered"])) == len(found["uncovered"]) == found["summary"]["uncovered"]
+    for row in found["uncovered"]:
+        lacking = LACKING.fullmatch(row["reason"])
+        assert (lacking[1] if lacking else row["reason"]).replace("\u00a0", " ") in text
+    for row in found["rows"]:
+        assert not row["cause"] or row["cause"].replace("\u00a0", " ") in text
+
+
+@pytest.mark.skipif(not record(), reason="make bench-memory has not written its record here")
+def test_every_figure_has_what_it_must() -> None:
+    found = record()
+    for chart in (
+        charts_validation.against(found["rows"]), charts_validation.errors(found["rows"]),
+        charts_validation.waterfall(found["waterfall"]),
+    ):  # fmt: skip
+        assert chart.title
+        assert not chart.title.endswith(".")
+        assert len(chart.alt) > 30
+        assert not chart.table.empty
+
+
+def test_own_runs_are_shown_term_by_term_and_only_to_their_owner(visit: Any, store: Any) -> None:
+    run = store.create("alice", RunConfig(), key="mine", cell="playground", title="Mine", direct=True)
+    hand = Hand(store, run)
+    *told, end = events(RunConfig())
+    hand.say(*told, dataclasses.replace(end, ledger=MEASURED, predicted=PREDICTED))
+    hand.leave()
+    seen = visit(page)
+    text = words(seen).replace("\u00a0", " ")
+    assert "1 run: off by 0.37 % on average" in text
+    table = next(d.value for d in seen.dataframe if "Residual" in d.value)
+    assert list(table["Term"]) == ["frozen weights", "trained weights", LUMP, "total"]
+    assert "None of yours has both yet" in words(visit(page, owner="bob"))

@@ -1,0 +1,57 @@
+"""The calculators as a visitor walks them: an answer that moves with the slider, on a desk and on a phone."""
+
+from __future__ import annotations
+
+import re
+import statistics
+
+from tests.browser.conftest import Server, Visitors, idle
+from tests.browser.test_accessibility import check
+from tests.browser.test_journeys import Shoot, key, shoot, wait_for_text
+
+__all__ = ["shoot"]
+PATH = "/vram?batch=2"
+UPDATES = 9
+MEDIAN_MS = 300
+WATCH = """() => {
+  const was = document.querySelector('h4').innerText, began = performance.now();
+  window.took = null;
+  const look = new MutationObserver(() => {
+    const now = document.querySelector('h4');
+    if (now && now.innerText !== was) { window.took = performance.now() - began; look.disconnect(); }
+  });
+  look.observe(document.body, {subtree: true, childList: true, characterData: true});
+}"""
+
+
+def test_the_vram_calculator(server: Server, visitors: Visitors, shoot: Shoot) -> None:
+    vera = visitors.new(server)
+    page = vera.tab(PATH)
+    wait_for_text(page, re.compile("This step does not fit on RTX 4090"))
+    milliseconds = []
+    for number in range(UPDATES):
+        page.evaluate(WATCH)
+        page.locator(".st-key-vram-batch [role=slider], .st-key-vram-batch input").first.press(
+            "ArrowRight" if number % 2 == 0 else "ArrowLeft"
+        )
+        page.wait_for_function("window.took !== null")
+        milliseconds.append(page.evaluate("window.took"))
+        idle(page)
+    median = statistics.median(milliseconds)
+    print(f"from key to the new verdict: median {median:.0f} ms of {UPDATES}")
+    assert median <= MEDIAN_MS
+    check(page)
+    shoot(vera, PATH, "vram")
+    key(page, "vram-use-0").locator("button").click()
+    wait_for_text(page, re.compile("This step fits on RTX 4090"))
+    assert "checkpointing=on" in page.url
+
+
+def test_the_calculators_fit_a_phone(server: Server, visitors: Visitors) -> None:
+    someone = visitors.new(server, viewport={"width": 390, "height": 844})
+    for path, says in ((PATH, "This step does not fit"), ("/parameters", "LoRA trains 20,971,520")):
+        page = someone.tab(path)
+        wait_for_text(page, re.compile(says))
+        wide, seen = page.evaluate("[document.scrollingElement.scrollWidth, window.innerWidth]")
+        assert wide <= seen
+        page.close()

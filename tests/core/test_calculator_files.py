@@ -1,0 +1,195 @@
+"""What the calculators read and write: other people's settings, and code, JSON and CSV to take away."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.catalog import architecture_of, gpu
+from core.errors import BadInput, Incompatible
+from core.memory import exporting, importing, rules
+from core.memory.card import totals
+from core.memory.compare import on
+from core.memory.estimate import Sizes, find
+from core.memory.setup import Setup
+from core.methods import METHODS
+from tests.core import memory_support
+
+# --- import -----------------------------------------------------------------------------------------------------------
+
+
+def test_peft_s_own_file_is_understood(tmp_path: Path) -> None:
+    from peft import IA3Config, LoraConfig
+
+    LoraConfig(
+        r=16, lora_alpha=32, lora_dropout=0.05, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM",
+        base_model_name_or_path="meta-llama/Llama-3.1-8B",
+    ).save_pretrained(tmp_path)  # fmt: skip
+    found = importing.read((tmp_path / "adapter_config.json").read_text())
+    assert (found.method, found.model) == ("lora", "meta-llama/Llama-3.1-8B")
+    assert (found.settings.rank, found.settings.alpha, found.settings.dropout) == (16, 32, 0.05)
+    assert found.settings.target_modules == "q_proj,v_proj"
+    IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]).save_pretrained(
+        tmp_path
+    )
+    assert importing.read((tmp_path / "adapter_config.json").read_text()).method == "ia3"
+
+
+def test_training_arguments_are_understood() -> None:
+    from transformers import TrainingArguments
+
+    arguments = TrainingArguments(
+        output_dir="out", per_device_train_batch_size=3, gradient_accumulation_steps=4, gradient_checkpointing=True,
+        optim="paged_adamw_8bit", use_cpu=True,
+    )  # fmt: skip
+    found = importing.read(arguments.to_json_string())
+    assert (found.batch, found.accumulation, found.checkpointing, found.optimizer) == (3, 4, True, "paged_adamw_8bit")
+    assert found.method is None
+    assert "output_dir" in found.unused
+
+
+AXOLOTL = """
+base_model: NousResearch/Llama-3.2-1B
+adapter: qlora
+load_in_4bit: true
+lora_r: 32
+lora_alpha: 16
+lora_target_linear: true
+sequence_len: 4096
+micro_batch_size: 2
+gradient_accumulation_steps: 4
+num_epochs: 1
+optimizer: adamw_bnb_8bit
+gradient_checkpointing: true
+sample_packing: true
+"""
+FACTORY = {
+    "model_name_or_path": "meta-llama/Meta-Llama-3-8B-Instruct", "finetuning_type": "lora", "lora_rank": 8,
+    "lora_target": "all", "cutoff_len": 2048, "per_device_train_batch_size": 1, "use_dora": True, "optim": "adafactor",
+}  # fmt: skip
+
+
+def test_configurations_of_other_programs_are_understood() -> None:
+    found = importing.read(AXOLOTL)
+    assert (found.method, found.settings.rank, found.settings.alpha) == ("qlora", 32, 16)
+    assert found.settings.target_modules == "all-linear"
+    assert (found.batch, found.accumulation, found.length) == (2, 4, 4096)
+    assert (found.optimizer, found.epochs, found.unused) == ("adamw_8bit", 1.0, ("sample_packing",))
+    assert "QLoRA" in found.told
+    other = importing.read(json.dumps(FACTORY))
+    assert (other.method, other.settings.rank, other.length) == ("dora", 8, 2048)
+    assert (other.optimizer, other.unused) == (None, ("the optimizer adafactor",))
+    assert importing.read("finetuning_type: full\nbatch_size: 2").method == "full"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "The text is empty"),
+        ('{"peft_type": "LORA", "r": 16', "This is not whole JSON"),
+        ("just words", "holds no named settings"),
+        ('{"colour": "blue"}', "no training settings in this text"),
+        ('{"peft_type": "LOHA", "r": 4}', "of type 'LOHA', which Deltalab does not have"),
+        ("per_device_train_batch_size: 0", "per_device_train_batch_size is 0"),
+        ("adapter: galore\nlora_r: 8", "'galore' is not one of"),
+        ("PK\x03\x04rest", "a pickle and could run code"),
+        ("a: [1", "neither JSON nor YAML"),
+        ("x" * 200_001, "more than 200,000 characters"),
+        ("!!python/object/apply:os.system ['true']", "neither JSON nor YAML"),
+    ],
+)
+def test_what_cannot_be_used_is_said(text: str, says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        importing.read(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"model_type": "llama", "hidden_size": 20', "This is not whole JSON"),
+        ('{"hidden_size": 2048}', "names no model_type"),
+        ('{"model_type": "llama", "num_hidden_layers": 1000000}', "num_hidden_layers is 1000000"),
+        ('{"model_type": "llama", "hidden_size": -4}', "hidden_size is -4"),
+        ('{"model_type": "gemma3", "text_config": {"num_hidden_layers": "many"}}', "num_hidden_layers is 'many'"),
+    ],
+)
+def test_a_pasted_configuration_is_checked(text: str, says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        importing.config(text)
+
+
+# --- export -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model in a folder, with biases, as somebody's script would load it."""
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny")
+    AutoModelForCausalLM.from_config(memory_support.config_of("llama_biased", width=32, layers=2)).save_pretrained(
+        folder
+    )
+    return folder
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.filterwarnings("ignore")
+def test_the_code_trains_what_was_counted(method: str, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code is run as it is, by transformers and PEFT, and its model is counted."""
+    from core.architecture import architecture_of_config
+    from core.base import load_config
+
+    table = architecture_of_config(load_config(str(tiny)), "tiny")
+    settings = METHODS[method].Config()
+    if method == "prompt_tuning":
+        settings = METHODS[method].Config(start="random")
+    setup = Setup(method, settings, 2, 64, accumulation=3, checkpointing=METHODS[method].CHECKPOINTS)
+    text = exporting.code(str(tiny), table, setup)
+    monkeypatch.chdir(tiny.parent)
+    found: dict[str, Any] = {}
+    exec(compile(text, "exported", "exec"), found)
+    trained = sum(p.numel() for p in found["model"].parameters() if p.requires_grad)
+    if method == "pissa":
+        assert "pissa" in text
+    expected = METHODS[method].count(table, settings)
+    if method == "prefix_tuning":
+        # PEFT puts its tokens through no projection either; the same 2·p·L·d.
+        assert trained == expected
+    assert trained == expected
+    arguments = found["arguments"]
+    assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (2, 3)
+    assert arguments.gradient_checkpointing == METHODS[method].CHECKPOINTS
+
+
+def test_code_for_a_card_is_in_sixteen_bits_and_four() -> None:
+    table = architecture_of("Llama-3.1-8B")
+    setup = on(Setup("qlora", METHODS["qlora"].Config(), 1, 512, optimizer="paged_adamw_8bit"), gpu("RTX 4090"))
+    text = exporting.code("meta-llama/Llama-3.1-8B", table, setup)
+    for part in ("load_in_4bit=True", "bnb_4bit_compute_dtype=torch.bfloat16", "bf16=True", 'optim="paged_adamw_8bit"'):
+        assert part in text
+    compile(text, "exported", "exec")
+    with pytest.raises(Incompatible):
+        exporting.code("x", table, Setup("bitfit", METHODS["bitfit"].Config(), 1, 512))
+
+
+def test_json_and_csv_hold_the_ledger() -> None:
+    card, table = gpu("RTX 4090"), architecture_of("Llama-3.1-8B")
+    setup = on(Setup("qlora", METHODS["qlora"].Config(), 1, 512), card)
+    made = find("Llama-3.1-8B", setup)
+    assert made is not None
+    ledger = made.ledger(Sizes.of(setup))
+    found, told = totals(ledger.allocated_bytes, setup.device), rules.rules(table, setup, ledger)
+    record = json.loads(exporting.as_json("Llama-3.1-8B", setup, card, ledger, found, told))
+    assert Setup.from_dict(record["setup"]) == setup
+    assert sum(t["bytes"] for t in record["terms"]) == record["totals"]["allocated"] == ledger.allocated_bytes
+    assert record["verdict"] == "fits"
+    rows = list(csv.DictReader(io.StringIO(exporting.as_csv(ledger, found, told))))
+    by_name = {r["term"]: int(r["bytes"]) for r in rows}
+    assert by_name["allocated"] == sum(t.bytes for t in ledger.terms)
+    assert by_name["process, most"] == found.process[2]
