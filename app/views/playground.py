@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from app import chat, compare, data, form, live, state, uploads
+from app import chat, compare, data, form, live, proposals, state, takeaway, uploads
 from app.address import keep_in_link, linked
 from app.story import plain
 from core.base import CLASSIFICATION
@@ -61,13 +61,16 @@ def _setup() -> None:
     with right:
         method = _method(facts)
     path = None if given is None else _own(given, base)
+    revision = facts.get("asked_revision")
     if base is None:
         base, ready = EMBEDDED, False
     else:
         ready = path is not None or (task is not None and facts.get("task") != CLASSIFICATION)
-    defaults = RunConfig(base=base, task=task, data=None if path is None else str(path), method=method)
-    if task is None and path is None:
-        defaults = RunConfig(base=base, method=method)  # the knobs of the default task, until there is a file
+    defaults = RunConfig(
+        base=base, revision=revision, task=task, data=None if path is None else str(path), method=method
+    )
+    if task is None and path is None:  # the knobs of the default task, until there is a file
+        defaults = RunConfig(base=base, revision=revision, method=method)
     st.subheader("Settings", anchor=False)
     run = shown_run()
     busy = run is not None and run.status in live.ACTIVE
@@ -100,6 +103,7 @@ def _base() -> tuple[str | None, dict[str, Any]]:
         args=("base", EMBEDDED),
     )
     source: str | None = EMBEDDED
+    revision: str | None = None
     if kind == "folder":
         source = st.text_input(
             "Folder on this machine",
@@ -116,12 +120,19 @@ def _base() -> tuple[str | None, dict[str, Any]]:
             help="It is fetched once and kept in the hub's cache; safetensors only, no code of the repository is run.",
             bind="query-params",
         )
+        if source:
+            revision = st.text_input(
+                "Revision", key="revision", placeholder="main", help="A branch, a tag or a commit of it.",
+                bind="query-params",
+            )  # fmt: skip
+        with st.expander("Models that fit this machine", expanded=not source, key="proposals"):
+            proposals.choose("hub", form.config_of(_shown_config(), KNOB))
     source = (source or "").strip()
     if not source:
         st.caption("Nothing is named yet.")
         return None, {}
     with st.spinner("Looking at the base", show_time=True):
-        facts = base_facts(source)
+        facts = base_facts(source, (revision or "").strip() or None)
     if "error" in facts:
         live.say(DeltalabError(*facts["error"]))
         return None, {}
@@ -144,17 +155,26 @@ def _base() -> tuple[str | None, dict[str, Any]]:
 
 
 @st.cache_data(show_spinner=False, ttl=120, max_entries=64)
-def base_facts(source: str) -> dict[str, Any]:
-    """What is known of a base without loading it; {"error": (sentence, advice)} when it cannot be used.
+def base_facts(source: str, revision: str | None = None) -> dict[str, Any]:
+    """What is known of a base without loading it, and `asked_revision`; {"error": (sentence, advice)} when it cannot be
+    used.
 
     Both are kept for a while: the hub is not asked again at every move of a knob.
     """
     from core.base import describe_base
 
     try:
-        return describe_base(source)
+        return describe_base(source, revision) | {"asked_revision": revision}
     except DeltalabError as error:
         return {"error": (error.sentence, error.advice)}
+
+
+def _shown_config() -> RunConfig:
+    """The method and the task that are chosen further down, with their defaults on a base from the hub."""
+    task = st.session_state.get("task", TASK)
+    return RunConfig(
+        base="owner/name", task=task if task in TASKS else TASK, method=st.session_state.get("method", METHOD)
+    )
 
 
 def _method(facts: dict[str, Any]) -> str:
@@ -272,9 +292,20 @@ def _result(run: Run) -> None:
     st.divider()
     st.header(plain(run.title or "Run"), anchor="run")
     live.run_panel(run, key="playground-run", on_new=_show)
+    if run.adapter is not None and not run.active:
+        _onwards(run)
     if run.adapter is not None:
         st.subheader(chat.heading(run), anchor="chat")
         chat.section(run, key="playground-chat")
+
+
+def _onwards(run: Run) -> None:
+    """What a finished run is good for, beside talking to it."""
+    with st.container(horizontal=True, key="playground-onwards"):
+        query = {"run": run.id}
+        st.page_link(state.page("inside"), label="Look inside", icon=":material/frame_inspect:", query_params=query)
+        st.page_link(state.page("ship"), label="Ship it", icon=":material/local_shipping:", query_params=query)
+        takeaway.link(run)
 
 
 def _show(run: Run) -> None:
