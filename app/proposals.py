@@ -13,6 +13,7 @@ import streamlit as st
 
 from core.config import RunConfig
 from core.errors import BadInput
+from core.export.link import name_of
 from core.methods import METHODS
 from core.units import bytes_text, count_text, range_text
 
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
 HEIGHT = 340
 
 
-def choose(key: str, config: RunConfig) -> None:
+def choose(key: str, config: RunConfig, knob: str) -> None:
     """Draw the list.
 
     Args:
-        key: of the text input that a choice fills. config: the settings that memory and time are predicted for.
+        key: of the text input that a choice fills. config: the settings that memory and time are predicted for. knob:
+            what the form's widgets begin with: where a batch has to be cut into passes, a choice sets both of them.
     """
     try:
         offer = _offer(json.dumps(dataclasses.replace(config, base="owner/name").to_dict(), sort_keys=True))
@@ -48,6 +50,11 @@ def choose(key: str, config: RunConfig) -> None:
         st.markdown("No model of the catalogue fits. Lower *Batch size* or *Max length*, or take the embedded base.")
         return
     here = _here(tuple(by_id))
+    batch, passes = (name_of(knob, config.method, config.task, "train", f) for f in ("batch_size", "accumulation"))
+    sizes = {
+        i: {batch: p.rows, passes: config.train.accumulation * p.passes} if p.passes > 1 else {}
+        for i, p in by_id.items()
+    }
     with st.container(height=HEIGHT, key=f"{key}-proposals"):
         ids = list(by_id)
         now = st.session_state.get(key)
@@ -55,14 +62,16 @@ def choose(key: str, config: RunConfig) -> None:
             "Models that fit", ids, index=ids.index(now) if now in by_id else None, key=f"{key}-proposed-{tuned}",
             format_func=lambda i: f"**{by_id[i].name}** · {count_text(by_id[i].parameters)} parameters",
             captions=[told(p, config.method, offer, i in here) for i, p in by_id.items()],
-            label_visibility="collapsed", on_change=_take, args=(key, f"{key}-proposed-{tuned}"),
+            label_visibility="collapsed", on_change=_take, args=(key, f"{key}-proposed-{tuned}", sizes),
         )  # fmt: skip
 
 
-def _take(key: str, chosen: str) -> None:
-    """The radio's callback: its choice becomes the base."""
-    if st.session_state.get(chosen):
-        st.session_state[key] = st.session_state[chosen]
+def _take(key: str, chosen: str, sizes: dict[str, dict[str, int]]) -> None:
+    """The radio's callback: its choice becomes the base, with as many rows a pass as fit."""
+    model = st.session_state.get(chosen)
+    if model:
+        st.session_state[key] = model
+        st.session_state.update(sizes[model])
 
 
 def _hub_id(proposal: Proposal, tuned: bool) -> str:

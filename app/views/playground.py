@@ -56,7 +56,7 @@ def _setup() -> None:
     """Everything that is chosen; in a fragment, so that a knob redraws nothing else."""
     left, right = st.columns(2, gap="large")
     with left:
-        base, facts = _base()
+        base, facts, place = _base()
         task, given = _material(facts)
     with right:
         method = _method(facts)
@@ -78,6 +78,9 @@ def _setup() -> None:
     if not ready:
         st.caption("Run waits for a base and for something to learn that can be used.")
     now = form.config_of(defaults, KNOB)
+    if place is not None:
+        with place:
+            proposals.choose("hub", now, KNOB)
     if run is not None and not busy and ready and live.differs(run, now):
         st.caption(":material/update: The run below was made with other settings. *Run* shows what these do.")
     _link(now)
@@ -88,8 +91,8 @@ def _setup() -> None:
             st.rerun()
 
 
-def _base() -> tuple[str | None, dict[str, Any]]:
-    """The base and its facts; None while it cannot be used."""
+def _base() -> tuple[str | None, dict[str, Any], Any]:
+    """The base, None while it cannot be used; its facts; and where models that fit are to be listed, or None."""
     st.subheader("Base", anchor=False)
     kind = st.segmented_control(
         "Where the base comes from",
@@ -104,6 +107,7 @@ def _base() -> tuple[str | None, dict[str, Any]]:
     )
     source: str | None = EMBEDDED
     revision: str | None = None
+    place = None
     if kind == "folder":
         source = st.text_input(
             "Folder on this machine",
@@ -125,17 +129,17 @@ def _base() -> tuple[str | None, dict[str, Any]]:
                 "Revision", key="revision", placeholder="main", help="A branch, a tag or a commit of it.",
                 bind="query-params",
             )  # fmt: skip
-        with st.expander("Models that fit this machine", expanded=not source, key="proposals"):
-            proposals.choose("hub", form.config_of(_shown_config(), KNOB))
+        # Filled once the settings are drawn, which memory and time depend on.
+        place = st.expander("Models that fit this machine", expanded=not source, key="proposals")
     source = (source or "").strip()
     if not source:
         st.caption("Nothing is named yet.")
-        return None, {}
+        return None, {}, place
     with st.spinner("Looking at the base", show_time=True):
         facts = base_facts(source, (revision or "").strip() or None)
     if "error" in facts:
         live.say(DeltalabError(*facts["error"]))
-        return None, {}
+        return None, {}, place
     parts = [str(facts.get("name") or source)]
     if facts.get("model_type"):
         parts.append(f"{facts['model_type']}{', an encoder' if facts.get('task') == CLASSIFICATION else ''}")
@@ -151,7 +155,7 @@ def _base() -> tuple[str | None, dict[str, Any]]:
             "A small model of a small world: it knows people, cities, jobs and pets, adds, and judges reviews. Every "
             "answer can be graded exactly."
         )
-    return source, facts
+    return source, facts, place
 
 
 @st.cache_data(show_spinner=False, ttl=120, max_entries=64)
@@ -167,14 +171,6 @@ def base_facts(source: str, revision: str | None = None) -> dict[str, Any]:
         return describe_base(source, revision) | {"asked_revision": revision}
     except DeltalabError as error:
         return {"error": (error.sentence, error.advice)}
-
-
-def _shown_config() -> RunConfig:
-    """The method and the task that are chosen further down, with their defaults on a base from the hub."""
-    task = st.session_state.get("task", TASK)
-    return RunConfig(
-        base="owner/name", task=task if task in TASKS else TASK, method=st.session_state.get("method", METHOD)
-    )
 
 
 def _method(facts: dict[str, Any]) -> str:

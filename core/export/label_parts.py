@@ -29,15 +29,15 @@ print(f"{{len(dataset)}} of {{len(rows)}} rows are used, with the labels {{', '.
 
 LOADED = """# What the checkpoint lacks is drawn by the run's seed, as there: the head, and often a pooler too.
 fresh = {name.rpartition(".")[0] for name in (*info["missing_keys"], *(m[0] for m in info["mismatched_keys"]))}
-inside = model.base_model_prefix + "."
+encoder = model.base_model_prefix + "."
 
 
 def part_of_head(path):
     \"\"\"The module of the head that a module or parameter belongs to, or None.\"\"\"
-    if not path.startswith(inside):
+    if not path.startswith(encoder):
         return path.partition(".")[0]
     if any(path == name or path.startswith(name + ".") for name in fresh):
-        return path.removeprefix(inside).partition(".")[0]
+        return path.removeprefix(encoder).partition(".")[0]
     return None
 
 

@@ -68,7 +68,7 @@ def differences(config: RunConfig, trainer: str, facts: Facts) -> list[str]:
     out = []
     if getattr(s, "quant_type", "") == "int8":
         out.append("bitsandbytes rounds activations to 8 bits as well as weights; the run rounded the weights alone.")
-    if method == "lora_plus" and s.bias != "none":
+    if method == "lora_plus" and (s.bias != "none" or facts.labels):
         out.append("PEFT gives the trained biases B's learning rate; the run gave them A's.")
     if method == "p_tuning" or (method == "prefix_tuning" and s.projection):
         out.append("What computes the prompt starts as other random numbers, because PEFT draws them in another order.")

@@ -146,6 +146,10 @@ def test_choosing_a_model_that_fits_fills_the_base(visit, card, tmp_path, monkey
     assert page.text_input(key="hub").value == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert "about 257 MiB in 16 bits" in page.error[0].value, "offline it says what it would take"
     assert "hf download HuggingFaceTB/SmolLM2-135M-Instruct" in page.error[0].value
+    big = next(r for r in page.radio if r.label == "Models that fit")
+    big.set_value("Qwen/Qwen2.5-7B-Instruct").run()
+    assert page.number_input(key="knob-batch_size").value * page.number_input(key="knob-accumulation").value == 32
+    assert page.number_input(key="knob-accumulation").value > 1, "a batch that does not fit is cut into passes"
     page.toggle(key="hub-tuned").set_value(False).run()
     assert any(r.label == "Models that fit" and r.value is None for r in page.radio)
 
