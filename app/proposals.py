@@ -55,7 +55,7 @@ def choose(key: str, config: RunConfig, knob: str) -> None:
         i: {batch: p.rows, passes: config.train.accumulation * p.passes} if p.passes > 1 else {}
         for i, p in by_id.items()
     }
-    with st.container(height=HEIGHT, key=f"{key}-proposals"):
+    with st.container(height=HEIGHT if len(by_id) > 4 else "content", border=True, key=f"{key}-proposals"):
         ids = list(by_id)
         now = st.session_state.get(key)
         st.radio(

@@ -28,6 +28,7 @@ Tell = Callable[[int, int], None]
 """Called with bytes that are here and bytes in all, after every piece; what it raises ends the fetch."""
 
 PARTIAL = ".deltalab-partial"
+PIECE_BYTES = 1 << 20  # the library's 10 MiB are ten seconds of a slow line without a word, and lost when it breaks
 LOOK_SECONDS = 0.25
 NEWS_SECONDS, NEWS_SHARE, NEWS_LATEST_SECONDS = 1.0, 0.01, 10.0
 STOP_SECONDS = 5.0  # a server that says nothing must not hold up a cancelled run
@@ -108,8 +109,10 @@ def _size(*paths: Path) -> int:
 
 
 def _fetch(address: str, partial: Path, size: int, headers: dict[str, Any], tell: Callable[[int], None]) -> None:
+    from huggingface_hub import constants
     from huggingface_hub.file_download import http_get
 
+    constants.DOWNLOAD_CHUNK_SIZE = PIECE_BYTES
     partial.touch()
     with partial.open("r+b") as file:
         here = file.seek(0, 2)

@@ -19,12 +19,11 @@ from tests.core.hub_support import Hub, serving
 
 REPO = "tiny/llama"
 
-# Progress as lines of JSON; STOP: stop after the first. The library reads in pieces of 10 MiB, more than these files.
+# Progress as lines of JSON; STOP: stop after the first. In small pieces, since these files are small.
 FOLLOW = """
 import json, os, sys
-from huggingface_hub import constants
-constants.DOWNLOAD_CHUNK_SIZE = 4096
 from core import fetch
+fetch.PIECE_BYTES = 4096
 fetch.LOOK_SECONDS = fetch.NEWS_SECONDS = 0.02
 from core.errors import DeltalabError
 stop = [False]
