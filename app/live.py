@@ -297,6 +297,8 @@ def status_line(status: str, story: Story) -> str:
     took = f" in {seconds_text(story.seconds)}" if story.seconds else ""
     if status == "finished":
         return f"Finished: {last} steps{took}."
+    if status in ("cancelled", "interrupted", "failed") and not last:
+        return f"{status.capitalize()} before the first step."
     if status in ("cancelled", "interrupted", "failed"):
         return f"{status.capitalize()} after step {last} of {story.total_steps or '?'}{took}."
     return f"{status.capitalize()}: step {last} of {story.total_steps or '?'}."
