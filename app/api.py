@@ -118,7 +118,7 @@ def export(request: Request) -> Response:
             state.store(), run.id, owner, part=request.path_params["part"],
             trainer=asked.get("trainer", "transformers"), with_data=asked.get("data") == "1",
         )  # fmt: skip
-        write_zip(made, Path(draft), root=root_of(run.id))
+        write_zip(made, Path(draft), root=root_of(run.id, request.path_params["part"]))
     except DeltalabError as error:
         os.unlink(draft)
         return JSONResponse({"detail": f"{error.sentence} {error.advice}".strip()}, 409, headers=NO_STORE)

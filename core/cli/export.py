@@ -35,7 +35,7 @@ def _export(asked: argparse.Namespace) -> int:
     made = export_of(store, run_id, OWNER, part=asked.what, trainer=asked.trainer, with_data=asked.with_data)
     out = Path(asked.out).expanduser()
     if out.suffix.lower() == ".zip":
-        write_zip(made, out, root=root_of(run_id))
+        write_zip(made, out, root=root_of(run_id, asked.what))
     else:
         write_folder(made, out)
     if asked.json:

@@ -150,28 +150,29 @@ def export_of(
     return export(run, events, part=part, trainer=trainer, with_data=with_data, extra=extra)
 
 
-def root_of(run_id: str) -> str:
+def root_of(run_id: str, part: str = "bundle") -> str:
     """The folder that everything in a run's zip stands in."""
-    return f"deltalab-{run_id[:8]}"
+    return f"deltalab-{run_id[:8]}" + (f"-{part}" if part != "bundle" else "")
 
 
 def commands(made: Export, archive: str, root: str, trainer: str = "transformers") -> str:
     """What to type, line by line, once `archive` is downloaded: unpack, check, and use what is in it."""
     lines = [f"unzip {archive}", f"cd {root}", f"sha256sum -c {SUMS}"]
-    notebook_too = "train.ipynb" in made.files
-    wanted = SCRIPTS[trainer] if SCRIPTS[trainer] in made.files else next(
-        (name for name in SCRIPTS.values() if name in made.files), None)  # fmt: skip
-    if wanted or notebook_too:
-        needed = "requirements-trl.txt" if trainer == "sft" and "requirements-trl.txt" in made.files else (
-            "requirements.txt")  # fmt: skip
-        lines += ["python3 -m venv .venv", f".venv/bin/pip install -r {needed}"]
-    if wanted:
-        lines.append(" ".join([".venv/bin/python", wanted, *made.needs]))
-    elif notebook_too:
-        lines += [".venv/bin/pip install jupyterlab", ".venv/bin/jupyter lab train.ipynb"]
+    scripts = [name for name in (SCRIPTS[trainer], *SCRIPTS.values()) if name in made.files]
+    if scripts or "train.ipynb" in made.files:
+        kind = (
+            "requirements-trl.txt" if trainer == "sft" and "requirements-trl.txt" in made.files else "requirements.txt"
+        )
+        lines += ["python3 -m venv .venv", f".venv/bin/pip install -r {kind}"]
+    if scripts:
+        lines.append(f"{' '.join(['.venv/bin/python', scripts[0], *made.needs])}   # the run again")
+    elif "train.ipynb" in made.files:
+        lines += [".venv/bin/pip install jupyterlab", ".venv/bin/jupyter lab train.ipynb   # the run again"]
     if any(name.startswith("tensorboard/") for name in made.files):
-        tool = ".venv/bin/" if wanted or notebook_too else ""
-        lines += [f"{tool}pip install tensorboard", f"{tool}tensorboard --logdir tensorboard"]
+        tool = ".venv/bin/" if scripts else ""
+        lines += [f"{tool}pip install tensorboard", f"{tool}tensorboard --logdir tensorboard   # its curves"]
+    if not scripts and "adapter/README.md" in made.files:
+        lines.append("cat adapter/README.md   # how to load it")
     return "\n".join(lines)
 
 
