@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from core.runs.store import Run
 
 NOT_FOUND = "There is no such run."
-SENT = ("started", "step", "evaluated", "sampled", "finished", "stopped", "failed")
+SENT = ("preparing", "started", "step", "evaluated", "sampled", "finished", "stopped", "failed")
 NO_STORE = {"cache-control": "no-store"}
 
 
@@ -102,6 +102,37 @@ def adapter(request: Request) -> Response:
     return _zipped(folder, "adapter", file_name(run))
 
 
+def export(request: Request) -> Response:
+    """GET /api/runs/{run_id}/export/{part}.zip?trainer=…&data=1 → a part of `core.export.bundle`, made now."""
+    found = _run(request)
+    if found is None:
+        return _missing()
+    from core.export.bundle import export_of, root_of, write_zip
+
+    run, owner = found
+    asked = request.query_params
+    handle, draft = tempfile.mkstemp(suffix=".zip")
+    os.close(handle)
+    try:
+        made = export_of(
+            state.store(), run.id, owner, part=request.path_params["part"],
+            trainer=asked.get("trainer", "transformers"), with_data=asked.get("data") == "1",
+        )  # fmt: skip
+        write_zip(made, Path(draft), root=root_of(run.id, request.path_params["part"]))
+    except DeltalabError as error:
+        os.unlink(draft)
+        return JSONResponse({"detail": f"{error.sentence} {error.advice}".strip()}, 409, headers=NO_STORE)
+    except BaseException:
+        os.unlink(draft)
+        raise
+    return _file(draft, export_name(run, request.path_params["part"]))
+
+
+def export_name(run: Run, part: str) -> str:
+    """A download's name: what `core.export.bundle.commands` unpacks."""
+    return f"deltalab-{run.id[:8]}-{part}.zip"
+
+
 def made(request: Request) -> Response:
     """GET /api/runs/{run_id}/made/{where}/{name}.zip → a folder that a measurement of this run has left, zipped."""
     found = _run(request)
@@ -112,15 +143,17 @@ def made(request: Request) -> Response:
     folder = run.folder / "probes" / where / name
     if not re.fullmatch(r"[a-z_]+-[0-9a-f]{16}", where) or not re.fullmatch(r"[a-z_]+", name) or not folder.is_dir():
         return JSONResponse({"detail": "There is no such folder; measure again to make it."}, 404, headers=NO_STORE)
-    return _zipped(folder, name, f"{name}-{file_name(run)}", card=_card(run, owner, name))
+    return _zipped(folder, name, f"{name}-{file_name(run)}", card=_card(run, owner, folder))
 
 
-def _card(run: Run, owner: str, name: str) -> str:
-    """The run's model card for what goes out; '' where its record is too short for one."""
+def _card(run: Run, owner: str, folder: Path) -> str:
+    """The run's model card for the folder that goes out; '' where its record is too short for one."""
     from core.export.card import card, record_of
+    from core.export.merged import stored_in
 
     try:
-        return card(record_of(state.store(), run.id, owner), merged="float32" if name == "merged" else None)
+        stored = stored_in(folder) if folder.name == "merged" else None
+        return card(record_of(state.store(), run.id, owner), merged=stored)
     except DeltalabError:
         return ""
 
@@ -142,6 +175,11 @@ def _zipped(folder: Path, inside: str, called: str, card: str = "") -> Response:
     except BaseException:
         os.unlink(draft)
         raise
+    return _file(draft, called)
+
+
+def _file(draft: str, called: str) -> FileResponse:
+    """A zip that is removed once it is sent."""
     return FileResponse(
         draft,
         media_type="application/zip",
@@ -168,6 +206,7 @@ def asset(request: Request) -> Response:
 ROUTES = [
     Route("/api/runs/{run_id}/events", events, methods=["GET"]),
     Route("/api/runs/{run_id}/adapter.zip", adapter, methods=["GET"]),
+    Route("/api/runs/{run_id}/export/{part}.zip", export, methods=["GET"]),
     Route("/api/runs/{run_id}/made/{where}/{name}.zip", made, methods=["GET"]),
     Route("/assets/{folder}/{version}/{file}", asset, methods=["GET"]),
 ]

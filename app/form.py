@@ -134,6 +134,7 @@ def steps_of(knob: Knob, key: str = "") -> list[float]:
 def _draw(knob: Knob, key: str, *, locked: bool) -> Any:
     """One widget; returns its value as the field's type."""
     meta = knob.meta
+    _follow_default(knob, key)
     common: dict[str, Any] = {"key": key, "help": knob.help, "disabled": locked, "bind": "query-params"}
     if knob.kind is bool:
         return st.toggle(knob.label, value=bool(knob.default), **common)
@@ -169,6 +170,15 @@ def _draw(knob: Knob, key: str, *, locked: bool) -> Any:
     if knob.kind is tuple:
         return tuple(part.strip() for part in (value or "").split(",") if part.strip())
     return (value or "").strip()
+
+
+def _follow_default(knob: Knob, key: str) -> None:
+    """Where the default changes with what else is chosen (another base has other rates), an untouched knob follows."""
+    kept = f"_{key}-default"
+    before = st.session_state.get(kept)
+    if before is not None and before != knob.default and st.session_state.get(key) == before:
+        st.session_state[key] = float(knob.default) if knob.kind is float else knob.default
+    st.session_state[kept] = knob.default
 
 
 def assemble(defaults: RunConfig, values: dict[str, Any]) -> RunConfig:

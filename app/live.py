@@ -297,6 +297,8 @@ def status_line(status: str, story: Story) -> str:
     took = f" in {seconds_text(story.seconds)}" if story.seconds else ""
     if status == "finished":
         return f"Finished: {last} steps{took}."
+    if status in ("cancelled", "interrupted", "failed") and not last:
+        return f"{status.capitalize()} before the first step."
     if status in ("cancelled", "interrupted", "failed"):
         return f"{status.capitalize()} after step {last} of {story.total_steps or '?'}{took}."
     return f"{status.capitalize()}: step {last} of {story.total_steps or '?'}."
@@ -375,7 +377,9 @@ def _figures(story: Story) -> None:
             if before is not None and before["exact_match"] is not None:
                 gain = f"{100 * (after['exact_match'] - before['exact_match']):+.0f} points"
             name = "Accuracy" if story.classifies else "Exact match"
-            st.metric(name, percent(after["exact_match"]), gain, width="content")
+            still = gain == "+0 points"
+            st.metric(name, percent(after["exact_match"]), gain, width="content",
+                      delta_color="off" if still else "normal", delta_arrow="off" if still else "auto")  # fmt: skip
             if after.get("macro_f1") is not None:
                 st.metric("Macro F1", percent(after["macro_f1"]), width="content")
         elif after is not None and after["loss"] is not None:

@@ -129,6 +129,9 @@ def slim(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             if seen % every and seen != steps:
                 continue
             kept.append({"kind": kind, "step": e["step"], "loss": _short(e["loss"]), "seconds": _short(e["seconds"])})
+        elif kind == "preparing":
+            kept = [k for k in kept if k["kind"] != kind]  # how far it is now; how far it was is of no interest
+            kept.append({k: e[k] for k in ("kind", "base", "done_bytes", "total_bytes", "seconds")})
         elif kind == "started":
             kept.append(
                 {"kind": kind, "steps": e["steps"], "resumed_at": e.get("resumed_at", 0), "device": e["device"]}

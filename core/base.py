@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from core.config import EMBEDDED
 from core.errors import BadInput, BaseUnavailable, DeltalabError, OutOfMemory
+from core.fetch import Tell, fetch_weights, partial_bytes
 from core.units import DTYPE_BYTES, bytes_text, count_text
 
 if TYPE_CHECKING:
@@ -115,13 +116,16 @@ class Located:
 # --- from a source to a folder ----------------------------------------------------------------------------------------
 
 
-def locate(source: str, revision: str | None = None, *, weights: bool = True) -> Located:
+def locate(
+    source: str, revision: str | None = None, *, weights: bool = True, tell: Tell = lambda done, total: None
+) -> Located:
     """The folder of a base, fetching it from the hub when it is not here.
 
     Args:
         source: 'embedded', a folder, or a hub id. An existing folder wins over a hub id of the same spelling.
         revision: branch, tag or commit of a hub id.
         weights: also fetch the weights; otherwise the small files only.
+        tell: see `core.fetch.fetch_weights`.
 
     Raises:
         BaseUnavailable: not found, not reachable, not allowed, no room on the disk.
@@ -155,10 +159,10 @@ def locate(source: str, revision: str | None = None, *, weights: bool = True) ->
         return Located(folder, folder.resolve().name, "folder")
     if "--" in source or ".." in source or source.endswith((".git", "-", ".")) or len(source) > 96:
         raise BadInput(f"{source!r} is not a valid hub id.", "A hub id looks like owner/name.")
-    return _from_hub(source, revision, weights=weights)
+    return _from_hub(source, revision, weights, tell)
 
 
-def _from_hub(repo: str, revision: str | None, *, weights: bool) -> Located:
+def _from_hub(repo: str, revision: str | None, weights: bool, tell: Tell) -> Located:
     """A hub repository as a folder of the hub's cache, with everything checked that can be before the download."""
     from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
     from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -194,7 +198,12 @@ def _from_hub(repo: str, revision: str | None, *, weights: bool) -> Located:
             here = all((folder / n).exists() for n in names)
             return Located(folder, repo, "hub", commit, {} if here else {n: sizes.get(n, 0) for n in names})
         missing = [n for n in names if not (config.parent / n).exists()]
-        _check_disk(repo, sum(sizes.get(n, 0) for n in missing), Path(constants.HF_HUB_CACHE))
+        cache = Path(constants.HF_HUB_CACHE)
+        if missing:
+            _check_disk(repo, sum(sizes.get(n, 0) for n in missing) - partial_bytes(repo, cache), cache)
+            # The small ones first: with them the cache knows what a whole snapshot has.
+            snapshot_download(repo, revision=commit, allow_patterns=small)
+            fetch_weights(repo, commit, {n: sizes.get(n, 0) for n in missing}, cache, tell)
         folder = Path(snapshot_download(repo, revision=commit, allow_patterns=[*small, *names]))
         return Located(folder, repo, "hub", commit)
 
@@ -271,8 +280,8 @@ def _explained(why: BaseException, repo: str, revision: str | None, reached: boo
     if isinstance(why, (OfflineModeIsEnabled, EntryNotFoundError)):
         if constants.HF_HUB_OFFLINE:
             return BaseUnavailable(
-                f"{repo} is not in the local cache, and HF_HUB_OFFLINE forbids fetching it.",
-                "Unset HF_HUB_OFFLINE, fetch it once, or choose the embedded base.",
+                f"{repo} is not in the local cache, and HF_HUB_OFFLINE forbids fetching it{_size_text(repo)}.",
+                f"Unset HF_HUB_OFFLINE, {_ELSEWHERE.format(repo=repo)}",
             )
         if isinstance(why.__cause__, (HTTPError, OSError)):  # the hub's client wraps what really happened
             return _explained(why.__cause__, repo, revision, reached)
@@ -286,8 +295,9 @@ def _explained(why: BaseException, repo: str, revision: str | None, reached: boo
                 "Start again: what has arrived is kept.",
             )
         return BaseUnavailable(
-            f"{repo} is not in the local cache, and the hub at {constants.ENDPOINT} cannot be reached.",
-            "Check the network, or choose the embedded base: it needs none.",
+            f"{repo} is not in the local cache, and the hub at {constants.ENDPOINT} cannot be "
+            f"reached{_size_text(repo)}.",
+            f"Check the network, {_ELSEWHERE.format(repo=repo)}",
         )
     number = getattr(why, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):
@@ -301,6 +311,38 @@ def _explained(why: BaseException, repo: str, revision: str | None, reached: boo
             "Set HF_HOME to a folder that is.",
         )
     return BaseUnavailable(f"{repo} could not be fetched: {_first_line(why)}.", "Try again.")
+
+
+_ELSEWHERE = (
+    "or fetch it where there is one (hf download {repo} --local-dir FOLDER) and name that folder here, or choose the "
+    "embedded base: it needs none."
+)
+
+
+def _size_text(repo: str) -> str:
+    """What fetching a model of the catalogue would take, to be added to a sentence; '' for others."""
+    from core.catalog import known
+
+    row = known(repo)
+    if row is None:
+        return ""
+    return f" (about {bytes_text(row.parameters * DTYPE_BYTES['bfloat16'])} in 16 bits)"
+
+
+def is_cached(repo: str) -> bool:
+    """Whether a hub id's weights lie in the hub's cache, whole as far as its listing there says. Asks no network."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        if isinstance(try_to_load_from_cache(repo, WEIGHTS), str):
+            return True
+        index = try_to_load_from_cache(repo, INDEX)
+        if not isinstance(index, str):
+            return False
+        return all((Path(index).parent / name).exists() for name in _shards(_read_json(Path(index)), repo))
+    except (HFValidationError, BaseUnavailable, OSError):
+        return False
 
 
 @contextmanager

@@ -755,14 +755,14 @@ def _encoded(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, rows: int) ->
         yield len(e.ids), sum(label >= 0 for label in e.labels)
 
 
-def _quick_rows(dialogues: Sequence[Dialogue]) -> int:
-    """How many rows from the first on a quick report counts the tokens of; at least one."""
-    characters = 0
-    for number, dialogue in enumerate(dialogues[:QUICK_ROWS]):
-        characters += sum(len(m.content) for m in dialogue.messages)
-        if characters > QUICK_CHARACTERS:
+def quick_rows(characters: Sequence[int]) -> int:
+    """How many rows from the first on a quick report counts the tokens of, by each row's characters; at least one."""
+    total = 0
+    for number, size in enumerate(characters[:QUICK_ROWS]):
+        total += size
+        if total > QUICK_CHARACTERS:
             return max(1, number)
-    return min(len(dialogues), QUICK_ROWS)
+    return min(len(characters), QUICK_ROWS)
 
 
 def report(
@@ -788,7 +788,8 @@ def report(
         BaseUnavailable: the tokenizer cannot be trained with.
     """
     template = template_of(tokenizer)
-    counted = _quick_rows(dataset.dialogues) if quick else dataset.rows
+    characters = [sum(len(m.content) for m in d.messages) for d in dataset.dialogues]
+    counted = quick_rows(characters) if quick else dataset.rows
     sizes = list(_encoded(dataset, tokenizer, counted))
     lines, dialogues = dataset.lines, dataset.dialogues
     too_long = tuple(line for line, (n, _) in zip(lines, sizes, strict=False) if n > max_length)

@@ -12,6 +12,18 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Preparing:
+    """The base is fetched from the hub. base: its id; done_bytes: of its weights that are here; total_bytes: in all;
+    seconds: since the fetch began."""
+
+    kind = "preparing"
+    base: str
+    done_bytes: int
+    total_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Started:
     """The model is loaded and the method attached; nothing has been trained yet.
 
@@ -141,8 +153,10 @@ class Failed:
     advice: str = ""
 
 
-Event = Started | Step | Evaluated | Sampled | Saved | Finished | Stopped | Failed
-KINDS: dict[str, type] = {c.kind: c for c in (Started, Step, Evaluated, Sampled, Saved, Finished, Stopped, Failed)}
+Event = Preparing | Started | Step | Evaluated | Sampled | Saved | Finished | Stopped | Failed
+KINDS: dict[str, type] = {
+    c.kind: c for c in (Preparing, Started, Step, Evaluated, Sampled, Saved, Finished, Stopped, Failed)
+}
 
 
 def to_dict(event: Event) -> dict[str, Any]:

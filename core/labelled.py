@@ -25,8 +25,6 @@ from core.dataset import (
     LABELS,
     PAIRS,
     PROMPTS,
-    QUICK_CHARACTERS,
-    QUICK_ROWS,
     TEXTS,
     Leak,
     Lengths,
@@ -38,6 +36,7 @@ from core.dataset import (
     lengths_of,
     listed,
     normal,
+    quick_rows,
     read_file,
     read_rows,
     report,
@@ -291,16 +290,6 @@ def tokens_of(
 # --- report -----------------------------------------------------------------------------------------------------------
 
 
-def _quick_rows(examples: Sequence[LabelledText]) -> int:
-    """How many rows from the first on a quick report counts the tokens of; at least one."""
-    characters = 0
-    for number, example in enumerate(examples[:QUICK_ROWS]):
-        characters += len(example.shown)
-        if characters > QUICK_CHARACTERS:
-            return max(1, number)
-    return min(len(examples), QUICK_ROWS)
-
-
 def report_labelled(
     data: Labelled,
     tokenizer: PreTrainedTokenizerBase,
@@ -319,7 +308,7 @@ def report_labelled(
         quick: count the tokens of the first rows only when there are many.
     """
     lines, examples = data.lines, data.examples
-    counted = _quick_rows(examples) if quick else data.rows
+    counted = quick_rows([len(e.shown) for e in examples]) if quick else data.rows
     sizes = [len(ids) for ids, _ in tokens_of(tokenizer, examples[:counted])]
     seen: dict[str, tuple[int, str]] = {}
     duplicates: list[tuple[int, int]] = []

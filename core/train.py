@@ -38,7 +38,8 @@ from core.batches import Batch, Plan
 from core.config import RunConfig, resolved
 from core.distributed import ALONE, World, joined, part_like, whole_tensor
 from core.errors import BadInput, DeltalabError, Diverged, OutOfMemory
-from core.events import Evaluated, Event, Failed, Finished, Sampled, Saved, Started, Step, Stopped
+from core.events import Evaluated, Event, Failed, Finished, Preparing, Sampled, Saved, Started, Step, Stopped
+from core.fetch import fetching
 from core.memory.measure import Mark, measure_step
 from core.methods import METHODS, attach, loading
 from core.objective import objective_for
@@ -235,6 +236,14 @@ class _Run:
     # --- the run ----------------------------------------------------------------------------------------------------
 
     def events(self, resume: bool) -> Iterator[Event]:
+        asked = resolved(self.asked)  # a mistake in the settings is told before gigabytes are fetched
+        fetched = False
+        for news in fetching(asked.base, asked.revision, self.should_stop):
+            fetched = True
+            yield Preparing(asked.base, news.done_bytes, news.total_bytes, news.seconds)
+        if fetched and self.should_stop():
+            yield Stopped(0, 0.0)
+            return
         began = time.perf_counter()
         started = self._prepare()
         if resume:

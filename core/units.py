@@ -33,7 +33,7 @@ def bytes_text(count: float) -> str:
 def count_text(count: float) -> str:
     """A number of parameters for a person: 1_234_567 -> '1.23 M', 850 -> '850'."""
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(count) >= limit:
+        if abs(count) >= 0.9995 * limit:  # three digits: 999.9 M are 1 B
             return f"{count / limit:.3g} {unit}"
     return f"{count:.0f}"
 
@@ -48,3 +48,12 @@ def seconds_text(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def range_text(least: float, most: float) -> str:
+    """A span of durations for a person, in one unit: (12, 80) -> '12 to 80 s', (300, 1800) -> '5 to 30 min'."""
+    size, unit = next(((n, u) for n, u in ((3600, "h"), (60, "min")) if least >= 2 * n or most >= 120 * n), (1, "s"))
+    if most >= 3 * 60 and size == 1:
+        size, unit = 60, "min"
+    low, high = (f"{v:.2g}" if v < 10 else f"{v:,.0f}" for v in (least / size, most / size))
+    return f"{low} to {high} {unit}" if low != high else f"{low} {unit}"

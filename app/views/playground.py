@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from app import chat, compare, data, form, live, state, uploads
+from app import chat, compare, data, form, live, proposals, state, takeaway, uploads
 from app.address import keep_in_link, linked
 from app.story import plain
 from core.base import CLASSIFICATION
@@ -56,18 +56,21 @@ def _setup() -> None:
     """Everything that is chosen; in a fragment, so that a knob redraws nothing else."""
     left, right = st.columns(2, gap="large")
     with left:
-        base, facts = _base()
+        base, facts, place = _base()
         task, given = _material(facts)
     with right:
         method = _method(facts)
     path = None if given is None else _own(given, base)
+    revision = facts.get("asked_revision")
     if base is None:
         base, ready = EMBEDDED, False
     else:
         ready = path is not None or (task is not None and facts.get("task") != CLASSIFICATION)
-    defaults = RunConfig(base=base, task=task, data=None if path is None else str(path), method=method)
-    if task is None and path is None:
-        defaults = RunConfig(base=base, method=method)  # the knobs of the default task, until there is a file
+    defaults = RunConfig(
+        base=base, revision=revision, task=task, data=None if path is None else str(path), method=method
+    )
+    if task is None and path is None:  # the knobs of the default task, until there is a file
+        defaults = RunConfig(base=base, revision=revision, method=method)
     st.subheader("Settings", anchor=False)
     run = shown_run()
     busy = run is not None and run.status in live.ACTIVE
@@ -75,6 +78,9 @@ def _setup() -> None:
     if not ready:
         st.caption("Run waits for a base and for something to learn that can be used.")
     now = form.config_of(defaults, KNOB)
+    if place is not None:
+        with place:
+            proposals.choose("hub", now, KNOB)
     if run is not None and not busy and ready and live.differs(run, now):
         st.caption(":material/update: The run below was made with other settings. *Run* shows what these do.")
     _link(now)
@@ -85,8 +91,8 @@ def _setup() -> None:
             st.rerun()
 
 
-def _base() -> tuple[str | None, dict[str, Any]]:
-    """The base and its facts; None while it cannot be used."""
+def _base() -> tuple[str | None, dict[str, Any], Any]:
+    """The base, None while it cannot be used; its facts; and where models that fit are to be listed, or None."""
     st.subheader("Base", anchor=False)
     kind = st.segmented_control(
         "Where the base comes from",
@@ -100,6 +106,8 @@ def _base() -> tuple[str | None, dict[str, Any]]:
         args=("base", EMBEDDED),
     )
     source: str | None = EMBEDDED
+    revision: str | None = None
+    place = None
     if kind == "folder":
         source = st.text_input(
             "Folder on this machine",
@@ -116,15 +124,22 @@ def _base() -> tuple[str | None, dict[str, Any]]:
             help="It is fetched once and kept in the hub's cache; safetensors only, no code of the repository is run.",
             bind="query-params",
         )
+        if source:
+            revision = st.text_input(
+                "Revision", key="revision", placeholder="main", help="A branch, a tag or a commit of it.",
+                bind="query-params",
+            )  # fmt: skip
+        # Filled once the settings are drawn, which memory and time depend on.
+        place = st.expander("Models that fit this machine", expanded=not source, key="proposals")
     source = (source or "").strip()
     if not source:
         st.caption("Nothing is named yet.")
-        return None, {}
+        return None, {}, place
     with st.spinner("Looking at the base", show_time=True):
-        facts = base_facts(source)
+        facts = base_facts(source, (revision or "").strip() or None)
     if "error" in facts:
         live.say(DeltalabError(*facts["error"]))
-        return None, {}
+        return None, {}, place
     parts = [str(facts.get("name") or source)]
     if facts.get("model_type"):
         parts.append(f"{facts['model_type']}{', an encoder' if facts.get('task') == CLASSIFICATION else ''}")
@@ -140,19 +155,20 @@ def _base() -> tuple[str | None, dict[str, Any]]:
             "A small model of a small world: it knows people, cities, jobs and pets, adds, and judges reviews. Every "
             "answer can be graded exactly."
         )
-    return source, facts
+    return source, facts, place
 
 
 @st.cache_data(show_spinner=False, ttl=120, max_entries=64)
-def base_facts(source: str) -> dict[str, Any]:
-    """What is known of a base without loading it; {"error": (sentence, advice)} when it cannot be used.
+def base_facts(source: str, revision: str | None = None) -> dict[str, Any]:
+    """What is known of a base without loading it, and `asked_revision`; {"error": (sentence, advice)} when it cannot be
+    used.
 
     Both are kept for a while: the hub is not asked again at every move of a knob.
     """
     from core.base import describe_base
 
     try:
-        return describe_base(source)
+        return describe_base(source, revision) | {"asked_revision": revision}
     except DeltalabError as error:
         return {"error": (error.sentence, error.advice)}
 
@@ -272,9 +288,20 @@ def _result(run: Run) -> None:
     st.divider()
     st.header(plain(run.title or "Run"), anchor="run")
     live.run_panel(run, key="playground-run", on_new=_show)
+    if run.adapter is not None and not run.active:
+        _onwards(run)
     if run.adapter is not None:
         st.subheader(chat.heading(run), anchor="chat")
         chat.section(run, key="playground-chat")
+
+
+def _onwards(run: Run) -> None:
+    """What a finished run is good for, beside talking to it."""
+    with st.container(horizontal=True, key="playground-onwards"):
+        query = {"run": run.id}
+        st.page_link(state.page("inside"), label="Look inside", icon=":material/frame_inspect:", query_params=query)
+        st.page_link(state.page("ship"), label="Ship it", icon=":material/local_shipping:", query_params=query)
+        takeaway.link(run)
 
 
 def _show(run: Run) -> None:

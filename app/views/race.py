@@ -278,4 +278,6 @@ def _terminal(plan: Plan) -> None:
     """The command that does the same without a browser."""
     if plan.methods:
         some = "" if list(plan.methods) == EVERY else " --methods " + " ".join(plan.methods)
-        st.caption(f"The same in a terminal: `deltalab race --task {plan.task} --seeds {plan.seeds}{some}`")
+        usual = steps_of(dataclasses.replace(plan, train=TrainConfig()))
+        steps = "" if steps_of(plan) == usual else f" --set steps={steps_of(plan)}"
+        st.caption(f"The same in a terminal: `deltalab race --task {plan.task} --seeds {plan.seeds}{some}{steps}`")

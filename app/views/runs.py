@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import api, chat, compare, live, state
+from app import api, chat, compare, live, state, takeaway
 from app.story import percent, plain
 from core.errors import DeltalabError, NotFound
-from core.export.link import parameters
 from core.runs.store import RACE
 from core.units import count_text, seconds_text
 
@@ -192,12 +191,14 @@ def _tools(run: Run) -> None:
             st.page_link(
                 state.page("ship"), label="Ship it", icon=":material/local_shipping:", query_params={"run": run.id}
             )
+            if run.adapter is not None and not run.active:
+                takeaway.link(run)
         if run.config.get("task"):
             st.page_link(
                 state.page("playground"),
                 label="Open in the Playground",
                 icon=":material/science:",
-                query_params=playground_link(run),
+                query_params=takeaway.playground_link(run),
             )
         if run.adapter is not None and not run.active:
             link = {"run": run.id}
@@ -217,12 +218,3 @@ def _tools(run: Run) -> None:
                 else:
                     del st.query_params["run"]
                     st.rerun()
-
-
-def playground_link(run: Run) -> dict[str, str]:
-    """Query parameters with which the Playground shows this run's settings."""
-    try:
-        config = live.config_of(run)
-    except DeltalabError:
-        return {}
-    return parameters(config)

@@ -1,4 +1,5 @@
-"""Ship: what becomes of a finished run outside: will it load, merged, converted, how fast, many at once, its card."""
+"""Ship: what becomes of a finished run outside: will it load, merged, converted, how fast, many at once, its card, and
+everything of it in a zip."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import address, charts, charts_ship, compare, live, probing, state
+from app import address, charts, charts_ship, compare, live, probing, state, takeaway
 from app.story import percent, plain
 from core.errors import DeltalabError, NotFound
 from core.export import loadable
@@ -414,5 +415,6 @@ SECTIONS: dict[str, tuple[str, Callable[[Run, list[Run]], None]]] = {
     "latency": ("Latency", _latency),
     "swap": ("Hot-swap", _swap),
     "card": ("Model card", _card),
+    "take": ("Take away", lambda run, _: takeaway.section(run)),
 }
 """name in the address -> title and what draws it; one line more is one section more."""

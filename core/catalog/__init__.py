@@ -40,8 +40,9 @@ class ModelRow:
 
     parameters: of the published model, all weights once. config: what transformers builds it from, with its model_type.
     class_name: the transformers class, where it is not the family's causal language model. hub: where its weights are
-    (from memory). gated: a licence must be accepted there first. cross_checked: the configuration was compared with a
-    second source. note: what the row leaves out.
+    (from memory), instruct: those of its instruction-tuned version, of the same shapes ('' where none is known). gated:
+    a licence must be accepted there first. licence: the hub's name for it. cross_checked: the configuration was
+    compared with a second source. note: what the row leaves out.
     """
 
     name: str
@@ -51,12 +52,19 @@ class ModelRow:
     cross_checked: bool
     class_name: str | None = None
     gated: bool = False
+    instruct: str = ""
+    licence: str = ""
     note: str = ""
 
     @property
     def model_type(self) -> str:
         """transformers' name of the family."""
         return str(self.config["model_type"])
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """What finds it, in small letters: its name and its hub ids."""
+        return tuple(t.lower() for t in (self.name, self.hub, self.instruct) if t)
 
     @property
     def context_tokens(self) -> int | None:
@@ -161,7 +169,7 @@ def model(name: str) -> ModelRow:
     """
     wanted = name.strip().lower()
     for row in models():
-        if wanted in (row.name.lower(), row.hub.lower()):
+        if wanted in row.called:
             return row
     raise NotFound(f"There is no model called {name!r} in the catalogue.", _nearest(name, models()))
 
@@ -312,7 +320,7 @@ def known(source: str) -> ModelRow | None:
         return None
     if Path(source).expanduser().exists():
         return None
-    return next((row for row in models() if wanted in (row.name.lower(), row.hub.lower())), None)
+    return next((row for row in models() if wanted in row.called), None)
 
 
 def config_from(values: Mapping[str, Any], name: str) -> Any:

@@ -9,6 +9,7 @@
     deltalab export RUN --out FILE.zip   adapter, scripts, notebook, curves, data
     deltalab params --model PATH --method lora --set rank=16
     deltalab memory --model NAME --method qlora --batch 4 --seq 2048 --gpu "RTX 4090"
+    deltalab models              what can be trained on this machine, or on --gpu NAME
     deltalab doctor              what this machine has, and what will be slow
     deltalab serve               the app in the browser
 
@@ -24,11 +25,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from core.cli import chat, doctor, export, memory, params, probe, race, runs, serve, ship, train
+from core.cli import chat, doctor, export, memory, models, params, probe, race, runs, serve, ship, train
 from core.cli.arguments import BAD_INPUT, BAD_INPUT_KINDS, DONE, FAILED, Parser
 from core.errors import DeltalabError
 
-COMMANDS: tuple[Any, ...] = (train, race, runs, chat, probe, ship, export, params, memory, doctor, serve)
+COMMANDS: tuple[Any, ...] = (train, race, runs, chat, probe, ship, export, params, memory, models, doctor, serve)
 
 
 def parser() -> Parser:

@@ -27,27 +27,22 @@ def add(commands: Any) -> None:
 
 
 def _export(asked: argparse.Namespace) -> int:
-    from core.export.bundle import export, size_text, write_folder, write_zip
-    from core.export.card import card, record_of
+    from core.export.bundle import export_of, root_of, size_text, write_folder, write_zip
 
     quiet_libraries()
     store = open_store()
-    run = store.get(find_run(store, asked.run), OWNER)
-    events = [event for _, event in store.events(run.id, OWNER, limit=1_000_000)]
-    extra = {}
-    if run.status == "finished" and asked.what in ("bundle", "adapter"):
-        extra["adapter/README.md"] = card(record_of(store, run.id, OWNER)).encode()
-    made = export(run, events, part=asked.what, trainer=asked.trainer, with_data=asked.with_data, extra=extra)
+    run_id = find_run(store, asked.run)
+    made = export_of(store, run_id, OWNER, part=asked.what, trainer=asked.trainer, with_data=asked.with_data)
     out = Path(asked.out).expanduser()
     if out.suffix.lower() == ".zip":
-        write_zip(made, out, root=f"deltalab-{run.id[:8]}")
+        write_zip(made, out, root=root_of(run_id, asked.what))
     else:
         write_folder(made, out)
     if asked.json:
         print(
             json.dumps(
                 {
-                    "run": run.id, "what": asked.what, "out": str(out), "bytes": made.size_bytes,
+                    "run": run_id, "what": asked.what, "out": str(out), "bytes": made.size_bytes,
                     "files": list(made.files), "notes": list(made.notes),
                 }
             )

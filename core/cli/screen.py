@@ -133,6 +133,7 @@ class Screen(Silent):
             TimeRemainingColumn(), console=self.console, transient=True,
         )  # fmt: skip
         self.bar = self.progress.add_task("preparing", total=None, loss="")
+        self.fetching = ""
         self.console.print(f"Run {run_id}. Ctrl-C stops it after the current step, with a checkpoint.", markup=False)
         for note in notes:
             self.say(note)
@@ -150,9 +151,16 @@ class Screen(Silent):
 
     def event(self, event: Event) -> None:
         from core import events
-        from core.units import bytes_text, count_text
+        from core.units import MIB, bytes_text, count_text
 
-        if isinstance(event, events.Started):
+        if isinstance(event, events.Preparing):
+            if self.fetching != event.base:
+                self.fetching = event.base
+                had = f", of which {bytes_text(event.done_bytes)} are here" if event.done_bytes else ""
+                self.say(f"Fetching {event.base}: {bytes_text(event.total_bytes)}{had}.")
+            done, total = event.done_bytes // MIB, max(1, event.total_bytes // MIB)
+            self.progress.update(self.bar, description="fetching", total=total, completed=done, loss="MiB")
+        elif isinstance(event, events.Started):
             percent = 100 * event.trainable / max(event.total, 1)
             self.say(
                 f"{event.config['method']} on {event.base.get('name', event.config['base'])}: "
@@ -163,7 +171,7 @@ class Screen(Silent):
                 self.say(note)
             if event.resumed_at:
                 self.say(f"Going on from step {event.resumed_at}.")
-            self.progress.update(self.bar, description="scoring", total=event.steps, completed=event.resumed_at)
+            self.progress.reset(self.bar, description="scoring", total=event.steps, completed=event.resumed_at, loss="")
         elif isinstance(event, events.Step):
             self.progress.update(self.bar, description="training", completed=event.step, loss=f"loss {event.loss:.3f}")
         elif isinstance(event, events.Evaluated):

@@ -43,23 +43,26 @@ from core.export.tensorboard import event_file, file_name
 from core.units import bytes_text
 
 if TYPE_CHECKING:
-    from core.runs.store import Run
+    from core.runs.store import Run, Store
 
 Content = bytes | Path  # a file of an export: its bytes, or where it lies
 SUMS = "SHA256SUMS"
 SCRIPTS = {"transformers": "train.py", "sft": "train_trl.py"}
 PARTS = ("bundle", "script", "notebook", "tensorboard", "adapter")
-CLASSIFIER = "This run trained a classifier, and scripts and notebooks are written for language models only"
 _BASE_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 _METRICS = ("loss", "learning_rate", "grad_norm", "tokens", "seconds", "memory_bytes")
 
 
 @dataclass(frozen=True)
 class Export:
-    """Files of a run by their names, with slashes; and what a person should know about them, as sentences."""
+    """Files of a run by their names, with slashes; and what a person should know about them, as sentences.
+
+    needs: arguments that the scripts want, because what they name is not part of this.
+    """
 
     files: Mapping[str, Content]
     notes: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -96,22 +99,20 @@ def export(
         raise BadInput(f"There is no trainer {trainer!r}.", f"The trainers are {', '.join(TRAINERS)}.")
     files: dict[str, Content] = {}
     notes: list[str] = []
+    needs: tuple[str, ...] = ()
     if part in ("bundle", "adapter"):
         files |= _adapter(run)
     if part in ("bundle", "tensorboard"):
         files |= _curves(run, events, needed=part == "tensorboard")
-    if part in ("script", "notebook") and _classifies(run, events):
-        raise Refused(f"{CLASSIFIER}.", "Export its adapter, which PEFT loads.")
-    if part in ("script", "notebook") or (part == "bundle" and not _classifies(run, events)):
+    if part in ("bundle", "script", "notebook"):
         runnable, notes = _runnable(run, events, with_data)
+        needs = runnable.needs
         kept = {
             "script": lambda name: not name.endswith(".ipynb") and name not in _other_script(trainer),
             "notebook": lambda name: not name.endswith(".py"),
         }.get(part, lambda name: True)
         runnable.files["train.ipynb"] = notebook(runnable.config, runnable.facts, trainer=trainer).encode()
         files |= {name: content for name, content in runnable.files.items() if kept(name)}
-    elif part == "bundle":
-        notes = [f"{CLASSIFIER}: there are none in it."]
     if part == "bundle":
         files |= {
             "config.json": _json(public_config(run.config)),
@@ -127,7 +128,52 @@ def export(
         own = {"CONTENTS.md": own["README.md"]} if own else {}
     files |= own
     ordered = {name: files[name] for name in sorted(files)}
-    return Export({**ordered, SUMS: sums(ordered)}, tuple(notes))
+    return Export({**ordered, SUMS: sums(ordered)}, tuple(notes), needs)
+
+
+def export_of(
+    store: Store, run_id: str, owner: str, *, part: str = "bundle", trainer: str = "transformers",
+    with_data: bool = False,
+) -> Export:  # fmt: skip
+    """`export` of a run in the store, with its model card beside the adapter.
+
+    Raises:
+        NotFound: the owner has no such run; the rest as `export`.
+    """
+    from core.export.card import card, record_of
+
+    run = store.get(run_id, owner)
+    events = [event for _, event in store.events(run.id, owner, limit=1_000_000)]
+    extra = {}
+    if run.status == "finished" and part in ("bundle", "adapter"):
+        extra["adapter/README.md"] = card(record_of(store, run.id, owner)).encode()
+    return export(run, events, part=part, trainer=trainer, with_data=with_data, extra=extra)
+
+
+def root_of(run_id: str, part: str = "bundle") -> str:
+    """The folder that everything in a run's zip stands in."""
+    return f"deltalab-{run_id[:8]}" + (f"-{part}" if part != "bundle" else "")
+
+
+def commands(made: Export, archive: str, root: str, trainer: str = "transformers") -> str:
+    """What to type, line by line, once `archive` is downloaded: unpack, check, and use what is in it."""
+    lines = [f"unzip {archive}", f"cd {root}", f"sha256sum -c {SUMS}"]
+    scripts = [name for name in (SCRIPTS[trainer], *SCRIPTS.values()) if name in made.files]
+    if scripts or "train.ipynb" in made.files:
+        kind = (
+            "requirements-trl.txt" if trainer == "sft" and "requirements-trl.txt" in made.files else "requirements.txt"
+        )
+        lines += ["python3 -m venv .venv", f".venv/bin/pip install -r {kind}"]
+    if scripts:
+        lines.append(f"{' '.join(['.venv/bin/python', scripts[0], *made.needs])}   # the run again")
+    elif "train.ipynb" in made.files:
+        lines += [".venv/bin/pip install jupyterlab", ".venv/bin/jupyter lab train.ipynb   # the run again"]
+    if any(name.startswith("tensorboard/") for name in made.files):
+        tool = ".venv/bin/" if scripts else ""
+        lines += [f"{tool}pip install tensorboard", f"{tool}tensorboard --logdir tensorboard   # its curves"]
+    if not scripts and "adapter/README.md" in made.files:
+        lines.append("cat adapter/README.md   # how to load it")
+    return "\n".join(lines)
 
 
 # --- what is in it ------------------------------------------------------------------------------------------------
@@ -150,10 +196,17 @@ def _curves(run: Run, events: Sequence[Mapping[str, Any]], *, needed: bool) -> d
     return {f"tensorboard/{file_name(began, run.id)}": event_file(events, began)}
 
 
-def _classifies(run: Run, events: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the run's base is an encoder: its record knows, or else what lies on this machine."""
-    known = (started(events).get("base") or {}).get("task")
-    return (known or kind_of_base(run.config["base"], run.config.get("revision"))) == CLASSIFICATION
+def _labels(run: Run, events: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """What the run's head tells apart, in the order of its outputs; () for a language model.
+
+    Raises:
+        Refused: a classifier that never began, so that nobody has put its labels in order.
+    """
+    base = started(events).get("base") or {}
+    known = base.get("task") or kind_of_base(run.config["base"], run.config.get("revision"))
+    if known == CLASSIFICATION and not base.get("labels"):
+        raise Refused("This run has not begun yet, so its labels have no order.", "Wait until it has.")
+    return tuple(base["labels"]) if known == CLASSIFICATION else ()
 
 
 @dataclass
@@ -161,6 +214,11 @@ class _Runnable:
     config: RunConfig
     facts: Facts
     files: dict[str, Content]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        wanted = (("--base FOLDER", self.facts.base), ("--data FILE.jsonl", self.facts.data))
+        return tuple(argument for argument, known in wanted if not known)
 
 
 def _runnable(run: Run, events: Sequence[Mapping[str, Any]], with_data: bool) -> tuple[_Runnable, list[str]]:
@@ -182,6 +240,7 @@ def _runnable(run: Run, events: Sequence[Mapping[str, Any]], with_data: bool) ->
         versions=begun.get("versions") or {},
         told=told(events),
         base=base,
+        labels=_labels(run, events),
     )
     if config.data is not None and not with_data:
         notes.append("The run's own file is not part of this; the scripts want it (as JSONL) named with --data.")
@@ -199,9 +258,12 @@ def _runnable(run: Run, events: Sequence[Mapping[str, Any]], with_data: bool) ->
                     f"data.jsonl holds the first {len(found.rows):,} rows that the run saw; it saw more, over again."
                 )
     for trainer, name in SCRIPTS.items():
+        if facts.labels and trainer == "sft":
+            continue  # TRL trains language models
         files[name] = script(config, facts, trainer=trainer, name=name).encode()
     files["requirements.txt"] = requirements(config.method, config.train.optimizer, facts.versions).encode()
-    files["requirements-trl.txt"] = trl_requirements(facts.versions).encode()
+    if not facts.labels:
+        files["requirements-trl.txt"] = trl_requirements(facts.versions).encode()
     return _Runnable(config, facts, files), notes
 
 

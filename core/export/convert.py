@@ -9,8 +9,7 @@ No matrix of rank r comes closer to ΔW (Eckart and Young 1936): what is left ou
 That is an error of weights. What it costs in answers is measured by the probe `convert`. Biases, norms and embeddings
 that the method changed have no place in a LoRA of linear layers: they are left out, and listed.
 
-ΔW is taken as merged weights minus base weights, in float32, whatever the method; singular values below the rounding of
-that difference count as zero.
+ΔW is what `core.probes.delta` says it is; singular values below its rounding count as zero.
 """
 
 from __future__ import annotations
@@ -23,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 from core.errors import BadInput, Refused
 from core.export.subject import check_merges
 from core.methods import METHODS, attach_saved, lora, saved_as
-from core.methods.wrapped import Wrapped, shortest_names
+from core.methods.wrapped import shortest_names
 
 if TYPE_CHECKING:
     import torch
+
+    from core.probes.delta import Change
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def decompose(model: Any, folder: Path) -> Decomposed:
     """The change that was saved in `folder`, as singular values and vectors.
 
     Args:
-        model: its plain base, in float32; used up: it is the merged model afterwards.
+        model: its plain base, in float32; used up: the adapter is on it afterwards.
 
     Raises:
         Refused: it cannot be merged, or it changes no matrix of a linear layer.
@@ -117,9 +118,19 @@ def decompose(model: Any, folder: Path) -> Decomposed:
     """
     method, _ = saved_as(folder)
     check_merges(method)
+    from core.probes.delta import changes
+
     matrices = _matrices(model)
-    attached: Any = attach_saved(model, folder)
-    found, left_out = _of_wrapped(attached) if isinstance(attached, Wrapped) else _of_in_place(attached, matrices)
+    found, left_out = [], {}
+    for change in changes(attach_saved(model, folder)):
+        if change.matrix and change.path in matrices:
+            factors = _factors(change)
+            if factors is not None:
+                found.append(factors)
+        else:
+            norm = float(change.delta().norm())
+            if norm:
+                left_out[change.name] = norm
     if not found:
         raise Refused(
             f"{METHODS[method].TITLE} changed no matrix of a linear layer, so there is nothing that a LoRA could hold.",
@@ -137,75 +148,14 @@ def _matrices(model: Any) -> set[str]:
     return {m.name for m in architecture.linears() if not m.tied_to and m.name not in shared}
 
 
-def _of_wrapped(attached: Any) -> tuple[list[Factors], dict[str, float]]:
-    import torch
-
-    from core.layers.low_rank import dense_weight
-
-    attached.disable()  # PiSSA puts the base's whole weight back, trained biases the base's
-    before = {p: dense_weight(layer.base_layer, torch.float32).clone() for p, layer in attached.layers.items()}
-    biases = {
-        p: layer.base_layer.bias.detach().clone()
-        for p, layer in attached.layers.items()
-        if layer.base_layer.bias is not None
-    }
-    others = getattr(attached, "biases", None)
-    apart = {n: p.detach().clone() for n, p in others.parameters.items()} if others is not None else {}
-    attached.enable()
-    trained = {n: p.detach().clone() for n, p in others.parameters.items()} if others is not None else {}
-    model = attached.merge()
-    found, left_out = [], {}
-    for path, weight in before.items():
-        layer: Any = model.get_submodule(path)
-        factors = _factors(path, weight, dense_weight(layer, torch.float32))
-        if factors is not None:
-            found.append(factors)
-        if path in biases and not torch.equal(layer.bias, biases[path]) and not apart:
-            left_out[f"{path}.bias"] = float((layer.bias - biases[path]).norm())
-    for name, value in apart.items():
-        if not torch.equal(trained[name], value):
-            left_out[name.replace(".base_layer.", ".")] = float((trained[name] - value).norm())
-    return found, left_out
-
-
-def _of_in_place(attached: Any, matrices: set[str]) -> tuple[list[Factors], dict[str, float]]:
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    names = attached.trainable_names()
-    after = {n: attached.model.get_parameter(n).detach().clone() for n in names}
-    attached.disable()
-    found, left_out = [], {}
-    for name, changed in after.items():
-        own = attached.model.get_parameter(name).detach()
-        path, _, last = name.rpartition(".")
-        if last == "weight" and path in matrices:
-            turned = isinstance(attached.model.get_submodule(path), Conv1D)
-            pair = (own.t(), changed.t()) if turned else (own, changed)
-            factors = _factors(path, *pair)
-            if factors is not None:
-                found.append(factors)
-        elif not torch.equal(own, changed):
-            left_out[name] = float((changed.float() - own.float()).norm())
-    attached.enable()
-    attached.merge()
-    return found, left_out
-
-
-def _factors(module: str, before: torch.Tensor, after: torch.Tensor) -> Factors | None:
+def _factors(change: Change) -> Factors | None:
     """None where nothing changed but by rounding."""
-    import torch
-
-    delta = after.float() - before.float()
-    u, s, vt = torch.linalg.svd(delta, full_matrices=False)
-    # A difference of two float32 numbers carries half a unit of each. A random matrix of such errors has a largest
-    # singular value of about (√out + √in) times one of them.
-    unit = torch.finfo(torch.float32).eps * float(torch.maximum(before.abs().max(), after.abs().max()))
-    kept = int((s > unit * sum(math.sqrt(n) for n in delta.shape)).sum())
+    kept = change.rank
     if not kept:
         return None
-    shape = (int(delta.shape[0]), int(delta.shape[1]))
-    return Factors(module, shape, u[:, :kept].cpu(), s[:kept].cpu(), vt[:kept].cpu())
+    u, s, vt = change.svd
+    shape = (int(change.base.shape[0]), int(change.base.shape[1]))
+    return Factors(change.path, shape, u[:, :kept].float(), s[:kept].float(), vt[:kept].float())
 
 
 def as_lora(model: Any, change: Decomposed, rank: int) -> Any:

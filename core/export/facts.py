@@ -33,6 +33,7 @@ class Facts:
     data: str = ""
     ordered: bool = False
     batch_size: int | None = None
+    labels: tuple[str, ...] = ()
 
 
 def started(events: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -59,7 +60,9 @@ def told(events: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
         out.append(f"Its loss went from {first['loss']:.3g} to {last['loss']:.3g} in {last['step']} steps.")
     if len(scores) > 1 and None not in (scores[0]["exact_match"], scores[-1]["exact_match"]):
         before, after = (f"{100 * e['exact_match']:.0f} %" for e in (scores[0], scores[-1]))
-        out.append(f"Of {scores[-1]['items']} held-out items it answered {after} exactly (before: {before}).")
+        classifies = (begun.get("base") or {}).get("labels")
+        how = f"gave {after} the right label" if classifies else f"answered {after} exactly"
+        out.append(f"Of {scores[-1]['items']} held-out items it {how} (before: {before}).")
     elif len(scores) > 1 and None not in (scores[0]["loss"], scores[-1]["loss"]):
         out.append(f"Its held-out loss went from {scores[0]['loss']:.3g} to {scores[-1]['loss']:.3g}.")
     return tuple(out)

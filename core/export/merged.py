@@ -78,6 +78,13 @@ def write(model: Any, tokenizer: Any, out: Path, *, method: str, stored: str, ca
     return Written(Path(out), method, stored, parameters, folder_bytes(Path(out)))
 
 
+def stored_in(folder: Path) -> str:
+    """The format of a merged model that `write` has written, by its config.json; 'float32' where that says nothing."""
+    record = saved.read_json(Path(folder) / "config.json")
+    four = (record.get("quantization_config") or {}).get("bnb_4bit_quant_type")
+    return str(four or record.get("dtype") or record.get("torch_dtype") or FORMATS[0])
+
+
 def _write_nf4(model: Any, folder: Path) -> None:
     """Quantized by transformers' own bitsandbytes loader, so that it loads what it wrote; double quantization, as
     QLoRA has it."""

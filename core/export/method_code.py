@@ -10,6 +10,7 @@ from core.export.peft_config import WITHOUT_CONFIG, peft_arguments
 from core.export.python_text import Code, call, ends, literal, value_text
 from core.methods import METHODS
 from core.methods.adapters import PLACES
+from core.methods.lora import ALL_LINEAR
 from core.methods.modules import names_of
 
 PROMPTS = ("prompt_tuning", "p_tuning", "prefix_tuning")
@@ -81,8 +82,27 @@ for module in modules[modules.index(blocks) :]:
         module.requires_grad_(True)"""
 
 
-def method_code(config: RunConfig) -> tuple[str, str]:
-    """What the method is, in prose, and the code that puts it on `model`."""
+# Of a classifier the layers are named by their whole paths: the last names are found in its head too, which trains
+# whole anyway.
+THERE_IN_ENCODER = '''def there(names):
+    """The encoder's layers that end in one of these names; without names, all of its linear ones."""
+    return [
+        path for path, module in model.named_modules()
+        if not part_of_head(path)
+        and (path.endswith(tuple("." + name for name in names)) if names else isinstance(module, torch.nn.Linear))
+    ]'''
+
+HEAD_TRAINS = """for name, parameter in model.named_parameters():  # the head trains whole
+    if part_of_head(name):
+        parameter.requires_grad = True"""
+
+
+def method_code(config: RunConfig, *, classifies: bool = False) -> tuple[str, str]:
+    """What the method is, in prose, and the code that puts it on `model`.
+
+    Args:
+        classifies: the model is an encoder with a head, whose parts `part_of_head` and `HEAD` name in the script.
+    """
     method, s = config.method, config.settings
     about = METHODS[method]
     text = f"{about.SUMMARY}\n{about.FORMULA}"
@@ -98,6 +118,7 @@ def method_code(config: RunConfig) -> tuple[str, str]:
                 '    module, _, last = ("." + name).rpartition(".")',
                 f'    parameter.requires_grad = last.endswith("bias") and module.endswith({ends(names_of(s.biases))})',
             ]
+        lines += [HEAD_TRAINS] if classifies else []
         lines += [
             COUNT, "if not trained:",
             '    raise SystemExit("This model has no such biases. GPT-2, OPT and Qwen2 have some.")',
@@ -106,6 +127,7 @@ def method_code(config: RunConfig) -> tuple[str, str]:
         lines += [LAST_K.format(k=s.blocks)]
         if s.final_norm:
             lines += ["# The norm above the last block trains too.", LAST_NORM]
+        lines += [HEAD_TRAINS] if classifies else []
         lines.append(COUNT)
     elif method == "adapters":
         text += "\nPEFT does not have these adapters, so they are written out."
@@ -114,12 +136,13 @@ def method_code(config: RunConfig) -> tuple[str, str]:
             if s.placement == "houlsby"
             else "# What ends the MLP of a block is called differently in every family.",
             literal("OUTPUTS = ", tuple(f".{n}" for n in PLACES[s.placement])),
-            "", "", BOTTLENECK.format(width=s.width, activation=s.activation), COUNT,
+            "", "", BOTTLENECK.format(width=s.width, activation=s.activation),
+            *([HEAD_TRAINS] if classifies else []), COUNT,
             'if not trained:', '    raise SystemExit("No layer of this model ends like one of OUTPUTS; add its name.")',
         ]  # fmt: skip
     else:
         if method == "ln_tuning" and s.norms.lower() == "all":
-            lines.append(NORMS)
+            lines.append(NORMS.replace("    if ", "    if not part_of_head(name) and ") if classifies else NORMS)
         lists: dict[str, list[str]] = {}
 
         def there(name: str, names: list[str]) -> Code:
@@ -127,11 +150,23 @@ def method_code(config: RunConfig) -> tuple[str, str]:
             return Code(f"there({name})")
 
         kind, arguments = peft_arguments(method, s, find=there, norms=Code("norms"), base=Code("args.base"))
+        if classifies:
+            own = arguments.get("target_modules")
+            if own == ALL_LINEAR:
+                arguments["target_modules"] = Code("there([])")
+            elif isinstance(own, list) and not isinstance(own, Code) and method != "ln_tuning":
+                arguments["target_modules"] = there("TARGETS", own)
+            inputs = arguments.get("feedforward_modules")
+            if isinstance(inputs, list):
+                arguments["feedforward_modules"] = there("INPUTS", inputs)
+            arguments |= {"task_type": "SEQ_CLS", "modules_to_save": Code("HEAD")}
         if lists:
             lines += [
                 "# What these layers are called differs from family to family.",
-                *(literal(f"{name} = ", names) for name, names in lists.items()), "", "", THERE, "", "",
+                *(literal(f"{name} = ", names) for name, names in lists.items()), "", "",
             ]  # fmt: skip
+        if lists or arguments.get("target_modules") == "there([])":
+            lines += [THERE_IN_ENCODER if classifies else THERE, "", ""]
         lines.append(call("config", kind, arguments))
         if continues_in_peft(method):
             lines += [
@@ -180,9 +215,9 @@ def _prompt_start(config: RunConfig) -> list[str]:
                 f"words = torch.tensor([words[i % len(words)] for i in range({s.tokens})])",
             ]
         lines += [
-            "with torch.no_grad():",
-            "    table = model.get_input_embeddings().weight",
-            '    model.prompt_encoder["default"].embedding.weight.copy_(table[words.to(table.device)])',
+            "with torch.no_grad():  # through the module, because some embeddings scale what they look up",
+            "    embedding = model.get_input_embeddings()",
+            '    model.prompt_encoder["default"].embedding.weight.copy_(embedding(words.to(embedding.weight.device)))',
         ]
     if prompt_table(config):
         lines += [

@@ -30,6 +30,13 @@ ASK = '''def ask(question):
         out = model.generate(**asked, max_new_tokens=100, do_sample=False, pad_token_id=tokenizer.pad_token_id)
     return tokenizer.decode(out[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)'''
 
+ASK_LABEL = '''def ask(row):
+    """The label that the model gives a text."""
+    asked = tokenizer(row["text"], row.get("text_pair"), return_token_type_ids=TYPES, return_tensors="pt")
+    model.eval()
+    with torch.no_grad():
+        return labels[int(model(**asked.to(model.device)).logits.argmax())]'''
+
 UNPACKED = """# On some CPUs bitsandbytes re-packs 4-bit weights when they first answer, and cannot train any more.
 for module in model.modules():
     if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -53,10 +60,12 @@ def notebook(config: RunConfig, facts: Facts | None = None, *, trainer: str = "t
     about = METHODS[config.method]
     cells = [_prose("head", _head(config, facts, trainer))]
     cells += _cells("settings", Part("settings", "Everything that you may want to change.", _settings(config, facts)))
-    cells += _cells("imports", Part("", "", "\n".join(imports(config, trainer, "", notebook=True))))
+    cells += _cells(
+        "imports", Part("", "", "\n".join(imports(config, trainer, "", notebook=True, classifies=bool(facts.labels))))
+    )
     for name, part in (("data", data), ("base", base)):
         cells += _cells(name, part)
-    cells += _cells("before", Part("before", "What the base says, untrained.", _before(config)))
+    cells += _cells("before", Part("before", "What the base says, untrained.", _before(config, facts)))
     shown = Part(
         method.title, f"**{about.TITLE}.** {about.SUMMARY}\n\n    {about.FORMULA}\n\n*{about.PAPER}*", method.code
     )
@@ -89,7 +98,7 @@ def _head(config: RunConfig, facts: Facts, trainer: str) -> str:
         "",
         f"Install what it needs with `pip install -r {requirements_file(trainer)}`, then run the cells from the top.",
     ]
-    other = differences(config, trainer)
+    other = differences(config, trainer, facts)
     if other:
         lines += ["", "What differs from the run:", "", *(f"- {sentence}" for sentence in other)]
     return "\n".join(lines)
@@ -120,7 +129,9 @@ def questions(config: RunConfig) -> list[str]:
     return [e.prompt for e in examples(config.task, "heldout", ASKED, SCORING_SEED)]
 
 
-def _before(config: RunConfig) -> str:
+def _before(config: RunConfig, facts: Facts) -> str:
+    if facts.labels:
+        return f"QUESTIONS = rows[:{ASKED}]\n\n\n{ASK_LABEL}\n\n\nBEFORE = [ask(row) for row in QUESTIONS]\nBEFORE"
     asked = questions(config)
     if asked:
         listed = "QUESTIONS = [\n" + "".join(f"    {json.dumps(q, ensure_ascii=False)},\n" for q in asked) + "]"

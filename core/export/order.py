@@ -8,14 +8,16 @@ twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from core.base import describe_base, load_tokenizer
+from core.base import CLASSIFICATION, describe_base, kind_of_base, load_tokenizer
 from core.batches import Plan
 from core.config import RunConfig, resolved
 from core.errors import BadInput
+from core.labelled import LabelledText, read_labelled, split_labelled, tokens_of
 from core.material import dialogues
 from core.template import Message, encode_all, folded, template_of
 
@@ -26,9 +28,9 @@ MOST_ROWS = 200_000  # a longer run's file stops there, and begins again from th
 class Order:
     """Rows as a script reads them.
 
-    rows: {"prompt", "completion"}, or {"messages"} for longer conversations. examples: how many different ones there
-    are. batch_size: rows of a batch, fewer than asked for when there are fewer at all. whole: the run is in it to its
-    end.
+    rows: {"prompt", "completion"}, or {"messages"} for longer conversations; {"text", "label"} for a classifier.
+    examples: how many different ones there are. batch_size: rows of a batch, fewer than asked for when there are fewer
+    at all. whole: the run is in it to its end.
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -60,22 +62,37 @@ def order(config: RunConfig) -> Order:
     config = resolved(config)
     loop = config.train
     assert loop.steps is not None
-    every, _ = dialogues(config)
     tokenizer = load_tokenizer(config.base, config.revision)
-    encoded = encode_all(tokenizer, every)
+    sizes, row = _read(config, tokenizer)
     limit = _limit(config)
-    fitting = [i for i, e in enumerate(encoded) if len(e.ids) <= limit]
+    fitting = [i for i, size in enumerate(sizes) if size <= limit]
     if not fitting:
         raise BadInput(f"Every example is longer than the limit of {limit} tokens.", "Raise max_length.")
-    lengths = [len(encoded[i].ids) for i in fitting]
+    lengths = [sizes[i] for i in fitting]
     plan = Plan(lengths, loop.batch_size, config.seed, buckets=loop.length_buckets)
     batches = loop.steps * loop.accumulation
     kept = min(batches, max(1, MOST_ROWS // plan.size))
     numbers = [fitting[i] for n in range(kept) for i in plan.rows(n)]
+    made = {i: row(i) for i in set(numbers)}
+    return Order(tuple(made[i] for i in numbers), len(made), plan.size, kept == batches)
+
+
+def _read(config: RunConfig, tokenizer: Any) -> tuple[list[int], Callable[[int], dict[str, Any]]]:
+    """The tokens of each training example, and what makes one by its number a row of a file."""
+    if kind_of_base(config.base, config.revision) == CLASSIFICATION:
+        assert config.data is not None
+        texts, _ = split_labelled(read_labelled(Path(config.data)), config.train.held_out, config.seed)
+        return [len(ids) for ids, _ in tokens_of(tokenizer, texts)], lambda i: labelled_row(texts[i])
+    every, _ = dialogues(config)
     # A system text is written where the template can have it, so that the script need not know about that.
     template = template_of(tokenizer)
-    made = {i: row_of(folded(template, every[i].messages)) for i in set(numbers)}
-    return Order(tuple(made[i] for i in numbers), len(made), plan.size, kept == batches)
+    return [len(e.ids) for e in encode_all(tokenizer, every)], lambda i: row_of(folded(template, every[i].messages))
+
+
+def labelled_row(example: LabelledText) -> dict[str, Any]:
+    """A text with its label as a row of a data file, which `core.labelled` reads back to it."""
+    pair = {"text_pair": example.pair} if example.pair is not None else {}
+    return {"text": example.text, **pair, "label": example.label}
 
 
 def _limit(config: RunConfig) -> int:

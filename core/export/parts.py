@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from core.config import RunConfig, resolved
 from core.errors import BadInput
 from core.export.facts import Facts
+from core.export.label_parts import LABEL_LOSS, label_parts
 from core.export.method_code import BY_HAND, files, method_code
+from core.export.piece import Part
 from core.export.python_text import Code, call
 from core.methods import METHODS
 from core.template import PLAIN_BETWEEN, PLAIN_OPENING, PLAIN_SYSTEM, PLAIN_USER
@@ -18,28 +19,28 @@ TRAINERS = ("transformers", "sft")
 OPTIMS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
 
 
-@dataclass(frozen=True)
-class Part:
-    """A piece of the script: a heading, what it does and why (prose), and its code."""
-
-    title: str
-    text: str
-    code: str
-
-
 def parts(config: RunConfig, facts: Facts, *, trainer: str = "transformers") -> list[Part]:
     """Everything behind the arguments, in order: data, base, method, training, saving.
 
     Raises:
-        BadInput: an unknown trainer.
+        BadInput: an unknown trainer, or one that does not train what the run trained.
     """
     if trainer not in TRAINERS:
         raise BadInput(f"There is no trainer {trainer!r}.", f"The trainers are {', '.join(TRAINERS)}.")
     config = resolved(config)
+    if facts.labels:
+        if trainer == "sft":
+            raise BadInput(
+                "TRL's SFTTrainer trains language models; this run trained a classifier.",
+                "Take the script with transformers' Trainer.",
+            )
+        data, base = label_parts(config, facts)
+    else:
+        data, base = _data(config, facts, trainer), _base(config, facts)
     return [
-        _data(config, facts, trainer),
-        _base(config, facts),
-        Part("method", *method_code(config)),
+        data,
+        base,
+        Part("method", *method_code(config, classifies=bool(facts.labels))),
         _training(config, facts, trainer),
         _saving(config),
     ]
@@ -305,7 +306,8 @@ def _training(config: RunConfig, facts: Facts, trainer: str) -> Part:
         "save_strategy": "no",
         "report_to": "none",
     }
-    text = "The loss is the mean over the answers' tokens of all passes of a step, as in the run."
+    counted = "labels" if facts.labels else "answers' tokens"
+    text = f"The loss is the mean over the {counted} of all passes of a step, as in the run."
     if facts.ordered:
         text += " The file beside this script has the rows in the order in which the run saw them, so it is read from "
         text += "the top; other data is shuffled."
@@ -323,6 +325,10 @@ def _training(config: RunConfig, facts: Facts, trainer: str) -> Part:
     else:
         made = {"model": Code("model"), "args": Code("settings"), "train_dataset": Code("dataset"),
                 "data_collator": Code("DataCollatorForSeq2Seq(tokenizer)"), "callbacks": Code("[Log()]")}  # fmt: skip
+        if facts.labels:
+            lines += [LABEL_LOSS, "", ""]
+            made |= {"data_collator": Code("DataCollatorWithPadding(tokenizer)"),
+                     "compute_loss_func": Code("loss_of")}  # fmt: skip
     lines += [call("trainer", "RunTrainer", made), "trainer.train()"]
     return Part("training", text, "\n".join(lines))
 

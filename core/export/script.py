@@ -44,7 +44,7 @@ def script(
     for part in parts(config, facts, trainer=trainer):
         head = f"# --- {part.title} {'-' * (WIDTH - 7 - len(part.title))}"
         blocks.append("\n".join([head, *_comment(part.text), part.code]))
-    needed = "\n".join(imports(config, trainer, "\n".join(blocks)))
+    needed = "\n".join(imports(config, trainer, "\n".join(blocks), classifies=bool(facts.labels)))
     blocks = [_docstring(config, facts, trainer, name), needed, *blocks]
     return "\n\n".join(blocks) + "\n"
 
@@ -62,17 +62,19 @@ def requirements_file(trainer: str) -> str:
     return "requirements-trl.txt" if trainer == "sft" else "requirements.txt"
 
 
-def differences(config: RunConfig, trainer: str) -> list[str]:
+def differences(config: RunConfig, trainer: str, facts: Facts) -> list[str]:
     """What the script cannot repeat of the run, as sentences."""
     s, method = config.settings, config.method
     out = []
     if getattr(s, "quant_type", "") == "int8":
         out.append("bitsandbytes rounds activations to 8 bits as well as weights; the run rounded the weights alone.")
-    if method == "lora_plus" and s.bias != "none":
+    if method == "lora_plus" and (s.bias != "none" or facts.labels):
         out.append("PEFT gives the trained biases B's learning rate; the run gave them A's.")
     if method == "p_tuning" or (method == "prefix_tuning" and s.projection):
         out.append("What computes the prompt starts as other random numbers, because PEFT draws them in another order.")
-    if getattr(s, "dropout", 0.0):
+    if facts.labels:
+        out.append("Where the encoder itself drops out (BERT's does), it draws other random numbers.")
+    elif getattr(s, "dropout", 0.0):
         out.append("Dropout draws other random numbers.")
     if trainer == "sft" and METHODS[method].BASE == "quantized":
         out.append("TRL keeps what trains beside a quantized base in 16 bits, the run in 32.")
@@ -107,11 +109,10 @@ def _docstring(config: RunConfig, facts: Facts, trainer: str, name: str) -> str:
         commands[3] = (f"accelerate launch {name} {' '.join(said)}", commands[3][1])
     width = max(len(c) for c, _ in commands) + 3
     lines += ["", *(f"    {c:{width}}{'# ' + why if why else ''}".rstrip() for c, why in commands)]
-    lines += [
-        "",
-        'A line of the data is {"prompt": "…", "completion": "…"} or {"messages": [{"role": "user", "content": "…"}]}.',
-    ]
-    other = differences(config, trainer)
+    row = '{"prompt": "…", "completion": "…"} or {"messages": [{"role": "user", "content": "…"}]}'
+    row = '{"text": "…", "label": "…"}, with "text_pair" beside it for pairs' if facts.labels else row
+    lines += ["", f"A line of the data is {row}."]
+    other = differences(config, trainer, facts)
     if other:
         lines += ["", "What differs from the run:"]
         for sentence in other:
@@ -119,7 +120,9 @@ def _docstring(config: RunConfig, facts: Facts, trainer: str, name: str) -> str:
     return "\n".join([*lines, '"""'])
 
 
-def imports(config: RunConfig, trainer: str, code: str, *, notebook: bool = False) -> list[str]:
+def imports(
+    config: RunConfig, trainer: str, code: str, *, notebook: bool = False, classifies: bool = False
+) -> list[str]:
     """The import lines of `code`: the standard library, a blank line, the rest."""
     method, s, loop = config.method, config.settings, config.train
     plain = method in WITHOUT_CONFIG
@@ -127,8 +130,11 @@ def imports(config: RunConfig, trainer: str, code: str, *, notebook: bool = Fals
     if loop.schedule == "cosine":
         standard.insert(-1, "math")
     kinds = {"AutoModelForCausalLM", "AutoTokenizer", "TrainerCallback", "set_seed"}
+    if classifies:
+        kinds = kinds - {"AutoModelForCausalLM"} | {"AutoConfig", "AutoModelForSequenceClassification"}
     if trainer == "transformers":
-        kinds |= {"DataCollatorForSeq2Seq", "Trainer", "TrainingArguments"}
+        collator = "DataCollatorWithPadding" if classifies else "DataCollatorForSeq2Seq"
+        kinds |= {collator, "Trainer", "TrainingArguments"}
     if method == "qlora":
         kinds.add("BitsAndBytesConfig")
     rest = [f"from transformers import {', '.join(sorted(kinds, key=lambda n: (n.islower(), n)))}"]
@@ -167,7 +173,7 @@ def _wrapped_import(line: str) -> list[str]:
 
 def values(config: RunConfig, facts: Facts) -> list[tuple[str, Any, str]]:
     """(name, default, help) of everything that may be said when the script is started; None: it has to be said."""
-    base_help = "folder or hub id of a causal language model"
+    base_help = f"folder or hub id of {'an encoder' if facts.labels else 'a causal language model'}"
     if not facts.base:
         was = "Deltalab's own small one" if config.base == EMBEDDED else f"the folder {_last_name(config.base)}"
         base_help += f" (the run's was {was})"

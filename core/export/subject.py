@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -149,18 +150,35 @@ class Scores:
         }  # fmt: skip
 
 
-def scores(model: Any, base: Base, asked: Objective, precision: str) -> Scores:
-    """Score a model on the run's own questions, as the run itself was scored."""
+def narrowed(asked: Objective, items: int, skill_items: int) -> Objective:
+    """The same questions, at most so many of the held-out ones and of each old skill (0: none). A classifier's stay: it
+    reads each but once."""
+    from core.objective import CausalLM
+
+    if not isinstance(asked, CausalLM):
+        return asked
+    fewer = copy.copy(asked)
+    fewer.items, fewer.held_out_rows = asked.items[:items], asked.held_out_rows[:items]
+    fewer.skills = {name: part[:skill_items] for name, part in asked.skills.items() if skill_items}
+    return fewer
+
+
+def scores(model: Any, base: Base, asked: Objective, precision: str, rows: int = 32) -> Scores:
+    """Score a model on the run's own questions, as the run itself was scored.
+
+    Args:
+        rows: of a batch; another number than the run's rounds a little differently.
+    """
     from core.evaluate import answer_loss, score
     from core.objective import CausalLM
 
     if not isinstance(asked, CausalLM):
         with computing(precision):
-            found = asked.score(model, 32)
+            found = asked.score(model, rows)
         return Scores(found.share, found.loss, {}, None)
     with computing(precision):
         task = score(model, base.tokenizer, asked.items)
-        loss = answer_loss(model, base.tokenizer, asked.held_out_rows)
+        loss = answer_loss(model, base.tokenizer, asked.held_out_rows, batch_size=rows)
         skills = {name: score(model, base.tokenizer, items).share for name, items in asked.skills.items()}
     return Scores(
         task.share if asked.items else None,

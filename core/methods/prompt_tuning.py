@@ -84,7 +84,8 @@ def first_vectors(model: Any, config: Config) -> torch.Tensor:
     """
     import torch
 
-    table = model.get_input_embeddings().weight.detach()
+    embedding = model.get_input_embeddings()
+    table = embedding.weight.detach()
     if config.start == "random":
         drawn = torch.randn(config.tokens, table.shape[1])
         return drawn.to(table.device) * (table.float().std() if not table.is_meta else 1.0)
@@ -100,7 +101,8 @@ def first_vectors(model: Any, config: Config) -> torch.Tensor:
         chosen = torch.randint(len(table), (config.tokens,), device="cpu")
     # Through the module rather than its table: some embeddings scale what they look up.
     with torch.no_grad():
-        return table[chosen.to(table.device)].float()
+        started: torch.Tensor = embedding(chosen.to(table.device)).float()
+        return started
 
 
 def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> Attached:

@@ -27,6 +27,7 @@ from core.export.subject import (
 )
 from core.methods import attach_saved, lora, qlora, rslora, saved
 from core.probes import Source, Subject, Tell
+from core.probes.delta import changes
 
 TITLE = "Merging"
 RUNS = (1, 1)
@@ -163,30 +164,5 @@ def _on_four_bits(run: Source) -> tuple[Any, Any, dict[str, float]]:
 
 
 def _norms(attached: Any) -> dict[str, float]:
-    """‖ΔW‖ of every matrix that changed, from merged minus base."""
-    import copy
-
-    import torch
-
-    from core.layers.low_rank import dense_weight
-    from core.methods.wrapped import Wrapped
-
-    out = {}
-    with torch.no_grad():
-        if isinstance(attached, Wrapped):
-            for path, layer in attached.layers.items():
-                one = copy.deepcopy(layer)
-                one.enabled = False  # PiSSA puts the whole weight back
-                before = dense_weight(one.base_layer, torch.float32).clone()
-                one.enabled = True
-                out[path] = float((dense_weight(one.merged(), torch.float32) - before).norm())
-            return out
-        model = attached.model
-        after = {n: model.get_parameter(n).detach().clone() for n in attached.trainable_names()}
-        attached.disable()
-        for name, value in after.items():
-            path, _, last = name.rpartition(".")
-            if last == "weight":
-                out[path] = float((value - model.get_parameter(name)).float().norm())
-        attached.enable()
-    return out
+    """‖ΔW‖ of every matrix that changed."""
+    return {c.path: float(c.delta().norm()) for c in changes(attached) if c.matrix}

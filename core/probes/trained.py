@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from core.export.subject import config_of
+from core.export.subject import config_of, load_run, narrowed, precision_of, scores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,24 +61,10 @@ class Trained:
         Returns:
             {"exact_match": share right (None: nothing is held out), "loss": nats a token, "skills": {name: share}}
         """
-        from core.evaluate import answer_loss, score
-        from core.objective import CausalLM
-
         rows = min(32, self.config.train.batch_size)  # as in the run: other batches would round differently
-        if not isinstance(self.objective, CausalLM):
-            with self.autocast():
-                found = self.objective.score(self.model, rows)
-            return {"exact_match": found.share, "loss": found.loss, "skills": found.skills}
-        held_out, asked = self.objective.held_out_rows[:items], self.objective.items[:items]
-        with self.autocast():
-            loss = answer_loss(self.model, self.tokenizer, held_out, batch_size=rows)
-            share = score(self.model, self.tokenizer, asked).share if asked else None
-            skills = {
-                name: score(self.model, self.tokenizer, part[:skill_items]).share
-                for name, part in self.objective.skills.items()
-                if skill_items
-            }
-        return {"exact_match": share, "loss": loss, "skills": skills}
+        asked = narrowed(self.objective, items, skill_items)
+        found = scores(self.model, self.base, asked, self.precision, rows)
+        return {"exact_match": found.exact_match, "loss": found.loss, "skills": found.skills}
 
 
 def load(source: Source, tell: Tell) -> Trained:
@@ -87,26 +73,19 @@ def load(source: Source, tell: Tell) -> Trained:
     Raises:
         DeltalabError: the base is gone or has changed, or the adapter cannot be read.
     """
-    from core.base import load_base
-    from core.hardware import pick_precision
-    from core.methods import attach_saved, loading
     from core.objective import objective_for
     from core.train import EAGER_TOKENS, pick_device
 
     tell(None, "Loading the model")
     config = config_of(source)
-    device = pick_device()
-    precision = source.dtype or pick_precision(device)
-    how = loading(config.method, precision, str(device))
+    base, attached = load_run(source)
     objective = objective_for(config)
-    base = load_base(config.base, revision=config.revision, **how, **objective.loading)
-    attached = attach_saved(base.model, source.adapter, device=device)
-    told: Any = attached.model
-    told.eval()
     objective.prepare(base)
-    if device.type == "cpu" and max(objective.lengths) <= EAGER_TOKENS and told.config._attn_implementation != "eager":
+    told: Any = attached.model
+    on = pick_device()
+    if on.type == "cpu" and max(objective.lengths) <= EAGER_TOKENS and told.config._attn_implementation != "eager":
         told.set_attn_implementation("eager")
-    return Trained(config, base, attached, objective, precision, device)
+    return Trained(config, base, attached, objective, precision_of(source), on)
 
 
 def same_base(sources: Sequence[Source]) -> bool:

@@ -170,6 +170,7 @@ class Prober:
             alarm.cancel()
             process.stdout.close()
             seconds = time.monotonic() - began
+            self._recount(folder)
             if (folder / _RESULT).exists():
                 job.state = Probing(FINISHED, 1.0, folder=folder, seconds=seconds)
             elif job.stopped:
@@ -182,6 +183,12 @@ class Prober:
                 job.state = Probing(
                     FAILED, folder=folder, sentence=told["sentence"], advice=told["advice"], seconds=seconds
                 )
+
+    def _recount(self, folder: Path) -> None:
+        """What a measurement leaves in its run's folder counts for its owner's limit from now on."""
+        run_folder = folder.parent.parent
+        if run_folder.parent == self.store.runs_folder:
+            self.store.recount(run_folder.name)
 
 
 @dataclass(eq=False)

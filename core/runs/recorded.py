@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.config import EMBEDDED, RunConfig, resolved, with_settings
 from core.errors import BadInput, DeltalabError
-from core.events import Event, Failed, Started, Stopped, to_dict
+from core.events import Event, Failed, Preparing, Started, Stopped, to_dict
 from core.runs.claims import ending
 from core.runs.journal import clean
 from core.runs.store import Run
@@ -148,7 +148,8 @@ def record(
                 raise DeltalabError("The run was stopped; half a run is not recorded.")
             if isinstance(event, Started):
                 device, versions, base = event.device, event.versions, event.base.get("fingerprint", "")
-            lines.append(_without_places(clean(to_dict(event)), config))
+            if not isinstance(event, Preparing):  # how the base came here is no part of the run
+                lines.append(_without_places(clean(to_dict(event)), config))
             if on_event is not None:
                 on_event(event)
     now = datetime.datetime.now(datetime.UTC)

@@ -441,6 +441,17 @@ class Store(Claims):
             run_id = self._request(c, owner, key)
             return None if run_id is None else self._get(c, run_id, owner)
 
+    def recount(self, run_id: str) -> None:
+        """Look anew at how much a run's folder holds; nothing where it is gone, or a worker is at it, which counts
+        itself."""
+        size = size_bytes(self.runs_folder / run_id)
+        with self._write() as c:
+            c.execute(
+                sa.update(runs_table)
+                .where(runs_table.c.id == run_id, runs_table.c.status.not_in(ACTIVE))
+                .values(bytes=size)
+            )
+
     def _request(self, c: sa.Connection, owner: str, key: str) -> str | None:
         query = sa.select(requests_table.c.run).where(requests_table.c.owner == owner, requests_table.c.key == key)
         return c.execute(query).scalar_one_or_none()

@@ -185,3 +185,30 @@ def test_every_field_of_the_loop_is_a_knob():
     names = {k.name for k in form.knobs(RunConfig())}
     assert {f.name for f in dataclasses.fields(TrainConfig) if f.metadata["form"]} <= names
     assert "parallel" not in names  # runs of the browser have one process
+
+
+def test_an_untouched_knob_follows_its_default_to_another_base(visit):
+    """The rate that a sweep found for the embedded base must not become the rate of a model from the hub."""
+
+    def page_of(base="embedded"):
+        import streamlit as st
+
+        from app import form
+        from core.config import RunConfig
+
+        st.session_state["shown"] = form.run_form(
+            RunConfig(base=st.session_state.get("chosen", base), method="lora", task="json"), key="f"
+        ) or form.config_of(RunConfig(base=st.session_state.get("chosen", base), method="lora", task="json"), "f")
+
+    page = visit(page_of)
+    first = page.session_state["shown"].train.learning_rate
+    page.session_state["chosen"] = "owner/name"
+    page.run()
+    assert not page.exception
+    assert not page.warning
+    second = page.session_state["shown"].train.learning_rate
+    assert second == pytest.approx(2e-4) != first
+    page.select_slider(key="f-lora-json-learning_rate").set_value(0.01).run()
+    page.session_state["chosen"] = "embedded"
+    page.run()
+    assert page.session_state["shown"].train.learning_rate == 0.01, "what was chosen stays"

@@ -8,18 +8,16 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
-from urllib.parse import unquote, urlsplit
+from typing import Any
 
 import pytest
 
 from core.base import describe_base, load_base, load_tokenizer, locate
 from core.errors import BadInput, BaseUnavailable, DeltalabError, OutOfMemory
 from tests.checkpoints import FAMILIES, make_config, make_tokenizer, write
+from tests.core.hub_support import COMMIT, Hub, serving
 
 
 @pytest.fixture(scope="module")
@@ -420,87 +418,6 @@ def test_describing_needs_no_torch(checkpoints):
 
 # --- the hub ----------------------------------------------------------------------------------------------------------
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Hub(BaseHTTPRequestHandler):
-    """The few routes of the hub's protocol that its client uses to list and fetch a repository."""
-
-    repos: ClassVar[dict[str, Path]] = {}
-    claimed: ClassVar[dict[str, dict[str, int]]] = {}  # repo -> file sizes to claim instead of the real ones
-    failures: ClassVar[dict[str, tuple[int, str]]] = {}  # repo -> (status, error code) for everything
-    file_failures: ClassVar[dict[str, tuple[int, str]]] = {}  # the same, for files only: listings are public
-    torn: ClassVar[set[str]] = set()  # repos whose weights break off in the middle
-    requests: ClassVar[list[str]] = []
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def fail(self, status: int, code: str) -> None:
-        self.send_response(status)
-        if code:
-            self.send_header("X-Error-Code", code)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def reply(self, content: Any) -> None:
-        data = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def answer(self, *, body: bool) -> None:
-        path = unquote(urlsplit(self.path).path)
-        self.requests.append(path)
-        api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+).*)?", path)
-        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
-        found = api or file
-        if not found:
-            return self.fail(404, "RepoNotFound")
-        repo = found.group(1)
-        if repo in self.failures:
-            return self.fail(*self.failures[repo])
-        if repo not in self.repos:
-            return self.fail(404, "RepoNotFound")
-        folder = self.repos[repo]
-        revision = file.group(2) if file else (api.group(3) if api else None)
-        if revision not in (None, "main", COMMIT):
-            return self.fail(404, "RevisionNotFound")
-        sizes = {p.name: p.stat().st_size for p in folder.iterdir()} | self.claimed.get(repo, {})
-        if api and api.group(2) == "tree":
-            return self.reply([{"type": "file", "path": n, "size": s, "oid": n} for n, s in sizes.items()])
-        if api:
-            return self.reply({"id": repo, "modelId": repo, "sha": COMMIT, "private": False, "tags": [],
-                               "siblings": [{"rfilename": n, "size": s} for n, s in sizes.items()]})  # fmt: skip
-        assert file is not None
-        if repo in self.file_failures:
-            return self.fail(*self.file_failures[repo])
-        path_here = folder / file.group(3)
-        if not path_here.is_file():
-            return self.fail(404, "EntryNotFound")
-        data = path_here.read_bytes()
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if wanted and body:
-            data = data[int(wanted.group(1)) : int(wanted.group(2) or len(data)) + 1]
-        self.send_response(206 if wanted and body else 200)
-        self.send_header("ETag", f'"{path_here.name}-{path_here.stat().st_size}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if body:
-            self.wfile.write(data[: len(data) // 2] if repo in self.torn and file.group(3) == "model.safetensors"
-                             else data)  # fmt: skip
-        return None
-
 
 @pytest.fixture(scope="module")
 def hub(checkpoints, tmp_path_factory) -> Iterator[str]:
@@ -517,12 +434,8 @@ def hub(checkpoints, tmp_path_factory) -> Iterator[str]:
     Hub.failures = {"bad/private": (401, "RepoNotFound"), "bad/gated": (403, "GatedRepo"), "bad/login": (401, ""),
                     "bad/disabled": (403, "DisabledRepo"), "bad/busy": (429, ""), "bad/teapot": (418, "")}  # fmt: skip
     Hub.file_failures = {"bad/gated-files": (403, "GatedRepo"), "bad/forbidden-files": (403, "")}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
+    with serving(Hub) as address:
+        yield address
 
 
 ASK = """

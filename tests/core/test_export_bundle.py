@@ -236,13 +236,9 @@ def test_a_run_without_an_adapter_is_refused_but_has_a_script(store: Store) -> N
     store.cancel(waiting.id, OWNER)
 
 
-def test_a_classifiers_bundle_says_that_it_has_no_script(run: Run, store: Store) -> None:
+def test_a_classifier_that_never_began_has_no_order_of_labels(run: Run, store: Store) -> None:
     events = [e | {"base": {"task": "classification"}} if e["kind"] == "started" else e for e in told(store, run)]
-    made = export(run, events)
-    assert "train.py" not in made.files
-    assert b"There are none" not in made.files["README.md"]  # type: ignore[operator]
-    assert any("trained a classifier" in note for note in made.notes)
-    with pytest.raises(Refused, match="trained a classifier"):
+    with pytest.raises(Refused, match="its labels have no order"):
         export(run, events, part="script")
 
 

@@ -187,12 +187,10 @@ def test_the_base_decides_how_a_file_is_read(tmp_path: Path) -> None:
 
 
 def test_a_quick_report_counts_the_first_rows_only(monkeypatch) -> None:
-    from core import labelled
-
-    monkeypatch.setattr(labelled, "QUICK_ROWS", 10)
+    monkeypatch.setattr("core.dataset.QUICK_ROWS", 10)
     found = report(rows(40), quick=True)
     assert (found.counted, found.rows, len(found.labels)) == (10, 40, 2)
-    monkeypatch.setattr(labelled, "QUICK_CHARACTERS", 30)
+    monkeypatch.setattr("core.dataset.QUICK_CHARACTERS", 30)
     assert report(rows(40), quick=True).counted == 2
 
 

@@ -247,6 +247,25 @@ def test_a_prompt_can_start_as_the_words_of_a_text() -> None:
     assert any("text is empty" in sentence for sentence in problems(config))
 
 
+def test_words_to_start_from_are_as_the_model_looks_them_up() -> None:
+    """Gemma 3's embedding multiplies what it looks up by the square root of its width."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    model = Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=8, sliding_window=32,
+        )
+    )  # fmt: skip
+    torch.manual_seed(5)
+    first = prompt_tuning.first_vectors(model, prompt_tuning.Config(tokens=3, start="vocabulary"))
+    torch.manual_seed(5)
+    words = torch.randint(64, (3,))
+    embedding = model.get_input_embeddings()
+    assert torch.equal(first, embedding(words))
+    torch.testing.assert_close(first, embedding.weight[words] * 4)
+
+
 def test_random_tokens_are_as_large_as_the_embedding() -> None:
     model = make_model("llama")
     drawn = prompt_tuning.first_vectors(model, prompt_tuning.Config(tokens=200, start="random"))

@@ -11,6 +11,7 @@ import pytest
 
 from core.errors import BadInput, NotFound, Refused
 from core.probes import PROBES
+from core.runs.claims import size_bytes
 from core.runs.prober import KEPT, MOST_WAITING, Prober, Probing
 from core.runs.store import Run, Store
 from core.runs.worker import execute
@@ -63,6 +64,8 @@ def test_a_result_is_kept_with_the_run_and_goes_with_it(prober: Prober, store: S
     assert found.folder is not None
     assert (found.folder / "made.txt").read_text() == "kept"
     assert run.folder in found.folder.parents
+    wait_for(lambda: store.get(run.id, OWNER).size_bytes > run.size_bytes, 10)
+    assert store.get(run.id, OWNER).size_bytes == size_bytes(run.folder), "what is kept counts for the owner's limit"
     before = (found.folder / "result.json").stat().st_mtime_ns
     assert prober.start(*asked).result == found.result, "asked again, nothing is measured again"
     assert Prober(store).look(*asked).result == found.result, "another server finds it"  # type: ignore[union-attr]

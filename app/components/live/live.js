@@ -57,6 +57,12 @@ function duration(seconds) {
   return minutes < 60 ? `${minutes} min ${Math.round(seconds) % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`
 }
 
+/** Bytes for a person, as core/units.py writes them. */
+function mebibytes(bytes) {
+  const size = bytes / 2 ** 20
+  return size >= 1024 ? `${(size / 1024).toFixed(1)} GiB` : `${size.toFixed(size >= 100 ? 0 : 1)} MiB`
+}
+
 /** One chart: its frame, its series, its legend. `unit` prints a value. */
 class Panel {
   constructor(parent, title, unit, yTitle) {
@@ -203,7 +209,11 @@ class View {
 
   add(events) {
     for (const e of events) {
-      if (e.kind === "started") {
+      if (e.kind === "preparing") {
+        // The first one says how much an earlier fetch had left behind; the rate counts from there.
+        this.fetched = { from: this.fetched?.from || e, now: e }
+      } else if (e.kind === "started") {
+        this.fetched = undefined
         this.run.steps = e.steps
         for (const rows of [this.steps, this.scores, this.samples]) for (const step of [...rows.keys()]) if (step > e.resumed_at) rows.delete(step)
       } else if (e.kind === "step") this.steps.set(e.step, e)
@@ -262,6 +272,7 @@ class View {
       if (place && place > 1) return [`Waiting: number ${place} in the queue.`, `Waiting: number ${place} in the queue.`]
       return [`Next in the queue …${sofar}`, "Next in the queue."]
     }
+    if (status === "running" && !last && this.fetched) return this.fetching()
     if (status === "running" && !last) {
       const what = this.scores.size ? "Scored before training; taking the first step" : "Loading the model and scoring it before training"
       return [`${what} …${sofar}`, `${what}.`]
@@ -281,6 +292,16 @@ class View {
     return [ends[status] || status, ends[status] || status]
   }
 
+  /** How far the base is on its way from the hub. */
+  fetching() {
+    const { from, now } = this.fetched
+    const rate = (now.done_bytes - from.done_bytes) / Math.max(1e-6, now.seconds - from.seconds)
+    const parts = [`Fetching ${now.base}: ${mebibytes(now.done_bytes)} of ${mebibytes(now.total_bytes)}`]
+    if (now.done_bytes >= now.total_bytes) parts[0] = `Fetched ${now.base}; loading it …`
+    else if (rate > 0) parts.push(`${mebibytes(rate)} a second`, `about ${duration((now.total_bytes - now.done_bytes) / rate)} left`)
+    return [parts.join(" · "), `Fetching ${now.base}.`]
+  }
+
   paint() {
     this.say(...this.describe())
     const list = [...this.steps.values()].sort((a, b) => a.step - b.step)
@@ -288,7 +309,8 @@ class View {
     const done = list.length ? list[list.length - 1].step : 0
     const on = !OVER.includes(this.run.status) && Boolean(this.data.api)
     this.bar.hidden = !on
-    this.fill.style.width = `${this.run.steps ? (100 * done) / this.run.steps : 0}%`
+    const share = this.fetched ? this.fetched.now.done_bytes / Math.max(1, this.fetched.now.total_bytes) : this.run.steps ? done / this.run.steps : 0
+    this.fill.style.width = `${100 * Math.min(1, share)}%`
     const { task, skills, title } = this.data.styles
     this.loss.set("train", list.map((e) => [e.step, e.loss]), { ...task, dash: "solid" }, { label: "training", width: 1.6 })
     this.loss.set("held-out", scores.map((e) => [e.step, e.loss]), { ...this.data.styles.held_out }, { label: this.data.words.held_out, markers: true })

@@ -1,0 +1,109 @@
+"""Models that fit this machine, to choose a base from: each with its memory, its time, and what it asks for first.
+
+proposals.choose("hub", config)      # choosing one writes its hub id into the widget of that key
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from core.config import RunConfig
+from core.errors import BadInput
+from core.export.link import name_of
+from core.methods import METHODS
+from core.units import bytes_text, count_text, range_text
+
+if TYPE_CHECKING:
+    from core.catalog.proposals import Offer, Proposal
+
+HEIGHT = 340
+
+
+def choose(key: str, config: RunConfig, knob: str) -> None:
+    """Draw the list.
+
+    Args:
+        key: of the text input that a choice fills. config: the settings that memory and time are predicted for. knob:
+            what the form's widgets begin with: where a batch has to be cut into passes, a choice sets both of them.
+    """
+    try:
+        offer = _offer(json.dumps(dataclasses.replace(config, base="owner/name").to_dict(), sort_keys=True))
+    except BadInput:
+        st.caption("The settings below have to make sense first.")
+        return
+    place = offer.place
+    st.caption(
+        f"On {place.name}, {bytes_text(place.memory_bytes)} {place.source}: predicted for {offer.steps:,} steps of "
+        f"{offer.batch} rows of up to {offer.length} tokens with {METHODS[config.method].TITLE}; shorter rows take "
+        "less. Licences are as the catalogue remembers them: the model's page decides."
+    )
+    tuned = st.toggle(
+        "Instruction-tuned versions", value=True, key=f"{key}-tuned",
+        help="They have learnt to answer, and bring a chat template of their own, which is used.",
+    )  # fmt: skip
+    by_id = {_hub_id(p, tuned): p for p in offer.models}
+    if not by_id:
+        st.markdown("No model of the catalogue fits. Lower *Batch size* or *Max length*, or take the embedded base.")
+        return
+    here = _here(tuple(by_id))
+    batch, passes = (name_of(knob, config.method, config.task, "train", f) for f in ("batch_size", "accumulation"))
+    sizes = {
+        i: {batch: p.rows, passes: config.train.accumulation * p.passes} if p.passes > 1 else {}
+        for i, p in by_id.items()
+    }
+    with st.container(height=HEIGHT if len(by_id) > 4 else "content", border=True, key=f"{key}-proposals"):
+        ids = list(by_id)
+        now = st.session_state.get(key)
+        st.radio(
+            "Models that fit", ids, index=ids.index(now) if now in by_id else None, key=f"{key}-proposed-{tuned}",
+            format_func=lambda i: f"**{by_id[i].name}** · {count_text(by_id[i].parameters)} parameters",
+            captions=[told(p, config.method, offer, i in here) for i, p in by_id.items()],
+            label_visibility="collapsed", on_change=_take, args=(key, f"{key}-proposed-{tuned}", sizes),
+        )  # fmt: skip
+
+
+def _take(key: str, chosen: str, sizes: dict[str, dict[str, int]]) -> None:
+    """The radio's callback: its choice becomes the base, with as many rows a pass as fit."""
+    model = st.session_state.get(chosen)
+    if model:
+        st.session_state[key] = model
+        st.session_state.update(sizes[model])
+
+
+def _hub_id(proposal: Proposal, tuned: bool) -> str:
+    return proposal.instruct if tuned and proposal.instruct else proposal.hub
+
+
+def told(p: Proposal, method: str, offer: Offer, here: bool) -> str:
+    """A proposal in a line: memory, time, what is fetched, and under which licence."""
+    memory = f"{bytes_text(p.bytes)} of {bytes_text(offer.place.memory_bytes)}"
+    memory += f" (as {METHODS[p.traced].TITLE})" if p.traced != method else ""
+    memory += ", tight" if p.verdict == "tight" else ""
+    parts = [memory]
+    if p.passes > 1:
+        parts.append(f"in passes of {p.rows} (batch size {p.rows}, accumulation {p.passes})")
+    parts.append(range_text(60 * p.minutes[0], 60 * p.minutes[2]) if p.minutes else "time unknown on this card")
+    parts.append("here already" if here else f"fetches about {bytes_text(p.download_bytes)}")
+    parts.append(f"licence {p.licence}" + (", **to be accepted on the hub first**" if p.gated else ""))
+    return " · ".join(parts)
+
+
+@st.cache_data(show_spinner=False, ttl=30, max_entries=64)
+def _offer(record: str) -> Offer:
+    """Kept for half a minute: free memory changes."""
+    from core.catalog.proposals import attached_place, fits
+    from core.hardware import attached_light
+
+    return fits(attached_place(attached_light()), RunConfig.from_dict(json.loads(record)))
+
+
+@st.cache_data(show_spinner=False, ttl=30, max_entries=8)
+def _here(ids: tuple[str, ...]) -> frozenset[str]:
+    """Which of these the hub's cache has."""
+    from core.base import is_cached
+
+    return frozenset(i for i in ids if is_cached(i))
