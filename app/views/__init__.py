@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.views import home, inside, playground, quantization, race, runs, ship
+from app.views import guide, home, inside, playground, quantization, race, rag, runs, ship
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,18 @@ class View:
     summary: str = ""
 
 
-TRAIN, LOOK, TAKE = "Train", "Look inside", "Take away"
+PLAN, TRAIN, LOOK, TAKE = "Plan", "Train", "Look inside", "Take away"
 
 VIEWS = (
     View("Course", "", ":material/menu_book:", home.render, wide=False),
+    View(
+        "Guide", "guide", ":material/alt_route:", guide.render, section=PLAN,
+        summary="Prompting, retrieval or fine-tuning? Twelve questions, and the reasons for the answer.",
+    ),
+    View(
+        "Retrieval", "rag", ":material/manage_search:", rag.render, section=PLAN,
+        summary="Change a fact and ask again; retrieval against fine-tuning, measured need by need.",
+    ),
     View(
         "Playground", "playground", ":material/science:", playground.render, section=TRAIN,
         summary="Fine-tune with any method, on a task or on your own file.",

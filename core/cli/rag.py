@@ -242,11 +242,12 @@ def _experiment(asked: argparse.Namespace) -> int:
 
     if not torch.cuda.is_available():
         torch.set_num_threads(best_threads())
-    quiet = asked.json or not sys.stderr.isatty()
+    over = sys.stderr.isatty()  # a terminal's line is written over; a log gets a line a stage
 
     def tell(share: float | None, text: str) -> None:
-        if not quiet:
-            print(f"\r{100 * (share or 0):3.0f} % {text}\033[K", end="", file=sys.stderr, flush=True)
+        if not asked.json:
+            start, end = ("\r", "\033[K") if over else ("", "\n")
+            print(f"{start}{100 * (share or 0):3.0f} % {text}", end=end, file=sys.stderr, flush=True)
 
     with tempfile.TemporaryDirectory() as place:
         result = experiment.measure(Subject((), Path(place)), config, tell)
@@ -255,7 +256,7 @@ def _experiment(asked: argparse.Namespace) -> int:
     if asked.json:
         print(json.dumps(result))
         return DONE
-    if not quiet:
+    if over:
         print(file=sys.stderr)
     for line in experiment.table(result):
         print(line)

@@ -1,11 +1,15 @@
 """Prompting, retrieval, fine-tuning, both, and RAFT on the same needs: what each gets right, and what it costs.
 
+    base     the question alone
     prompt   the base, with three solved examples before the question
-    rag      the base, with passages retrieved for the question
+    rag      the base, with the best passage retrieved for the question
     lora     the base fine-tuned with LoRA, nothing retrieved
     full     the base fine-tuned whole, nothing retrieved
     both     the LoRA of `lora`, with passages retrieved
     raft     LoRA trained to read retrieved passages among distractors (core.rag.raft), with passages retrieved
+
+Retrieving arms read one passage, but for the need `crowd`, where they read three: the embedded base reads by first
+names, and a search for a name brings up namesakes.
 
 How: for each seed the items are drawn (core.rag.needs), the table of people is indexed, and each fine-tuning arm is
 trained by the one training loop on what its need calls for: new facts as questions and answers, the format, the manner
@@ -48,10 +52,11 @@ if TYPE_CHECKING:
 TITLE = "Retrieval or fine-tuning"
 RUNS = (0, 0)
 MOST_SEEDS = 3
-PASSAGES = 2  # retrieved: two people's rows, which is what the embedded base reads without a mistake
+PASSAGES = {"crowd": 3}  # retrieved for a need; else one
 TIMED = 12  # questions asked one by one, for the latency
 ANSWER_TOKENS = 64
 ARMS = {
+    "base": "Base",
     "prompt": "Prompting",
     "rag": "RAG",
     "lora": "Fine-tuning, LoRA",
@@ -140,7 +145,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
         DeltalabError: a training run fails.
     """
     began = time.perf_counter()
-    stages = (7 + 9) * (config.part != "wordings") + len(needs.WORDINGS) * (config.part != "needs")
+    stages = (8 + 10) * (config.part != "wordings") + len(needs.WORDINGS) * (config.part != "needs")
     stage = _Stage(tell, config.seeds * stages)
     cells: list[Cell] = []
     wordings: list[dict[str, Any]] = []
@@ -209,14 +214,15 @@ class _Seed:
         self.stage.next("Training: RAFT")
         # The paper's setting: the reader trains on questions about the very documents that it will have to read.
         solved = [raft.Solved(r["prompt"], r["completion"]) for r in _once(items.taught)]
-        material = raft.rows(solved, self.retriever, raft.Raft(distractors=1, seed=self.seed))
+        material = raft.rows(solved, self.retriever, raft.Raft(seed=self.seed))
         adapters["raft", "facts"], seconds["raft", "facts"] = self.train("lora", "facts", material * 6, name="raft")
 
         base = _load(None)
-        for arm in ("prompt", "rag"):
+        for arm in ("base", "prompt", "rag"):
             self.stage.next(f"Asking: {ARMS[arm]}")
             for need in items.asked:
-                if need != "changed":  # that comes when the rows have changed
+                # `changed` comes when the rows have changed; only what retrieves has a crowd before it
+                if need != "changed" and (need != "crowd" or arm in RETRIEVING):
                     self.ask(arm, need, items.asked[need], base.model)
         for arm in ("lora", "full", "both", "raft"):
             self.stage.next(f"Asking: {ARMS[arm]}")
@@ -227,13 +233,13 @@ class _Seed:
                 model = _load(adapters[method, trained]).model
                 self.note(arm, trained, "training_seconds", seconds[method, trained])
                 for need in measured:
-                    if arm in RETRIEVING and need == "persona":
-                        continue  # nothing to look up: it would be the answer without retrieval
+                    if need == ("persona" if arm in RETRIEVING else "crowd"):
+                        continue  # nothing to look up: it would be the answer without retrieval; nothing is retrieved
                     self.ask(arm, need, items.asked[need], model)
                 if trained == "facts":
                     self.time(arm, items.asked["facts"], model)
                     self.note(arm, "", "storage_bytes", _size(adapters[method, trained]) + self.index_bytes(arm))
-        for arm in ("prompt", "rag"):
+        for arm in ("base", "prompt", "rag"):
             self.time(arm, items.asked["facts"], base.model)
             self.note(arm, "", "storage_bytes", self.index_bytes(arm))
         self.update(items, adapters, base)
@@ -249,7 +255,7 @@ class _Seed:
         change = self.retriever.store.put(items.changed)
         took = time.perf_counter() - began
         asked = items.asked["changed"]
-        models = {"prompt": base.model, "rag": base.model}
+        models = {"base": base.model, "prompt": base.model, "rag": base.model}
         models |= {arm: _load(adapters[arm, "facts"]).model for arm in ("lora", "full", "raft")}
         models["both"] = models["lora"]
         for arm, model in models.items():
@@ -291,7 +297,7 @@ class _Seed:
         """The messages that an arm sends for a question, and the passages in them."""
         own = (Message("user", asked.prompt),)
         if arm in RETRIEVING and asked.look_up:
-            hits = self.retriever.find(asked.look_up, PASSAGES).hits
+            hits = self.retriever.find(asked.look_up, PASSAGES.get(need, 1)).hits
             got = fit(asked.look_up, hits, self.tokenizer, self.context, reserve=ANSWER_TOKENS)
             if not asked.lead:
                 return got.messages, got.hits
@@ -334,7 +340,7 @@ class _Seed:
             share("stale", (g.asked.stale is not None and g.asked.stale(g.text) for g in got))
         if any(g.passages for g in got) and need != "both":
             share("faithful", (declines(g.text) or bool(citations(g.text, g.passages)) for g in got))
-        if arm == "rag" and need in ("facts", "rare", "changed"):
+        if arm == "rag" and need in ("facts", "crowd", "rare", "changed"):
             share("recall", (bool(citations(g.asked.wanted, g.passages)) for g in got))
         one = got[0]
         self.examples.append(
@@ -350,7 +356,7 @@ class _Seed:
         for a in asked[: TIMED + 2]:
             began = time.perf_counter()
             if arm in RETRIEVING:
-                self.retriever.find(a.look_up, PASSAGES)
+                self.retriever.find(a.look_up, 1)
             found = time.perf_counter()
             messages, _ = self.sent(arm, "facts", a)
             asked_at = time.perf_counter()
@@ -395,7 +401,11 @@ class _Given:
         return self.asked.right(self.text)
 
 
-_TRAINED_FOR = {"facts": ("facts", "rare", "nowhere", "skills"), "json": ("json",), "persona": ("persona", "both")}
+_TRAINED_FOR = {
+    "facts": ("facts", "crowd", "rare", "nowhere", "skills"),
+    "json": ("json",),
+    "persona": ("persona", "both"),
+}
 
 
 def _once(rows: Iterable[Mapping[str, str]]) -> list[Mapping[str, str]]:

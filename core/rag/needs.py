@@ -1,6 +1,7 @@
 """What the experiment asks, need by need, in the small world: questions, right answers, and what can be looked up.
 
     facts      new people, whom the base has never met (the task `facts`): 16 of the 20, told often when trained on
+    crowd      the same questions, with three passages retrieved instead of one: namesakes stand among them
     rare       the other four, told once
     changed    ten of their facts, after they have changed
     nowhere    questions about people in no row, no training example and no weights
@@ -48,6 +49,7 @@ NEEDS = {
     need.name: need
     for need in (
         Need("facts", "New facts", "Facts about people whom the base has never met."),
+        Need("crowd", "… among namesakes", "The same, with three passages retrieved: two of them about other people."),
         Need("changed", "A changed fact", "The same, right after their rows have changed and before any new training."),
         Need("rare", "A rare fact", "Facts that the training material tells once; a row holds them like any other."),
         Need("nowhere", "No answer anywhere", "People in no row and no example: right is to say that it is not said."),
@@ -144,6 +146,7 @@ def make(seed: int, count: int = 40) -> Items:
     }
     asked = {
         "facts": facts[:count],
+        "crowd": facts[:count],
         "changed": [_fact(after[p.name], a, p) for p, a in moved],
         "rare": [_fact(p, a) for p in rare for a in ATTRIBUTES],
         "nowhere": [_nowhere(name, rng) for name in strangers],
