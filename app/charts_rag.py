@@ -46,26 +46,31 @@ def needs(found: Bands) -> Chart:
     import plotly.graph_objects as go
 
     arms = [arm for arm in ARMS if any((arm, need, "right") in found for need in NEEDS)]
-    titles = [need.title for need in NEEDS.values()]
-    fig = figure("right answers, %", "", height=120 + 38 * len(NEEDS), series=len(arms))
-    for arm in arms:
+    rows = {need.name: number for number, need in enumerate(NEEDS.values())}
+    fig = figure("right answers, %", "", height=120 + 56 * len(NEEDS), series=len(arms))
+    for number, arm in enumerate(arms):
         style = arm_style(arm)
-        points = [(n.title, b) for n in NEEDS.values() if (b := found.get((arm, n.name, "right"))) is not None]
+        beside = 0.11 * (number - (len(arms) - 1) / 2)  # arms that are equally good stand under each other
+        points = [(n, b) for n in NEEDS.values() if (b := found.get((arm, n.name, "right"))) is not None]
         fig.add_trace(
             go.Scatter(
-                x=[100 * b.mean for _, b in points], y=[t for t, _ in points], name=ARMS[arm], mode="markers",
-                marker={"symbol": style.marker, "size": 12, "color": style.colour, "opacity": 0.9},
+                x=[100 * b.mean for _, b in points], y=[rows[n.name] + beside for n, _ in points],
+                name=ARMS[arm], mode="markers",
+                marker={"symbol": style.marker, "size": 10, "color": style.colour},
                 error_x={
                     "type": "data", "symmetric": False, "array": [100 * (b.high - b.mean) for _, b in points],
                     "arrayminus": [100 * (b.mean - b.low) for _, b in points], "thickness": 1.5, "width": 4,
                     "visible": any(b.seeds > 1 for _, b in points),
                 },
-                hovertemplate="%{y}: %{x:.0f} %",
+                customdata=[n.title for n, _ in points], hovertemplate="%{customdata}: %{x:.0f} %",
             )
         )  # fmt: skip
     fig.update_layout(hovermode="closest")
     fig.update_xaxes(range=[-4, 104])
-    fig.update_yaxes(categoryorder="array", categoryarray=titles[::-1])
+    fig.update_yaxes(
+        tickmode="array", tickvals=list(rows.values()), ticktext=[n.title for n in NEEDS.values()],
+        range=[len(rows) - 0.4, -0.6],
+    )  # fmt: skip
     table = numbers(found, "right")
     alt = "Right answers in per cent. " + " ".join(
         f"{n.title}: "

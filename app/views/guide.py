@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -9,7 +10,7 @@ import streamlit as st
 from app import charts_rag, compare, state
 from app.address import keep_in_link, linked
 from app.story import plain
-from core.guide import Decision, RuleBook, decide, rule_book, sensitivity
+from core.guide import Decision, Question, RuleBook, decide, rule_book, sensitivity
 from core.guide.evidence import measured
 from core.guide.method import Choice, choose
 from core.guide.plan import markdown, playground_link, vram_link
@@ -51,8 +52,12 @@ def render() -> None:
         st.dataframe(charts_rag.rules_table(book), hide_index=True, alt="The rules, one a row.")
 
 
+def _worded(question: Question, key: str) -> str:
+    return question.options.get(key, "No answer yet")
+
+
 def _interview(book: RuleBook) -> dict[str, str]:
-    out = {}
+    out: dict[str, str] = {}
     columns = st.columns(2, gap="large")
     for number, question in enumerate(book.questions.values()):
         options = [NONE, *question.options]
@@ -61,7 +66,7 @@ def _interview(book: RuleBook) -> dict[str, str]:
                 question.ask,
                 options,
                 index=options.index(linked(question.key, options, NONE)),
-                format_func=lambda key, words=question.options: words.get(key, "No answer yet"),
+                format_func=partial(_worded, question),
                 key=question.key,
                 on_change=keep_in_link,
                 args=(question.key, NONE),

@@ -33,6 +33,7 @@ SEEDS = ["1", "2", "3"]
 LONGEST = 24  # tokens of an answer here
 MOST_RUNS = 100
 SHOWN = 5  # passages of own documents
+_CHANGED, _TOLD = "_rag_changed", "_rag_told"  # session_state: the last change, the last answers
 
 
 @dataclass(frozen=True)
@@ -97,25 +98,38 @@ def _desk() -> None:
     now = value_in(row.text, str(name), attribute)
     with left:
         others = sorted(v for v in VALUES[attribute] if v != now)
-        new = st.selectbox("New value", others, key=f"value-{attribute}-{name}-{now}")
-        if st.button("Change the row", key="change-row", icon=":material/edit:"):
-            changed = desk.change(str(name), attribute, str(new))
-            st.session_state["_rag_changed"] = changed
-            st.rerun(scope="fragment")
+        key = f"value-{attribute}-{name}-{now}"
+        st.selectbox("New value", others, key=key)
+        st.button(
+            "Change the row", key="change-row", icon=":material/edit:", on_click=_change,
+            args=(str(name), attribute, key),
+        )  # fmt: skip
     with right:
         st.markdown(f"**{plain(row.source)}, {plain(row.place)}**, as it is now")
         st.code(row.text, language=None, wrap_lines=True)
-        changed = st.session_state.get("_rag_changed")
+        changed = st.session_state.get(_CHANGED)
         if changed is not None and changed.after == row.text:
             st.caption(
                 f":material/bolt: Indexed again in {seconds_text(changed.seconds)}: {changed.change.added} passage in, "
                 f"{changed.change.removed} out. Nothing was trained."
             )
-        if st.button("Back to the table as it began", key="reset", icon=":material/undo:", type="tertiary"):
-            desk.forget("world")
-            st.session_state.pop("_rag_changed", None)
-            st.rerun(scope="fragment")
+        st.button(
+            "Back to the table as it began", key="reset", icon=":material/undo:", type="tertiary", on_click=_forget,
+            args=("world",),
+        )  # fmt: skip
     _ask(desk, str(name), attribute, now)
+
+
+def _change(name: str, attribute: str, key: str) -> None:
+    """The button's callback: the row is changed before the page is drawn again."""
+    desk = Desk(state.home(), state.owner())
+    st.session_state[_CHANGED] = desk.change(name, attribute, str(st.session_state[key]))
+
+
+def _forget(what: str) -> None:
+    """A button's callback: an index begins anew."""
+    Desk(state.home(), state.owner()).forget(what)
+    st.session_state.pop(_CHANGED, None)
 
 
 def _ask(desk: Desk, name: str, attribute: str, now: str) -> None:
@@ -141,11 +155,11 @@ def _ask(desk: Desk, name: str, attribute: str, now: str) -> None:
         wanted = now if asked == question(name, attribute, 1) else ""
         try:
             with st.spinner("Answering; the first answer waits for the model to load", show_time=True):
-                st.session_state["_rag_told"] = _answered(desk, asked, int(count or 1), runs.get(chosen or ""), wanted)
+                st.session_state[_TOLD] = _answered(desk, asked, int(count or 1), runs.get(chosen or ""), wanted)
         except DeltalabError as error:
             live.say(error)
             return
-    told = st.session_state.get("_rag_told")
+    told = st.session_state.get(_TOLD)
     if told is not None:
         _told(told)
 
@@ -165,7 +179,10 @@ def _answered(desk: Desk, asked: str, count: int, run: Run | None, wanted: str) 
     with desk.world() as store:
         found = Retriever(store).find(asked, count)
     passages = [hit.chunk.text for hit in found.hits]
-    sides = {"With retrieval": (None, prompt(asked, passages)), "From memory": (None, asked)}
+    sides: dict[str, tuple[str | None, str]] = {
+        "With retrieval": (None, prompt(asked, passages)),
+        "From memory": (None, asked),
+    }
     if run is not None:
         sides[f"{run.title or 'Your run'}, from memory"] = (run.id, asked)
         sides[f"{run.title or 'Your run'}, with retrieval"] = (run.id, prompt(asked, passages))
@@ -246,8 +263,8 @@ def _needs(found: charts_rag.Bands, result: Mapping[str, Any], own: bool) -> Non
     costs = charts_rag.costs_table(found)
     st.dataframe(costs, hide_index=True, alt="Costs, a row an approach.")
     st.caption(
-        "An update of retrieval indexes the rows that changed; one of fine-tuning trains on all facts anew, the changed "
-        "ones among them."
+        "An update of retrieval indexes the rows that changed; one of fine-tuning trains on all facts anew, the "
+        "changed ones among them."
     )
     _examples(result)
 
@@ -277,7 +294,9 @@ def _verdicts(found: charts_rag.Bands) -> None:
         f"**{held} of {len(rows)}** are confirmed by these figures."
     )
     table = charts_rag.verdict_table(rows)
-    st.dataframe(table, hide_index=True, alt="The usual claims, each with what was measured and its verdict.")
+    st.dataframe(
+        table, hide_index=True, height="content", alt="The usual claims, each with what was measured and its verdict."
+    )
     _csv(table, "rag-verdicts")
 
 
@@ -365,6 +384,7 @@ def _documents() -> None:
                 )
         except DeltalabError as error:
             live.say(error)
-    if st.button("Remove all of them", key="own-forget", icon=":material/delete:", type="tertiary"):
-        desk.forget("own")
-        st.rerun(scope="fragment")
+    st.button(
+        "Remove all of them", key="own-forget", icon=":material/delete:", type="tertiary", on_click=_forget,
+        args=("own",),
+    )  # fmt: skip

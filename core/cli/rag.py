@@ -273,7 +273,8 @@ def _write(path: Path, result: dict[str, Any], line: str) -> None:
 
     from core.hardware import attached_light
     from core.rag.embed import embedder
-    from core.sweep import base_hash, commit_facts
+    from core.runs.recorded import commit_facts
+    from core.sweep import base_hash
     from core.train import versions
 
     record = {

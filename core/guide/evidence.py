@@ -39,7 +39,7 @@ def value_text(measure: str, value: float) -> str:
     if measure in _SHARES:
         return f"{100 * value:.0f} %"
     if measure.endswith("_seconds"):
-        return seconds_text(value)
+        return seconds_text(value) if value >= 1 else f"{1000 * value:.0f} ms"
     if measure.endswith("_ms"):
         return f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
     if measure.endswith("_bytes"):

@@ -68,7 +68,7 @@ def choose(decision: Decision, answers: Answers) -> Choice | None:
             model, cards[0],
         )  # fmt: skip
     return Choice(
-        "", f"Not even 4-bit weights of {model} fit on a {cards[-1]} with a step beside them. Take a smaller model.",
+        "", f"Not even 4-bit weights of {model} fit on {cards[-1]} with a step beside them. Take a smaller model.",
         model, cards[-1],
     )  # fmt: skip
 
@@ -76,7 +76,7 @@ def choose(decision: Decision, answers: Answers) -> Choice | None:
 def _because(method: str, model: str, card: str, text: str, hardware: str | None) -> str:
     what = {"full": "Full fine-tuning", "lora": "LoRA", "qlora": "QLoRA, on weights in 4 bits,"}[method]
     ahead = "" if hardware else "Nothing is said about hardware. "
-    return f"{ahead}{what} of {model} takes about {text} on a {card} (a row of {LENGTH:,} tokens a step), and it fits."
+    return f"{ahead}{what} of {model} takes about {text} on {card} (a row of {LENGTH:,} tokens a step), and it fits."
 
 
 def _fit(model: str, method: str, card_name: str) -> str | None:

@@ -85,12 +85,13 @@ def citations(text: str, passages: Sequence[str]) -> tuple[int, ...]:
     if declines(text):
         return ()
     named = {int(n) for n in re.findall(r"\[(\d{1,3})\]", text)}
-    words = _words(re.sub(r"\[\d{1,3}\]", " ", text))
-    held = {n for n, passage in enumerate(passages, 1) if words and f" {words} " in f" {_words(passage)} "}
+    words = words_in(re.sub(r"\[\d{1,3}\]", " ", text))
+    held = {n for n, passage in enumerate(passages, 1) if words and f" {words} " in f" {words_in(passage)} "}
     return tuple(n for n in range(1, len(passages) + 1) if n in named or n in held)
 
 
-def _words(text: str) -> str:
+def words_in(text: str) -> str:
+    """The words of a text, in small letters, a space between two."""
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 

@@ -156,6 +156,7 @@ class SentenceModel:
     """
 
     def __init__(self, source: str) -> None:
+        _check_name(source)
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError:
@@ -175,7 +176,7 @@ class SentenceModel:
                 f"The embedder {source!r} cannot be loaded: {first.rstrip('.')}.", "Choose another model."
             ) from why
         self.name = source
-        self.dimensions = int(self._model.get_embedding_dimension())
+        self.dimensions = int(self._model.get_embedding_dimension() or 0)
         self.version = _print_of(folder)
 
     def documents(self, texts: Sequence[str]) -> np.ndarray:
@@ -209,13 +210,17 @@ def _folder(source: str) -> Path:
     return folder
 
 
-def _fetched(source: str) -> Path:
+def _check_name(source: str) -> None:
+    """Neither a folder nor spelt like a hub id: said before anything heavy is imported."""
     from core.base import HUB_ID
 
-    if not HUB_ID.fullmatch(source):
+    if not Path(source).expanduser().is_dir() and not HUB_ID.fullmatch(source):
         raise BaseUnavailable(
             f"There is no embedder {source!r}.", f"Use {', '.join(OFFLINE)}, an existing folder, or a hub id."
         )
+
+
+def _fetched(source: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -39,7 +39,7 @@ from core.config import EMBEDDED, RunConfig, TrainConfig, default_table, knob
 from core.errors import DeltalabError
 from core.rag import needs, raft
 from core.rag.answer import citations, declines, fit
-from core.rag.needs import NEEDS, Asked
+from core.rag.needs import NEEDS, Asked, Items
 from core.rag.read import Document
 from core.rag.retrieve import Hit, Retriever
 from core.rag.store import Store
@@ -199,11 +199,11 @@ class _Seed:
         self.alike, self.answers_of = {}, {}
         for need in ("json", "persona", "both"):
             task = "persona" if need == "both" else need
-            solved = examples(task, "train", EXAMPLES, 50_000 + self.seed)
+            drawn = examples(task, "train", EXAMPLES, 50_000 + self.seed)
             alike = Store(":memory:", create=True)
-            alike.put(Document(str(n), e.prompt) for n, e in enumerate(solved))
+            alike.put(Document(str(n), e.prompt) for n, e in enumerate(drawn))
             self.alike[need] = Retriever(alike)
-            self.answers_of[need] = {str(n): e.completion for n, e in enumerate(solved)}
+            self.answers_of[need] = {str(n): e.completion for n, e in enumerate(drawn)}
         ways = {"facts": items.taught, "json": "json", "persona": "persona"}
         adapters: dict[tuple[str, str], Path] = {}
         seconds: dict[tuple[str, str], float] = {}
@@ -248,7 +248,7 @@ class _Seed:
     def index_bytes(self, arm: str) -> int:
         return self.retriever.store.size_bytes() if arm in RETRIEVING else 0
 
-    def update(self, items: needs.Items, adapters: Mapping[tuple[str, str], Path], base: Any) -> None:
+    def update(self, items: Items, adapters: Mapping[tuple[str, str], Path], base: Any) -> None:
         """Rows change. Retrieval re-indexes them; fine-tuning still says what it was taught, until it trains anew."""
         self.stage.next("Rows change")
         began = time.perf_counter()

@@ -15,11 +15,12 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import BadInput
-from core.rag.answer import _words
+from core.rag.answer import words_in
 from core.rag.read import Document
 from core.rag.retrieve import MODES, Retriever
 from core.rag.store import Chunk, Store
@@ -86,6 +87,14 @@ def all_modes(store: Store, queries: Sequence[Query]) -> list[Quality]:
     return [measure(store, queries, mode) for mode in MODES]
 
 
+def _names(name: str, chunk: Chunk) -> bool:
+    return name in chunk.text
+
+
+def _holds(words: str, chunk: Chunk) -> bool:
+    return f" {words} " in f" {words_in(chunk.text)} "
+
+
 # --- the small world --------------------------------------------------------------------------------------------------
 
 
@@ -126,7 +135,7 @@ def world_queries(seed: int = 0, count: int = 80) -> list[Query]:
     return [
         Query(
             question(p.name, a, rng.randrange(len(QUESTIONS[a]))),
-            lambda chunk, name=p.name: name in chunk.text,
+            partial(_names, p.name),
             p.value(a),
         )
         for p, a in chosen
@@ -146,11 +155,11 @@ def from_file(path: str | Path) -> list[Query]:
 
     out = []
     for row in read_file(path).dialogues[:MOST_QUESTIONS]:
-        wanted = _words(row.answer)
+        wanted = words_in(row.answer)
         out.append(
             Query(
                 row.question[-1].content,
-                lambda chunk, wanted=wanted: f" {wanted} " in f" {_words(chunk.text)} ",
+                partial(_holds, wanted),
                 row.answer,
             )
         )
@@ -175,8 +184,8 @@ def from_chunks(store: Store, count: int = 100, seed: int = 0) -> list[Query]:
         words = rng.choice(long)
         kept = sorted(rng.sample(range(len(words)), len(words) // 2))
         asked = " ".join(words[i] for i in kept)
-        whole = _words(" ".join(words))
-        out.append(Query(asked, lambda found, whole=whole: whole in _words(found.text)))
+        whole = words_in(" ".join(words))
+        out.append(Query(asked, partial(_holds, whole)))
         if len(out) == count:
             break
     if not out:

@@ -160,7 +160,7 @@ class Store:
             if not list(self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'")):
                 if list(self._db.execute("SELECT 1 FROM sqlite_master")) or not create:
                     raise BadInput(f"{self.folder} holds no index of ours.", "Name another folder.")
-                self.embedder = embedder(embed or DEFAULT) if not embed or isinstance(embed, str) else embed
+                self.embedder = _made(embed, DEFAULT)
                 self.cutting = cutting or Cutting()
                 self._db.execute(
                     f"CREATE VIRTUAL TABLE vectors USING vec0 (id INTEGER PRIMARY KEY, "
@@ -183,7 +183,7 @@ class Store:
                 f"those of {wanted}.",
                 "Leave the embedder out, or index the documents anew in another folder.",
             )
-        self.embedder = embedder(kept["embedder"]) if isinstance(embed, str) or embed is None else embed
+        self.embedder = _made(embed, kept["embedder"])
         if self.embedder.version != kept["version"]:
             raise BadInput(
                 f"The embedder {kept['embedder']} is another version now ({self.embedder.version}) than when this "
@@ -409,6 +409,11 @@ class Store:
         """Bytes on disk (in memory: of its pages)."""
         pages, size = self._all("PRAGMA page_count")[0][0], self._all("PRAGMA page_size")[0][0]
         return int(pages) * int(size)
+
+
+def _made(embed: str | Embedder | None, name: str) -> Embedder:
+    """The embedder itself, by its own name or by `name`."""
+    return embedder(embed or name) if embed is None or isinstance(embed, str) else embed
 
 
 @contextmanager

@@ -44,8 +44,8 @@ class Verdict:
 RAG, TUNING = "RAG", "Fine-tuning"
 CLAIMS = (
     Claim(
-        "New knowledge", RAG, "Good: looks it up", (("rag", "facts", "right"), ("prompt", "facts", "right")),
-        lambda rag, prompt: rag >= GOOD and rag - prompt >= CLEAR,
+        "New knowledge", RAG, "Good: looks it up", (("rag", "facts", "right"), ("base", "facts", "right")),
+        lambda rag, base: rag >= GOOD and rag - base >= CLEAR,
         "The embedded base was trained to read passages. A model that reads badly gains less from being given them.",
     ),
     Claim(
@@ -78,14 +78,14 @@ CLAIMS = (
     ),
     Claim(
         "Hallucination", RAG, "Lowered: answers from the passage, or says that it cannot",
-        (("rag", "nowhere", "invented"), ("prompt", "nowhere", "invented")),
-        lambda rag, prompt: prompt - rag >= CLEAR,
+        (("rag", "nowhere", "invented"), ("base", "nowhere", "invented")),
+        lambda rag, base: base - rag >= CLEAR,
         "The base was taught to say that a passage does not tell; a model that was not will answer from whatever it "
         "is given.",
     ),
     Claim(
-        "Hallucination", TUNING, "Not lowered", (("lora", "nowhere", "invented"), ("prompt", "nowhere", "invented")),
-        lambda lora, prompt: lora >= prompt - CLEAR,
+        "Hallucination", TUNING, "Not lowered", (("lora", "nowhere", "invented"), ("base", "nowhere", "invented")),
+        lambda lora, base: lora >= base - CLEAR,
         "Without a passage the small base always names something, so fine-tuning can hardly make it worse.",
     ),
     Claim(
@@ -110,8 +110,8 @@ CLAIMS = (
         "On a model this small a call costs more than its tokens; with a large one the longer prompt weighs more.",
     ),
     Claim(
-        "Latency", TUNING, "As before", (("full", "", "first_ms"), ("prompt", "", "first_ms")),
-        lambda full, prompt: full <= 1.15 * prompt,
+        "Latency", TUNING, "As before", (("full", "", "first_ms"), ("base", "", "first_ms")),
+        lambda full, base: full <= 1.15 * base,
         "Full fine-tuning changes no shape. A LoRA that is not merged adds its own small products.",
     ),
 )  # fmt: skip

@@ -22,10 +22,12 @@ BOOK = rule_book()
 # (who, their answers, what they should be told)
 SCENARIOS = [
     # --- facts ---
-    ("a help desk over a manual that changes daily", "knowledge=many changes=daily sources=must invention=trouble", RAG),
+    ("a help desk over a manual that changes daily",
+     "knowledge=many changes=daily sources=must invention=trouble", RAG),
     ("a shop's stock and prices", "knowledge=many changes=daily format=free tone=some", RAG),
     ("a law firm that must cite", "knowledge=many changes=monthly sources=must invention=never data=none", RAG),
-    ("a hospital's guidelines", "knowledge=many changes=monthly sources=must invention=never domain=jargon data=tens", RAG),
+    ("a hospital's guidelines",
+     "knowledge=many changes=monthly sources=must invention=never domain=jargon data=tens", RAG),
     ("an archive that never changes, with sources", "knowledge=many changes=never sources=must", RAG),
     ("an archive nobody has to cite", "knowledge=many changes=never sources=no data=none", RAG),
     ("a personnel office with rights", "knowledge=many changes=monthly rights=differ data=none", RAG),
@@ -36,6 +38,7 @@ SCENARIOS = [
     ("a few pages with a source to show", "knowledge=few changes=never sources=must", RAG),
     ("one to whom invention must not happen", "knowledge=many invention=never", RAG),
     ("rare parts in a catalogue, no examples", "knowledge=many changes=never data=none invention=trouble", RAG),
+    ("a settled body of facts, with solved questions", "knowledge=many changes=never sources=no data=hundreds", RAG),
     # --- form ---
     ("an extractor of invoices to JSON", "knowledge=none format=strict data=hundreds domain=near", TUNING),
     ("a generator of database queries", "knowledge=none format=strict data=hundreds latency=quick", TUNING),
@@ -53,17 +56,20 @@ SCENARIOS = [
     ("a lawyer's bot in house style with sources", "knowledge=many sources=must tone=strong data=hundreds", BOTH),
     ("medical coding with guidelines", "knowledge=many domain=jargon format=strict data=hundreds sources=must", BOTH),
     ("a jargon, much text of facts and sources", "knowledge=many domain=jargon data=hundreds sources=must", BOTH),
-    ("many users, strict form, changing facts", "knowledge=many changes=daily format=strict latency=quick data=hundreds",
+    ("many users, strict form, changing facts",
+     "knowledge=many changes=daily format=strict latency=quick data=hundreds",
      BOTH),
     # --- deeper ---
     ("a small language with much text", "domain=far data=raw hardware=several model=medium knowledge=none", DEEP),
-    ("a field of its own, with facts to cite", "domain=far data=raw hardware=several knowledge=many sources=must", DEEP),
+    ("a field of its own, with facts to cite",
+     "domain=far data=raw hardware=several knowledge=many sources=must", DEEP),
     ("a language on one large card", "domain=far data=raw hardware=gpu80 model=small", DEEP),
     ("a language on a laptop", "domain=far data=raw hardware=cpu knowledge=none", PROMPTING),
     ("a far field, hundreds of examples, a format", "domain=far data=hundreds format=strict knowledge=none", TUNING),
     ("a far field, few examples, facts", "domain=far data=tens knowledge=many", RAG),
     # --- not possible ---
-    ("a strict form behind somebody's interface", "format=strict data=hundreds hardware=none knowledge=none", PROMPTING),
+    ("a strict form behind somebody's interface",
+     "format=strict data=hundreds hardware=none knowledge=none", PROMPTING),
     ("facts and form behind an interface", "knowledge=many changes=daily format=strict data=hundreds hardware=none",
      RAG),
     ("a strict form, not one example", "format=strict data=none knowledge=none", PROMPTING),
@@ -75,6 +81,7 @@ SCENARIOS = [
     ("daily facts on a lone device, with sources", "knowledge=many changes=daily sources=must latency=edge", PROMPTING),
     ("rights on a lone device", "knowledge=many rights=differ latency=edge", PROMPTING),
     ("a huge model on a laptop", "model=huge hardware=cpu format=strict data=hundreds", TUNING),
+    ("another language behind somebody's interface", "domain=far data=raw hardware=none knowledge=none", PROMPTING),
     ("never invent, never measured", "invention=never data=none knowledge=many", RAG),
     # --- incomplete ---
     ("somebody who says nothing", "", PROMPTING),
@@ -259,7 +266,8 @@ def test_the_plan_says_answers_reasons_steps_and_what_would_change_it():
     ):  # fmt: skip
         assert part in text, part
     assert "(no answer)" in text
-    assert "Answers that do not go together" in markdown(a := given("knowledge=none sources=must"), decide(a))
+    odd = given("knowledge=none sources=must")
+    assert "Answers that do not go together" in markdown(odd, decide(odd))
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
