@@ -58,8 +58,10 @@ def _worded(question: Question, key: str) -> str:
 
 def _interview(book: RuleBook) -> dict[str, str]:
     out: dict[str, str] = {}
-    columns = st.columns(2, gap="large")
+    columns: Any = ()
     for number, question in enumerate(book.questions.values()):
+        if number % 2 == 0:
+            columns = st.columns(2, gap="large")  # a row each, so that on a phone they stay in their order
         options = [NONE, *question.options]
         with columns[number % 2]:
             said = st.selectbox(

@@ -13,6 +13,7 @@ from app.address import keep_in_link, linked
 from app.story import plain
 from core.config import EMBEDDED
 from core.errors import DeltalabError
+from core.guide.evidence import value_text
 from core.rag import experiment, quality, read
 from core.rag.answer import citations, declines, prompt
 from core.rag.desk import PEOPLE, Desk, value_in
@@ -109,8 +110,9 @@ def _desk() -> None:
         st.code(row.text, language=None, wrap_lines=True)
         changed = st.session_state.get(_CHANGED)
         if changed is not None and changed.after == row.text:
+            took = value_text("update_seconds", changed.seconds)
             st.caption(
-                f":material/bolt: Indexed again in {seconds_text(changed.seconds)}: {changed.change.added} passage in, "
+                f":material/bolt: Indexed again in {took}: {changed.change.added} passage in, "
                 f"{changed.change.removed} out. Nothing was trained."
             )
         st.button(

@@ -68,6 +68,7 @@ def add(commands: Any) -> None:
     one.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="settings",
                      help="seeds, items, steps, part")  # fmt: skip
     one.add_argument("--record", type=Path, metavar="FILE", help="also write the result, with device and versions")
+    one.add_argument("--add", action="store_true", help="go on with further seeds behind those that FILE holds")
     json_argument(one)
 
     one = command(actions, "bench", _bench, "time queries on a large index")
@@ -237,6 +238,10 @@ def _experiment(asked: argparse.Namespace) -> int:
     from core.rag import experiment
 
     config = settings_of(experiment.Config, pairs_of(asked.settings))
+    before = None
+    if asked.add:
+        before = _recorded(asked.record)
+        config = dataclasses.replace(config, first=before["settings"]["seeds"])
     quiet_libraries()
     import torch
 
@@ -251,8 +256,12 @@ def _experiment(asked: argparse.Namespace) -> int:
 
     with tempfile.TemporaryDirectory() as place:
         result = experiment.measure(Subject((), Path(place)), config, tell)
+    if before is not None:
+        result = experiment.joined(before, result)
     if asked.record is not None:
-        _write(asked.record, result, f"deltalab rag experiment{_given(asked.settings)} --record {asked.record.name}")
+        more = " --add" if asked.add else ""
+        line = f"deltalab rag experiment{_given(asked.settings)} --record {asked.record.name}{more}"
+        _write(asked.record, result, line if before is None else f"{before['command']}; {line}")
     if asked.json:
         print(json.dumps(result))
         return DONE
@@ -261,6 +270,20 @@ def _experiment(asked: argparse.Namespace) -> int:
     for line in experiment.table(result):
         print(line)
     return DONE
+
+
+def _recorded(path: Path | None) -> dict[str, Any]:
+    """What is recorded already, if it is of this base."""
+    from core.errors import BadInput
+    from core.sweep import base_hash
+
+    try:
+        found: dict[str, Any] = json.loads((path or Path()).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise BadInput("There is no record to add to.", "Name one with --record, or record a new one.") from None
+    if found.get("base") != base_hash():
+        raise BadInput("The record is of another base.", "Record a new one.")
+    return found
 
 
 def _given(settings: list[str]) -> str:

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.base import describe_base, load_tokenizer
 from core.config import EMBEDDED, RunConfig, TrainConfig, default_table, knob
-from core.errors import DeltalabError
+from core.errors import BadInput, DeltalabError
 from core.rag import needs, raft
 from core.rag.answer import citations, declines, fit
 from core.rag.needs import NEEDS, Asked, Items
@@ -77,6 +77,10 @@ class Config:
     seeds: int = knob(
         1, "How often everything is drawn, trained and asked anew.", unit="seeds", low=1, high=MOST_SEEDS, folded=False,
         why="One answers within minutes; three say how much of it was luck.",
+    )  # fmt: skip
+    first: int = knob(
+        0, "The first of the seeds; others go on where an earlier experiment ended.", low=0, high=99, form=False,
+        why="0: from the beginning.",
     )  # fmt: skip
     items: int = knob(
         40, "Questions of each need.", unit="questions", low=8, high=200, why="Resolves differences of a few per cent.",
@@ -150,7 +154,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     cells: list[Cell] = []
     wordings: list[dict[str, Any]] = []
     shown: list[dict[str, Any]] = []
-    for seed in range(config.seeds):
+    for seed in range(config.first, config.first + config.seeds):
         with tempfile.TemporaryDirectory(dir=subject.folder if subject.folder.is_dir() else None) as place:
             one = _Seed(seed, config, Path(place), stage)
             if config.part != "wordings":
@@ -159,7 +163,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
                 one.wordings()
         cells += one.cells
         wordings += one.reworded
-        shown += one.examples if seed == 0 else []
+        shown += one.examples if seed == config.first else []
     tell(1.0, "Done")
     return {
         "cells": [dataclasses.asdict(c) for c in cells],
@@ -443,6 +447,25 @@ def _trained(config: RunConfig, folder: Path) -> tuple[Path, float]:
 
 
 # --- the record -------------------------------------------------------------------------------------------------------
+
+
+def joined(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Two results of the same experiment as one: `more` has the seeds that follow those of `before`.
+
+    Raises:
+        BadInput: they are not of the same settings, or not of seeds that follow each other.
+    """
+    kinds = [{k: v for k, v in r["settings"].items() if k not in ("seeds", "first")} for r in (before, more)]
+    if kinds[0] != kinds[1] or more["settings"]["first"] != before["settings"]["seeds"] or before["settings"].get("first", 0):
+        raise BadInput("The experiment that is recorded had other settings.", "Record a new one from its first seed.")
+    return {
+        **more,
+        "cells": [*before["cells"], *more["cells"]],
+        "wordings": [*before["wordings"], *more["wordings"]],
+        "examples": before["examples"],
+        "settings": {**before["settings"], "seeds": before["settings"]["seeds"] + more["settings"]["seeds"]},
+        "seconds": before["seconds"] + more["seconds"],
+    }
 
 
 def recorded() -> dict[str, Any]:

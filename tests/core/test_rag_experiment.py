@@ -288,3 +288,22 @@ def test_a_query_on_twenty_thousand_chunks_is_quick(tmp_path):
 
 def test_the_worlds_table_is_the_same_every_time():
     assert world_documents(30) == world_documents(30)
+
+
+def test_further_seeds_are_added_behind_those_recorded(record):
+    half = {**record, "settings": {**record["settings"], "seeds": 1, "first": 0}, "cells": [1], "wordings": [2]}
+    more = {
+        **half,
+        "settings": {**half["settings"], "seeds": 2, "first": 1},
+        "cells": [3],
+        "wordings": [4],
+        "seconds": 5.0,
+    }
+    both = experiment.joined(half, more)
+    assert (both["cells"], both["wordings"]) == ([1, 3], [2, 4])
+    assert both["settings"]["seeds"] == 3
+    assert both["seconds"] == half["seconds"] + 5
+    with pytest.raises(BadInput, match="had other settings"):
+        experiment.joined(half, {**more, "settings": {**more["settings"], "items": 9}})
+    with pytest.raises(BadInput, match="had other settings"):
+        experiment.joined(both, more)
