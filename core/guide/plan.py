@@ -94,7 +94,7 @@ def markdown(answers: Answers, decision: Decision, book: RuleBook | None = None,
         lines.append(f"- {reason.rule.because}")
         lines += [f"  - Measured here: {text}" for text in measured(reason.rule, found)]
     lines += ["", "## What to do", "", f"1. {_FIRST}"]
-    steps = [*_STEPS[RAG], *_STEPS[TUNING]] if decision.approach == BOTH else list(_STEPS[decision.approach])
+    steps = [*_STEPS[RAG], *_STEPS[TUNING][:-1]] if decision.approach == BOTH else list(_STEPS[decision.approach])
     if decision.approach == DEEP and decision.retrieves:
         steps += _STEPS[RAG]
     if decision.approach == BOTH:
@@ -102,6 +102,7 @@ def markdown(answers: Answers, decision: Decision, book: RuleBook | None = None,
             "Train the reader on passages as they will be retrieved, with distractors: `deltalab rag raft INDEX "
             "--questions FILE --out rows.jsonl`, then `deltalab train --data rows.jsonl`."
         )
+        steps.append(_STEPS[TUNING][-1])
     lines += [f"{n}. {step}" for n, step in enumerate(steps, 2)]
     if choice is not None:
         lines += ["", "## Which method", "", choice.because]

@@ -456,7 +456,11 @@ def joined(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]
         BadInput: they are not of the same settings, or not of seeds that follow each other.
     """
     kinds = [{k: v for k, v in r["settings"].items() if k not in ("seeds", "first")} for r in (before, more)]
-    if kinds[0] != kinds[1] or more["settings"]["first"] != before["settings"]["seeds"] or before["settings"].get("first", 0):
+    if (
+        kinds[0] != kinds[1]
+        or more["settings"]["first"] != before["settings"]["seeds"]
+        or before["settings"].get("first", 0)
+    ):
         raise BadInput("The experiment that is recorded had other settings.", "Record a new one from its first seed.")
     return {
         **more,
