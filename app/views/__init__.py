@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from app.views import (
     claims,
+    guide,
     home,
     inside,
     parameters,
     playground,
     quantization,
     race,
+    rag,
     runs,
     ship,
     validation,
@@ -53,6 +55,14 @@ VIEWS = (
     View(
         "Claims", "claims", ":material/rule:", claims.render, wide=False, section=PLAN,
         summary="What courses say about fine-tuning, computed, with a verdict and the reference.",
+    ),
+    View(
+        "Guide", "guide", ":material/alt_route:", guide.render, section=PLAN,
+        summary="Prompting, retrieval or fine-tuning? Twelve questions, and the reasons for the answer.",
+    ),
+    View(
+        "Retrieval", "rag", ":material/manage_search:", rag.render, section=PLAN,
+        summary="Change a fact and ask again; retrieval against fine-tuning, measured need by need.",
     ),
     View(
         "Playground", "playground", ":material/science:", playground.render, section=TRAIN,

@@ -7,6 +7,8 @@
     deltalab probe RUN spectrum  measure what a run changed; also: truncation, tokens, overlap …
     deltalab check RUN|FOLDER    whether other programs would load it; also: convert, merge, card RUN
     deltalab export RUN --out FILE.zip   adapter, scripts, notebook, curves, data
+    deltalab guide               prompting, retrieval, fine-tuning or both: a recommendation with its reasons
+    deltalab rag index PATH --to INDEX   documents to look up; also: ask, evaluate, raft, experiment, bench
     deltalab params --model PATH --method lora --set rank=16
     deltalab memory --model NAME --method qlora --batch 4 --seq 2048 --gpu "RTX 4090"
     deltalab models              what can be trained on this machine, or on --gpu NAME
@@ -25,11 +27,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from core.cli import chat, doctor, export, memory, models, params, probe, race, runs, serve, ship, train
+from core.cli import chat, doctor, export, guide, memory, models, params, probe, race, rag, runs, serve, ship, train
 from core.cli.arguments import BAD_INPUT, BAD_INPUT_KINDS, DONE, FAILED, Parser
 from core.errors import DeltalabError
 
-COMMANDS: tuple[Any, ...] = (train, race, runs, chat, probe, ship, export, params, memory, models, doctor, serve)
+COMMANDS: tuple[Any, ...] = (
+    train, race, runs, chat, probe, ship, export, guide, rag, params, memory, models, doctor, serve,
+)  # fmt: skip
 
 
 def parser() -> Parser:

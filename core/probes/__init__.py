@@ -73,6 +73,7 @@ PROBES: dict[str, str] = {
     "merge": "core.probes.merge",
     "convert": "core.probes.convert",
     "swap": "core.probes.swap",
+    "rag": "core.rag.experiment",
 }
 """name -> module"""
 

@@ -1,0 +1,59 @@
+"""As a new user: answer the guide, follow its link into the experiment, change a fact, ask again, see the source."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import expect
+
+from tests.browser.conftest import SECONDS, Server, Visitors, idle
+from tests.browser.test_journeys import Shoot, body, key, press, shoot  # noqa: F401 (a fixture)
+
+
+def choose(page, name: str, words: str) -> None:
+    """Answer one question of the guide."""
+    key(page, name).get_by_role("combobox").click()
+    page.get_by_role("option", name=words).click()
+    idle(page)
+
+
+def test_from_the_guide_to_a_changed_fact_and_its_source(
+    server: Server,
+    visitors: Visitors,
+    shoot: Shoot,  # noqa: F811
+) -> None:
+    ivy = visitors.new(server)
+    page = ivy.tab("/guide")
+    choose(page, "knowledge", "More than fits into a prompt")
+    choose(page, "changes", "Daily, or at any moment")
+    expect(page.get_by_role("heading", name="Retrieval (RAG)")).to_be_visible()
+    assert "knowledge=many" in page.url
+    assert "A changed row is served at once" in body(page)
+    shoot(ivy, "/guide?knowledge=many&changes=daily", "guide")
+
+    page.get_by_role("link", name=re.compile("The experiment behind these figures")).click()
+    expect(page.get_by_role("heading", name="Change a fact, and ask again")).to_be_visible()
+    idle(page)
+    before = key(page, "change-row").locator("xpath=ancestor::*[@data-testid='stHorizontalBlock'][1]").inner_text()
+    press(page, "change-row")
+    expect(page.get_by_text("Indexed again in")).to_be_visible()
+    row = page.locator("[data-testid=stCode]").first.inner_text()
+    assert row.strip()
+    assert row.strip() not in before
+    press(page, "ask")
+    page.get_by_text("Retrieved in").wait_for(timeout=120 * SECONDS)
+    idle(page)
+    answers = page.locator("[data-testid=stCode]").all_inner_texts()
+    assert answers[1].strip() in row, "what the base read is the row as it is now"
+    assert "Stands in passage 1." in body(page)
+    assert re.search(r"\[1\] people\.csv, row \d+", body(page))
+    shoot(ivy, "/rag", "rag")
+
+
+def test_it_fits_a_phone(server: Server, visitors: Visitors) -> None:
+    jo = visitors.new(server, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    for path in ("/guide?knowledge=none&sources=must&format=strict&data=hundreds", "/rag?passages=3"):
+        page = jo.tab(path)
+        main = page.locator("[data-testid=stMain]")
+        assert main.evaluate("node => node.scrollWidth - node.clientWidth") <= 0, path
+        page.close()
