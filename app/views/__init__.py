@@ -49,20 +49,20 @@ VIEWS = (
         summary="What each method trains in a model, matrix by matrix, and how the rank decides it.",
     ),
     View(
-        "Validation", "validation", ":material/fact_check:", validation.render, section=PLAN,
-        summary="How wrong the calculator is: published figures, and your own runs, term by term.",
-    ),
-    View(
-        "Claims", "claims", ":material/rule:", claims.render, wide=False, section=PLAN,
-        summary="What courses say about fine-tuning, computed, with a verdict and the reference.",
-    ),
-    View(
         "Guide", "guide", ":material/alt_route:", guide.render, section=PLAN,
         summary="Prompting, retrieval or fine-tuning? Twelve questions, and the reasons for the answer.",
     ),
     View(
         "Retrieval", "rag", ":material/manage_search:", rag.render, section=PLAN,
         summary="Change a fact and ask again; retrieval against fine-tuning, measured need by need.",
+    ),
+    View(
+        "Validation", "validation", ":material/fact_check:", validation.render, section=PLAN,
+        summary="How wrong the calculator is: published figures, and your own runs, term by term.",
+    ),
+    View(
+        "Claims", "claims", ":material/rule:", claims.render, wide=False, section=PLAN,
+        summary="What courses say about fine-tuning, computed, with a verdict and the reference.",
     ),
     View(
         "Playground", "playground", ":material/science:", playground.render, section=TRAIN,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 import statistics
 
-from tests.browser.conftest import Server, Visitors, idle
+from tests.browser.conftest import Server, Shoot, Visitors, idle
 from tests.browser.test_accessibility import check
-from tests.browser.test_journeys import Shoot, key, shoot, wait_for_text
+from tests.browser.test_journeys import key, wait_for_text
 
-__all__ = ["shoot"]
 PATH = "/vram?batch=2"
 UPDATES = 9
 MEDIAN_MS = 300

@@ -6,8 +6,8 @@ import re
 
 from playwright.sync_api import expect
 
-from tests.browser.conftest import SECONDS, Server, Visitors, idle
-from tests.browser.test_journeys import Shoot, body, key, press, shoot  # noqa: F401 (a fixture)
+from tests.browser.conftest import SECONDS, Server, Shoot, Visitors, idle
+from tests.browser.test_journeys import body, key, press
 
 
 def choose(page, name: str, words: str) -> None:
@@ -20,7 +20,7 @@ def choose(page, name: str, words: str) -> None:
 def test_from_the_guide_to_a_changed_fact_and_its_source(
     server: Server,
     visitors: Visitors,
-    shoot: Shoot,  # noqa: F811
+    shoot: Shoot,
 ) -> None:
     ivy = visitors.new(server)
     page = ivy.tab("/guide")
