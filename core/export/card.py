@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.config import EMBEDDED, TrainConfig
 from core.errors import Refused
+from core.export.peft_config import WITHOUT_CONFIG
 from core.methods import METHODS
 from core.units import bytes_text, count_text, seconds_text
 
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
 
 PROJECT = "Deltalab"
 # Methods whose folder PEFT reads.
-IN_PEFT = frozenset(
-    "lora qlora rslora lora_plus pissa dora vera ia3 ln_tuning prompt_tuning p_tuning prefix_tuning".split()
-)
+IN_PEFT = frozenset(METHODS) - frozenset(WITHOUT_CONFIG)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,11 @@ PROMPTS = ("prompt_tuning", "p_tuning", "prefix_tuning")
 BY_HAND = ("bitfit", "last_k", "adapters")  # a part of the model trains, and PEFT does not save it
 
 
+def frozen(method: str) -> tuple[str, ...]:
+    """The matrices of a kind of LoRA's pairs that do not train."""
+    return getattr(METHODS[method], "FROZEN", ())
+
+
 def continues_in_peft(method: str) -> bool:
     """Whether PEFT itself goes on with a saved adapter: not with prompts, and not with PiSSA's converted pairs."""
     return method not in WITHOUT_CONFIG and method not in PROMPTS and method != "pissa"
@@ -176,6 +181,8 @@ def method_code(config: RunConfig, *, classifies: bool = False) -> tuple[str, st
         else:
             lines.append("model = get_peft_model(model, config)")
         lines += _prompt_start(config)
+        if frozen(method):
+            lines += freeze(method)
         if method == "pissa":
             text += (
                 "\nPiSSA takes the largest singular directions out of the base's weights. What it starts from is saved "
@@ -190,6 +197,16 @@ def method_code(config: RunConfig, *, classifies: bool = False) -> tuple[str, st
     if method in BY_HAND:
         lines += _go_on(method)
     return text, "\n".join(lines)
+
+
+def freeze(method: str) -> list[str]:
+    """The lines that keep what does not train as it was drawn."""
+    parts = ends([f"{name}.default.weight" for name in frozen(method)])
+    return [
+        "for name, parameter in model.named_parameters():",
+        f"    if name.endswith({parts}):",
+        "        parameter.requires_grad = False",
+    ]
 
 
 def _prompt_start(config: RunConfig) -> list[str]:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from core.methods import METHODS
+from core.methods import LORAS, METHODS
 from core.methods.lora import ALL_LINEAR, GROUPS, ranks
 from core.methods.modules import FUSED, KEYS, MLP_OUTPUTS, VALUES, ends_with, names_of
 
-LORAS = ("lora", "qlora", "rslora", "lora_plus", "pissa", "dora")
 WITHOUT_CONFIG = ("full", "bitfit", "last_k", "adapters")
 # What IA3 scales by itself, in any family. PEFT's own table of families gives some other places than the paper.
 IA3_MODULES = [*KEYS, *VALUES, *FUSED, *MLP_OUTPUTS]

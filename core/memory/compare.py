@@ -17,7 +17,6 @@ import numpy as np
 from core.architecture import Architecture
 from core.catalog import GpuRow, gpus, models
 from core.errors import BadInput, DeltalabError
-from core.export.peft_config import LORAS
 from core.memory import card as cards
 from core.memory.card import FITS, TIGHT, TOO_LARGE, Totals, totals
 from core.memory.estimate import CUDNN_FIRST, FOLDER, Sizes, Surrogate, file_name, find
@@ -25,7 +24,7 @@ from core.memory.ledger import Ledger
 from core.memory.setup import Device, Setup
 from core.memory.sharded import ALONE, Sharding
 from core.memory.speed import step_speed
-from core.methods import METHODS
+from core.methods import LORAS, METHODS
 from core.units import GB
 
 Lookup = Callable[[Setup], Surrogate | None]

@@ -12,7 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from core.errors import Refused
-from core.export.method_code import method_code
+from core.export.method_code import freeze, frozen, method_code
 from core.export.peft_config import WITHOUT_CONFIG, peft_arguments
 from core.export.python_text import WIDTH, Code, call
 from core.methods import METHODS
@@ -145,7 +145,7 @@ def _method(method: str, s: Any, table: Architecture, hub: str) -> list[str]:
             "# (prepare_model_for_kbit_training would copy the embedding, the norms and the head into 32 bits; "
             "here they stay.)",
         )
-    return [*lines, "model.print_trainable_parameters()"]
+    return [*lines, *(freeze(method) if frozen(method) else []), "model.print_trainable_parameters()"]
 
 
 def _arguments(setup: Setup, half: bool) -> list[str]:

@@ -53,14 +53,16 @@ class Storage:
 def adapter_numbers(table: Architecture, method: str, settings: Any) -> int:
     """How many numbers are saved for one task.
 
-    Mostly what trains. Where a network computes a prompt while it trains, the prompt is saved beside the network, so
-    that PEFT can read it. PiSSA's file is a LoRA of twice the rank: what was taken out of the weights is in
-    it. VeRA's file holds its random pair too, as PEFT's does by default.
+    Mostly what trains. A matrix that stays as it was drawn (LoRA-FA's A, VeRA's pair) is saved all the same. Where a
+    network computes a prompt while it trains, the prompt is saved beside the network, so that PEFT can read it. PiSSA's
+    file is a LoRA of twice the rank: what was taken out of the weights is in it.
 
     Raises:
         Incompatible: as the method's `count`.
     """
     trained = METHODS[method].count(table, settings)
+    if getattr(METHODS[method], "FROZEN", ()):
+        return lora.count(table, settings)
     if method == "pissa":
         pairs = lora.targets(table, settings)
         return trained + sum(

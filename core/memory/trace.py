@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -266,7 +266,7 @@ def trace(config: Any, setup: Setup) -> Trace:
         model, attached = _built(config, setup)
         names = attached.trainable_names()
         trained = [p for p in model.parameters() if p.requires_grad]
-        total = sum(_elements(p) for p in model.parameters()) - _added(model, names)
+        total = sum(_elements(p) for p in model.parameters()) - _added(model)
         factors = attached.rate_factors()
         optimizer = _optimizer(setup, trained, [factors.get(name, 1.0) for name in names], stack)
         _note_resident(recorder, model, optimizer, setup)
@@ -329,7 +329,7 @@ def _built(config: Any, setup: Setup) -> tuple[Any, Any]:
         model = maker.from_config(config, dtype=getattr(torch, dtype), attn_implementation=attention_of(config, setup))
         attached = METHODS[setup.method].apply(model, setup.settings, keep_base=False)
     _quantize(model)
-    as_told(model, setup.stack, set(_brought(attached.trainable_names())))
+    as_told(model, setup.stack, set(_brought(model)))
     if setup.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
@@ -383,16 +383,16 @@ def _elements(parameter: torch.Tensor) -> int:
     return elements(parameter)
 
 
-def _brought(trained: Iterable[str]) -> Iterator[str]:
-    """Those parameters that the method brought with it: the base would not have them."""
+def _brought(model: torch.nn.Module) -> Iterator[str]:
+    """Those parameters that the method brought with it, trained or not: the base would not have them."""
     own = ("lora_", "vera_", "ia3_", "adapter_", "trained_prompt")
-    return (name for name in trained if any(part in name for part in own))
+    return (name for name, _ in model.named_parameters() if any(part in name for part in own))
 
 
-def _added(model: torch.nn.Module, trained: Iterable[str]) -> int:
+def _added(model: torch.nn.Module) -> int:
     """How many numbers the method brought with it."""
     parameters = dict(model.named_parameters())
-    return sum(parameters[name].numel() for name in _brought(trained))
+    return sum(parameters[name].numel() for name in _brought(model))
 
 
 def _optimizer(setup: Setup, trained: list[Any], factors: list[float], stack: ExitStack) -> Any:

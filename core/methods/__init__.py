@@ -44,6 +44,8 @@ METHODS: dict[str, Method] = {
         prompt_tuning, p_tuning, prefix_tuning,
     )
 }  # fmt: skip
+# Those that are LoRA with something changed: their settings are LoRA's, and more.
+LORAS = tuple(name for name, module in METHODS.items() if issubclass(module.Config, lora.Config))
 
 
 def saved_as(folder: Path) -> tuple[str, Any]:

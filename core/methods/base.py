@@ -80,6 +80,7 @@ class Method(Protocol):
     CHECKPOINTS: bool
     # For the sweep on the embedded base: the rates to try, and how many times the usual steps. For other bases: a rate
     # that was published, and where. (A module may have PUBLISHED_ENCODER too, for encoders, where theirs is another.)
+    # (A kind of LoRA may have FROZEN too: which matrices of its pairs are saved and do not train.)
     RATES: tuple[float, ...]
     PATIENCE: int
     PUBLISHED: tuple[float, str]

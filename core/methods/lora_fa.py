@@ -32,6 +32,7 @@ FORMULA = "h = W₀x + (α/r)·BAx        A frozen"
 INFERENCE = lora.INFERENCE
 RATES = (1e-3, 3e-3, 6e-3)
 PATIENCE = 1
+FROZEN = ("lora_A",)
 PUBLISHED = (2e-4, "as LoRA, of which it trains one half: github.com/microsoft/LoRA, examples/NLG/README.md")
 PUBLISHED_ENCODER = (5e-4, "as LoRA: Hu et al. 2021, arXiv:2106.09685, table 9: RoBERTa-base")
 
@@ -62,11 +63,12 @@ class Attached(lora.Attached):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         for layer in self.layers.values():
-            layer.lora_A.requires_grad_(False)
+            for name in FROZEN:
+                layer.get_submodule(name).requires_grad_(False)
 
     def trainable_names(self) -> list[str]:
         """Names of the B's, and of the model's own parameters that train with them."""
-        return [name for name in super().trainable_names() if not name.endswith("lora_A.weight")]
+        return [name for name in super().trainable_names() if not name.endswith(tuple(f"{n}.weight" for n in FROZEN))]
 
 
 def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> Attached:
@@ -96,6 +98,7 @@ def read_config(folder: Path) -> Config:
 
 
 __all__ = [
-    "BASE", "CHECKPOINTS", "FORMULA", "INFERENCE", "MERGES", "NAME", "PAPER", "PATIENCE", "PUBLISHED", "RATES", "START",
-    "SUMMARY", "TITLE", "Attached", "Config", "apply", "count", "problems", "read_config", "reads", "sites",
+    "BASE", "CHECKPOINTS", "FORMULA", "FROZEN", "INFERENCE", "MERGES", "NAME", "PAPER", "PATIENCE", "PUBLISHED",
+    "RATES", "START", "SUMMARY", "TITLE", "Attached", "Config", "apply", "count", "problems", "read_config", "reads",
+    "sites",
 ]  # fmt: skip

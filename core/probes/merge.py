@@ -25,7 +25,7 @@ from core.export.subject import (
     questions,
     scores,
 )
-from core.methods import attach_saved, lora, qlora, rslora, saved
+from core.methods import LORAS, attach_saved, lora, qlora, rslora, saved
 from core.probes import Source, Subject, Tell
 from core.probes.delta import changes
 
@@ -64,7 +64,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     method = config_of(run).method
     check_merges(method)
     # Where the folder is an ordinary LoRA, it can also be put beside a base in 4 bits as it is.
-    beside = ["four_bit_base"] if method in ("lora", "rslora", "lora_plus", "pissa") else []
+    beside = ["four_bit_base"] if method in LORAS and method not in ("qlora", "dora") else []
     steps = ["trained", "float32", "bfloat16", *beside, "nf4"]
     rows: list[dict[str, Any]] = []
     reference: tuple[str, ...] = ()

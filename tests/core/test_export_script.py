@@ -129,7 +129,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny(base: Path, rows: Path, method: str) -> RunConfig:
     loop = {"learning_rate": 1e-2, "steps": 6, "batch_size": 8, "eval_items": 4, "precision": "float32"}
-    own = dict(LOOPS[method])
+    own = dict(LOOPS.get(method, {}))
     config = RunConfig(base=str(base), task=None, data=str(rows), method=method, seed=own.pop("seed", 0))
     return resolved(with_settings(config, loop | own))
 
@@ -334,7 +334,7 @@ def test_every_script_is_clean_code(tmp_path: Path) -> None:
             for number, (facts, changes) in enumerate(
                 (
                     (Facts(), {}),
-                    (Facts(base="base", data="data.jsonl", ordered=True, precision="bfloat16"), LOOPS[method]),
+                    (Facts(base="base", data="data.jsonl", ordered=True, precision="bfloat16"), LOOPS.get(method, {})),
                     (Facts(base="a/b", title='"""A\\B%"', told=("It went well.",)),
                      {"optimizer": "paged_adamw_8bit", "schedule": "cosine", "warmup": 0}),
                 )
