@@ -142,5 +142,8 @@ def test_surrogates_give_the_bytes_of_traces(memory: dict[str, Any]) -> None:
 def test_answers_come_in_time(memory: dict[str, Any]) -> None:
     instant = memory["instant"]
     assert instant["estimate_ms"]["median"] <= 5
-    assert instant["seconds"]["first trace of a new process, 8B"] <= 10
-    assert all(seconds <= 3 for what, seconds in instant["seconds"].items() if what.startswith("trace, 8B"))
+    # Of the processor: the machine that made the record had other work as well.
+    took = instant["processor_seconds"]
+    assert took["first trace of a new process, 8B"] <= 10
+    assert took["fit of a model without a surrogate"] <= 10
+    assert all(seconds <= 3 for what, seconds in took.items() if what.startswith("trace, 8B"))
