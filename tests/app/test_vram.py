@@ -39,7 +39,7 @@ def page() -> None:
 
 
 def setup_of(method: str = "qlora", **changes: Any) -> Setup:
-    return on(Setup(method, METHODS[method].Config(), **{"batch": 1, "length": 2048, **changes}), CARD)
+    return on(Setup(method, METHODS[method].Config(), **{"batch": 1, "length": 1024, **changes}), CARD)
 
 
 def metrics(seen: Any) -> dict[str, str]:
@@ -69,14 +69,14 @@ def test_the_answer_is_there_at_once_and_without_torch(visit: Any) -> None:
 
 def test_a_slider_answers_and_stands_in_the_link(visit: Any) -> None:
     seen = visit(page)
-    seen.select_slider(key="vram-batch").set_value(2).run()
+    seen.select_slider(key="vram-batch").set_value(4).run()
     assert not seen.exception
     assert "does not fit" in words(seen)
     assert "What to change" in words(seen)
     seen.selectbox(key="vram-card").set_value("A100 80 GB SXM").run()
     assert "This step fits on A100 80 GB SXM" in words(seen)
     found = {n: seen.query_params[n] for n in seen.query_params}
-    assert {k: v[0] if isinstance(v, list) else v for k, v in found.items()} == {"batch": "2", "card": "A100 80 GB SXM"}
+    assert {k: v[0] if isinstance(v, list) else v for k, v in found.items()} == {"batch": "4", "card": "A100 80 GB SXM"}
 
 
 def test_a_link_restores_everything(visit: Any) -> None:

@@ -10,7 +10,7 @@ from tests.browser.test_accessibility import check
 from tests.browser.test_journeys import Shoot, key, shoot, wait_for_text
 
 __all__ = ["shoot"]
-PATH = "/vram?batch=2"
+PATH = "/vram?batch=4"
 UPDATES = 9
 MEDIAN_MS = 300
 WATCH = """() => {
