@@ -53,7 +53,7 @@ def panels(model: Model, card: GpuRow, setup: Setup, found: Answer, rules: Seque
     st.header("Look further", anchor="further")
     chosen = st.segmented_control(
         "Look further", list(PANELS), format_func=PANELS.__getitem__, required=True, label_visibility="collapsed",
-        **show.widget(),
+        **show.one(),
     )  # fmt: skip
     draw = {
         "methods": lambda: _methods(model, card, setup, page), "cards": lambda: _cards(model, card, setup, page),
@@ -176,7 +176,7 @@ def _models(setup: Setup) -> None:
 def _disk(model: Model, setup: Setup, page: str) -> None:
     tasks = Choice(page, "tasks", 10, whole(1, MOST_TASKS))
     tasks.start()
-    st.number_input("Tasks, each with its own fine-tuned version", 1, MOST_TASKS, step=1, width=320, **tasks.widget())
+    st.number_input("Tasks, each with its own fine-tuned version", 1, MOST_TASKS, step=1, width=320, **tasks.shown())
     count = int(tasks.value)
     found = storage(model.table, setup.method, setup.settings, count)
     with st.container(horizontal=True, gap="medium"):
@@ -209,18 +209,18 @@ def _cost(model: Model, card: GpuRow, setup: Setup, page: str) -> None:
     listed, board = costs.price(card.name), costs.board_watts(card.name)
     columns = st.columns(4, gap="medium")
     with columns[0]:
-        st.number_input("Examples, one a row", 1, MOST_EXAMPLES, step=100, **examples.widget())
+        st.number_input("Examples, one a row", 1, MOST_EXAMPLES, step=100, **examples.shown())
     with columns[1]:
-        st.number_input("Times each is seen", 0.01, 1000.0, step=1.0, format="%g", **epochs.widget())
+        st.number_input("Times each is seen", 0.01, 1000.0, step=1.0, format="%g", **epochs.shown())
     with columns[2]:
         st.number_input(
-            "Price of an hour, USD", 0.0, 100_000.0, value=None, step=0.1, format="%g",
-            placeholder=f"{listed.usd_per_hour:.2f}" if listed else "unknown", **paid.widget(),
+            "Price of an hour, USD", 0.0, 100_000.0, step=0.1, format="%g",
+            placeholder=f"{listed.usd_per_hour:.2f}" if listed else "unknown", **paid.shown(),
         )  # fmt: skip
     with columns[3]:
         st.number_input(
-            "Power, W", 0.0, 100_000.0, value=None, step=10.0, format="%g",
-            placeholder=f"{board}" if board else "unknown", **watts.widget(),
+            "Power, W", 0.0, 100_000.0, step=10.0, format="%g",
+            placeholder=f"{board}" if board else "unknown", **watts.shown(),
         )  # fmt: skip
     if speed is None:
         st.markdown(

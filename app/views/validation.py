@@ -61,7 +61,7 @@ def _published(found: Mapping[str, Any]) -> None:
     st.header("Published figures", anchor="published")
     present = [m for m in charts_validation.METRICS if any(r["metric"] == m for r in found["rows"])]
     st.segmented_control(
-        "What was measured", ["all", *present], format_func=str.capitalize, required=True, **METRIC.widget(),
+        "What was measured", ["all", *present], format_func=str.capitalize, required=True, **METRIC.one(),
         help="Allocated, reserved and process memory of the same step differ by up to three GiB: like is compared with "
         "like.",
     )  # fmt: skip
@@ -70,7 +70,7 @@ def _published(found: Mapping[str, Any]) -> None:
         return
     compare.draw(charts_validation.against(rows), "validation-against")
     calculator_panels.shown(charts_validation.errors(rows), "validation-errors", charts_validation.rows_table(rows))
-    st.segmented_control("How far off, by", list(BY), format_func=BY.__getitem__, required=True, **GROUP.widget())
+    st.segmented_control("How far off, by", list(BY), format_func=BY.__getitem__, required=True, **GROUP.one())
     by = str(GROUP.value or "source")
     st.dataframe(
         charts_validation.groups_table(found["summary"]["groups"], by, found.get("sources", {})),

@@ -98,24 +98,28 @@ def _knobs(model: Model | None) -> GpuRow:
     left, right = st.columns(2, gap="medium")
     with left:
         st.selectbox(
-            "Method", list(METHODS), format_func=title_of, help=METHODS[str(METHOD.value)].SUMMARY, **METHOD.widget()
+            "Method", format_func=title_of, help=METHODS[str(METHOD.value)].SUMMARY, **METHOD.among(list(METHODS))
         )
     with right:
         by_name = {row.name: row for row in gpus()}
         st.selectbox(
-            "Card", [*by_name, CPU], help="Type to search. What can be used is less than what is printed on the box.",
+            "Card", help="Type to search. What can be used is less than what is printed on the box.",
             format_func=lambda n: "This computer's CPU" if n == CPU else f"{n} · {size(by_name[n].usable_bytes)}",
-            **CARD.widget(),
+            **CARD.among([*by_name, CPU]),
         )  # fmt: skip
     left, right = st.columns(2, gap="medium")
     with left:
         st.select_slider(
-            "Batch, rows of one pass", sorted({*BATCHES, int(BATCH.value)}), **BATCH.widget()
+            "Batch, rows of one pass", sorted({*BATCHES, int(BATCH.value), int(BATCH.first)}), **BATCH.shown()
         )  # fmt: skip
     with right:
         most = model.context if model is not None and model.context else MOST_LENGTH
-        stops = {n for n in LENGTHS if n <= most} | {int(LENGTH.value)} | ({most} if most < MOST_LENGTH else set())
-        st.select_slider("Length, tokens of a row", sorted(stops), format_func=lambda n: f"{n:,}", **LENGTH.widget())
+        stops = (
+            {n for n in LENGTHS if n <= most}
+            | {int(LENGTH.value), int(LENGTH.first)}
+            | ({most} if most < MOST_LENGTH else set())
+        )
+        st.select_slider("Length, tokens of a row", sorted(stops), format_func=lambda n: f"{n:,}", **LENGTH.shown())
     return _card()
 
 
@@ -139,20 +143,20 @@ def _more(model: Model | None) -> Any:
         with columns[0]:
             st.toggle(
                 "Recompute activations", help="Gradient checkpointing: one tensor per block is kept, the rest is "
-                "computed again in the backward pass.", **CHECKPOINTING.widget(),
+                "computed again in the backward pass.", **CHECKPOINTING.shown(),
             )  # fmt: skip
-            st.toggle("Predict first", help="Hides the answer until you have committed a guess.", **PREDICT.widget())
+            st.toggle("Predict first", help="Hides the answer until you have committed a guess.", **PREDICT.shown())
         with columns[1]:
             st.selectbox(
-                "Optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit"], **OPTIMIZER.widget(),
+                "Optimizer", **OPTIMIZER.among(["adamw", "adamw_8bit", "paged_adamw_8bit"]),
                 format_func={"adamw": "AdamW, 32 bits", "adamw_8bit": "AdamW, 8 bits",
                              "paged_adamw_8bit": "AdamW, 8 bits, paged"}.__getitem__,
             )  # fmt: skip
-            st.number_input("Passes before a step", 1, 256, step=1, **ACCUMULATION.widget())
+            st.number_input("Passes before a step", 1, 256, step=1, **ACCUMULATION.shown())
         with columns[2]:
-            st.selectbox("Number format of the passes", ["auto", "bfloat16", "float32"], **PRECISION.widget())
+            st.selectbox("Number format of the passes", **PRECISION.among(["auto", "bfloat16", "float32"]))
             st.number_input(
-                "Answer tokens, % of a row", 1, 100, step=5, **ANSWERS.widget(),
+                "Answer tokens, % of a row", 1, 100, step=5, **ANSWERS.shown(),
                 help="Only these get logits and a loss. Prompts that are read but not scored lower it.",
             )  # fmt: skip
         _program()
@@ -178,16 +182,16 @@ def _program() -> None:
     columns = st.columns(3, gap="medium")
     with columns[0]:
         st.selectbox(
-            "Trained by", list(PRESETS), format_func=lambda n: PRESETS[n].title, **STACK.widget(),
+            "Trained by", format_func=lambda n: PRESETS[n].title, **STACK.among(list(PRESETS)),
             help="The same step takes different memory in another program: other formats, layers and losses.",
         )  # fmt: skip
     with columns[1]:
         st.selectbox(
-            "Loss", ["own", *LOSSES], **LOSS.widget(),
+            "Loss", **LOSS.among(["own", *LOSSES]),
             format_func=lambda n: "as that program does" if n == "own" else LOSSES[n],
         )  # fmt: skip
     with columns[2]:
-        st.toggle("torch.compile each layer", **COMPILE.widget())
+        st.toggle("torch.compile each layer", **COMPILE.shown())
 
 
 def _several() -> None:
@@ -195,14 +199,14 @@ def _several() -> None:
     st.markdown("**Several GPUs, each with a batch of its own**")
     columns = st.columns(4, gap="medium")
     with columns[0]:
-        st.number_input("GPUs", 1, 4096, step=1, **GPUS.widget())
+        st.number_input("GPUs", 1, 4096, step=1, **GPUS.shown())
     with columns[1]:
-        st.selectbox("Cut by", range(4), format_func=ZEROS.__getitem__, **ZERO.widget())
+        st.selectbox("Cut by", format_func=ZEROS.__getitem__, **ZERO.among(list(range(4))))
     with columns[2]:
-        st.number_input("Tensor parallel, GPUs a group", 1, 64, step=1, **TENSOR.widget())
+        st.number_input("Tensor parallel, GPUs a group", 1, 64, step=1, **TENSOR.shown())
     with columns[3]:
         st.selectbox(
-            "In the CPU's memory", list(OFFLOADS), **OFFLOAD.widget(),
+            "In the CPU's memory", **OFFLOAD.among(list(OFFLOADS)),
             format_func={"none": "nothing", "optimizer": "optimizer and gradients", "all": "and weights"}.__getitem__,
         )  # fmt: skip
 
