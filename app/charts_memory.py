@@ -187,7 +187,7 @@ def methods(rows: Sequence[MethodRow], card: GpuRow, card_name: str, chosen: str
     import plotly.graph_objects as go
 
     known = sorted((r for r in rows if r.found is not None), key=lambda r: r.found.process[1])  # type: ignore[union-attr]
-    fig = figure("GiB, whole process", "", height=70 + 27 * len(known))
+    fig = figure("GiB, whole process", "", height=max(180, 70 + 27 * len(known)))
     bands = [[b / GIB for b in r.found.process] for r in known if r.found is not None]
     fig.add_trace(
         go.Scatter(
@@ -210,7 +210,9 @@ def methods(rows: Sequence[MethodRow], card: GpuRow, card_name: str, chosen: str
     elif not fitting:
         title = f"No method surely fits; {title_of(known[0].method)} takes least, {size(known[0].found.process[1])}"  # type: ignore[union-attr]
     elif len(fitting) == len(known):
-        title = "Every method fits"
+        waiting = any(r.found is None and r.trainable is not None for r in rows)
+        some = "The method" if len(known) == 1 else f"The {len(known)} methods"
+        title = f"{some} worked out so far {'fits' if len(known) == 1 else 'fit'}" if waiting else "Every method fits"
     else:
         title = f"{len(fitting)} of {len(known)} methods fit; {title_of(known[0].method)} takes least"
     alt = f"Totals of {len(known)} methods. " + " ".join(

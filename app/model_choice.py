@@ -165,7 +165,7 @@ def _named(source: str, page: str) -> Model | None:
     if place.is_dir() and (place / "config.json").is_file():
         with contextlib.suppress(OSError, ValueError):  # the tracing process says what is wrong with it
             context = _context(json.loads((place / "config.json").read_text(encoding="utf-8")))
-    name = "the embedded base" if source == EMBEDDED else place.name if place.is_dir() else source
+    name = "The embedded base" if source == EMBEDDED else place.name if place.is_dir() else source
     return _built(name, source, source, context, page)
 
 

@@ -20,7 +20,7 @@ from core.errors import BadInput, DeltalabError
 from core.export.peft_config import LORAS
 from core.memory import card as cards
 from core.memory.card import FITS, TIGHT, TOO_LARGE, Totals, totals
-from core.memory.estimate import CUDNN_FIRST, FOLDER, Sizes, Surrogate, file_name, find
+from core.memory.estimate import CUDNN_FIRST, FOLDER, SHORT, Sizes, Surrogate, file_name, find
 from core.memory.ledger import Ledger
 from core.memory.setup import Device, Setup
 from core.memory.sharded import ALONE, Sharding
@@ -203,13 +203,16 @@ class Family:
             return one.ledger(sizes)
         return one.shared(sizes, self._sharding, self._table)
 
-    def largest(self, setup: Setup, card: GpuRow) -> tuple[int | None, int]:
-        """The largest batch at the setup's length (None where more rows are not traced), and the longest rows at its
-        batch, whose likely total fits."""
+    def largest(self, setup: Setup, card: GpuRow) -> tuple[int | None, int | None]:
+        """The largest batch at the setup's length, and the longest rows at its batch, whose likely total fits; None
+        where more of them are not traced."""
         made: Any = self  # (a surrogate, as far as these two are concerned)
         sizes = Sizes.of(setup)
         batch = cards.largest_batch(made, sizes, setup.device, card.usable_bytes) if self.whole else None
-        return batch, cards.largest_length(made, sizes, setup.device, card.usable_bytes)
+        length = cards.largest_length(made, sizes, setup.device, card.usable_bytes)
+        # A CPU takes another attention for rows above SHORT; where those are not traced, nothing is said of them.
+        open_end = not setup.device.is_cuda and self.regime.length[1] == SHORT == length
+        return batch, None if open_end else length
 
 
 def at(setup: Setup, batch: int, length: int) -> Setup:

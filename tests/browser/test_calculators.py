@@ -60,6 +60,6 @@ def test_the_calculators_fit_a_phone(server: Server, visitors: Visitors) -> None
 def test_a_link_to_a_model_that_must_be_traced_first_keeps_its_choices(server: Server, visitors: Visitors) -> None:
     """The page is drawn again at once, and again and again, before the browser has answered: nothing may be lost."""
     page = visitors.new(server).tab("/vram?model=embedded&method=bitfit&card=cpu&batch=32&length=128", wait=False)
-    wait_for_text(page, re.compile("the embedded base, BitFit: "))
+    wait_for_text(page, re.compile("The embedded base, BitFit: "))
     for part in ("model=embedded", "method=bitfit", "card=cpu", "batch=32", "length=128"):
         assert part in page.url
