@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from core.sweep import base_hash
-from tests import bench
+from tests import bench, bench_memory
 
 # Examples per second, engine / (Trainer + PEFT): each as it comes, and on the same batches and precision.
 TARGETS = {"defaults": 1.3, "identical": 1.0}
@@ -97,3 +97,50 @@ def test_the_peak_of_a_process_is_its_own() -> None:
     assert len(kept) == 400 * 2**20
     assert 100 * 2**20 < before < 500 * 2**20
     assert after > 600 * 2**20, "what was given back counts"
+
+
+# --- make bench-memory ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def memory() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(bench_memory.RECORD.read_text(encoding="utf-8"))
+    assert content["command"] == "make bench-memory"
+    return dict(content["parts"])
+
+
+def test_the_memory_record_has_every_part(memory: dict[str, Any]) -> None:
+    assert set(memory) == set(bench_memory.PARTS)
+    for part in memory.values():
+        assert part["date"]
+        assert part["versions"]["torch"]
+
+
+def test_counts_are_exact(memory: dict[str, Any]) -> None:
+    counts = memory["counts"]
+    assert counts["models"] >= 72
+    assert counts["models_wrong"] == []
+    assert counts["exact"] + counts["explained"] == len(counts["published"]) == 29
+    assert counts["explained"] == 1
+    assert all(row["total"] for row in counts["published"])
+
+
+def test_traces_take_what_real_steps_take(memory: dict[str, Any]) -> None:
+    steps = memory["steps"]
+    assert steps["cases"] == steps["within"] >= 60
+    assert steps["worst"] <= bench_memory.TOLERANCE
+    assert {row["family"] for row in steps["rows"]} >= set(bench_memory.STEP_FAMILIES)
+
+
+def test_surrogates_give_the_bytes_of_traces(memory: dict[str, Any]) -> None:
+    surrogates = memory["surrogates"]
+    assert surrogates["configurations"] == bench_memory.RANDOM == 200
+    assert surrogates["differ"] == 0, surrogates["rows"]
+    assert surrogates["models"] >= 25
+
+
+def test_answers_come_in_time(memory: dict[str, Any]) -> None:
+    instant = memory["instant"]
+    assert instant["estimate_ms"]["median"] <= 5
+    assert instant["seconds"]["first trace of a new process, 8B"] <= 10
+    assert all(seconds <= 3 for what, seconds in instant["seconds"].items() if what.startswith("trace, 8B"))

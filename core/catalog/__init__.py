@@ -275,7 +275,7 @@ def config_from_text(text: str, name: str = "The pasted configuration") -> Any:
     try:
         values = json.loads(text)
     except json.JSONDecodeError as why:
-        cut = why.pos >= len(text.rstrip()) - 1
+        cut = not text.rstrip().endswith("}")
         raise BadInput(
             f"{name} ends in the middle: it is cut off."
             if cut

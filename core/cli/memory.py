@@ -61,6 +61,7 @@ def _stack_arguments(memory: argparse.ArgumentParser) -> None:
         ("compile", "torch.compile of each layer"),
         ("optimizer-in-backward", "update each parameter as soon as its gradient is there"),
         ("offload-activations", "keep what layers save for the backward pass in the CPU's memory"),
+        ("kbit", "keep in 32 bits what is not quantized of a quantized base (prepare_model_for_kbit_training)"),
     ):
         memory.add_argument(f"--{flag}", action="store_true", default=None, help=what)
 
@@ -87,7 +88,7 @@ def _memory(asked: argparse.Namespace) -> int:
     sharding = Sharding(asked.gpus, asked.zero, asked.tensor, asked.offload).checked()
     stack = stack_named(asked.stack).with_switches(
         loss=asked.loss, compile=asked.compile, in_backward=asked.optimizer_in_backward,
-        offload_activations=asked.offload_activations,
+        offload_activations=asked.offload_activations, kbit=asked.kbit,
     )  # fmt: skip
     quiet_libraries()
     card = gpu(asked.gpu) if asked.gpu and asked.gpu.lower() != "cpu" else None

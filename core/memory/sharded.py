@@ -2,7 +2,9 @@
 
 With N GPUs, each with its own batch (Rajbhandari et al. 2020, ZeRO, arXiv:1910.02054, section 5 and figure 1):
 
-    ZeRO-1    optimizer state / N
+    none      everything, and a copy of all gradients, in buckets, to be sent (Li et al. 2020, PyTorch Distributed,
+              arXiv:2006.15704, section 4.2)
+    ZeRO-1    optimizer state / N; the same buckets
     ZeRO-2    and gradients / N        + the gradients of one block, whole, before they are cut and sent
     ZeRO-3    and weights / N          + the weights of the blocks that are at work, gathered: this one and the next,
                                          and those outside of all blocks for as long as the step goes on
@@ -41,6 +43,7 @@ CUT_BY_TENSOR = ("activations", "recomputed activations", "logits and loss", "te
 OFFLOADS = ("none", "optimizer", "all")
 GATHERED = 2  # blocks whose weights are whole at a time: the one at work, and the next, fetched ahead
 ZERO = "ZeRO: Rajbhandari et al. 2020, arXiv:1910.02054, section 5"
+BUCKETS = "Li et al. 2020, arXiv:2006.15704, section 4.2"
 TENSOR = "Korthikanti et al. 2022, arXiv:2205.05198, section 4.2"
 OFFLOAD = "Ren et al. 2021, ZeRO-Offload, arXiv:2101.06840, section 4"
 
@@ -85,7 +88,7 @@ class Sharding:
     @property
     def alone(self) -> bool:
         """Whether nothing is shared and nothing offloaded."""
-        return (self.gpus == 1 or (self.zero == 0 and self.tensor == 1)) and self.offload == "none"
+        return self.gpus == 1 and self.offload == "none"
 
     @property
     def groups(self) -> int:
@@ -124,6 +127,9 @@ class Sharding:
             size = round((whole.outside + GATHERED * whole.block) / t)
             told = f"{bytes_text(round(whole.outside / t))} outside of the blocks + {GATHERED} × "
             found.append(Term("gathered weights", size, f"{told}{bytes_text(round(whole.block / t))} of a block", ZERO))
+        if self.zero < 2 and self.groups > 1 and whole.gradients and self.offload == "none":
+            size = round(whole.gradients / t)
+            found.append(Term("gradient buckets", size, "a copy of all gradients, to be sent", BUCKETS))
         sends = self.zero >= 2 and self.groups > 1
         if (sends or self.offload != "none") and whole.block_gradients:
             size = round((whole.block_gradients + whole.outside_gradients) / t)
@@ -145,12 +151,14 @@ ALONE = Sharding()
 
 @dataclass(frozen=True)
 class Parts:
-    """Bytes of the largest block's weights, of the weights outside of all blocks, and of their gradients."""
+    """Bytes of the largest block's weights, of the weights outside of all blocks, of their gradients, and of all
+    gradients."""
 
     block: int
     outside: int
     block_gradients: int
     outside_gradients: int
+    gradients: int = 0
 
 
 def parts_of(
@@ -189,6 +197,7 @@ def parts_of(
         round((all_bytes - outside_bytes) * largest), outside_bytes,
         round((gradients * inside / table.total if whole else gradients) * largest),
         round(gradients * outside / table.total) if whole else 0,
+        trained * gradient_bytes,
     )  # fmt: skip
 
 

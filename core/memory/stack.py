@@ -41,7 +41,8 @@ class Stack:
     keeps_logits: the program still holds the logits while it goes backward, in so many bytes a number (0: not). cache:
     the model fills a cache of keys and values that nobody asked for, and that lives as long as its output
     (transformers' default when it is called without use_cache=False, and blocks are not recomputed).
-    packed_inputs: a 4-bit layer keeps its input (bitsandbytes before 0.44).
+    packed_inputs: a 4-bit layer keeps its input (bitsandbytes before 0.44). kbit: what is not quantized of a quantized
+    base is kept in 32 bits (PEFT's prepare_model_for_kbit_training).
     """
 
     name: str = "deltalab"
@@ -59,6 +60,7 @@ class Stack:
     keeps_logits: int = 0
     cache: bool = False
     packed_inputs: bool = False
+    kbit: bool = False
 
     def changes(self) -> dict[str, Any]:
         """What differs from Deltalab's own way; empty for that."""

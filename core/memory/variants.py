@@ -41,6 +41,10 @@ def as_told(model: torch.nn.Module, stack: Stack, added: set[str]) -> None:
         for module in model.modules():
             if type(module) is LowRank:
                 module.__class__ = _LowRankInSteps
+    if stack.kbit and any(hasattr(p, "quant_state") for p in model.parameters()):
+        for parameter in model.parameters():
+            if parameter.dtype in (torch.bfloat16, torch.float16) and not hasattr(parameter, "quant_state"):
+                parameter.data = parameter.data.to(torch.float32)
     if stack.adapters == "bfloat16":
         for name, parameter in model.named_parameters():
             if name in added:

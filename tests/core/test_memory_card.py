@@ -250,3 +250,22 @@ def test_the_command(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
 def test_mistakes_get_a_sentence(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["memory", *arguments]) == 2
     assert sentence in capsys.readouterr().err
+
+
+# --- the measurement on a card, rehearsed -----------------------------------------------------------------------------
+
+
+def test_the_measurement_of_make_gpu_runs_on_a_cpu() -> None:
+    """The same path with a small model: a process of its own is measured, and its prediction stands beside it."""
+    from tests import gpu_memory
+
+    case = next(c for c in gpu_memory.cases(dry=True) if c["method"] == "lora")
+    row = gpu_memory.run(case, dry=True)
+    assert abs(row["allocated_error"]) < 1e-3, row
+    assert row["measured"]["process"] > 100 * MIB
+    assert "allocated -0.0%" in gpu_memory.line(row) or "allocated +0.0%" in gpu_memory.line(row)
+    whole = gpu_memory.cases(dry=False)
+    assert {c["model"] for c in whole} == set(gpu_memory.METHODS_OF)
+    assert {c.get("optimizer", "adamw") for c in whole} == {"adamw", "adamw_8bit", "paged_adamw_8bit"}
+    assert {c["checkpointing"] for c in whole} == {False, True}
+    assert len({(c["batch"], c["length"]) for c in whole}) == 3
