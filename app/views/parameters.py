@@ -227,7 +227,7 @@ def _take(model: Model, method: str, settings: Any, here: Count) -> None:
         )  # fmt: skip
     defaults = METHODS[method].Config()
     changed = [f" --set {n}={v}" for n, v in vars(settings).items() if v != getattr(defaults, n) and v != ""]
-    source = model.hub if model.shipped else model.source
+    source = "config.json" if model.source.startswith("{") else model.source
     st.caption(
         "The address of this page holds every choice. The same in a terminal: "
         f"`deltalab params --model {source} --method {method}{''.join(changed)}`"

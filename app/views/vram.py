@@ -53,13 +53,16 @@ PREDICT = Choice(PAGE, "predict", False, switch)
 STACK = Choice(PAGE, "as", OWN.name, one_of(list(PRESETS)))
 LOSS = Choice(PAGE, "loss", "own", one_of(["own", *LOSSES]))
 COMPILE = Choice(PAGE, "compile", False, switch)
+IN_BACKWARD = Choice(PAGE, "in_backward", False, switch)
+OFFLOADED = Choice(PAGE, "offload_activations", False, switch)
+KBIT = Choice(PAGE, "kbit", False, switch)
 GPUS = Choice(PAGE, "gpus", 1, whole(1, 4096))
 ZERO = Choice(PAGE, "zero", 0, whole(0, 3))
 TENSOR = Choice(PAGE, "tensor", 1, whole(1, 64))
 OFFLOAD = Choice(PAGE, "offload", "none", one_of(list(OFFLOADS)))
 EVERY = (
     METHOD, CARD, BATCH, LENGTH, CHECKPOINTING, OPTIMIZER, ACCUMULATION, ANSWERS, PRECISION, PREDICT, STACK, LOSS,
-    COMPILE, GPUS, ZERO, TENSOR, OFFLOAD,
+    COMPILE, IN_BACKWARD, OFFLOADED, KBIT, GPUS, ZERO, TENSOR, OFFLOAD,
 )  # fmt: skip
 ZEROS = ("every GPU holds all", "ZeRO-1: optimizer state", "ZeRO-2: and gradients", "ZeRO-3, FSDP2: and weights")
 ICONS = {FITS: ":material/check_circle:", TIGHT: ":material/warning:", TOO_LARGE: ":material/block:"}
@@ -192,6 +195,11 @@ def _program() -> None:
         )  # fmt: skip
     with columns[2]:
         st.toggle("torch.compile each layer", **COMPILE.shown())
+        st.toggle("Optimizer in the backward pass", **IN_BACKWARD.shown())
+    with columns[0]:
+        st.toggle("Activations wait in the CPU's memory", **OFFLOADED.shown())
+    with columns[1]:
+        st.toggle("Rest of a quantized base in 32 bits", help="PEFT's prepare_model_for_kbit_training.", **KBIT.shown())
 
 
 def _several() -> None:
@@ -218,7 +226,10 @@ def _sharding() -> Sharding:
 def _stack() -> Stack:
     made = PRESETS[str(STACK.value)].stack
     loss = str(LOSS.value)
-    return made.with_switches(loss=None if loss == "own" else loss, compile=True if COMPILE.value else None)
+    switches = {"compile": COMPILE, "in_backward": IN_BACKWARD, "offload_activations": OFFLOADED, "kbit": KBIT}
+    return made.with_switches(
+        loss=None if loss == "own" else loss, **{name: True for name, choice in switches.items() if choice.value}
+    )
 
 
 def _exactly(choice: Choice, key: str) -> None:
@@ -296,7 +307,7 @@ def _asked(model: Model, card: GpuRow, settings: Any) -> Setup:
     config = RunConfig(method=str(METHOD.value), settings=settings, train=loop)
     tokens = None if share == 100 else max(1, round(share / 100 * batch * (length - 1)))
     setup = Setup.of(config, batch, length, device_of(card), tokens, _stack())
-    check(model.table, model.context, setup, model.name)
+    check(model.table, model.context, setup, model.name, _sharding())
     return setup
 
 
@@ -379,7 +390,7 @@ def _answer(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
         _advice(model, card, setup, found)
     else:
         st.caption("Shares are closed forms over the traced step; no run on several GPUs was measured here.")
-    calculator_panels.panels(model, card, setup, found, told, PAGE)
+    calculator_panels.panels(model, card, setup, found, told, PAGE, shared)
 
 
 def _verdict(found: Answer, card: GpuRow) -> str:

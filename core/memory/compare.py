@@ -25,6 +25,7 @@ from core.memory.ledger import Ledger
 from core.memory.setup import Device, Setup
 from core.memory.sharded import ALONE, Sharding
 from core.memory.speed import step_speed
+from core.memory.stack import OWN
 from core.methods import METHODS
 from core.units import GB
 
@@ -81,8 +82,9 @@ class Answer:
     length: int | None
 
 
-def check(table: Architecture, context: int | None, setup: Setup, name: str) -> None:
-    """Say what cannot be: rows longer than the model reads, a format that the card lacks, nothing that would train.
+def check(table: Architecture, context: int | None, setup: Setup, name: str, sharding: Sharding = ALONE) -> None:
+    """Say what cannot be: rows longer than the model reads, a format that the card lacks, nothing that would train,
+    what is known for cards only.
 
     Args:
         context: tokens that the model reads; None where nothing says.
@@ -97,6 +99,9 @@ def check(table: Architecture, context: int | None, setup: Setup, name: str) -> 
         )
     if setup.precision == "bfloat16" and setup.device.is_cuda and setup.device.precision != "bfloat16":
         raise BadInput("This card does not compute in bfloat16.", "Leave the number format to the card.")
+    sharding.checked()
+    if not setup.device.is_cuda and (not sharding.alone or setup.stack != OWN):
+        raise BadInput("Sharding, offloading and other programs are known for GPUs only.", "Choose a card.")
     METHODS[setup.method].count(table, setup.settings)
 
 
@@ -157,7 +162,9 @@ class Family:
         first = lookup(setup)
         if first is None:
             return None
-        other_rows = lookup(at(setup, 2 if setup.batch == 1 else 1, setup.length))
+        # Mostly one row and several are the same case.
+        other = at(setup, 2 if setup.batch == 1 else 1, setup.length)
+        other_rows = first if first.holds(Sizes.of(other)) else lookup(other)
         end = first.regime.length[1]
         longer = lookup(at(setup, setup.batch, end + 1)) if end is not None else None
         start = first.regime.length[0]

@@ -224,6 +224,7 @@ def test_training_arguments_are_taken_over(visit: Any) -> None:
          "no change of it has a rank above 192"),
         ({"method": "lora", "lora.target_modules": "nowhere"}, "has no module called 'nowhere'"),
         ({"method": "prefix_tuning", "checkpointing": "on"}, "does not work with gradient"),
+        ({"card": "cpu", "gpus": "2", "zero": "1"}, "known for GPUs only"),
         ({"card": "Tesla T4", "precision": "bfloat16"}, "does not compute in bfloat16"),
     ],
 )  # fmt: skip
