@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from core.memory.compare import Answer, MethodRow
     from core.memory.rules import Rule
     from core.memory.setup import Setup
+    from core.memory.sharded import Sharding
 
 PANELS = {
     "methods": "All methods", "cards": "All cards", "gpus": "Several GPUs", "models": "Largest models",
@@ -42,25 +43,27 @@ PANELS = {
 MOST_TASKS, MOST_EXAMPLES = 10_000, 100_000_000
 
 
-def panels(model: Model, card: GpuRow, setup: Setup, found: Answer, rules: Sequence[Rule], page: str) -> None:
+def panels(
+    model: Model, card: GpuRow, setup: Setup, found: Answer, rules: Sequence[Rule], page: str, sharding: Sharding
+) -> None:  # fmt: skip
     """A choice among them, and the chosen one.
 
     Args:
-        page: whose choices these are.
+        page: whose choices these are. sharding: how several GPUs share the step.
     """
     show = Choice(page, "show", "methods", one_of(list(PANELS)))
     show.start()
     st.header("Look further", anchor="further")
     chosen = st.segmented_control(
         "Look further", list(PANELS), format_func=PANELS.__getitem__, required=True, label_visibility="collapsed",
-        **show.widget(),
+        **show.one(),
     )  # fmt: skip
     draw = {
         "methods": lambda: _methods(model, card, setup, page), "cards": lambda: _cards(model, card, setup, page),
         "gpus": lambda: _gpus(model, card, setup), "models": lambda: _models(setup),
         "disk": lambda: _disk(model, setup, page),
         "cost": lambda: _cost(model, card, setup, page), "step": lambda: _step(model, setup, page),
-        "take": lambda: _take(model, card, setup, found, rules),
+        "take": lambda: _take(model, card, setup, found, rules, sharding),
     }  # fmt: skip
     draw[chosen or "methods"]()
 
@@ -176,7 +179,7 @@ def _models(setup: Setup) -> None:
 def _disk(model: Model, setup: Setup, page: str) -> None:
     tasks = Choice(page, "tasks", 10, whole(1, MOST_TASKS))
     tasks.start()
-    st.number_input("Tasks, each with its own fine-tuned version", 1, MOST_TASKS, step=1, width=320, **tasks.widget())
+    st.number_input("Tasks, each with its own fine-tuned version", 1, MOST_TASKS, step=1, width=320, **tasks.shown())
     count = int(tasks.value)
     found = storage(model.table, setup.method, setup.settings, count)
     with st.container(horizontal=True, gap="medium"):
@@ -209,18 +212,18 @@ def _cost(model: Model, card: GpuRow, setup: Setup, page: str) -> None:
     listed, board = costs.price(card.name), costs.board_watts(card.name)
     columns = st.columns(4, gap="medium")
     with columns[0]:
-        st.number_input("Examples, one a row", 1, MOST_EXAMPLES, step=100, **examples.widget())
+        st.number_input("Examples, one a row", 1, MOST_EXAMPLES, step=100, **examples.shown())
     with columns[1]:
-        st.number_input("Times each is seen", 0.01, 1000.0, step=1.0, format="%g", **epochs.widget())
+        st.number_input("Times each is seen", 0.01, 1000.0, step=1.0, format="%g", **epochs.shown())
     with columns[2]:
         st.number_input(
-            "Price of an hour, USD", 0.0, 100_000.0, value=None, step=0.1, format="%g",
-            placeholder=f"{listed.usd_per_hour:.2f}" if listed else "unknown", **paid.widget(),
+            "Price of an hour, USD", 0.0, 100_000.0, step=0.1, format="%g",
+            placeholder=f"{listed.usd_per_hour:.2f}" if listed else "unknown", **paid.shown(),
         )  # fmt: skip
     with columns[3]:
         st.number_input(
-            "Power, W", 0.0, 100_000.0, value=None, step=10.0, format="%g",
-            placeholder=f"{board}" if board else "unknown", **watts.widget(),
+            "Power, W", 0.0, 100_000.0, step=10.0, format="%g",
+            placeholder=f"{board}" if board else "unknown", **watts.shown(),
         )  # fmt: skip
     if speed is None:
         st.markdown(
@@ -329,7 +332,7 @@ def _trace(model: Model, setup: Setup) -> None:
         live.say(error)
 
 
-def _take(model: Model, card: GpuRow, setup: Setup, found: Answer, rules: Sequence[Rule]) -> None:
+def _take(model: Model, card: GpuRow, setup: Setup, found: Answer, rules: Sequence[Rule], sharding: Sharding) -> None:
     told = list(rules)
     with st.container(horizontal=True):
         st.download_button(
@@ -348,27 +351,6 @@ def _take(model: Model, card: GpuRow, setup: Setup, found: Answer, rules: Sequen
         return
     st.markdown("**The same in transformers and PEFT**")
     st.code(text, language="python")
-    st.caption(_terminal(model, card, setup))
-
-
-def _terminal(model: Model, card: GpuRow, setup: Setup) -> str:
-    """The command that prints the same."""
-    defaults = METHODS[setup.method].Config()
-    changed = [
-        f"--set {name}={value}"
-        for name, value in vars(setup.settings).items()
-        if value != getattr(defaults, name) and value != ""
-    ]
-    if setup.checkpointing:
-        changed.append("--set gradient_checkpointing=true")
-    if setup.optimizer != "adamw":
-        changed.append(f"--set optimizer={setup.optimizer}")
-    if setup.accumulation > 1:
-        changed.append(f"--set accumulation={setup.accumulation}")
-    answers = f" --answers {setup.answers}" if setup.answers is not None else ""
-    more = f" {' '.join(changed)}" if changed else ""
-    source = f'"{model.source}"' if " " in model.source or "(" in model.source else model.source
-    return (
-        f"The same in a terminal: `deltalab memory --model {source} --method {setup.method}{more} "
-        f'--batch {setup.batch} --seq {setup.length}{answers} --gpu "{card.name}"`'
-    )
+    source = "config.json" if model.source.startswith("{") else model.source
+    st.caption("The same in a terminal:")
+    st.code(exporting.command(source, setup, card.name, sharding), language="bash", wrap_lines=True)

@@ -96,16 +96,21 @@ def step(ledger: Ledger, found: Totals, card: GpuRow, what: str, card_name: str)
     parts += [(RESERVE, found.reserved[1] - found.allocated), (CONTEXT, found.process[1] - found.reserved[1])]
     shown = [(n, b) for n, b in parts if b > 0]
     fig = figure("GiB", "", height=170)
-    for name, count in shown:
-        colour, pattern = TERMS.get(name) or OTHERS.get(name, (BROWN, "x"))
-        fig.add_trace(
-            go.Bar(
-                x=[count / GIB], y=[""], orientation="h", name=name, width=0.6,
-                marker={"color": colour, "pattern": {"shape": pattern, "fillmode": "replace" if pattern else "overlay",
-                        "fgcolor": colour, "size": 7}, "line": {"width": 1, "color": "rgba(128,128,128,0.55)"}},
-                hovertemplate=f"{name}: {bytes_text(count)}<extra></extra>",
-            )
-        )  # fmt: skip
+    looks = [TERMS.get(name) or OTHERS.get(name, (BROWN, "x")) for name, _ in shown]
+    sizes = [count / GIB for _, count in shown]
+    # One trace, each bar from where the last one ends: a trace each would cost several times as long.
+    fig.add_trace(
+        go.Bar(
+            x=sizes, base=[sum(sizes[:i]) for i in range(len(sizes))], y=[""] * len(sizes), orientation="h", width=0.6,
+            marker={
+                "color": [colour for colour, _ in looks], "line": {"width": 1, "color": "rgba(128,128,128,0.55)"},
+                "pattern": {"shape": [pattern for _, pattern in looks], "fillmode": "replace", "size": 7,
+                            "fgcolor": [colour for colour, _ in looks]},
+            },
+            text=[f"{name}: {bytes_text(count)}" for name, count in shown], textposition="none",
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )  # fmt: skip
     low, likely, high = (b / GIB for b in found.process)
     fig.add_trace(
         go.Scatter(
@@ -117,7 +122,7 @@ def step(ledger: Ledger, found: Totals, card: GpuRow, what: str, card_name: str)
     )  # fmt: skip
     _card_line(fig, card, card_name)
     most = max(high, card.usable_bytes / GIB)
-    fig.update_layout(barmode="stack", hovermode="closest", showlegend=False, margin={"t": 26})
+    fig.update_layout(barmode="overlay", hovermode="closest", showlegend=False, margin={"t": 26})
     fig.update_xaxes(range=[0, most * 1.06])
     table = pd.DataFrame(
         [{"term": n, "bytes": b, "gib": round(b / GIB, 4), "share": round(b / found.process[1], 4)} for n, b in shown]
@@ -187,7 +192,7 @@ def methods(rows: Sequence[MethodRow], card: GpuRow, card_name: str, chosen: str
     import plotly.graph_objects as go
 
     known = sorted((r for r in rows if r.found is not None), key=lambda r: r.found.process[1])  # type: ignore[union-attr]
-    fig = figure("GiB, whole process", "", height=70 + 27 * len(known))
+    fig = figure("GiB, whole process", "", height=max(180, 70 + 27 * len(known)))
     bands = [[b / GIB for b in r.found.process] for r in known if r.found is not None]
     fig.add_trace(
         go.Scatter(
@@ -210,7 +215,9 @@ def methods(rows: Sequence[MethodRow], card: GpuRow, card_name: str, chosen: str
     elif not fitting:
         title = f"No method surely fits; {title_of(known[0].method)} takes least, {size(known[0].found.process[1])}"  # type: ignore[union-attr]
     elif len(fitting) == len(known):
-        title = "Every method fits"
+        waiting = any(r.found is None and r.trainable is not None for r in rows)
+        some = "The method" if len(known) == 1 else f"The {len(known)} methods"
+        title = f"{some} worked out so far {'fits' if len(known) == 1 else 'fit'}" if waiting else "Every method fits"
     else:
         title = f"{len(fitting)} of {len(known)} methods fit; {title_of(known[0].method)} takes least"
     alt = f"Totals of {len(known)} methods. " + " ".join(

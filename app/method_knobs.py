@@ -56,20 +56,27 @@ def _drawn(knob: form.Knob, choice: Choice) -> Any:
     choice.start()
     label, told, meta = knob.label, knob.help, knob.meta
     if knob.kind is bool:
-        return st.toggle(label, help=told, **choice.widget())
+        return st.toggle(label, choice.first, help=told, **choice.widget())
     if meta.get("choices"):
-        return st.selectbox(label, list(meta["choices"]), help=told, **choice.widget())
+        options = list(meta["choices"])
+        return st.selectbox(label, options, choice.index(options), help=told, **choice.widget())
     if knob.kind is int:
         return st.number_input(
-            label, int(meta.get("low") or 0), int(meta.get("high") or 1 << 20), step=1, help=told, **choice.widget()
+            label,
+            int(meta.get("low") or 0),
+            int(meta.get("high") or 1 << 20),
+            choice.first,
+            step=1,
+            help=told,
+            **choice.widget(),
         )
     if knob.kind is float:
         high = float(meta.get("high") or 1e9)
         return st.number_input(
-            label, float(meta.get("low") or 0.0), high, step=0.01 if high <= 1 else 0.1, format="%g", help=told,
-            **choice.widget(),
+            label, float(meta.get("low") or 0.0), high, choice.first, step=0.01 if high <= 1 else 0.1, format="%g",
+            help=told, **choice.widget(),
         )  # fmt: skip
-    return str(st.text_input(label, help=told, **choice.widget()) or "").strip()
+    return str(st.text_input(label, choice.first, help=told, **choice.widget()) or "").strip()
 
 
 def put(method: str, values: Any, page: str) -> None:

@@ -53,12 +53,20 @@ class Model:
     shipped: bool
 
 
+class _Packed(Choice):
+    """A text that the address has packed; one that is too long for an address is left out of it."""
+
+    def _to_link(self, value: Any, *, anew: bool = False) -> None:
+        packed = pack(str(value)) if str(value or "").strip() else ""
+        super()._to_link(packed if len(packed) <= MOST_IN_LINK else "", anew=anew)
+
+
 def choices(page: str, decoders: bool) -> tuple[Choice, ...]:
     """From where, which of the catalogue, the pasted text (packed), the folder, the hub id."""
     return (
         Choice(page, "from", CATALOGUE, one_of(list(SOURCES))),
         Choice(page, "model", DEFAULT, one_of([EMBEDDED, *_names(decoders)])),
-        Choice(page, "config", "", _unpacked),
+        _Packed(page, "config", "", _unpacked),
         Choice(page, "folder", "", words(400)),
         Choice(page, "hub", "", words(200)),
     )
@@ -99,22 +107,28 @@ def choose(page: str, *, decoders: bool = True) -> Model | None:
     left, right = st.columns([2, 3], gap="medium", vertical_alignment="bottom")
     with left:
         st.segmented_control(
-            "Model from", list(SOURCES), format_func=SOURCES.__getitem__, required=True, **place.widget()
+            "Model from",
+            list(SOURCES),
+            format_func=SOURCES.__getitem__,
+            required=True,
+            default=place.first,
+            **place.widget(),
         )
     kind = place.value or CATALOGUE
     with right:
         if kind == CATALOGUE:
             by_name = {row.name: row for row in models()}
+            names = [*_names(decoders), EMBEDDED]
             st.selectbox(
-                "Model", [*_names(decoders), EMBEDDED],
+                "Model", names,
                 format_func=lambda n: "The embedded base of this course" if n == EMBEDDED
                 else f"{n} · {count_text(by_name[n].parameters)}",
-                help="Type to search, by name.", **named.widget(),
+                index=named.index(names), help="Type to search, by name.", **named.widget(),
             )  # fmt: skip
         elif kind == FOLDER:
-            st.text_input("Folder on this machine, with a config.json", **folder.widget())
+            st.text_input("Folder on this machine, with a config.json", folder.first, **folder.widget())
         elif kind == HUB:
-            st.text_input("Hub id", placeholder="owner/name", **hub.widget())
+            st.text_input("Hub id", hub.first, placeholder="owner/name", **hub.widget())
     try:
         if kind == CATALOGUE:
             return _named(str(named.value), page)
@@ -129,7 +143,7 @@ def choose(page: str, *, decoders: bool = True) -> Model | None:
 
 def _pasted(choice: Choice, page: str) -> Model | None:
     st.text_area(
-        "The model's config.json", height=180, key=choice.key, on_change=_keep_packed, args=(choice,),
+        "The model's config.json", height=180, value=choice.first, **choice.widget(),
         placeholder='{"model_type": "llama", "hidden_size": 2048, …}',
     )  # fmt: skip
     text = str(choice.value or "")
@@ -139,16 +153,6 @@ def _pasted(choice: Choice, page: str) -> Model | None:
     record = read_config(text)
     name = str(record.get("_name_or_path") or f"the pasted {record['model_type']}")[:80]
     return _built(name, json.dumps(record, sort_keys=True), "path/or/hub-id", _context(record), page)
-
-
-def _keep_packed(choice: Choice) -> None:
-    """The text area's callback: its text into the address, packed; not if it is too long for one."""
-    text = str(st.session_state.get(choice.key) or "")
-    packed = pack(text) if text.strip() else ""
-    if 0 < len(packed) <= MOST_IN_LINK:
-        st.query_params[choice.name] = packed
-    else:
-        st.query_params.pop(choice.name, None)
 
 
 def _named(source: str, page: str) -> Model | None:
@@ -161,7 +165,7 @@ def _named(source: str, page: str) -> Model | None:
     if place.is_dir() and (place / "config.json").is_file():
         with contextlib.suppress(OSError, ValueError):  # the tracing process says what is wrong with it
             context = _context(json.loads((place / "config.json").read_text(encoding="utf-8")))
-    name = "the embedded base" if source == EMBEDDED else place.name if place.is_dir() else source
+    name = "The embedded base" if source == EMBEDDED else place.name if place.is_dir() else source
     return _built(name, source, source, context, page)
 
 

@@ -47,7 +47,7 @@ def render() -> None:
     TOPIC.start()
     st.segmented_control(
         "Topic", TOPICS, format_func=str.capitalize, required=True, label_visibility="collapsed",
-        **TOPIC.widget(),
+        **TOPIC.one(),
     )  # fmt: skip
     shown = [c for c in every if TOPIC.value in (None, ALL, c.topic)]
     for one in shown:

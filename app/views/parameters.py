@@ -71,7 +71,7 @@ def _knobs() -> Any:
     left, right = st.columns(2, gap="medium")
     with left:
         st.selectbox(
-            "Method", list(METHODS), format_func=title_of, help=METHODS[str(METHOD.value)].SUMMARY, **METHOD.widget()
+            "Method", format_func=title_of, help=METHODS[str(METHOD.value)].SUMMARY, **METHOD.among(list(METHODS))
         )
     method = str(METHOD.value)
     ranked = _has_rank(method)
@@ -79,7 +79,7 @@ def _knobs() -> Any:
         rank = _rank(method)
         rank.start()
         with right:
-            st.select_slider("Rank", sorted({*RANKS, int(rank.value)}), **rank.widget())
+            st.select_slider("Rank", sorted({*RANKS, int(rank.value), int(rank.first)}), **rank.shown())
     with st.expander("More settings of the method", key="parameters-more"):
         return method_knobs.settings(method, PAGE, skip=("rank",) if ranked else ())
 
@@ -124,14 +124,9 @@ def _arithmetic(model: Model, method: str, settings: Any, here: Count) -> None:
         return
     rank = int(settings.rank)
     index = min(int(MATRIX.value), len(shapes) - 1)
-    if index != MATRIX.value:
-        MATRIX.put(index)  # (a link of another model; before the widget is drawn)
     left, right = st.columns([3, 2], gap="medium", vertical_alignment="center")
     with left:
-        st.selectbox(
-            "Matrix", range(len(shapes)), format_func=lambda i: _called(shapes[i]),
-            **MATRIX.widget(),
-        )  # fmt: skip
+        st.selectbox("Matrix", format_func=lambda i: _called(shapes[i]), **MATRIX.among(list(range(len(shapes)))))
         shape = shapes[index]
         if rank > shape.most_rank:
             st.markdown(
@@ -232,7 +227,7 @@ def _take(model: Model, method: str, settings: Any, here: Count) -> None:
         )  # fmt: skip
     defaults = METHODS[method].Config()
     changed = [f" --set {n}={v}" for n, v in vars(settings).items() if v != getattr(defaults, n) and v != ""]
-    source = model.hub if model.shipped else model.source
+    source = "config.json" if model.source.startswith("{") else model.source
     st.caption(
         "The address of this page holds every choice. The same in a terminal: "
         f"`deltalab params --model {source} --method {method}{''.join(changed)}`"

@@ -14,11 +14,12 @@ from app.charts_memory import SPACE
 from app.charts_validation import percent
 from app.choices import Choice, one_of
 from app.story import plain
-from core.memory.residuals import residuals
+from core.memory.predicted import residuals
 from core.units import bytes_text
 
 PAGE = "validation"
 MOST_RUNS = 200
+SIGNS = {1: "+", 0: "", -1: "−"}
 LACKING = re.compile(r"The method (.+) is not one of Deltalab's\.")
 BY = {"source": "Source", "method": "Method", "metric": "Metric", "role": "Fitted or held out"}
 GROUP = Choice(PAGE, "by", "source", one_of(list(BY)))
@@ -61,7 +62,7 @@ def _published(found: Mapping[str, Any]) -> None:
     st.header("Published figures", anchor="published")
     present = [m for m in charts_validation.METRICS if any(r["metric"] == m for r in found["rows"])]
     st.segmented_control(
-        "What was measured", ["all", *present], format_func=str.capitalize, required=True, **METRIC.widget(),
+        "What was measured", ["all", *present], format_func=str.capitalize, required=True, **METRIC.one(),
         help="Allocated, reserved and process memory of the same step differ by up to three GiB: like is compared with "
         "like.",
     )  # fmt: skip
@@ -70,7 +71,7 @@ def _published(found: Mapping[str, Any]) -> None:
         return
     compare.draw(charts_validation.against(rows), "validation-against")
     calculator_panels.shown(charts_validation.errors(rows), "validation-errors", charts_validation.rows_table(rows))
-    st.segmented_control("How far off, by", list(BY), format_func=BY.__getitem__, required=True, **GROUP.widget())
+    st.segmented_control("How far off, by", list(BY), format_func=BY.__getitem__, required=True, **GROUP.one())
     by = str(GROUP.value or "source")
     st.dataframe(
         charts_validation.groups_table(found["summary"]["groups"], by, found.get("sources", {})),
@@ -183,17 +184,16 @@ def _own() -> None:
     lines, data = [], []
     for run, rows in told:
         total = rows[-1]
-        share = total.share or 0.0
         lines.append(
-            {"Run": labels[run.id], "Predicted": bytes_text(total.predicted), "Measured": bytes_text(total.measured),
-             "Error": f"{100 * share:+.2f}{SPACE}%"}
+            {"Run": labels[run.id], "Predicted": bytes_text(total["predicted"]),
+             "Measured": bytes_text(total["measured"]), "Error": f"{100 * _share(total):+.2f}{SPACE}%"}
         )  # fmt: skip
         data += [
-            {"run": labels[run.id], "term": r.term, "predicted_bytes": r.predicted, "measured_bytes": r.measured,
-             "residual_bytes": r.difference}
+            {"run": labels[run.id], "term": r["name"], "predicted_bytes": r["predicted"],
+             "measured_bytes": r["measured"], "residual_bytes": r["difference"]}
             for r in rows
         ]  # fmt: skip
-    mean = sum(abs(rows[-1].share or 0.0) for _, rows in told) / len(told)
+    mean = sum(abs(_share(rows[-1])) for _, rows in told) / len(told)
     st.markdown(f"**{len(told)} {'run' if len(told) == 1 else 'runs'}: off by {percent(mean, 2)} on average**")
     st.dataframe(pd.DataFrame(lines), hide_index=True, alt="Your runs, predicted and measured.")
     chosen = st.selectbox(
@@ -202,9 +202,8 @@ def _own() -> None:
     rows = told[int(chosen or 0)][1]
     table = pd.DataFrame(
         [
-            {"Term": r.term, "Predicted": bytes_text(r.predicted), "Measured": bytes_text(r.measured),
-             "Residual": f"{'+' if r.difference > 0 else '−' if r.difference < 0 else ''}"
-             f"{bytes_text(abs(r.difference))}"}
+            {"Term": r["name"], "Predicted": bytes_text(r["predicted"]), "Measured": bytes_text(r["measured"]),
+             "Residual": f"{SIGNS[(r['difference'] > 0) - (r['difference'] < 0)]}{bytes_text(abs(r['difference']))}"}
             for r in rows
         ]
     )  # fmt: skip
@@ -213,3 +212,8 @@ def _own() -> None:
         "All of them as CSV", charts.csv(pd.DataFrame(data)), "residuals.csv", "text/csv", key="validation-own-csv",
         icon=":material/download:", on_click="ignore",
     )  # fmt: skip
+
+
+def _share(row: Mapping[str, Any]) -> float:
+    """Predicted over measured, less one."""
+    return row["predicted"] / row["measured"] - 1 if row["measured"] else 0.0

@@ -43,7 +43,7 @@ MOST_BATCH, MOST_LENGTH = 4096, 1 << 20
 METHOD = Choice(PAGE, "method", "qlora", one_of(list(METHODS)))
 CARD = Choice(PAGE, "card", "RTX 4090", one_of([*(row.name for row in gpus()), CPU]))
 BATCH = Choice(PAGE, "batch", 1, whole(1, MOST_BATCH))
-LENGTH = Choice(PAGE, "length", 2048, whole(2, MOST_LENGTH))
+LENGTH = Choice(PAGE, "length", 1024, whole(2, MOST_LENGTH))
 CHECKPOINTING = Choice(PAGE, "checkpointing", False, switch)
 OPTIMIZER = Choice(PAGE, "optimizer", "adamw", one_of(["adamw", "adamw_8bit", "paged_adamw_8bit"]))
 ACCUMULATION = Choice(PAGE, "passes", 1, whole(1, 256))
@@ -53,13 +53,16 @@ PREDICT = Choice(PAGE, "predict", False, switch)
 STACK = Choice(PAGE, "as", OWN.name, one_of(list(PRESETS)))
 LOSS = Choice(PAGE, "loss", "own", one_of(["own", *LOSSES]))
 COMPILE = Choice(PAGE, "compile", False, switch)
+IN_BACKWARD = Choice(PAGE, "in_backward", False, switch)
+OFFLOADED = Choice(PAGE, "offload_activations", False, switch)
+KBIT = Choice(PAGE, "kbit", False, switch)
 GPUS = Choice(PAGE, "gpus", 1, whole(1, 4096))
 ZERO = Choice(PAGE, "zero", 0, whole(0, 3))
 TENSOR = Choice(PAGE, "tensor", 1, whole(1, 64))
 OFFLOAD = Choice(PAGE, "offload", "none", one_of(list(OFFLOADS)))
 EVERY = (
     METHOD, CARD, BATCH, LENGTH, CHECKPOINTING, OPTIMIZER, ACCUMULATION, ANSWERS, PRECISION, PREDICT, STACK, LOSS,
-    COMPILE, GPUS, ZERO, TENSOR, OFFLOAD,
+    COMPILE, IN_BACKWARD, OFFLOADED, KBIT, GPUS, ZERO, TENSOR, OFFLOAD,
 )  # fmt: skip
 ZEROS = ("every GPU holds all", "ZeRO-1: optimizer state", "ZeRO-2: and gradients", "ZeRO-3, FSDP2: and weights")
 ICONS = {FITS: ":material/check_circle:", TIGHT: ":material/warning:", TOO_LARGE: ":material/block:"}
@@ -98,24 +101,28 @@ def _knobs(model: Model | None) -> GpuRow:
     left, right = st.columns(2, gap="medium")
     with left:
         st.selectbox(
-            "Method", list(METHODS), format_func=title_of, help=METHODS[str(METHOD.value)].SUMMARY, **METHOD.widget()
+            "Method", format_func=title_of, help=METHODS[str(METHOD.value)].SUMMARY, **METHOD.among(list(METHODS))
         )
     with right:
         by_name = {row.name: row for row in gpus()}
         st.selectbox(
-            "Card", [*by_name, CPU], help="Type to search. What can be used is less than what is printed on the box.",
+            "Card", help="Type to search. What can be used is less than what is printed on the box.",
             format_func=lambda n: "This computer's CPU" if n == CPU else f"{n} · {size(by_name[n].usable_bytes)}",
-            **CARD.widget(),
+            **CARD.among([*by_name, CPU]),
         )  # fmt: skip
     left, right = st.columns(2, gap="medium")
     with left:
         st.select_slider(
-            "Batch, rows of one pass", sorted({*BATCHES, int(BATCH.value)}), **BATCH.widget()
+            "Batch, rows of one pass", sorted({*BATCHES, int(BATCH.value), int(BATCH.first)}), **BATCH.shown()
         )  # fmt: skip
     with right:
         most = model.context if model is not None and model.context else MOST_LENGTH
-        stops = {n for n in LENGTHS if n <= most} | {int(LENGTH.value)} | ({most} if most < MOST_LENGTH else set())
-        st.select_slider("Length, tokens of a row", sorted(stops), format_func=lambda n: f"{n:,}", **LENGTH.widget())
+        stops = (
+            {n for n in LENGTHS if n <= most}
+            | {int(LENGTH.value), int(LENGTH.first)}
+            | ({most} if most < MOST_LENGTH else set())
+        )
+        st.select_slider("Length, tokens of a row", sorted(stops), format_func=lambda n: f"{n:,}", **LENGTH.shown())
     return _card()
 
 
@@ -139,20 +146,20 @@ def _more(model: Model | None) -> Any:
         with columns[0]:
             st.toggle(
                 "Recompute activations", help="Gradient checkpointing: one tensor per block is kept, the rest is "
-                "computed again in the backward pass.", **CHECKPOINTING.widget(),
+                "computed again in the backward pass.", **CHECKPOINTING.shown(),
             )  # fmt: skip
-            st.toggle("Predict first", help="Hides the answer until you have committed a guess.", **PREDICT.widget())
+            st.toggle("Predict first", help="Hides the answer until you have committed a guess.", **PREDICT.shown())
         with columns[1]:
             st.selectbox(
-                "Optimizer", ["adamw", "adamw_8bit", "paged_adamw_8bit"], **OPTIMIZER.widget(),
+                "Optimizer", **OPTIMIZER.among(["adamw", "adamw_8bit", "paged_adamw_8bit"]),
                 format_func={"adamw": "AdamW, 32 bits", "adamw_8bit": "AdamW, 8 bits",
                              "paged_adamw_8bit": "AdamW, 8 bits, paged"}.__getitem__,
             )  # fmt: skip
-            st.number_input("Passes before a step", 1, 256, step=1, **ACCUMULATION.widget())
+            st.number_input("Passes before a step", 1, 256, step=1, **ACCUMULATION.shown())
         with columns[2]:
-            st.selectbox("Number format of the passes", ["auto", "bfloat16", "float32"], **PRECISION.widget())
+            st.selectbox("Number format of the passes", **PRECISION.among(["auto", "bfloat16", "float32"]))
             st.number_input(
-                "Answer tokens, % of a row", 1, 100, step=5, **ANSWERS.widget(),
+                "Answer tokens, % of a row", 1, 100, step=5, **ANSWERS.shown(),
                 help="Only these get logits and a loss. Prompts that are read but not scored lower it.",
             )  # fmt: skip
         _program()
@@ -178,16 +185,21 @@ def _program() -> None:
     columns = st.columns(3, gap="medium")
     with columns[0]:
         st.selectbox(
-            "Trained by", list(PRESETS), format_func=lambda n: PRESETS[n].title, **STACK.widget(),
+            "Trained by", format_func=lambda n: PRESETS[n].title, **STACK.among(list(PRESETS)),
             help="The same step takes different memory in another program: other formats, layers and losses.",
         )  # fmt: skip
     with columns[1]:
         st.selectbox(
-            "Loss", ["own", *LOSSES], **LOSS.widget(),
+            "Loss", **LOSS.among(["own", *LOSSES]),
             format_func=lambda n: "as that program does" if n == "own" else LOSSES[n],
         )  # fmt: skip
     with columns[2]:
-        st.toggle("torch.compile each layer", **COMPILE.widget())
+        st.toggle("torch.compile each layer", **COMPILE.shown())
+        st.toggle("Optimizer in the backward pass", **IN_BACKWARD.shown())
+    with columns[0]:
+        st.toggle("Activations wait in the CPU's memory", **OFFLOADED.shown())
+    with columns[1]:
+        st.toggle("Rest of a quantized base in 32 bits", help="PEFT's prepare_model_for_kbit_training.", **KBIT.shown())
 
 
 def _several() -> None:
@@ -195,14 +207,14 @@ def _several() -> None:
     st.markdown("**Several GPUs, each with a batch of its own**")
     columns = st.columns(4, gap="medium")
     with columns[0]:
-        st.number_input("GPUs", 1, 4096, step=1, **GPUS.widget())
+        st.number_input("GPUs", 1, 4096, step=1, **GPUS.shown())
     with columns[1]:
-        st.selectbox("Cut by", range(4), format_func=ZEROS.__getitem__, **ZERO.widget())
+        st.selectbox("Cut by", format_func=ZEROS.__getitem__, **ZERO.among(list(range(4))))
     with columns[2]:
-        st.number_input("Tensor parallel, GPUs a group", 1, 64, step=1, **TENSOR.widget())
+        st.number_input("Tensor parallel, GPUs a group", 1, 64, step=1, **TENSOR.shown())
     with columns[3]:
         st.selectbox(
-            "In the CPU's memory", list(OFFLOADS), **OFFLOAD.widget(),
+            "In the CPU's memory", **OFFLOAD.among(list(OFFLOADS)),
             format_func={"none": "nothing", "optimizer": "optimizer and gradients", "all": "and weights"}.__getitem__,
         )  # fmt: skip
 
@@ -214,7 +226,10 @@ def _sharding() -> Sharding:
 def _stack() -> Stack:
     made = PRESETS[str(STACK.value)].stack
     loss = str(LOSS.value)
-    return made.with_switches(loss=None if loss == "own" else loss, compile=True if COMPILE.value else None)
+    switches = {"compile": COMPILE, "in_backward": IN_BACKWARD, "offload_activations": OFFLOADED, "kbit": KBIT}
+    return made.with_switches(
+        loss=None if loss == "own" else loss, **{name: True for name, choice in switches.items() if choice.value}
+    )
 
 
 def _exactly(choice: Choice, key: str) -> None:
@@ -292,7 +307,7 @@ def _asked(model: Model, card: GpuRow, settings: Any) -> Setup:
     config = RunConfig(method=str(METHOD.value), settings=settings, train=loop)
     tokens = None if share == 100 else max(1, round(share / 100 * batch * (length - 1)))
     setup = Setup.of(config, batch, length, device_of(card), tokens, _stack())
-    check(model.table, model.context, setup, model.name)
+    check(model.table, model.context, setup, model.name, _sharding())
     return setup
 
 
@@ -375,7 +390,7 @@ def _answer(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
         _advice(model, card, setup, found)
     else:
         st.caption("Shares are closed forms over the traced step; no run on several GPUs was measured here.")
-    calculator_panels.panels(model, card, setup, found, told, PAGE)
+    calculator_panels.panels(model, card, setup, found, told, PAGE, shared)
 
 
 def _verdict(found: Answer, card: GpuRow) -> str:

@@ -19,11 +19,12 @@ from core.catalog import GpuRow, gpus, models
 from core.errors import BadInput, DeltalabError
 from core.memory import card as cards
 from core.memory.card import FITS, TIGHT, TOO_LARGE, Totals, totals
-from core.memory.estimate import CUDNN_FIRST, FOLDER, Sizes, Surrogate, file_name, find
+from core.memory.estimate import CUDNN_FIRST, FOLDER, SHORT, Sizes, Surrogate, file_name, find
 from core.memory.ledger import Ledger
 from core.memory.setup import Device, Setup
 from core.memory.sharded import ALONE, Sharding
 from core.memory.speed import step_speed
+from core.memory.stack import OWN
 from core.methods import LORAS, METHODS
 from core.units import GB
 
@@ -80,8 +81,9 @@ class Answer:
     length: int | None
 
 
-def check(table: Architecture, context: int | None, setup: Setup, name: str) -> None:
-    """Say what cannot be: rows longer than the model reads, a format that the card lacks, nothing that would train.
+def check(table: Architecture, context: int | None, setup: Setup, name: str, sharding: Sharding = ALONE) -> None:
+    """Say what cannot be: rows longer than the model reads, a format that the card lacks, nothing that would train,
+    what is known for cards only.
 
     Args:
         context: tokens that the model reads; None where nothing says.
@@ -96,6 +98,9 @@ def check(table: Architecture, context: int | None, setup: Setup, name: str) -> 
         )
     if setup.precision == "bfloat16" and setup.device.is_cuda and setup.device.precision != "bfloat16":
         raise BadInput("This card does not compute in bfloat16.", "Leave the number format to the card.")
+    sharding.checked()
+    if not setup.device.is_cuda and (not sharding.alone or setup.stack != OWN):
+        raise BadInput("Sharding, offloading and other programs are known for GPUs only.", "Choose a card.")
     METHODS[setup.method].count(table, setup.settings)
 
 
@@ -156,7 +161,9 @@ class Family:
         first = lookup(setup)
         if first is None:
             return None
-        other_rows = lookup(at(setup, 2 if setup.batch == 1 else 1, setup.length))
+        # Mostly one row and several are the same case.
+        other = at(setup, 2 if setup.batch == 1 else 1, setup.length)
+        other_rows = first if first.holds(Sizes.of(other)) else lookup(other)
         end = first.regime.length[1]
         longer = lookup(at(setup, setup.batch, end + 1)) if end is not None else None
         start = first.regime.length[0]
@@ -202,13 +209,16 @@ class Family:
             return one.ledger(sizes)
         return one.shared(sizes, self._sharding, self._table)
 
-    def largest(self, setup: Setup, card: GpuRow) -> tuple[int | None, int]:
-        """The largest batch at the setup's length (None where more rows are not traced), and the longest rows at its
-        batch, whose likely total fits."""
+    def largest(self, setup: Setup, card: GpuRow) -> tuple[int | None, int | None]:
+        """The largest batch at the setup's length, and the longest rows at its batch, whose likely total fits; None
+        where more of them are not traced."""
         made: Any = self  # (a surrogate, as far as these two are concerned)
         sizes = Sizes.of(setup)
         batch = cards.largest_batch(made, sizes, setup.device, card.usable_bytes) if self.whole else None
-        return batch, cards.largest_length(made, sizes, setup.device, card.usable_bytes)
+        length = cards.largest_length(made, sizes, setup.device, card.usable_bytes)
+        # A CPU takes another attention for rows above SHORT; where those are not traced, nothing is said of them.
+        open_end = not setup.device.is_cuda and self.regime.length[1] == SHORT == length
+        return batch, None if open_end else length
 
 
 def at(setup: Setup, batch: int, length: int) -> Setup:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from core.errors import Refused
 from core.export.method_code import freeze, frozen, method_code
 from core.export.peft_config import WITHOUT_CONFIG, peft_arguments
 from core.export.python_text import WIDTH, Code, call
+from core.memory.sharded import ALONE, Sharding
+from core.memory.stack import OWN, PRESETS
 from core.methods import METHODS
 from core.methods.modules import ends_with
 from core.units import GIB
@@ -60,6 +63,49 @@ def as_csv(ledger: Ledger, found: Totals, rules: list[Rule]) -> str:
         for which, value in zip(("least", "likely", "most"), band, strict=True):
             write.writerow([f"{name}, {which}", value, f"{value / GIB:.4f}", "", "", "", ""])
     return out.getvalue()
+
+
+SWITCHES = {
+    "compile": "--compile", "in_backward": "--optimizer-in-backward", "offload_activations": "--offload-activations",
+    "kbit": "--kbit",
+}  # fmt: skip
+
+
+def command(source: str, setup: Setup, card: str, sharding: Sharding = ALONE) -> str:
+    """The `deltalab memory` command that prints the same.
+
+    Args:
+        source: a name, a folder, a hub id; for a pasted configuration, where its file would lie.
+    """
+    defaults = METHODS[setup.method].Config()
+    changed = {
+        name: value for name, value in vars(setup.settings).items() if value != getattr(defaults, name) and value != ""
+    }
+    loop: dict[str, Any] = {
+        "gradient_checkpointing": "true" if setup.checkpointing else None,
+        "optimizer": setup.optimizer if setup.optimizer != "adamw" else None,
+        "accumulation": setup.accumulation if setup.accumulation > 1 else None,
+        "precision": setup.precision if setup.precision != setup.device.precision else None,
+    }
+    changed |= {name: value for name, value in loop.items() if value is not None}
+    words = ["deltalab", "memory", "--model", source, "--method", setup.method]
+    if changed:
+        words += ["--set", *(f"{name}={value}" for name, value in changed.items())]
+    words += ["--batch", str(setup.batch), "--seq", str(setup.length)]
+    if setup.answers is not None:
+        words += ["--answers", str(setup.answers)]
+    words += ["--gpu", card]
+    stack, preset = setup.stack, PRESETS[setup.stack.name].stack
+    if stack.name != OWN.name:
+        words += ["--as", stack.name]
+    if stack.loss != preset.loss:
+        words += ["--loss", stack.loss]
+    words += [flag for name, flag in SWITCHES.items() if getattr(stack, name) and not getattr(preset, name)]
+    for name in ("gpus", "zero", "tensor", "offload"):
+        value = getattr(sharding, name)
+        if value != getattr(ALONE, name):
+            words += [f"--{name}", str(value)]
+    return shlex.join(words)
 
 
 def code(hub: str, table: Architecture, setup: Setup) -> str:
@@ -167,4 +213,4 @@ def _arguments(setup: Setup, half: bool) -> list[str]:
     return lines
 
 
-__all__ = ["as_csv", "as_json", "code"]
+__all__ = ["as_csv", "as_json", "code", "command"]

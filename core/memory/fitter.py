@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.catalog import known
+from core.config import EMBEDDED
 from core.errors import DeltalabError, Refused
 from core.memory.estimate import Sizes, Surrogate, find, key_of
 from core.memory.setup import Setup
@@ -75,8 +76,8 @@ class Fitter:
         """What answers a setup at once: shipped with the program, or fitted since the server began."""
         asked = alike(setup)
         if model not in self._names:  # (asked for every row of a table; whether a folder has that name costs a look)
-            row = known(model)
-            self._names[model] = row.name if row is not None else None
+            row = known(model) if model != EMBEDDED else None
+            self._names[model] = row.name if row is not None else EMBEDDED if model == EMBEDDED else None
         name = self._names[model]
         found = find(name, asked) if name is not None else None
         if found is not None:

@@ -9,7 +9,7 @@ import pytest
 
 from app import charts_validation
 from core.config import RunConfig
-from core.memory.residuals import LUMP, residuals
+from core.memory.predicted import ONE_TERM
 from core.memory.validation import record
 from tests.app.filling import Hand, events
 from tests.app.test_views import words as escaped
@@ -33,17 +33,6 @@ def ledger(**terms: int) -> dict[str, Any]:
 
 MEASURED = ledger(frozen_weights=1000, trained_weights=40, activations_and_temporaries=600)
 PREDICTED = ledger(frozen_weights=1000, trained_weights=40, activations=400, logits_and_loss=190, batch=4)
-
-
-def test_residuals_are_told_in_the_measured_terms() -> None:
-    rows = residuals(PREDICTED, MEASURED)
-    assert [(r.term, r.predicted, r.measured) for r in rows] == [
-        ("frozen weights", 1000, 1000), ("trained weights", 40, 40), (LUMP, 594, 600), ("total", 1634, 1640),
-    ]  # fmt: skip
-    assert rows[-1].difference == -6
-    assert rows[-1].share == pytest.approx(-6 / 1640)
-    assert residuals({}, MEASURED) == []
-    assert residuals(PREDICTED, {}) == []
 
 
 @pytest.mark.skipif(not record(), reason="make bench-memory has not written its record here")
@@ -86,5 +75,6 @@ def test_own_runs_are_shown_term_by_term_and_only_to_their_owner(visit: Any, sto
     text = words(seen).replace("\u00a0", " ")
     assert "1 run: off by 0.37 % on average" in text
     table = next(d.value for d in seen.dataframe if "Residual" in d.value)
-    assert list(table["Term"]) == ["frozen weights", "trained weights", LUMP, "total"]
+    assert list(table["Residual"]) == ["0 B", "0 B", "+6 B", "+6 B"]
+    assert list(table["Term"]) == ["frozen weights", "trained weights", ONE_TERM, "allocated"]
     assert "None of yours has both yet" in words(visit(page, owner="bob"))

@@ -90,7 +90,7 @@ def test_the_longest_rows_go_on_beyond_a_window(name: str, length: int) -> None:
     assert family is not None
     end = family.first.regime.length[1]
     assert end is not None
-    assert family.largest(on(setup, card), card)[1] > end
+    assert (family.largest(on(setup, card), card)[1] or 0) > end
     for sizes in (Sizes(1, length, rank=8), Sizes(2, length, rank=8), Sizes(1, end + 5, rank=8)):
         there = certain(dataclasses.replace(on(setup, card), batch=sizes.batch, length=sizes.length), name)
         assert family.peak_bytes(sizes) == there.peak_bytes(sizes)

@@ -193,3 +193,24 @@ def test_json_and_csv_hold_the_ledger() -> None:
     by_name = {r["term"]: int(r["bytes"]) for r in rows}
     assert by_name["allocated"] == sum(t.bytes for t in ledger.terms)
     assert by_name["process, most"] == found.process[2]
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_the_command_prints_the_same(zero: int, capsys: pytest.CaptureFixture[str]) -> None:
+    import shlex
+
+    from core.cli import main
+    from core.memory.compare import answer
+    from core.memory.sharded import Sharding
+
+    card, sharding = gpu("A100 80 GB SXM"), Sharding(8 if zero else 1, zero)
+    settings = METHODS["lora"].Config(rank=16)
+    setup = on(Setup("lora", settings, 3, 900, 1000, checkpointing=True), card)
+    words = shlex.split(exporting.command("Llama-3.1-8B", setup, card.name, sharding))
+    assert words[0] == "deltalab"
+    assert main([*words[1:], "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = answer(lambda asked: find("Llama-3.1-8B", asked), setup, card, sharding, architecture_of("Llama-3.1-8B"))
+    assert found is not None
+    assert told["allocated_bytes"] == found.found.allocated
+    assert (told["fits"], told["gpus"]) == (found.verdict, sharding.gpus)
