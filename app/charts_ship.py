@@ -54,11 +54,11 @@ def merging(result: Mapping[str, Any]) -> Chart | None:
     fig.update_yaxes(autorange="reversed")
     by_form = {r["form"]: r["exact_match"] for r in rows}
     lost = 100 * (by_form["trained"] - by_form["nf4"])
-    title = (
-        f"Stored in NF4 after merging it loses {lost:.0f} points of the task"
-        if lost >= 0.5
-        else "Merging costs nothing that these items show, not even in NF4"
-    )
+    title = "Merging costs nothing that these items show, not even in NF4"
+    if not by_form["trained"]:
+        title = "It has learnt none of these items, so they cannot show what merging costs"
+    elif lost >= 0.5:
+        title = f"Stored in NF4 after merging it loses {lost:.0f} points of the task"
     table = pd.DataFrame(
         {
             "form": [r["label"] for r in rows],

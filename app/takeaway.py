@@ -90,7 +90,7 @@ def _downloads(run: Run, made: Export, part: str, trainer: str, with_data: bool)
     for note in made.notes:
         st.caption(f":material/info: {plain(note)}")
     st.markdown("Then, in the folder it was saved in:")
-    st.code(commands(made, api.export_name(run, part), root_of(run.id, part), trainer), language=None)
+    st.code(commands(made, api.export_name(run, part), root_of(run.id, part), trainer), language=None, wrap_lines=True)
     with st.expander("What is in it", key="take-files"):
         st.code("\n".join(_sizes(made)), language=None)
 

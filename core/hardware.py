@@ -367,14 +367,14 @@ class Choice:
 @functools.cache
 def cpu_flops() -> float:
     """Operations a second that this CPU reaches in float32 products of large matrices, as numpy does them: the best of
-    a few, measured once per process in about a tenth of a second. Imports no torch."""
+    a few, measured once per process in a fraction of a second. Imports no torch."""
     import numpy as np
 
     width = 1024
     a = np.ones((width, width), np.float32)
     b = np.full((width, width), 0.5, np.float32)
     times = []
-    for _ in range(5):
+    for _ in range(8):
         began = time.perf_counter()
         a @ b
         times.append(time.perf_counter() - began)

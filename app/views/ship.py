@@ -17,7 +17,7 @@ from core.export import loadable
 from core.export.card import card, record_of
 from core.export.folder import Adapter, read
 from core.methods import METHODS
-from core.units import bytes_text, seconds_text
+from core.units import bytes_text
 
 if TYPE_CHECKING:
     from core.runs.store import Run
@@ -315,7 +315,7 @@ def _swap(run: Run, runs: list[Run]) -> None:
 def _swapped(result: dict[str, Any]) -> None:
     low, middle, high = result["switch_seconds"]
     columns = st.columns(3)
-    columns[0].metric("A switch", seconds_text(middle) if middle >= 0.01 else f"{1e6 * middle:.0f} µs", border=True)
+    columns[0].metric("A switch", f"{1e3 * middle:.1f} ms" if middle >= 1e-3 else f"{1e6 * middle:.0f} µs", border=True)
     columns[1].metric("Answers as by itself", percent(result["equal"]), border=True)
     per = sum(r["adapter_bytes"] for r in result["runs"]) / len(result["runs"])
     columns[2].metric("An adapter in memory", bytes_text(per), border=True)

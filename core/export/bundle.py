@@ -119,7 +119,7 @@ def export(
             "metrics.csv": metrics(events).encode(),
             "environment.json": _json(environment(run, events)),
         }
-    own = {"README.md": _readme(run, events, files, notes).encode()} if part == "bundle" else {}
+    own = {"README.md": _readme(run, events, files, notes, needs).encode()} if part == "bundle" else {}
     for name, content in (extra or {}).items():
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name or not name:
             raise BadInput(f"{name!r} is no name for a file of a bundle.", "Give a name such as README.md.")
@@ -323,8 +323,13 @@ def _json(record: Any) -> bytes:
     return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _readme(run: Run, events: Sequence[Mapping[str, Any]], files: Mapping[str, Content], notes: Sequence[str]) -> str:
+def _readme(
+    run: Run, events: Sequence[Mapping[str, Any]], files: Mapping[str, Content], notes: Sequence[str],
+    needs: Sequence[str],
+) -> str:  # fmt: skip
     config = RunConfig.from_dict(run.config)
+    if _is_folder(config.base):  # where it lay on its owner's machine is nobody's business
+        config = replace(config, base=f"./{Path(config.base).name}")
     lines = [f"# {run.title or what(config)}", "", f"{what(config)}. {' '.join(told(events))}", ""]
     about = {
         "adapter/": f"what was learnt, as {method_title(config.method)} saves it",
@@ -344,7 +349,8 @@ def _readme(run: Run, events: Sequence[Mapping[str, Any]], files: Mapping[str, C
     lines += ["| file | what it is |", "|---|---|"]
     lines += [f"| `{name}` | {text} |" for name, text in about.items() if name in there]
     if "train.py" in files:
-        lines += ["", "```text", "pip install -r requirements.txt", "python train.py", "```"]
+        run_it = " ".join(["python train.py", *needs])
+        lines += ["", "```text", "pip install -r requirements.txt", run_it, "```"]
     if notes:
         lines += ["", *notes]
     lines += ["", "The settings as a link, to be put behind the address of a Deltalab's Playground:", "", "```text"]

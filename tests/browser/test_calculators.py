@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 
-from tests.browser.conftest import Server, Shoot, Visitors, idle
+from tests.browser.conftest import Server, Visitors, idle
 from tests.browser.test_accessibility import check
 from tests.browser.test_journeys import key, wait_for_text
 
