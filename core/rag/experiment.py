@@ -55,6 +55,7 @@ MOST_SEEDS = 3
 PASSAGES = {"crowd": 3}  # retrieved for a need; else one
 TIMED = 12  # questions asked one by one, for the latency
 ANSWER_TOKENS = 64
+RAFT_STEPS = 2 / 3  # of those for new facts: its examples are several times as long
 ARMS = {
     "base": "Base",
     "prompt": "Prompting",
@@ -149,7 +150,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
         DeltalabError: a training run fails.
     """
     began = time.perf_counter()
-    stages = (8 + 10) * (config.part != "wordings") + len(needs.WORDINGS) * (config.part != "needs")
+    stages = (8 + 10) * (config.part != "wordings") + len(_TOLD) * (config.part != "needs")
     stage = _Stage(tell, config.seeds * stages)
     cells: list[Cell] = []
     wordings: list[dict[str, Any]] = []
@@ -219,7 +220,9 @@ class _Seed:
         # The paper's setting: the reader trains on questions about the very documents that it will have to read.
         solved = [raft.Solved(r["prompt"], r["completion"]) for r in _once(items.taught)]
         material = raft.rows(solved, self.retriever, raft.Raft(seed=self.seed))
-        adapters["raft", "facts"], seconds["raft", "facts"] = self.train("lora", "facts", material * 6, name="raft")
+        adapters["raft", "facts"], seconds["raft", "facts"] = self.train(
+            "lora", "facts", material * 6, name="raft", share=RAFT_STEPS
+        )
 
         base = _load(None)
         for arm in ("base", "prompt", "rag"):
@@ -275,11 +278,15 @@ class _Seed:
             self.note(method, "changed", "update_seconds", seconds)
             self.note(method, "changed", "update_items", len(items.retaught))
 
-    def train(self, method: str, need: str, material: Any, name: str = "") -> tuple[Path, float]:
-        """Fine-tune on a task of the world, or on rows; the adapter's folder, and the seconds in steps."""
+    def train(self, method: str, need: str, material: Any, name: str = "", share: float = 1.0) -> tuple[Path, float]:
+        """Fine-tune on a task of the world, or on rows; the adapter's folder, and the seconds in steps.
+
+        Args:
+            share: of the steps that the need takes by default.
+        """
         rows = None if isinstance(material, str) else material
         row = default_table()[method][need]
-        steps = max(2, round(row["steps"] * self.config.steps))
+        steps = max(2, round(row["steps"] * self.config.steps * share))
         folder = self.folder / (name or f"{method}-{need}")
         data = None
         if rows is not None:
@@ -353,11 +360,11 @@ class _Seed:
         )  # fmt: skip
 
     def time(self, arm: str, asked: Sequence[Asked], model: Any) -> None:
-        """Latency of single questions, by parts; the first two are for warming up."""
+        """Latency of single questions, by parts: the shortest of several, since other work can only add to it."""
         from core.evaluate import stream
 
         parts: dict[str, list[float]] = {"retrieve_ms": [], "first_ms": [], "rest_ms": []}
-        for a in asked[: TIMED + 2]:
+        for a in asked[:TIMED]:
             began = time.perf_counter()
             if arm in RETRIEVING:
                 self.retriever.find(a.look_up, 1)
@@ -372,23 +379,25 @@ class _Seed:
             parts["first_ms"].append(1000 * (first - asked_at))
             parts["rest_ms"].append(1000 * (ended - first))
         for name, values in parts.items():
-            self.note(arm, "", name, statistics.median(values[2:]), len(values) - 2)
+            self.note(arm, "", name, min(values), len(values))
 
     # --- wordings -----------------------------------------------------------------------------------------------------
 
     def wordings(self) -> None:
         asked = needs.questions_about_the_told(max(self.config.items, 40), self.seed)
-        for count in needs.WORDINGS:
-            self.stage.next(f"Facts in {count} wording{'s' if count > 1 else ''}")
-            rows = needs.told(count)
-            times = max(needs.WORDINGS) // count  # as many examples of each fact, whatever the wordings
-            folder, _ = self.train("lora", "facts", rows * times, name=f"told-{count}")
-            loaded = _load(folder)
-            got = self.answers("lora", "facts", asked, loaded.model)
+        for how, count in _TOLD:
+            self.stage.next(f"Facts as {how}, in {count} wording{'s' if count > 1 else ''}")
+            rows = needs.told(how, count)
+            # As many examples of each fact, whatever the wordings.
+            folder, _ = self.train("lora", "facts", rows * (24 // count), name=f"told-{how}-{count}")
+            got = self.answers("lora", "facts", asked, _load(folder).model)
             self.reworded.append(
-                {"seed": self.seed, "wordings": count, "right": statistics.fmean(g.right for g in got),
+                {"seed": self.seed, "told": how, "wordings": count, "right": statistics.fmean(g.right for g in got),
                  "named": statistics.fmean(g.asked.wanted in g.text for g in got), "count": len(got)}
             )  # fmt: skip
+
+
+_TOLD = [(how, count) for how, counts in needs.WORDINGS.items() for count in counts]
 
 
 @dataclass(frozen=True)
@@ -518,8 +527,9 @@ def table(result: Mapping[str, Any]) -> list[str]:
         row = [found.get((arm, "nowhere", "invented")) for arm in ARMS]
         texts = ["–" if band is None else f"{100 * band.mean:.0f} %" for band in row]
         out.append(f"{'… invented':<{width}}" + "".join(f"{text:>19}" for text in texts))
-    for count in needs.WORDINGS:
-        shares = [row["right"] for row in result["wordings"] if row["wordings"] == count]
+    for how, count in _TOLD:
+        shares = [row["right"] for row in result["wordings"] if (row["told"], row["wordings"]) == (how, count)]
         if shares:
-            out.append(f"Facts told in {count} wordings: {100 * statistics.fmean(shares):.0f} % of the questions right")
+            share = f"{100 * statistics.fmean(shares):.0f} % of the questions right"
+            out.append(f"Facts told as {how}, in {count} wording{'s' if count > 1 else ''}: {share}")
     return out

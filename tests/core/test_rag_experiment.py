@@ -81,12 +81,16 @@ def test_a_changed_row_tells_the_new_value_and_no_longer_the_old(items):
 
 
 def test_what_is_told_in_wordings_is_never_asked():
-    for count in WORDINGS:
-        rows = needs.told(count)
+    for count in WORDINGS[needs.STATEMENTS_TOLD]:
+        rows = needs.told(needs.STATEMENTS_TOLD, count)
         assert len({r["completion"] for r in rows}) == len(rows) == len(NEWCOMERS) * len(ATTRIBUTES) * count
         assert not any("?" in r["prompt"] + r["completion"] for r in rows)
-    assert {len(set(w)) for w in TOLD.values()} == {max(WORDINGS)}
+    assert {len(set(w)) for w in TOLD.values()} == {max(WORDINGS[needs.STATEMENTS_TOLD])}
     asked = needs.questions_about_the_told(80, 0)
+    for count in WORDINGS[needs.QUESTIONS_TOLD]:
+        taught = {r["prompt"] for r in needs.told(needs.QUESTIONS_TOLD, count)}
+        assert len(taught) == 80 * count
+        assert not taught & {a.prompt for a in asked}
     assert len({a.prompt for a in asked}) == 80
 
 
@@ -197,7 +201,8 @@ def test_the_record_is_of_the_base_that_is_shipped_and_whole(record):
         wanted = {"facts", "rare", "changed", "nowhere", "skills"} | ({"crowd"} if arm in RETRIEVING else set())
         assert {need for a, need, m in found if a == arm and m == "right"} >= wanted, arm
     assert {c.measure for c in record["cells"]} <= set(MEASURES)
-    assert {r["wordings"] for r in record["wordings"]} == set(WORDINGS)
+    told = {(how, count) for how, counts in WORDINGS.items() for count in counts}
+    assert {(r["told"], r["wordings"]) for r in record["wordings"]} == told
     assert all(0 <= c.value <= 1 for c in record["cells"] if c.measure in ("right", "invented", "stale", "faithful"))
     assert len({c.seed for c in record["cells"]}) == record["settings"]["seeds"]
 
