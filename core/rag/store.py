@@ -41,6 +41,13 @@ AT_ONCE = 2_000  # chunks in a transaction, about: a kill loses at most so many,
 # Query words that stand in more than this share of a large index say next to nothing and cost most of the search.
 COMMON_SHARE, COMMON_LEAST = 0.1, 2_000
 
+# A search reads every vector: with large pages that are mapped into memory in half the time of SQLite's small ones.
+# (The page's size is settled when the file is made.)
+PRAGMAS = (
+    "page_size = 32768", "mmap_size = 1073741824", "cache_size = -65536", "journal_mode = WAL", "synchronous = FULL",
+    "foreign_keys = ON",
+)  # fmt: skip
+
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE documents (
@@ -147,7 +154,7 @@ class Store:
             self._db.load_extension(sqlite_vec.loadable_path())
             self._db.enable_load_extension(False)
             # Under FULL a committed transaction outlives not only a killed process but a lost power supply.
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "cache_size = -65536"):
+            for pragma in PRAGMAS:
                 self._db.execute(f"PRAGMA {pragma}")
             self._open(embed, cutting, create)
         except apsw.NotADBError:
