@@ -326,5 +326,8 @@ def _bench(asked: argparse.Namespace) -> int:
         f"on {found['device']}."
     )
     for mode, row in found["modes"].items():
-        print(f"  {mode:8} median {row['median_ms']:6.1f} ms   95 % within {row['p95_ms']:6.1f} ms")
+        print(
+            f"  {mode:8} median {row['median_ms']:6.1f} ms   95 % within {row['p95_ms']:6.1f} ms   "
+            f"processor {row['cpu_median_ms']:6.1f} ms"
+        )
     return DONE

@@ -371,22 +371,30 @@ class Store:
 
     def _telling(self, words: list[str]) -> list[str]:
         """The question's words that are not too common, or the rarest."""
-        size = len(self)
+        size = self._size()
         if size < COMMON_LEAST:
             return words
-        counts = {w: self._count(w) for w in words}
-        rare = [w for w in words if counts[w] <= COMMON_SHARE * size]
+        most = int(COMMON_SHARE * size)
+        counts = {w: self._count(w, most + 1) for w in words}
+        rare = [w for w in words if counts[w] <= most]
         if any(counts[w] for w in rare):
             return rare
         known = [w for w in words if counts[w]]
         return [min(known, key=counts.__getitem__)] if known else []
 
-    def _count(self, word: str) -> int:
-        """How many chunks hold a word (its stem)."""
-        found = self._all("SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)", (
-            f'"{word}"', int(COMMON_SHARE * len(self)) + 1,
-        ))  # fmt: skip
+    def _count(self, word: str, most: int) -> int:
+        """How many chunks hold a word (its stem); `most` if there are more."""
+        found = self._all("SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)", (f'"{word}"', most))
         return int(found[0][0])
+
+    def _size(self) -> int:
+        """About how many chunks there are, without counting them: the last one's id."""
+        return int(self._all("SELECT coalesce(max(id), 0) FROM chunks")[0][0])
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no chunk."""
+        return self._size() == 0
 
     def check(self) -> list[str]:
         """What is inconsistent, as sentences; empty if every chunk has its words and its vector, once."""
