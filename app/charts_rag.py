@@ -28,6 +28,12 @@ COSTS = {
     "storage_bytes": "Stored beside the base",
 }
 """Measure -> title of its column."""
+MORE = {
+    "facts": {"faithful": "stands in the passage"},
+    "changed": {"stale": "still the old answer", "right_after_update": "right after training anew"},
+    "nowhere": {"invented": "invented"},
+}
+"""Need -> measure -> how its row is called."""
 _OF = {"update_seconds": "changed", "update_items": "changed", "context_tokens": "facts"}
 SHARE = "\u00a0%"
 
@@ -107,12 +113,11 @@ def numbers(found: Bands, measure: str) -> pd.DataFrame:
 
 
 def needs_table(found: Bands) -> pd.DataFrame:
-    """A row a need, a column an arm; the answers to what nobody told as a row of its own."""
+    """A row a need, a column an arm; what else was counted of a need (MORE) in rows of its own."""
     rows = []
     for need in NEEDS.values():
-        measures = ("right", "invented") if need.name == "nowhere" else ("right",)
-        for measure in measures:
-            title = f"{need.title}: invented" if measure == "invented" else need.title
+        for measure, what in {"right": "", **MORE.get(need.name, {})}.items():
+            title = f"{need.title}: {what}" if what else need.title
             line: dict[str, Any] = {"Need": title}
             for arm, name in ARMS.items():
                 band = found.get((arm, need.name, measure))
