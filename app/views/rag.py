@@ -18,9 +18,9 @@ from core.rag import experiment, quality, read
 from core.rag.answer import citations, declines, prompt
 from core.rag.desk import PEOPLE, Desk, value_in
 from core.rag.experiment import Cell, bands, recorded
-from core.rag.needs import WORDINGS
+from core.rag.needs import STATEMENTS_TOLD, WORDINGS
 from core.rag.retrieve import HYBRID, MODES, Retriever
-from core.rag.verdicts import verdicts
+from core.rag.verdicts import GOOD, verdicts
 from core.units import seconds_text
 from core.world import question
 from core.world.people import ATTRIBUTES, VALUES
@@ -336,6 +336,12 @@ def _wordings(result: Mapping[str, Any]) -> None:
         if round(100 * named) > round(100 * right):
             st.caption(f"In {100 * named:.0f} % the value stands in the answer, with more around it.")
     compare.draw(charts_rag.wordings(rows, (str(how), count)), "rag-wordings")
+    most = max((r["right"] for r in rows if r["told"] == STATEMENTS_TOLD), default=1.0)
+    if most < GOOD:
+        st.caption(
+            f"Statements stay at {100 * most:.0f}\u00a0% and below, in however many wordings. In the paper paraphrases "
+            "help in pre-training; this is a short fine-tuning on nothing else."
+        )
 
 
 def _csv(table: Any, key: str) -> None:
