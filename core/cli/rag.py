@@ -241,7 +241,11 @@ def _experiment(asked: argparse.Namespace) -> int:
     before = None
     if asked.add:
         before = _recorded(asked.record)
-        config = dataclasses.replace(config, first=before["settings"]["seeds"])
+        seeds = before["settings"]["seeds"]
+        again = config.part == "latency"  # of the same seeds; else of those that follow
+        config = (
+            dataclasses.replace(config, first=0, seeds=seeds) if again else dataclasses.replace(config, first=seeds)
+        )
     quiet_libraries()
     import torch
 

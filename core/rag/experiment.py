@@ -66,6 +66,7 @@ ARMS = {
     "raft": "RAFT",
 }
 RETRIEVING = ("rag", "both", "raft")
+LATENCY = ("retrieve_ms", "first_ms", "rest_ms")
 SHOWN, EXAMPLES = 3, 200  # solved examples in a prompt, and among which the nearest are looked up
 RECORD = Path(__file__).parents[1] / "catalog" / "rag_embedded.json"
 """Written by `deltalab rag experiment --seeds 3 --record`."""
@@ -91,8 +92,8 @@ class Config:
         why="The tasks' own defaults; more for slower learners.",
     )  # fmt: skip
     part: str = knob(
-        "all", "Which part: the needs, the rewordings, or both.", choices=("all", "needs", "wordings"), form=False,
-        why="Together they take minutes.",
+        "all", "Which part: the needs, the rewordings, or both; or the latency alone.",
+        choices=("all", "needs", "wordings", "latency"), form=False, why="Together they take minutes.",
     )  # fmt: skip
 
 
@@ -150,18 +151,20 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
         DeltalabError: a training run fails.
     """
     began = time.perf_counter()
-    stages = (8 + 10) * (config.part != "wordings") + len(_TOLD) * (config.part != "needs")
-    stage = _Stage(tell, config.seeds * stages)
+    stages = 18 * (config.part in ("all", "needs")) + len(_TOLD) * (config.part in ("all", "wordings"))
+    stage = _Stage(tell, config.seeds * (stages or 2))
     cells: list[Cell] = []
     wordings: list[dict[str, Any]] = []
     shown: list[dict[str, Any]] = []
     for seed in range(config.first, config.first + config.seeds):
         with tempfile.TemporaryDirectory(dir=subject.folder if subject.folder.is_dir() else None) as place:
             one = _Seed(seed, config, Path(place), stage)
-            if config.part != "wordings":
+            if config.part in ("all", "needs"):
                 one.needs()
-            if config.part != "needs":
+            if config.part in ("all", "wordings"):
                 one.wordings()
+            if config.part == "latency":
+                one.latency()
         cells += one.cells
         wordings += one.reworded
         shown += one.examples if seed == config.first else []
@@ -192,15 +195,20 @@ class _Seed:
     def note(self, arm: str, need: str, name: str, value: float, count: int = 1) -> None:
         self.cells.append(Cell(self.seed, arm, need, name, float(value), count))
 
-    # --- the needs ----------------------------------------------------------------------------------------------------
-
-    def needs(self) -> None:
-        self.stage.next("Indexing the table")
+    def prepared(self) -> Items:
+        """The items of this seed, their table indexed."""
         items = needs.make(self.seed, self.config.items)
         store = Store(self.folder / "index", create=True)
         store.put(items.rows)
         self.retriever = Retriever(store)
         self.shown = items.shown
+        return items
+
+    # --- the needs ----------------------------------------------------------------------------------------------------
+
+    def needs(self) -> None:
+        self.stage.next("Indexing the table")
+        items = self.prepared()
         self.alike, self.answers_of = {}, {}
         for need in ("json", "persona", "both"):
             task = "persona" if need == "both" else need
@@ -225,6 +233,7 @@ class _Seed:
         )
 
         base = _load(None)
+        timed: dict[str, Any] = dict.fromkeys(("base", "prompt", "rag"), base.model)
         for arm in ("base", "prompt", "rag"):
             self.stage.next(f"Asking: {ARMS[arm]}")
             for need in items.asked:
@@ -244,13 +253,13 @@ class _Seed:
                         continue  # nothing to look up: it would be the answer without retrieval; nothing is retrieved
                     self.ask(arm, need, items.asked[need], model)
                 if trained == "facts":
-                    self.time(arm, items.asked["facts"], model)
+                    timed[arm] = model
                     self.note(arm, "", "storage_bytes", _size(adapters[method, trained]) + self.index_bytes(arm))
+        self.time(items.asked["facts"], timed)
         for arm in ("base", "prompt", "rag"):
-            self.time(arm, items.asked["facts"], base.model)
             self.note(arm, "", "storage_bytes", self.index_bytes(arm))
         self.update(items, adapters, base)
-        store.close()
+        self.retriever.store.close()
 
     def index_bytes(self, arm: str) -> int:
         return self.retriever.store.size_bytes() if arm in RETRIEVING else 0
@@ -359,27 +368,44 @@ class _Seed:
              "passages": list(one.passages), "right": one.right}
         )  # fmt: skip
 
-    def time(self, arm: str, asked: Sequence[Asked], model: Any) -> None:
-        """Latency of single questions, by parts: the shortest of several, since other work can only add to it."""
+    def time(self, asked: Sequence[Asked], models: Mapping[str, Any]) -> None:
+        """Latency of single questions, by parts. The arms take turns at each question, so that whatever else the
+        machine does meets all of them; the shortest of several counts, since other work can only add to it."""
         from core.evaluate import stream
 
-        parts: dict[str, list[float]] = {"retrieve_ms": [], "first_ms": [], "rest_ms": []}
+        parts: dict[str, dict[str, list[float]]] = {
+            arm: {"retrieve_ms": [], "first_ms": [], "rest_ms": []} for arm in models
+        }
         for a in asked[:TIMED]:
-            began = time.perf_counter()
-            if arm in RETRIEVING:
-                self.retriever.find(a.look_up, 1)
-            found = time.perf_counter()
-            messages, _ = self.sent(arm, "facts", a)
-            asked_at = time.perf_counter()
-            first = 0.0
-            for _ in stream(model, self.tokenizer, messages, ANSWER_TOKENS):
-                first = first or time.perf_counter()
-            ended = time.perf_counter()
-            parts["retrieve_ms"].append(1000 * (found - began))
-            parts["first_ms"].append(1000 * (first - asked_at))
-            parts["rest_ms"].append(1000 * (ended - first))
-        for name, values in parts.items():
-            self.note(arm, "", name, min(values), len(values))
+            for arm, model in models.items():
+                began = time.perf_counter()
+                if arm in RETRIEVING:
+                    self.retriever.find(a.look_up, 1)
+                found = time.perf_counter()
+                messages, _ = self.sent(arm, "facts", a)
+                asked_at = time.perf_counter()
+                first = 0.0
+                for _ in stream(model, self.tokenizer, messages, ANSWER_TOKENS):
+                    first = first or time.perf_counter()
+                ended = time.perf_counter()
+                parts[arm]["retrieve_ms"].append(1000 * (found - began))
+                parts[arm]["first_ms"].append(1000 * (first - asked_at))
+                parts[arm]["rest_ms"].append(1000 * (ended - first))
+        for arm, measured in parts.items():
+            for name in LATENCY:
+                self.note(arm, "", name, min(measured[name]), len(measured[name]))
+
+    def latency(self) -> None:
+        """The latency alone. It does not depend on what was learnt, so two steps of training are enough."""
+        self.stage.next("Training two steps of each")
+        items = self.prepared()
+        few = 2 / default_table()["lora"]["facts"]["steps"]
+        tuned = {m: _load(self.train(m, "facts", items.taught, share=few)[0]).model for m in ("lora", "full")}
+        base = _load(None).model
+        self.stage.next("Timing")
+        models = {"base": base, "prompt": base, "rag": base, **tuned, "both": tuned["lora"], "raft": tuned["lora"]}
+        self.time(items.asked["facts"], models)
+        self.retriever.store.close()
 
     # --- wordings -----------------------------------------------------------------------------------------------------
 
@@ -459,11 +485,16 @@ def _trained(config: RunConfig, folder: Path) -> tuple[Path, float]:
 
 
 def joined(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Two results of the same experiment as one: `more` has the seeds that follow those of `before`.
+    """Two results of the same experiment as one: `more` has the seeds that follow those of `before`; or it is the
+    latency alone, of the same seeds, which takes the place of theirs.
 
     Raises:
         BadInput: they are not of the same settings, or not of seeds that follow each other.
     """
+    if more["settings"]["part"] == "latency":
+        kept = [c for c in before["cells"] if c["measure"] not in LATENCY]
+        same = {key: before[key] for key in ("wordings", "examples", "settings")}
+        return {**same, "cells": [*kept, *more["cells"]], "seconds": before["seconds"] + more["seconds"]}
     kinds = [{k: v for k, v in r["settings"].items() if k not in ("seeds", "first")} for r in (before, more)]
     if (
         kinds[0] != kinds[1]

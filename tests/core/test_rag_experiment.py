@@ -312,3 +312,7 @@ def test_further_seeds_are_added_behind_those_recorded(record):
         experiment.joined(half, {**more, "settings": {**more["settings"], "items": 9}})
     with pytest.raises(BadInput, match="had other settings"):
         experiment.joined(both, more)
+    old, new = {"measure": "first_ms", "value": 9}, {"measure": "first_ms", "value": 7}
+    right = {"measure": "right", "value": 1}
+    quick = {**more, "settings": {**more["settings"], "part": "latency", "first": 0}, "cells": [new]}
+    assert experiment.joined({**half, "cells": [right, old]}, quick)["cells"] == [right, new]
