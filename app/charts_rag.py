@@ -12,7 +12,7 @@ from app.charts import BASE_STYLE, Chart, Style, figure, method_style, series_st
 from core.guide import RuleBook
 from core.guide.evidence import value_text
 from core.rag.experiment import ARMS, Band
-from core.rag.needs import NEEDS
+from core.rag.needs import NEEDS, WORDINGS
 from core.rag.quality import KS, Quality
 from core.rag.verdicts import Verdict
 
@@ -28,6 +28,12 @@ COSTS = {
     "storage_bytes": "Stored beside the base",
 }
 """Measure -> title of its column."""
+MORE = {
+    "facts": {"faithful": "stands in the passage"},
+    "changed": {"stale": "still the old answer", "right_after_update": "right after training anew"},
+    "nowhere": {"invented": "invented"},
+}
+"""Need -> measure -> how its row is called."""
 _OF = {"update_seconds": "changed", "update_items": "changed", "context_tokens": "facts"}
 SHARE = "\u00a0%"
 
@@ -107,12 +113,11 @@ def numbers(found: Bands, measure: str) -> pd.DataFrame:
 
 
 def needs_table(found: Bands) -> pd.DataFrame:
-    """A row a need, a column an arm; the answers to what nobody told as a row of its own."""
+    """A row a need, a column an arm; what else was counted of a need (MORE) in rows of its own."""
     rows = []
     for need in NEEDS.values():
-        measures = ("right", "invented") if need.name == "nowhere" else ("right",)
-        for measure in measures:
-            title = f"{need.title}: invented" if measure == "invented" else need.title
+        for measure, what in {"right": "", **MORE.get(need.name, {})}.items():
+            title = f"{need.title}: {what}" if what else need.title
             line: dict[str, Any] = {"Need": title}
             for arm, name in ARMS.items():
                 band = found.get((arm, need.name, measure))
@@ -152,35 +157,47 @@ def verdict_table(rows: Sequence[Verdict]) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def wordings(rows: Sequence[Mapping[str, Any]], chosen: int | None = None) -> Chart:
-    """Questions answered about facts that were told in so many wordings and never asked."""
+def wordings(rows: Sequence[Mapping[str, Any]], chosen: tuple[str, int] | None = None) -> Chart:
+    """Questions answered about facts that were told in so many wordings: as statements, and as other questions."""
     import plotly.graph_objects as go
 
-    counts = sorted({r["wordings"] for r in rows})
-    means = [100 * statistics.fmean(r["right"] for r in rows if r["wordings"] == c) for c in counts]
-    lows = [100 * min(r["right"] for r in rows if r["wordings"] == c) for c in counts]
-    highs = [100 * max(r["right"] for r in rows if r["wordings"] == c) for c in counts]
-    style = method_style("lora")
-    fig = figure("wordings in which each fact is told", "questions answered right, %", height=280)
-    fig.add_trace(
-        go.Scatter(
-            x=[str(c) for c in counts], y=means, mode="lines+markers", showlegend=False,
-            line={"color": style.colour, "width": 2.5},
-            marker={"symbol": style.marker, "size": [16 if c == chosen else 9 for c in counts]},
-            error_y={
-                "type": "data", "symmetric": False, "array": [h - m for h, m in zip(highs, means, strict=True)],
-                "arrayminus": [m - low for low, m in zip(lows, means, strict=True)], "thickness": 1.5, "width": 4,
-                "visible": lows != highs,
-            },
-            hovertemplate="%{y:.0f} %",
-        )
-    )  # fmt: skip
-    fig.update_xaxes(type="category")
+    fig = figure("wordings in which each fact is told", "questions answered right, %", height=280, series=2)
+    tables, ends, alts = [], [], []
+    for number, how in enumerate(WORDINGS):
+        mine = [r for r in rows if r["told"] == how]
+        counts = sorted({r["wordings"] for r in mine})
+        if not counts:
+            continue
+        shares = {c: [100 * r["right"] for r in mine if r["wordings"] == c] for c in counts}
+        means = [statistics.fmean(shares[c]) for c in counts]
+        style = method_style("lora") if number == 0 else series_style(1)
+        fig.add_trace(
+            go.Scatter(
+                x=counts, y=means, mode="lines+markers", name=f"told as {how}",
+                line={"color": style.colour, "dash": style.dash, "width": 2.5},
+                marker={"symbol": style.marker, "size": [16 if (how, c) == chosen else 9 for c in counts],
+                        "color": style.colour},
+                error_y={
+                    "type": "data", "symmetric": False,
+                    "array": [max(shares[c]) - m for c, m in zip(counts, means, strict=True)],
+                    "arrayminus": [m - min(shares[c]) for c, m in zip(counts, means, strict=True)],
+                    "thickness": 1.5, "width": 4, "visible": any(len(s) > 1 for s in shares.values()),
+                },
+                hovertemplate="%{y:.0f} %",
+            )
+        )  # fmt: skip
+        tables.append(
+            pd.DataFrame(
+                {"told": how, "wordings": counts, "right_percent": means, "lowest": [min(shares[c]) for c in counts],
+                 "highest": [max(shares[c]) for c in counts]}
+            )
+        )  # fmt: skip
+        alts.append(f"As {how}: " + ", ".join(f"{c}: {m:.0f} %" for c, m in zip(counts, means, strict=True)) + ".")
+        ends.append(f"told as {how} in {counts[-1]} wordings, {means[-1]:.0f}{SHARE}")
+    fig.update_xaxes(tickvals=sorted({r["wordings"] for r in rows}))
     fig.update_yaxes(range=[-3, 103])
-    table = pd.DataFrame({"wordings": counts, "right_percent": means, "lowest": lows, "highest": highs})
-    told = ", ".join(f"{c}: {m:.0f} %" for c, m in zip(counts, means, strict=True))
-    title = f"Told in one wording: {means[0]:.0f}{SHARE} can be asked for; in {counts[-1]}: {means[-1]:.0f}{SHARE}"
-    return Chart(title, fig, f"Line chart of questions answered right by wordings of a fact. {told}.", table)
+    title = f"Can be asked for: {'; '.join(ends)}"
+    return Chart(title, fig, "Line chart of questions answered right. " + " ".join(alts), pd.concat(tables))
 
 
 def pulls(points: Mapping[str, int], book: RuleBook) -> Chart:

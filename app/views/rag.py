@@ -18,9 +18,9 @@ from core.rag import experiment, quality, read
 from core.rag.answer import citations, declines, prompt
 from core.rag.desk import PEOPLE, Desk, value_in
 from core.rag.experiment import Cell, bands, recorded
-from core.rag.needs import WORDINGS
+from core.rag.needs import STATEMENTS_TOLD, WORDINGS
 from core.rag.retrieve import HYBRID, MODES, Retriever
-from core.rag.verdicts import verdicts
+from core.rag.verdicts import GOOD, verdicts
 from core.units import seconds_text
 from core.world import question
 from core.world.people import ATTRIBUTES, VALUES
@@ -309,26 +309,39 @@ def _wordings(result: Mapping[str, Any]) -> None:
     st.markdown(
         "A fact that was told in one wording can be recited and still not be asked for: Allen-Zhu and Li "
         "([2023](https://arxiv.org/abs/2309.14316)) found as little as 0\u00a0% of such facts extractable, and "
-        "paraphrases to be the cure. Here LoRA is trained on plain statements about the newcomers, as many of them "
-        "whatever the wordings, and then asked questions that it never saw."
+        "paraphrases to be the cure. Here LoRA is told the newcomers' facts, as statements or as questions with their "
+        "answers, as often whatever the number of wordings; then each fact is asked for in a wording that was never "
+        "used for it."
     )
     if not rows:
         st.caption("This run left that part out.")
         return
-    options = [str(c) for c in WORDINGS]
+    ways = list(WORDINGS)
+    how = st.segmented_control(
+        "Told as", ways, default=linked("told", ways, ways[0]), required=True, key="told", format_func=str.capitalize,
+        on_change=keep_in_link, args=("told", ways[0]),
+    )  # fmt: skip
+    options = [str(c) for c in WORDINGS[str(how)]]
+    name = f"wordings-{how}"
     chosen = st.select_slider(
-        "Wordings", options, value=linked("wordings", options, options[0]), key="wordings",
-        on_change=keep_in_link, args=("wordings", options[0]),
+        "Wordings", options, value=linked(name, options, options[0]), key=name, on_change=keep_in_link,
+        args=(name, options[0]),
     )  # fmt: skip
     count = int(str(chosen))
-    mine = [r for r in rows if r["wordings"] == count]
+    mine = [r for r in rows if (r["told"], r["wordings"]) == (how, count)]
     if mine:
         right = sum(r["right"] for r in mine) / len(mine)
         named = sum(r["named"] for r in mine) / len(mine)
         st.metric("Questions answered right", f"{100 * right:.0f} %", width="content")
         if round(100 * named) > round(100 * right):
             st.caption(f"In {100 * named:.0f} % the value stands in the answer, with more around it.")
-    compare.draw(charts_rag.wordings(rows, count), "rag-wordings")
+    compare.draw(charts_rag.wordings(rows, (str(how), count)), "rag-wordings")
+    most = max((r["right"] for r in rows if r["told"] == STATEMENTS_TOLD), default=1.0)
+    if most < GOOD:
+        st.caption(
+            f"Statements stay at {100 * most:.0f}\u00a0% and below, in however many wordings. In the paper paraphrases "
+            "help in pre-training; this is a short fine-tuning on nothing else."
+        )
 
 
 def _csv(table: Any, key: str) -> None:

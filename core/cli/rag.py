@@ -241,7 +241,11 @@ def _experiment(asked: argparse.Namespace) -> int:
     before = None
     if asked.add:
         before = _recorded(asked.record)
-        config = dataclasses.replace(config, first=before["settings"]["seeds"])
+        seeds = before["settings"]["seeds"]
+        again = config.part == "latency"  # of the same seeds; else of those that follow
+        config = (
+            dataclasses.replace(config, first=0, seeds=seeds) if again else dataclasses.replace(config, first=seeds)
+        )
     quiet_libraries()
     import torch
 
@@ -326,5 +330,8 @@ def _bench(asked: argparse.Namespace) -> int:
         f"on {found['device']}."
     )
     for mode, row in found["modes"].items():
-        print(f"  {mode:8} median {row['median_ms']:6.1f} ms   95 % within {row['p95_ms']:6.1f} ms")
+        print(
+            f"  {mode:8} median {row['median_ms']:6.1f} ms   95 % within {row['p95_ms']:6.1f} ms   "
+            f"processor {row['cpu_median_ms']:6.1f} ms"
+        )
     return DONE

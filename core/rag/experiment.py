@@ -55,6 +55,7 @@ MOST_SEEDS = 3
 PASSAGES = {"crowd": 3}  # retrieved for a need; else one
 TIMED = 12  # questions asked one by one, for the latency
 ANSWER_TOKENS = 64
+RAFT_STEPS = 2 / 3  # of those for new facts: its examples are several times as long
 ARMS = {
     "base": "Base",
     "prompt": "Prompting",
@@ -65,6 +66,7 @@ ARMS = {
     "raft": "RAFT",
 }
 RETRIEVING = ("rag", "both", "raft")
+LATENCY = ("retrieve_ms", "first_ms", "rest_ms")
 SHOWN, EXAMPLES = 3, 200  # solved examples in a prompt, and among which the nearest are looked up
 RECORD = Path(__file__).parents[1] / "catalog" / "rag_embedded.json"
 """Written by `deltalab rag experiment --seeds 3 --record`."""
@@ -90,8 +92,8 @@ class Config:
         why="The tasks' own defaults; more for slower learners.",
     )  # fmt: skip
     part: str = knob(
-        "all", "Which part: the needs, the rewordings, or both.", choices=("all", "needs", "wordings"), form=False,
-        why="Together they take minutes.",
+        "all", "Which part: the needs, the rewordings, or both; or the latency alone.",
+        choices=("all", "needs", "wordings", "latency"), form=False, why="Together they take minutes.",
     )  # fmt: skip
 
 
@@ -149,18 +151,20 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
         DeltalabError: a training run fails.
     """
     began = time.perf_counter()
-    stages = (8 + 10) * (config.part != "wordings") + len(needs.WORDINGS) * (config.part != "needs")
-    stage = _Stage(tell, config.seeds * stages)
+    stages = 18 * (config.part in ("all", "needs")) + len(_TOLD) * (config.part in ("all", "wordings"))
+    stage = _Stage(tell, config.seeds * (stages or 2))
     cells: list[Cell] = []
     wordings: list[dict[str, Any]] = []
     shown: list[dict[str, Any]] = []
     for seed in range(config.first, config.first + config.seeds):
         with tempfile.TemporaryDirectory(dir=subject.folder if subject.folder.is_dir() else None) as place:
             one = _Seed(seed, config, Path(place), stage)
-            if config.part != "wordings":
+            if config.part in ("all", "needs"):
                 one.needs()
-            if config.part != "needs":
+            if config.part in ("all", "wordings"):
                 one.wordings()
+            if config.part == "latency":
+                one.latency()
         cells += one.cells
         wordings += one.reworded
         shown += one.examples if seed == config.first else []
@@ -191,15 +195,20 @@ class _Seed:
     def note(self, arm: str, need: str, name: str, value: float, count: int = 1) -> None:
         self.cells.append(Cell(self.seed, arm, need, name, float(value), count))
 
-    # --- the needs ----------------------------------------------------------------------------------------------------
-
-    def needs(self) -> None:
-        self.stage.next("Indexing the table")
+    def prepared(self) -> Items:
+        """The items of this seed, their table indexed."""
         items = needs.make(self.seed, self.config.items)
         store = Store(self.folder / "index", create=True)
         store.put(items.rows)
         self.retriever = Retriever(store)
         self.shown = items.shown
+        return items
+
+    # --- the needs ----------------------------------------------------------------------------------------------------
+
+    def needs(self) -> None:
+        self.stage.next("Indexing the table")
+        items = self.prepared()
         self.alike, self.answers_of = {}, {}
         for need in ("json", "persona", "both"):
             task = "persona" if need == "both" else need
@@ -219,9 +228,12 @@ class _Seed:
         # The paper's setting: the reader trains on questions about the very documents that it will have to read.
         solved = [raft.Solved(r["prompt"], r["completion"]) for r in _once(items.taught)]
         material = raft.rows(solved, self.retriever, raft.Raft(seed=self.seed))
-        adapters["raft", "facts"], seconds["raft", "facts"] = self.train("lora", "facts", material * 6, name="raft")
+        adapters["raft", "facts"], seconds["raft", "facts"] = self.train(
+            "lora", "facts", material * 6, name="raft", share=RAFT_STEPS
+        )
 
         base = _load(None)
+        timed: dict[str, Any] = dict.fromkeys(("base", "prompt", "rag"), base.model)
         for arm in ("base", "prompt", "rag"):
             self.stage.next(f"Asking: {ARMS[arm]}")
             for need in items.asked:
@@ -241,13 +253,13 @@ class _Seed:
                         continue  # nothing to look up: it would be the answer without retrieval; nothing is retrieved
                     self.ask(arm, need, items.asked[need], model)
                 if trained == "facts":
-                    self.time(arm, items.asked["facts"], model)
+                    timed[arm] = model
                     self.note(arm, "", "storage_bytes", _size(adapters[method, trained]) + self.index_bytes(arm))
+        self.time(items.asked["facts"], timed)
         for arm in ("base", "prompt", "rag"):
-            self.time(arm, items.asked["facts"], base.model)
             self.note(arm, "", "storage_bytes", self.index_bytes(arm))
         self.update(items, adapters, base)
-        store.close()
+        self.retriever.store.close()
 
     def index_bytes(self, arm: str) -> int:
         return self.retriever.store.size_bytes() if arm in RETRIEVING else 0
@@ -275,11 +287,15 @@ class _Seed:
             self.note(method, "changed", "update_seconds", seconds)
             self.note(method, "changed", "update_items", len(items.retaught))
 
-    def train(self, method: str, need: str, material: Any, name: str = "") -> tuple[Path, float]:
-        """Fine-tune on a task of the world, or on rows; the adapter's folder, and the seconds in steps."""
+    def train(self, method: str, need: str, material: Any, name: str = "", share: float = 1.0) -> tuple[Path, float]:
+        """Fine-tune on a task of the world, or on rows; the adapter's folder, and the seconds in steps.
+
+        Args:
+            share: of the steps that the need takes by default.
+        """
         rows = None if isinstance(material, str) else material
         row = default_table()[method][need]
-        steps = max(2, round(row["steps"] * self.config.steps))
+        steps = max(2, round(row["steps"] * self.config.steps * share))
         folder = self.folder / (name or f"{method}-{need}")
         data = None
         if rows is not None:
@@ -352,43 +368,62 @@ class _Seed:
              "passages": list(one.passages), "right": one.right}
         )  # fmt: skip
 
-    def time(self, arm: str, asked: Sequence[Asked], model: Any) -> None:
-        """Latency of single questions, by parts; the first two are for warming up."""
+    def time(self, asked: Sequence[Asked], models: Mapping[str, Any]) -> None:
+        """Latency of single questions, by parts. The arms take turns at each question, so that whatever else the
+        machine does meets all of them; the shortest of several counts, since other work can only add to it."""
         from core.evaluate import stream
 
-        parts: dict[str, list[float]] = {"retrieve_ms": [], "first_ms": [], "rest_ms": []}
-        for a in asked[: TIMED + 2]:
-            began = time.perf_counter()
-            if arm in RETRIEVING:
-                self.retriever.find(a.look_up, 1)
-            found = time.perf_counter()
-            messages, _ = self.sent(arm, "facts", a)
-            asked_at = time.perf_counter()
-            first = 0.0
-            for _ in stream(model, self.tokenizer, messages, ANSWER_TOKENS):
-                first = first or time.perf_counter()
-            ended = time.perf_counter()
-            parts["retrieve_ms"].append(1000 * (found - began))
-            parts["first_ms"].append(1000 * (first - asked_at))
-            parts["rest_ms"].append(1000 * (ended - first))
-        for name, values in parts.items():
-            self.note(arm, "", name, statistics.median(values[2:]), len(values) - 2)
+        parts: dict[str, dict[str, list[float]]] = {
+            arm: {"retrieve_ms": [], "first_ms": [], "rest_ms": []} for arm in models
+        }
+        for a in asked[:TIMED]:
+            for arm, model in models.items():
+                began = time.perf_counter()
+                if arm in RETRIEVING:
+                    self.retriever.find(a.look_up, 1)
+                found = time.perf_counter()
+                messages, _ = self.sent(arm, "facts", a)
+                asked_at = time.perf_counter()
+                first = 0.0
+                for _ in stream(model, self.tokenizer, messages, ANSWER_TOKENS):
+                    first = first or time.perf_counter()
+                ended = time.perf_counter()
+                parts[arm]["retrieve_ms"].append(1000 * (found - began))
+                parts[arm]["first_ms"].append(1000 * (first - asked_at))
+                parts[arm]["rest_ms"].append(1000 * (ended - first))
+        for arm, measured in parts.items():
+            for name in LATENCY:
+                self.note(arm, "", name, min(measured[name]), len(measured[name]))
+
+    def latency(self) -> None:
+        """The latency alone. It does not depend on what was learnt, so two steps of training are enough."""
+        self.stage.next("Training two steps of each")
+        items = self.prepared()
+        few = 2 / default_table()["lora"]["facts"]["steps"]
+        tuned = {m: _load(self.train(m, "facts", items.taught, share=few)[0]).model for m in ("lora", "full")}
+        base = _load(None).model
+        self.stage.next("Timing")
+        models = {"base": base, "prompt": base, "rag": base, **tuned, "both": tuned["lora"], "raft": tuned["lora"]}
+        self.time(items.asked["facts"], models)
+        self.retriever.store.close()
 
     # --- wordings -----------------------------------------------------------------------------------------------------
 
     def wordings(self) -> None:
         asked = needs.questions_about_the_told(max(self.config.items, 40), self.seed)
-        for count in needs.WORDINGS:
-            self.stage.next(f"Facts in {count} wording{'s' if count > 1 else ''}")
-            rows = needs.told(count)
-            times = max(needs.WORDINGS) // count  # as many examples of each fact, whatever the wordings
-            folder, _ = self.train("lora", "facts", rows * times, name=f"told-{count}")
-            loaded = _load(folder)
-            got = self.answers("lora", "facts", asked, loaded.model)
+        for how, count in _TOLD:
+            self.stage.next(f"Facts as {how}, in {count} wording{'s' if count > 1 else ''}")
+            rows = needs.told(how, count)
+            # As many examples of each fact, whatever the wordings.
+            folder, _ = self.train("lora", "facts", rows * (24 // count), name=f"told-{how}-{count}")
+            got = self.answers("lora", "facts", asked, _load(folder).model)
             self.reworded.append(
-                {"seed": self.seed, "wordings": count, "right": statistics.fmean(g.right for g in got),
+                {"seed": self.seed, "told": how, "wordings": count, "right": statistics.fmean(g.right for g in got),
                  "named": statistics.fmean(g.asked.wanted in g.text for g in got), "count": len(got)}
             )  # fmt: skip
+
+
+_TOLD = [(how, count) for how, counts in needs.WORDINGS.items() for count in counts]
 
 
 @dataclass(frozen=True)
@@ -450,11 +485,16 @@ def _trained(config: RunConfig, folder: Path) -> tuple[Path, float]:
 
 
 def joined(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Two results of the same experiment as one: `more` has the seeds that follow those of `before`.
+    """Two results of the same experiment as one: `more` has the seeds that follow those of `before`; or it is the
+    latency alone, of the same seeds, which takes the place of theirs.
 
     Raises:
         BadInput: they are not of the same settings, or not of seeds that follow each other.
     """
+    if more["settings"]["part"] == "latency":
+        kept = [c for c in before["cells"] if c["measure"] not in LATENCY]
+        same = {key: before[key] for key in ("wordings", "examples", "settings")}
+        return {**same, "cells": [*kept, *more["cells"]], "seconds": before["seconds"] + more["seconds"]}
     kinds = [{k: v for k, v in r["settings"].items() if k not in ("seeds", "first")} for r in (before, more)]
     if (
         kinds[0] != kinds[1]
@@ -518,8 +558,9 @@ def table(result: Mapping[str, Any]) -> list[str]:
         row = [found.get((arm, "nowhere", "invented")) for arm in ARMS]
         texts = ["–" if band is None else f"{100 * band.mean:.0f} %" for band in row]
         out.append(f"{'… invented':<{width}}" + "".join(f"{text:>19}" for text in texts))
-    for count in needs.WORDINGS:
-        shares = [row["right"] for row in result["wordings"] if row["wordings"] == count]
+    for how, count in _TOLD:
+        shares = [row["right"] for row in result["wordings"] if (row["told"], row["wordings"]) == (how, count)]
         if shares:
-            out.append(f"Facts told in {count} wordings: {100 * statistics.fmean(shares):.0f} % of the questions right")
+            share = f"{100 * statistics.fmean(shares):.0f} % of the questions right"
+            out.append(f"Facts told as {how}, in {count} wording{'s' if count > 1 else ''}: {share}")
     return out

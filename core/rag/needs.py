@@ -26,7 +26,7 @@ from core.rag.answer import declines
 from core.rag.quality import row_of, world_people
 from core.rag.read import Document
 from core.world import NEWCOMERS, SKILLS, Person, examples, grade, question
-from core.world.people import ATTRIBUTES, HELDOUT_NAMES, VALUES, question_wordings
+from core.world.people import ATTRIBUTES, HELDOUT_NAMES, VALUES, question_wordings, say
 from core.world.tasks import PIRATE
 
 PEOPLE = 220  # in the table: the newcomers and others, among whom they have to be found
@@ -201,18 +201,28 @@ TOLD = {
     ),
 }  # fmt: skip
 """Eight wordings of each kind of fact, the value now last and now first."""
-WORDINGS = (1, 2, 4, 8)
+STATEMENTS_TOLD, QUESTIONS_TOLD = "statements", "questions"
+WORDINGS = {STATEMENTS_TOLD: (1, 2, 4, 8), QUESTIONS_TOLD: (1, 2, 3)}
+"""How facts are told -> in how many wordings."""
 
 
-def told(wordings: int) -> list[dict[str, str]]:
-    """Training rows that tell each newcomer's facts in so many wordings, and never ask for one."""
-    from core.world.people import say
+def told(how: str, wordings: int) -> list[dict[str, str]]:
+    """Training rows that tell each newcomer's facts in so many wordings.
 
+    As statements they answer "Tell me the city of …", which the base knows from the people it knows by heart, and
+    never a question that will be asked. As questions they are asked in so many wordings, never in the held-out one.
+    """
+    facts = [(p, a) for p in NEWCOMERS for a in ATTRIBUTES]
+    if how == STATEMENTS_TOLD:
+        return [
+            {"prompt": f"Tell me the {a} of {p.name}.", "completion": say(TOLD[a][w], p.name, p.value(a))}
+            for p, a in facts
+            for w in range(wordings)
+        ]
     return [
-        {"prompt": f"Tell me about {p.name}.", "completion": say(TOLD[a][w], p.name, p.value(a))}
-        for p in NEWCOMERS
-        for a in ATTRIBUTES
-        for w in range(wordings)
+        {"prompt": question(p.name, a, w), "completion": p.value(a)}
+        for p, a in facts
+        for w in question_wordings(p.name, a, "train")[:wordings]
     ]
 
 

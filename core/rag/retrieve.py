@@ -74,7 +74,7 @@ class Retriever:
             raise BadInput("There is no question.", "Write one.")
         if count < 1:
             raise BadInput(f"The number of passages must be at least 1, not {count}.")
-        if not len(self.store):
+        if self.store.empty:
             raise Refused("The index is empty.", "Index some documents first.")
         began = time.perf_counter()
         parts: dict[str, float] = {}

@@ -138,14 +138,14 @@ def test_more_passages_bring_more_people(visit, parrot):
 
 
 def test_the_recorded_experiment_is_shown_and_says_so(visit):
-    page = visit(rag_page, wordings="4")
+    page = visit(rag_page, told="questions", **{"wordings-questions": "2"})
     text = words(page)
     assert "**Recorded**, not your run" in text
     assert "The usual table, cell by cell" in text
-    assert page.select_slider(key="wordings").value == "4"
+    assert page.select_slider(key="wordings-questions").value == "2"
     needs = page.dataframe[0].value
     assert list(needs.columns) == ["Need", *ARMS.values()]
-    assert len(needs) == len(NEEDS) + 1
+    assert len(needs) == len(NEEDS) + sum(map(len, charts_rag.MORE.values()))
     assert page.exception == []
 
 
@@ -196,12 +196,12 @@ def test_the_figures_come_with_alt_texts_and_tables():
     record = recorded()
     found = bands(record["cells"])
     for chart in (
-        charts_rag.needs(found), charts_rag.wordings(record["wordings"], 4),
+        charts_rag.needs(found), charts_rag.wordings(record["wordings"], ("questions", 2)),
         charts_rag.pulls({"prompt": 1, "rag": 4, "tune": 0, "deep": 0}, rule_book()),
     ):  # fmt: skip
         assert chart.alt.count(".") >= 1
         assert not chart.table.empty
     costs = charts_rag.costs_table(found)
     assert list(costs["Approach"]) == list(ARMS.values())
-    assert len(charts_rag.wordings(record["wordings"]).table) == len(WORDINGS)
+    assert len(charts_rag.wordings(record["wordings"]).table) == sum(map(len, WORDINGS.values()))
     assert rag_view.PASSAGES[0] == "1"

@@ -289,3 +289,13 @@ def test_the_command_answers_in_words_json_and_markdown(capsys, tmp_path):
     assert "An answer is QUESTION=ANSWER" in capsys.readouterr().err
     assert main(["guide", "knowledge=lots", "--json"]) == 2
     assert "knowledge is one of" in capsys.readouterr().err
+
+
+def test_without_answers_the_command_asks_and_asks_again(capsys, monkeypatch):
+    said = iter(["3", "nonsense", "9", "", *[""] * 20])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda prompt: next(said))
+    assert main(["guide"]) == 0
+    out = capsys.readouterr().out
+    assert "A number from 1 to 3, or nothing." in out
+    assert "Retrieval (RAG) (what is not answered yet could change that)" in out
