@@ -244,12 +244,41 @@ def test_the_command(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
         (["--model", "Llama-3.1-8B", "--seq", "500000"], "reads 131,072 tokens at most"),
         (["--model", "Llama-3.1-8B", "--set", "rank=9999"], "rank must be at most 1024"),
         (["--batch", "0"], "at least one row of two tokens"),
+        (["--gpus", "4", "--zero", "7"], "stages 0 to 3"),
+        (["--as", "nobody"], "no way of training called 'nobody'"),
+        (["--loss", "free"], "no loss 'free'"),
+        (["--gpu", "cpu", "--gpus", "2"], "known for GPUs only"),
+        (["--model", '{"model_type": "llama"'], "cut off"),
         (["--model", "BERT-base-uncased"], "no causal language model"),
     ],
 )
 def test_mistakes_get_a_sentence(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["memory", *arguments]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_the_command_for_several_gpus_and_other_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["memory", "--model", "Llama-3.2-1B", "--method", "full", "--batch", "2", "--seq", "512", "--json"]
+    peaks = []
+    for more in (
+        [],
+        ["--gpus", "8"],
+        ["--gpus", "8", "--zero", "1"],
+        ["--gpus", "8", "--zero", "3"],
+        ["--offload", "all"],
+    ):
+        assert main([*asked, *more]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["allocated_bytes"] == sum(t["bytes"] for t in told["terms"])
+        assert told["gpus"] == (8 if "--gpus" in more else 1)
+        peaks.append(told["allocated_bytes"])
+    alone, copies, states, everything, away = peaks
+    assert copies > alone > states > everything
+    assert away < alone
+    assert main([*asked[:-1], "--as", "torchtune", "--loss", "chunked", "--optimizer-in-backward", "--json"]) == 0
+    other = json.loads(capsys.readouterr().out)
+    assert other["as"] == "torchtune"
+    assert other["allocated_bytes"] < alone / 1.5, "16-bit states, and gradients that do not stay"
 
 
 # --- the measurement on a card, rehearsed -----------------------------------------------------------------------------
