@@ -63,7 +63,7 @@ def errors(rows: Rows) -> Chart:
     for r in rows:
         names.setdefault(str(r["source_title"]), []).append(r)
     order = sorted(names, key=lambda n: -len(names[n]))
-    fig = figure("error of the prediction, %", "", height=80 + 30 * len(order), series=1)
+    fig = figure("error, %", "", height=80 + 30 * len(order), series=1)
     fig.add_vrect(x0=-5, x1=5, fillcolor="rgba(128,128,128,0.18)", line_width=0)
     for role, colour, marker in (("held out", series_style(0).colour, "circle"),
                                  ("fitted", series_style(1).colour, "circle-open")):  # fmt: skip

@@ -133,7 +133,8 @@ class Setup:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` is its inverse."""
-        record = dataclasses.asdict(self) | {"device": str(self.device)}
+        # (Not dataclasses.asdict, which copies every value deeply: this is asked at each move of a slider.)
+        record = _flat(self) | {"settings": _flat(self.settings), "device": str(self.device)}
         record.pop("stack")
         changes = self.stack.changes()
         return record | ({"stack": changes} if changes else {})
@@ -144,6 +145,10 @@ class Setup:
         settings = METHODS[record["method"]].Config(**record["settings"])
         stack = Stack.from_dict(record.get("stack", {}))
         return cls(**{**record, "settings": settings, "device": Device.of(record["device"]), "stack": stack})
+
+
+def _flat(one: Any) -> dict[str, Any]:
+    return {f.name: getattr(one, f.name) for f in dataclasses.fields(one)}
 
 
 __all__ = ["CUDA_BLOCK_BYTES", "Device", "Setup"]
