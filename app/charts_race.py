@@ -73,7 +73,7 @@ def published(rows: Sequence[Experiment]) -> Chart:
 
     points = {r.label: (r.memory_gib, r.test_accuracy) for r in rows}
     best = front(points, "less", "more")
-    fig = _axes("Memory beyond the loaded model", "GiB", False, "Test accuracy", "%", False, series=2)
+    fig = _axes("Peak memory, the model included", "GiB", False, "Test accuracy", "%", False, series=2)
     _front_line(fig, [(points[n][0], 100 * points[n][1]) for n in best])
     for name, chosen, style in (
         ("other methods", [r for r in rows if r.ours is None], BASE_STYLE),
