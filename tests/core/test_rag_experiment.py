@@ -283,7 +283,7 @@ def test_retrieval_needs_no_torch():
 
 @pytest.mark.alone
 def test_a_query_on_twenty_thousand_chunks_is_quick(tmp_path):
-    """A fifth of the 100,000 of `deltalab rag bench`, in half of its 50 ms, of processor time: a guard, no measurement."""
+    """A fifth of the 100,000 of `deltalab rag bench`, in half of its 50 ms, of processor time."""
     from core.rag.bench import bench
 
     found = bench(20_000, 20, tmp_path)
