@@ -11,7 +11,7 @@ import pandas as pd
 from app.charts import BASE_STYLE, Chart, Style, figure, method_style, series_style
 from core.guide import RuleBook
 from core.guide.evidence import value_text
-from core.rag.experiment import ARMS, Band
+from core.rag.experiment import ARMS, RETRIEVING, Band
 from core.rag.needs import NEEDS, WORDINGS
 from core.rag.quality import KS, Quality
 from core.rag.verdicts import Verdict
@@ -139,7 +139,8 @@ def costs_table(found: Bands) -> pd.DataFrame:
         line: dict[str, Any] = {"Approach": title}
         for measure, column in COSTS.items():
             band = found.get((arm, _OF.get(measure, ""), measure))
-            line[column] = "–" if band is None else value_text(measure, band.mean)
+            idle = measure == "retrieve_ms" and arm not in RETRIEVING
+            line[column] = "–" if band is None or idle else value_text(measure, band.mean)
         rows.append(line)
     return pd.DataFrame(rows)
 

@@ -259,7 +259,7 @@ def _needs(found: charts_rag.Bands, result: Mapping[str, Any], own: bool) -> Non
     if settings["seeds"] > 1:
         st.caption("Marks are means over the seeds, bars their range.")
     table = charts_rag.needs_table(found)
-    st.dataframe(table, hide_index=True, alt="Right answers, a row a need, a column an approach.")
+    st.dataframe(table, hide_index=True, height="content", alt="Right answers, a row a need, a column an approach.")
     _csv(charts_rag.numbers(found, "right"), "rag-right")
     st.subheader("What it costs", anchor="costs")
     costs = charts_rag.costs_table(found)
