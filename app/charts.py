@@ -52,7 +52,7 @@ _COLOURS = (4, 6, 7, 0, 1, 2, 3)
 _DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
 _MARKERS = (
     "x", "triangle-down", "star", "pentagon", "hexagon", "diamond-wide", "triangle-left", "triangle-right", "hourglass",
-    "bowtie", "star-diamond", "star-square",
+    "bowtie", "star-diamond", "star-square", "hexagram",
 )  # fmt: skip
 BASE_STYLE = _STYLES[5]
 """The untouched base, wherever it is compared."""

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from core.catalog import GpuRow, architecture_of, gpu
-from core.catalog.proposals import fits
 from core.cli import main
 from core.errors import BadInput, DeltalabError
 from core.memory.allocator import CachingAllocator, replay
@@ -156,25 +155,6 @@ def test_a_step_takes_a_band_of_time_or_nothing_is_said() -> None:
 
 
 # --- proposals --------------------------------------------------------------------------------------------------------
-
-
-def test_what_is_proposed_fits_and_says_why() -> None:
-    card = gpu("RTX 4090")
-    rows = fits(card.usable_bytes, "qlora", 2, 512, card=card, checkpointing=True, steps=100)
-    assert [r.parameters for r in rows] == sorted((r.parameters for r in rows), reverse=True)
-    names = [r.name for r in rows]
-    assert "Llama-3.1-8B" in names
-    assert "Llama-3.1-70B" not in names
-    for row in rows:
-        assert row.verdict in ("fits", "tight")
-        assert row.bytes <= card.usable_bytes or row.verdict == "tight"
-        assert row.minutes is not None
-        assert row.minutes[0] < row.minutes[1] < row.minutes[2]
-        assert "at batch 2" in row.why
-    less = fits(8 * GIB, "qlora", 2, 512)
-    assert {r.name for r in less} < set(names)
-    assert all(r.minutes is None for r in less), "no card, no time"
-    assert fits(GIB // 4, "full", 2, 512) == []
 
 
 # --- the process and the command --------------------------------------------------------------------------------------
