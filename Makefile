@@ -32,11 +32,11 @@ env: $(VENV)/.env-stamp  ## create .venv and install Deltalab into it
 run: env  ## open the app on http://127.0.0.1:8501 (PORT=… for another port)
 	$(BIN)/deltalab serve --port $(PORT)
 
-# First what computes, then what starts processes and waits for them. (pytest ends with 5 when PYTEST_ARGS choose none
-# of a half.)
+# Side by side what can be, then the rest in turn: a browser, a server and a run keep both processors busy by themselves.
+# (pytest ends with 5 when PYTEST_ARGS choose none of a half.)
 test: $(VENV)/.test-stamp  ## run every test (the browser tests need a Chromium; without one they skip, saying so)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not alone and not browser" $(PYTEST_ARGS) || [ $$? = 5 ]
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "alone or browser" $(PYTEST_ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest -m "alone or browser" $(PYTEST_ARGS) || [ $$? = 5 ]
 
 check: $(VENV)/.test-stamp  ## ruff and mypy
 	$(BIN)/ruff check .

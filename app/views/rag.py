@@ -148,11 +148,15 @@ def _ask(desk: Desk, name: str, attribute: str, now: str) -> None:
         )  # fmt: skip
     with right:
         runs = {run.id: run for run in _runs()}
-        chosen = st.selectbox(
-            "A run of yours that answers, too", ["", *runs], key="rag-run",
-            format_func=lambda i: (runs[i].title or "Run") if i else "None", disabled=not runs,
-            help="Fine-tuned on anything; train one on *New people* in the Playground.",
-        )  # fmt: skip
+        chosen = ""
+        if runs:
+            chosen = st.selectbox(
+                "A run of yours that answers, too", ["", *runs], key="rag-run",
+                format_func=lambda i: (runs[i].title or "Run") if i else "None",
+                help="Fine-tuned on anything; train one on *New people* in the Playground.",
+            )  # fmt: skip
+        else:
+            st.caption("Train a run on *New people* in the Playground, and it can answer here, too.")
     if st.button("Ask", key="ask", type="primary", icon=":material/chat:"):
         wanted = now if asked == question(name, attribute, 1) else ""
         try:

@@ -77,7 +77,6 @@ def test_the_first_lesson_from_end_to_end(server: Server, visitors: Visitors, sh
     # The recorded run is there before anything was pressed, and is called so.
     wait_for_text(page, re.compile("Recorded"))
     assert "Your run," not in body(page)
-    shoot(ann, LESSON, "lesson0-recorded")
 
     for guess in ("task-after", "skills-after"):
         press(page, f"start-here-{guess}-commit")
@@ -109,7 +108,6 @@ def test_the_first_lesson_from_end_to_end(server: Server, visitors: Visitors, sh
     assert ben.context.request.get(address).status == 404
     assert ben.context.request.get(f"{server.url}/api/runs/{run}/adapter.zip").status == 404
     assert ann.context.request.get(address).status == 200
-    shoot(ann, LESSON, "lesson0-running")
 
     # To its end: the loss fell, the skill rose, the predictions are answered, and it is said in words.
     wait_for_text(page, "What happened", RUN_SECONDS)

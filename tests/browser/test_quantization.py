@@ -20,7 +20,6 @@ def test_the_quantization_lab(server: Server, visitors: Visitors, tmp_path: Path
     quin = visitors.new(server)
     page = quin.tab(PATH)
     wait_for_text(page, re.compile("NF4: 16 levels"))
-    shoot(quin, PATH, "quantization")
 
     # A slider answers at once, and the link brings it back.
     key(page, "bits").get_by_text("3", exact=True).click()
