@@ -44,6 +44,7 @@ def _params(asked: argparse.Namespace) -> int:
         raise BadInput(" ".join(wrong))
     from core.architecture import architecture_of_config
     from core.base import load_config
+    from core.memory.storage import adapter_numbers
     from core.methods import METHODS
     from core.units import DTYPE_BYTES, bytes_text
 
@@ -68,7 +69,9 @@ def _params(asked: argparse.Namespace) -> int:
     ]
     head = sum(row["trainable"] for row in modules if row["name"] in architecture.classifier)
     percent = 100 * trainable / architecture.total
-    size = round(trainable * DTYPE_BYTES["float32"])  # adapters are saved in float32
+    # What is saved is more than what trains where random numbers or what was taken out of the weights go with it.
+    numbers = trainable if config.method == "full" else adapter_numbers(architecture, config.method, config.settings)
+    size = round(numbers * DTYPE_BYTES["float32"])  # adapters are saved in float32
     if asked.json:
         print(
             json.dumps(

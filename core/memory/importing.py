@@ -41,8 +41,9 @@ VARIANTS = {"use_dora": "dora", "use_rslora": "rslora"}
 # Names of optimizers elsewhere, by how they begin, and what they are here. Their states decide the memory.
 OPTIMIZERS = (
     ("paged_adamw_8bit", "paged_adamw_8bit"), ("adamw_8bit", "adamw_8bit"), ("adamw_bnb_8bit", "adamw_8bit"),
-    ("adamw", "adamw"),
+    ("adamw_torch_8bit", "adamw_8bit"), ("adamw", "adamw"),
 )  # fmt: skip
+NO = ("", "false", "no", "0")  # as people and YAML write it
 KNOWN = {
     *BATCH, *ACCUMULATION, *LENGTH, *CHECKPOINTING, *OPTIMIZER, *MODEL, *RANK, *ALPHA, *DROPOUT, *TARGETS, *FOUR_BITS,
     *BITS, *METHOD, *EPOCHS, *VARIANTS, "lora_target_linear",
@@ -207,7 +208,7 @@ def _arguments(record: Mapping[str, Any]) -> Imported:
     found = Imported(
         model=model if isinstance(model, str) else None, method=method, settings=settings, batch=whole(BATCH),
         accumulation=whole(ACCUMULATION), length=whole(LENGTH, 2),
-        checkpointing=None if checkpointing is None else bool(checkpointing) and checkpointing != "false",
+        checkpointing=None if checkpointing is None else str(checkpointing).strip().lower() not in NO,
         optimizer=next((ours for begins, ours in OPTIMIZERS if (optimizer or "").startswith(begins)), None),
         epochs=float(epochs) if epochs is not None else None,
         unused=(*(name for name in record if name not in KNOWN), *_unknown_optimizer(optimizer)),

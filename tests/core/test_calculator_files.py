@@ -85,6 +85,10 @@ def test_configurations_of_other_programs_are_understood() -> None:
     assert (other.method, other.settings.rank, other.length) == ("dora", 8, 2048)
     assert (other.optimizer, other.unused) == (None, ("the optimizer adafactor",))
     assert importing.read("finetuning_type: full\nbatch_size: 2").method == "full"
+    assert importing.read('{"optim": "adamw_torch_8bit", "batch_size": 1}').optimizer == "adamw_8bit"
+    for no in ('"False"', '"no"', "false", "0"):
+        assert importing.read(f'{{"gradient_checkpointing": {no}, "batch_size": 1}}').checkpointing is False
+    assert importing.read('{"gradient_checkpointing": "true", "batch_size": 1}').checkpointing is True
 
 
 @pytest.mark.parametrize(

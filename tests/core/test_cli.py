@@ -470,7 +470,7 @@ def test_a_conversation_from_a_pipe(base):
 # --- params, doctor, serve --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "qlora", "bitfit"])
+@pytest.mark.parametrize("method", ["full", "lora", "qlora", "bitfit", "pissa", "vera", "lora_fa", "p_tuning"])
 def test_params_are_those_of_the_attached_method(capsys, base, method, tmp_path):
     from core.base import load_base
     from core.methods import METHODS
