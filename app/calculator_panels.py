@@ -169,7 +169,9 @@ def _models(setup: Setup) -> None:
     recomputed = "activations recomputed" if setup.checkpointing else "activations kept"
     st.caption(
         f"Batch {setup.batch:,}, rows of {setup.length:,} tokens, {recomputed}; the likely total decides, among the "
-        f"{len(tables.traced_models())} models that come traced. BitFit is for those with biases."
+        f"{len(tables.traced_models())} models that come traced. BitFit is for those with biases. "
+        "*Not worked out*: no model came traced with these settings for such a card; the answer above works out the "
+        "one that you chose."
     )
 
 

@@ -387,11 +387,12 @@ def frontier(rows: Sequence[Reach], batch: int, length: int) -> Chart:
     if full and small and full.name and small.name:
         title = f"On 24{SPACE}GB: {full.name} in full, {small.name} with QLoRA"
     alt = f"Lines of the largest model by card memory, batch {batch}, {length:,} tokens. On an RTX 4090: " + " ".join(
-        f"{title_of(m)}: {r.name or 'none'}." for m, r in consumer.items() if r
+        f"{title_of(m)}: {r.told}." for m, r in consumer.items() if r
     )
     table = pd.DataFrame(
         [
             {"method": r.method, "card": r.card.name, "usable_bytes": r.card.usable_bytes, "model": r.name or None,
+             "worked_out": r.known,
              "parameters": r.parameters or None, "process_bytes": r.process or None}
             for r in rows
         ]
@@ -404,7 +405,7 @@ def frontier_table(rows: Sequence[Reach]) -> pd.DataFrame:
     lines: dict[str, dict[str, Any]] = {}
     for r in rows:
         line = lines.setdefault(r.card.name, {"Card": r.card.name, "Usable": bytes_text(r.card.usable_bytes)})
-        line[title_of(r.method)] = r.name or "none"
+        line[title_of(r.method)] = r.told
     return pd.DataFrame(list(lines.values()))
 
 

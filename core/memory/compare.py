@@ -308,13 +308,20 @@ def all_cards(table: Architecture, lookup: Lookup, setup: Setup, rows: Sequence[
 
 @dataclass(frozen=True)
 class Reach:
-    """The largest model of the catalogue that a method trains on a card; name "" where none does."""
+    """The largest model of the catalogue that a method trains on a card; name "" where none does. known: whether any
+    model was traced with this step on such a card; without, nothing is known."""
 
     method: str
     card: GpuRow
     name: str
     parameters: int
     process: int
+    known: bool = True
+
+    @property
+    def told(self) -> str:
+        """The model in words."""
+        return self.name or ("none" if self.known else "not worked out")
 
 
 def traced_models() -> tuple[str, ...]:
@@ -357,7 +364,7 @@ def frontier(setup: Setup, rows: Sequence[GpuRow] | None = None, of: Sequence[st
         for card in sorted(gpus() if rows is None else rows, key=lambda c: c.usable_bytes):
             found = _likely(_common(on(asked, card)))
             best = next((r for r in found if r[2] <= card.usable_bytes), ("", 0, 0))
-            out.append(Reach(method, card, *best))
+            out.append(Reach(method, card, *best, known=bool(found)))
     return out
 
 

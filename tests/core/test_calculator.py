@@ -177,6 +177,15 @@ def test_the_frontier_is_the_largest_that_fits() -> None:
             assert found.process[1] > CARD.usable_bytes, name
 
 
+def test_where_nothing_was_traced_the_frontier_does_not_say_none() -> None:
+    old, new = (r for r in frontier(setup_of(length=512), [gpu("Tesla T4"), gpu("RTX 4090")], of=("lora",)))
+    assert (old.name, old.known, old.told) == ("", False, "not worked out")
+    assert new.known
+    assert new.told == new.name != ""
+    (small,) = frontier(setup_of(length=512, batch=4096), [gpu("RTX 4090")], of=("lora",))
+    assert (small.known, small.told) == (True, "none")
+
+
 def test_the_computer_itself_is_a_card() -> None:
     row = compare.cpu_row(16 * GIB, "some processor")
     assert row.usable_bytes == 16 * GIB
