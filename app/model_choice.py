@@ -12,6 +12,7 @@ import base64
 import contextlib
 import json
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from core.architecture import Architecture
 
 CATALOGUE, PASTED, FOLDER, HUB = "catalogue", "config", "folder", "hub"
+LOOK_SECONDS = 0.5
 SOURCES = {CATALOGUE: "Catalogue", PASTED: "config.json", FOLDER: "Folder", HUB: "Hub id"}
 DEFAULT = "Llama-3.1-8B"
 MOST_IN_LINK = 8_000  # characters of a packed configuration
@@ -210,6 +212,19 @@ def watch(page: str) -> None:
 def unwatch(page: str) -> None:
     """Nothing is, as far as is known when a drawing begins."""
     st.session_state[f"{page}-watch"] = False
+
+
+def redrawn(page: str, draw: Callable[[], None]) -> None:
+    """Draw a calculator as a fragment: anew at each change, and twice a second while something is worked out for it."""
+
+    def drawn() -> None:
+        watched = watching(page)
+        unwatch(page)
+        draw()
+        if watching(page) != watched:
+            st.rerun()  # from now on with the looking, or without it
+
+    st.fragment(drawn, run_every=LOOK_SECONDS if watching(page) else None)()
 
 
 def watching(page: str) -> bool:

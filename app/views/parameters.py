@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from core.counting import Count, Shape
 
 PAGE = "parameters"
-LOOK_SECONDS = 0.5
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 METHOD = Choice(PAGE, "method", "lora", one_of(list(METHODS)))
 MATRIX = Choice(PAGE, "matrix", 0, whole(0, 200))
@@ -40,21 +39,16 @@ def render() -> None:
         "What does a method train, and how much of the model is that? All counts are closed forms over the model's "
         "own table of modules; they equal what is counted on the real model, and what PEFT prints."
     )
-    every = LOOK_SECONDS if model_choice.watching(PAGE) else None
-    st.fragment(_calculator, run_every=every)()
+    model_choice.redrawn(PAGE, _calculator)
 
 
 def _calculator() -> None:
-    watched = model_choice.watching(PAGE)
-    model_choice.unwatch(PAGE)
     METHOD.start()
     MATRIX.start()
     model = model_choice.choose(PAGE, decoders=False)
     settings = _knobs()
     if model is not None:
         _counts(model, settings)
-    if model_choice.watching(PAGE) != watched:
-        st.rerun()
 
 
 def _has_rank(method: str) -> bool:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from core.memory.rules import Rule
 
 PAGE = "vram"
-LOOK_SECONDS = 0.5
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 LENGTHS = (
     64, 128, 256, 384, 512, 768, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584, 4096, 5120, 6144, 8192, 12288, 16384,
@@ -75,14 +74,11 @@ def render() -> None:
         "Will it fit, and why? The training step of the real model code was traced tensor by tensor, without weights "
         "and without a GPU. What you see is evaluated from that trace, to the byte."
     )
-    every = LOOK_SECONDS if model_choice.watching(PAGE) else None
-    st.fragment(_calculator, run_every=every)()
+    model_choice.redrawn(PAGE, _calculator)
 
 
 def _calculator() -> None:
-    """The whole calculator, drawn anew at each change, and twice a second while something is worked out."""
-    watched = model_choice.watching(PAGE)
-    model_choice.unwatch(PAGE)
+    """The whole calculator."""
     for choice in EVERY:
         choice.start()
     model = model_choice.choose(PAGE)
@@ -90,8 +86,6 @@ def _calculator() -> None:
     settings = _more(model)
     if model is not None and settings is not None:
         _worked_out(model, card, settings)
-    if model_choice.watching(PAGE) != watched:
-        st.rerun()  # from now on with the looking, or without it
 
 
 # --- the knobs --------------------------------------------------------------------------------------------------------
