@@ -159,7 +159,8 @@ class Wrapped:
         with self.own.in_place() if self.own is not None else nullcontext():
             tensors = {n: t.detach().cpu().contiguous() for n, t in self.stored().items()}
         config = self.adapter_config()
-        trained = sum(p.numel() for p in self.parameters().values())
+        own = self.parameters()
+        trained = sum(own[name].numel() for name in self.trainable_names())
         with saved.replacing(folder) as fresh:
             save_file(tensors, fresh / saved.ADAPTER_WEIGHTS, metadata={"format": "pt"})
             if config is not None:

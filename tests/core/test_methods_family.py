@@ -15,7 +15,7 @@ from core.errors import BadInput, Incompatible, Refused
 from core.layers.dora import DirectionAndMagnitude
 from core.layers.principal import PrincipalPair
 from core.layers.vera import Projection
-from core.methods import METHODS, adapters, ia3, last_k, lora, lora_plus, pissa, prompt_tuning, rslora, vera
+from core.methods import METHODS, adapters, ia3, last_k, lora, lora_plus, pissa, prompt_tuning, rslora, saved, vera
 from core.methods.modules import ATTENTION, MLP, is_one_of
 from core.optimizers import make_optimizer
 from tests.checkpoints import FAMILIES, make_model, make_tokenizer
@@ -287,3 +287,13 @@ def test_a_prefix_can_be_computed_while_it_trains(tmp_path: Path) -> None:
     assert torch.equal(logits(again.model), logits(attached.model))
     with pytest.raises(BadInput):
         attach("prefix_tuning", "llama", tokens=3, projection=24).load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("method", ["lora", "lora_fa"])
+def test_the_record_tells_what_trained_not_all_that_is_saved(method: str, tmp_path: Path) -> None:
+    attached = attach(method, "llama")
+    attached.save(tmp_path / "saved")
+    parameters = dict(attached.model.named_parameters())
+    trained = sum(parameters[name].numel() for name in attached.trainable_names())
+    assert saved.read_record(tmp_path / "saved")["trainable"] == trained
+    assert trained == sum(p.numel() for p in attached.model.parameters() if p.requires_grad)
