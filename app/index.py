@@ -399,7 +399,7 @@ def _check_columns(cell: Cell, folder: Path, report: schema.Report) -> None:
     wanted = [*(body.get("columns") or ()), *(v for k, v in (body.get("figure") or {}).items() if k in ("x", "y"))]
     known: set[str] = set()
     for path in recordings(cell, folder):
-        known |= calc.quantities(calc.recorded_events(path)).keys()
+        known |= calc.run_figures(calc.recorded_events(path)).keys()
     for what in dict.fromkeys(map(str, wanted)):
         if what not in known:
             report(cell.line, f"The runs have no figure {what!r}; they have {', '.join(sorted(known))}.")
