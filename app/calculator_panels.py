@@ -152,9 +152,8 @@ def _one_of(sharding: Sharding) -> str:
     if sharding.tensor > 1:
         words.append(f"tensor parallelism of {sharding.tensor}")
     if sharding.offload != "none":
-        words.append(
-            "optimizer in the CPU's memory" if sharding.offload == "optimizer" else "all that waits in the CPU's memory"
-        )
+        what = "the optimizer's state" if sharding.offload == "optimizer" else "states and weights"
+        words.append(f"{what} in the CPU's memory")
     return ", ".join(words)
 
 

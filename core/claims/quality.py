@@ -152,8 +152,8 @@ def forgetting() -> Computed:
         if METHODS[method].BASE != "trained":
             lost[method] = band.median
         figures.append(
-            number(f"{METHODS[method].TITLE}, old skills lost", band.median, f"median of {band.count} seeds, {band.low:.1f} to "
-                   f"{band.high:.1f} points; task {race['task']}, {race['steps']} steps", "points",
+            number(f"{METHODS[method].TITLE}, old skills lost", band.median, f"median of {band.count} seeds, "
+                   f"{band.low:.1f} to {band.high:.1f} points; task {race['task']}, {race['steps']} steps", "points",
                    f"{band.median:.1f} points")
         )  # fmt: skip
     spoilt = [METHODS[m].TITLE for m, points in lost.items() if points > SPARED]
@@ -188,7 +188,8 @@ def quality() -> Computed:
     there = [value >= whole - AS_GOOD for value in best.values()]
     figures.append(share("full fine-tuning, published", whole, f"Llama-3.2-3B, GSM8K, {PEFT_COMPARISON}"))
     figures += [
-        share(f"{name}, published, its best", value, "the same") for name, value in sorted(best.items(), key=lambda p: -p[1])
+        share(f"{name}, published, its best", value, "the same")
+        for name, value in sorted(best.items(), key=lambda p: -p[1])
     ]  # fmt: skip
     told = (
         f"Some are: {here} of {len(cases)} methods came within {100 * AS_GOOD:.0f} points of full fine-tuning "

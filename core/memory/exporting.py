@@ -171,7 +171,7 @@ def _launch(sharding: Sharding) -> list[str]:
 
 
 def _deepspeed(sharding: Sharding) -> dict[str, Any] | None:
-    """DeepSpeed's configuration of the sharing, as transformers takes it; None where plain DistributedDataParallel does.
+    """DeepSpeed's configuration of the sharing, as transformers takes it; None where DistributedDataParallel does.
 
     https://huggingface.co/docs/transformers/deepspeed
     """
