@@ -105,6 +105,10 @@ def command(source: str, setup: Setup, card: str, sharding: Sharding = ALONE) ->
         words += ["--as", stack.name]
     if stack.loss != preset.loss:
         words += ["--loss", stack.loss]
+    if stack.adapters != preset.adapters:
+        words += ["--adapters", stack.adapters]
+    if stack.optimizer != preset.optimizer:
+        words += ["--optimizer-by", stack.optimizer]
     words += [flag for name, flag in SWITCHES.items() if getattr(stack, name) and not getattr(preset, name)]
     for name in ("gpus", "zero", "tensor", "offload"):
         value = getattr(sharding, name)
