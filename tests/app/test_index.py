@@ -272,7 +272,7 @@ wrong:
         (ORDERING.replace("[3, 2, 1]", "[3, 2, 2]"), 9, "each of the places 1 to 3 once"),
         (ORDERING.replace("[3, 2, 1]", "[1, 2, 3]"), 9, "the right order"),
         (ORDERING.replace("order: [3, 2, 1]", "order: [3, 2, 1], answer: 3"), 9, "belongs to a quiz of kind numeric"),
-        (ORDERING.replace("items:", "choices: [{text: a, why: b}]\nitems:"), 5, "choices belongs to a quiz of kind single or multiple"),
+        (ORDERING.replace("items:", "choices: [{text: a, why: b}]\nitems:"), 5, "choices belongs to a quiz"),
         (QUIZ.replace("choices:", "items: [a, b, c]\nchoices:"), 4, "items belongs to a quiz of kind ordering"),
         (SOURCE.replace("pair_parameters", "no_such"), 3, "core/methods/lora.py has no 'no_such'"),
         (SOURCE.replace("core.methods.lora", "core.methods.magic"), 3, "no module 'core.methods.magic'"),
