@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from app import calc_catalog
 from core.errors import BadInput
 from core.units import bytes_text, count_text, seconds_text
 
@@ -198,6 +199,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "base_bytes": (base_bytes, bytes_text),
     "recorded": (recorded, plain),
     "example": (example, str),
+    **calc_catalog.FUNCTIONS,
 }
 
 
