@@ -13,13 +13,12 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from core.catalog import FOLDER
-from core.errors import BadInput, NotFound
+from core.errors import BadInput
 
-FILE = FOLDER / "glossary.toml"
+PATH = FOLDER / "glossary.toml"
 KEY = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 MOST_SENTENCES = 3
 FIELDS = ("key", "name", "aka", "text", "see", "lesson", "reference")
@@ -109,14 +108,14 @@ def _term(row: Mapping[str, Any], references: Mapping[str, Mapping[str, Any]]) -
     )  # fmt: skip
 
 
-@lru_cache(maxsize=4)
-def terms(file: Path = FILE) -> tuple[Term, ...]:
+@lru_cache(maxsize=1)
+def terms() -> tuple[Term, ...]:
     """All terms, by name.
 
     Raises:
         BadInput: the file has mistakes; the sentence lists them all.
     """
-    rows = tomllib.loads(file.read_text(encoding="utf-8"))["term"]
+    rows = tomllib.loads(PATH.read_text(encoding="utf-8"))["term"]
     references = tomllib.loads((FOLDER / "references.toml").read_text(encoding="utf-8"))
     wrong = problems(rows, references)
     if wrong:
@@ -129,18 +128,9 @@ def _by_name() -> dict[str, Term]:
     return {normal(name): term for term in terms() for name in term.names}
 
 
-def find(name: str) -> Term:
-    """The term that is called so.
-
-    Raises:
-        NotFound: there is none.
-    """
-    found = _by_name().get(normal(name))
-    if found is None:
-        raise NotFound(
-            f"The glossary has no term {name!r}.", "Terms are in core/catalog/glossary.toml; add it, or use its key."
-        )
-    return found
+def find(name: str) -> Term | None:
+    """The term that is called so, or None."""
+    return _by_name().get(normal(name))
 
 
 def matching(query: str) -> tuple[Term, ...]:
