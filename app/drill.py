@@ -117,12 +117,17 @@ def as_lesson() -> Lesson:
     )  # fmt: skip
 
 
+def enough(cell: Cell, points: Sequence[int]) -> bool:
+    """Whether so many points of an open question's rubric count as knowing it."""
+    return len(points) >= KNOWN_SHARE * len(cell.body["rubric"])
+
+
 def known(question: Question, kept: Any) -> bool | None:
     """Whether the last answer was right (an open one: enough of its rubric); None before the first."""
     if not isinstance(kept, Mapping) or not ("right" in kept or "points" in kept):
         return None
     if question.cell.kind == OPEN:
-        return len(kept["points"]) >= KNOWN_SHARE * len(question.cell.body["rubric"])
+        return enough(question.cell, kept["points"])
     return bool(kept.get("right"))
 
 
