@@ -61,11 +61,12 @@ def as_csv(table: Iterable[Mapping[str, Any]], columns: Iterable[str] = COLUMNS)
     writer = csv.writer(out)
     writer.writerow(names)
     for row in table:
-        writer.writerow([_harmless(row.get(name, "")) for name in names])
+        writer.writerow([harmless(row.get(name, "")) for name in names])
     return out.getvalue()
 
 
-def _harmless(value: Any) -> Any:
+def harmless(value: Any) -> Any:
+    """A value as it may stand in a CSV: a text that begins like a formula gets an apostrophe."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 

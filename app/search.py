@@ -47,6 +47,11 @@ class Entry:
     page: str
     query: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def short(self) -> str:
+        """Its title without a bracket that spells it out."""
+        return self.title.partition(" (")[0]
+
 
 @dataclass(frozen=True)
 class Result:
@@ -159,6 +164,9 @@ class Index:
             found = self._ask(joint.join([*quoted[:-1], f"({quoted[-1]} OR {quoted[-1]}*)"]), most * len(KINDS))
             kept = [r for r in found if kind in (None, r.entry.kind)]
             if kept:
+                # What is called exactly so comes first.
+                called = " ".join(wanted).casefold()
+                kept.sort(key=lambda r: called not in (r.entry.title.casefold(), r.entry.short.casefold()))
                 return kept[:most]
         return []
 

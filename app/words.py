@@ -4,7 +4,7 @@ The words are in app/locales, one TOML file a language, under the same keys in e
 What a language lacks is said in English. Lessons, glossary and questions are content, not interface: they stand in
 their own files, in English.
 
-A blank is written {name} and filled by keyword: `t("home.done", done=2, total=5)`. Words that depend on a number have
+A blank is written {name} and filled by keyword: `t("home.far", step=2, steps=5)`. Words that depend on a number have
 the keys one and other: `n("home.steps", 1)` -> "1 step". Numbers are written by their callers.
 
 The language is the one that the address names (?lang=de), else the one that the learner chose, else English. It stays
@@ -89,30 +89,37 @@ def current() -> str:
     return found if isinstance(found, str) and found in languages() else DEFAULT
 
 
+def settled() -> bool:
+    """Whether this session has a language already."""
+    return _SESSION in st.session_state
+
+
 def settle(stored: str | None) -> str:
-    """Settle the language at the start of a page, and write it into the address unless it is English.
+    """Settle the language at the start of a page: the address's, else this session's, else the stored one.
 
     stored: what the learner chose at another time. Returns the language.
     """
     asked = st.query_params.get(PARAMETER)
     if asked in languages():
         st.session_state[_SESSION] = asked
-    elif _SESSION not in st.session_state:
+    elif not settled():
         st.session_state[_SESSION] = stored if stored in languages() else DEFAULT
-    code = current()
+    return current()
+
+
+def in_address() -> None:
+    """Let the address name the language, unless it is English; once the page that it belongs to is known."""
+    code, asked = current(), st.query_params.get(PARAMETER)
     if code == DEFAULT:
-        # English is named only by a link that somebody follows, to overrule what is kept.
-        if asked is not None and asked not in languages():
+        if asked is not None and asked != DEFAULT:
             del st.query_params[PARAMETER]
     elif asked != code:
         st.query_params[PARAMETER] = code
-    return code
 
 
 def choose(code: str) -> None:
     """Change the language of this visit."""
     st.session_state[_SESSION] = code
-    if code == DEFAULT:
-        st.query_params.pop(PARAMETER, None)
-    else:
-        st.query_params[PARAMETER] = code
+    if PARAMETER in st.query_params:
+        del st.query_params[PARAMETER]
+    in_address()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import chat, form, live
+from app import chat, form, live, tasks
 from app.cells.context import Context, frame
 from app.index import Cell, recorded_path
 from core.config import RunConfig, with_settings
@@ -54,13 +54,15 @@ def _controls(cell: Cell, context: Context) -> None:
     run = live.latest(context.run_name(cell))
     busy = run is not None and run.status in live.ACTIVE
     key = context.key(cell)
-    usual = defaults(cell)
-    config = form.run_form(usual, key, show=cell.body["knobs"], busy=busy)
+    task = tasks.of(context.lesson.url_path)
+    usual = tasks.preset(defaults(cell), task)
+    locked, hidden = (task.locked, task.hidden) if task else ((), ())
+    config = form.run_form(usual, key, show=cell.body["knobs"], lock=locked, hide=hidden, busy=busy)
     if config is not None:
         title = f"{context.lesson.navigation}: {cell.body['title']}"
         if live.start(config, key=key, cell=context.run_name(cell), title=title) is not None:
             st.rerun()
-    elif run is not None and not busy and live.differs(run, form.config_of(usual, key)):
+    elif run is not None and not busy and live.differs(run, form.config_of(usual, key, (*locked, *hidden))):
         st.caption(":material/update: The run below was made with other settings. *Run* shows what these do.")
 
 

@@ -379,6 +379,13 @@ class Store(Claims):
         with self._read() as c:
             return {row.name: json.loads(row.value) for row in c.execute(query.order_by(progress_table.c.name))}
 
+    def progress_of(self, owner: str, name: str) -> Any:
+        """What is kept for the owner under one name; None when nothing is."""
+        mine = (progress_table.c.owner == owner) & (progress_table.c.name == name)
+        with self._read() as c:
+            text = c.execute(sa.select(progress_table.c.value).where(mine)).scalar()
+        return None if text is None else json.loads(text)
+
     def progress_times(self, owner: str) -> dict[str, float]:
         """When each of these was kept last, in seconds since the epoch, by name."""
         query = sa.select(progress_table.c.name, progress_table.c.updated).where(progress_table.c.owner == owner)
