@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from app import calc_catalog
 from core.errors import BadInput
 from core.units import KIB, MIB, bytes_text, count_text, seconds_text
 
@@ -307,6 +308,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "recorded": (recorded, plain),
     "probed": (probed, plain),
     "example": (example, str),
+    **calc_catalog.FUNCTIONS,
 }
 
 

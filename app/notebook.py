@@ -29,8 +29,8 @@ ICON = re.compile(r":material/[a-z0-9_]+:\s*")
 PAGE = re.compile(r"\]\(/([\w-]*)\)")
 APP = "http://127.0.0.1:8501"
 NAMES = {
-    "predict": "Prediction", "experiment": "Experiment", "quiz": "Question", "widget": "Try it", "compare": "Comparison",
-    "probe": "Measurement", "source": "Source", "code": "Code", "exercise": "Exercise",
+    "predict": "Prediction", "experiment": "Experiment", "quiz": "Question", "widget": "Try it",
+    "compare": "Comparison", "probe": "Measurement", "source": "Source", "code": "Code", "exercise": "Exercise",
 }  # fmt: skip
 
 
@@ -287,7 +287,10 @@ def _exercise(cell: Cell, lesson: Lesson) -> Made:
     yield f"{cell.id}-check", code(f"{call};")
     hints = "\n".join(f"{i}. {text(hint, lesson)}" for i, hint in enumerate(body["hints"], 1))
     yield f"{cell.id}-hints", prose(folded("Hints", hints))
-    yield f"{cell.id}-solution", code(f"# One solution.\n{body['solution']}", tags=("solution", "hide-input"), folded=True)
+    yield (
+        f"{cell.id}-solution",
+        code(f"# One solution.\n{body['solution']}", tags=("solution", "hide-input"), folded=True),
+    )
     yield f"{cell.id}-right", code(f"{call};", tags=("solution",))
     if body.get("cost"):
         yield f"{cell.id}-cost", prose(text(body["cost"], lesson))

@@ -15,6 +15,7 @@ sockets, over 127.0.0.1; every message is signed with a key that only the two en
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -127,9 +128,7 @@ class Kernel:
         process = self._process
         return process.pid if process is not None else None
 
-    def run(
-        self, code: str, *, seconds: float, name: str = "", check: tuple[str, str] | None = None
-    ) -> Execution:
+    def run(self, code: str, *, seconds: float, name: str = "", check: tuple[str, str] | None = None) -> Execution:
         """Queue code to run after what waits already.
 
         Args:
@@ -257,9 +256,7 @@ class Kernel:
     def _started(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
-    def _watch(
-        self, line: _Line, execution: Execution, code: str, seconds: float, silent: bool
-    ) -> tuple[str, str]:
+    def _watch(self, line: _Line, execution: Execution, code: str, seconds: float, silent: bool) -> tuple[str, str]:
         """Have code executed, collect what it says, and see to the limits. Returns how it ended, and a sentence."""
         number = line.execute(code, silent=silent)
         began = time.monotonic()
@@ -330,10 +327,8 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     except psutil.Error:
         family = []
     for one in family:
-        try:
+        with contextlib.suppress(psutil.Error):
             one.kill()
-        except psutil.Error:
-            pass
     try:
         process.wait(5)
     except subprocess.TimeoutExpired:
@@ -472,10 +467,8 @@ class _Line:
         if self.process.poll() is None:
             _kill(self.process)
         if self.process.stdin is not None:
-            try:
+            with contextlib.suppress(OSError):
                 self.process.stdin.close()
-            except OSError:
-                pass
         self.client.stop_channels()
         self.place.clear()
 

@@ -4,8 +4,8 @@ The environment is made from nothing: no variable of the server's reaches the pr
 the secret that signs cookies, nor a database's address, nor a token.
 
 Where `bwrap` (bubblewrap) works, with user namespaces, the process also sees no network, no other process, no data
-folder, nobody's home, and can write into its own folders only. Whether it works is found out once, by doing it. Where it
-does not, the process has the rights of the server's account; that is why code is off on a server that others reach
+folder, nobody's home, and can write into its own folders only. Whether it works is found out once, by doing it. Where
+it does not, the process has the rights of the server's account; that is why code is off on a server that others reach
 (permission.py).
 """
 
