@@ -67,7 +67,9 @@ def layout(places: Sequence[str]) -> tuple[list[Box], dict[str, float]]:
 ADDED = ("maker", "prompt", "prefix", "adapter_1", "adapter_2")
 
 
-def block(places: Sequence[str], shown: Sequence[Lit], method: str, *, blocks: int, tied: bool, four_bit: bool) -> tuple[str, str]:
+def block(
+    places: Sequence[str], shown: Sequence[Lit], method: str, *, blocks: int, tied: bool, four_bit: bool
+) -> tuple[str, str]:
     """The drawing's inner SVG parts as a document, and its alt text.
 
     Args:
@@ -97,10 +99,22 @@ def block(places: Sequence[str], shown: Sequence[Lit], method: str, *, blocks: i
             continue
         if box.place not in ADDED and box.place not in places:
             continue
-        out.append(_box(box, lights, colour, four_bit=four_bit and box.h == ROW and box.place not in ("embedding", "head", *ADDED)))
+        out.append(
+            _box(
+                box,
+                lights,
+                colour,
+                four_bit=four_bit and box.h == ROW and box.place not in ("embedding", "head", *ADDED),
+            )
+        )
     if tied:
-        out.append(f'<text x="230" y="712" font-size="12" text-anchor="middle">its matrix is the token embedding</text>')
-    named = "; ".join(f"{NAMES[o.place]}: {o.each:,} numbers" + (f" in each of {o.blocks} blocks" if o.blocks > 1 else "") for o in shown)
+        out.append(
+            f'<text x="230" y="712" font-size="12" text-anchor="middle">its matrix is the token embedding</text>'
+        )
+    named = "; ".join(
+        f"{NAMES[o.place]}: {o.each:,} numbers" + (f" in each of {o.blocks} blocks" if o.blocks > 1 else "")
+        for o in shown
+    )
     alt = f"A drawing of one transformer block, from the token embedding to the output layer. Lit up: {named}. The rest is frozen."
     if not shown:
         alt = "A drawing of one transformer block, from the token embedding to the output layer. Nothing is lit up."
@@ -183,7 +197,9 @@ def _box(box: Box, lights: Sequence[Lit], colour: str, *, four_bit: bool) -> str
     told = " + ".join(count_text(one.each) for one in lights)
     centre = x + inner / 2
     if not told:
-        parts.append(f'<text x="{centre:.1f}" y="{y + h / 2 + 5:.1f}" text-anchor="middle" font-size="13">{label}</text>')
+        parts.append(
+            f'<text x="{centre:.1f}" y="{y + h / 2 + 5:.1f}" text-anchor="middle" font-size="13">{label}</text>'
+        )
     elif h < ROW or inner > 150:
         lift = 2 if "bias" in kinds else 0
         parts.append(

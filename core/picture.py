@@ -76,7 +76,9 @@ def _cloud() -> Matrix:
     """A round cloud: smooth, yet not a column times a row."""
     y, x = np.mgrid[0:ROWS, 0:COLUMNS].astype(float)
     puffs = ((40, 26, 13), (54, 20, 15), (68, 25, 12), (55, 30, 12))
-    height = np.max([np.sqrt(np.clip(r**2 - (x - cx) ** 2 - (y - cy) ** 2, 0, None)) / r for cx, cy, r in puffs], axis=0)
+    height = np.max(
+        [np.sqrt(np.clip(r**2 - (x - cx) ** 2 - (y - cy) ** 2, 0, None)) / r for cx, cy, r in puffs], axis=0
+    )
     return 0.5 * height
 
 
@@ -151,4 +153,16 @@ def pair_numbers(rank: int) -> int:
     return pair_parameters(COLUMNS, ROWS, rank)
 
 
-__all__ = ["COLUMNS", "EDITS", "ROWS", "Edit", "best_pair", "edit", "kept", "pair_numbers", "photo", "rank_of", "singular_values"]
+__all__ = [
+    "COLUMNS",
+    "EDITS",
+    "ROWS",
+    "Edit",
+    "best_pair",
+    "edit",
+    "kept",
+    "pair_numbers",
+    "photo",
+    "rank_of",
+    "singular_values",
+]
