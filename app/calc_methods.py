@@ -81,6 +81,31 @@ def methods_count() -> float:
     return float(len(METHODS))
 
 
+def gpt(what: str) -> float:
+    """Of GPT-3 with 175 billion parameters: its layers, or its width."""
+    from core.claims import GPT3
+
+    if what not in ("layers", "width"):
+        raise BadInput(f"What is known of GPT-3 here are its layers and its width, not its {what}.")
+    return float(GPT3[what == "width"])
+
+
+def gpt_trained(share: float = 1.0) -> float:
+    """Numbers of LoRA's pairs at rank 4 beside the queries and values of GPT-3's layers, or a share of them."""
+    from core.methods.lora import pair_parameters
+
+    wide = int(gpt("width"))
+    return share * gpt("layers") * 2 * pair_parameters(wide, wide, 4)
+
+
+def pairs(model: str) -> float:
+    """Matrices beside which LoRA puts a pair by default."""
+    from core.anatomy import table_of
+    from core.methods import METHODS
+
+    return float(len(METHODS["lora"].sites(table_of(model), METHODS["lora"].Config())))
+
+
 def model_name(model: str) -> str:
     """A model of the catalogue by its name."""
     from core.catalog import model as find
@@ -214,6 +239,9 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "method_formula": (method_formula, lambda text: f"`{text}`"),
     "methods_count": (methods_count, grouped),
     "model_name": (model_name, str),
+    "gpt": (gpt, grouped),
+    "gpt_trained": (gpt_trained, grouped),
+    "pairs": (pairs, grouped),
     "layers": (layers, grouped),
     "width": (width, grouped),
     "raced": (raced, str),

@@ -334,8 +334,12 @@ def _checkpoints() -> Computed:
     return (HOLDS if saved > 0.8 and abs(one / 140e9 - 1) < 0.02 else OFF), told, figures
 
 
+GPT3 = (96, 12_288)
+"""Layers and width of GPT-3 175B (Brown et al. 2020, table 2.1)."""
+
+
 def _ten_thousand() -> Computed:
-    layers, width, rank, total = 96, 12_288, 4, 175e9
+    layers, width, rank, total = *GPT3, 4, 175e9
     trained = layers * 2 * rank * 2 * width
     times = total / trained
     figures = [
