@@ -1,7 +1,7 @@
 """One transformer block as a drawing that lights up what a method trains. Pure: an SVG and its alt text; no Streamlit.
 
-Frozen parts are outlines. What trains has the method's colour: a matrix whose own weights train is filled, a bias is a
-bar along its foot, a pair two bars beside it, a rescaling vector a ring behind it, a network or trained vectors a box of
+Frozen parts are outlines. What trains has the method's colour: a matrix whose own weights train is filled, a bias is
+a bar along its foot, a pair two bars beside it, a rescaling vector a ring behind it, a network or trained vectors a box of
 their own. Beside each stands how many numbers that is in one block.
 """
 
@@ -140,7 +140,7 @@ def _passing(start: float, end: float, broken: bool, top: float, bottom: float) 
 def _stream(at: dict[str, float], on: dict[str, list[Lit]]) -> list[str]:
     """The lines on which a token's numbers travel: through the parts, and past them."""
     out = []
-    for start, end, name in ((120.0, at["add_1"], "add_1"), (at["add_1"] + 10, at["add_2"], "add_2")):
+    for start, end in ((120.0, at["add_1"]), (at["add_1"] + 10, at["add_2"])):
         out.append(
             f'<path d="M230 {start} H52 V{end} H221" fill="none" stroke="currentColor" stroke-opacity="0.45" '
             'stroke-width="1.5"/>'

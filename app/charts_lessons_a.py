@@ -1,4 +1,4 @@
-"""Figures of lessons 1 to 3: bytes of a trained number, predicted and measured terms, disks, and an edit's directions."""
+"""Figures of lessons 1 to 3: bytes of a trained number, predicted and measured terms, disks, an edit's directions."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     lit(table, "lora", METHODS["lora"].Config())      # [Lit(place="q", kind="pair", each=4096, blocks=6, …), …]
 
-The numbers are the methods' own (`sites`), added up by place; nothing is counted here a second time. A drawing shows one
-block, since all are alike: `each` is what one block has there, `blocks` in how many of them. Imports no torch.
+The numbers are the methods' own (`sites`), added up by place; nothing is counted here a second time. A drawing shows
+one block, since all are alike: `each` is what one block has there, `blocks` in how many of them. Imports no torch.
 """
 
 from __future__ import annotations

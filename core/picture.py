@@ -34,7 +34,7 @@ WORD = "DELTA"
 
 @lru_cache
 def photo() -> Matrix:
-    """The picture: hills under an evening sky, with a sun and its glitter on a lake. (ROWS, COLUMNS), 0 black, 1 white."""
+    """Hills under an evening sky, with a sun and its glitter on a lake: (ROWS, COLUMNS), 0 black, 1 white."""
     y, x = np.mgrid[0:ROWS, 0:COLUMNS].astype(float)
     sky = 0.62 + 0.28 * y / ROWS
     picture = sky + 0.55 * np.exp(-((x - 92) ** 2 + (y - 34) ** 2) / 90.0)
@@ -98,10 +98,10 @@ class Edit:
 
 EDITS: dict[str, Edit] = {
     "dusk": Edit("Dusk", _dusk, "One column times one row: rank one, and a pair of rank one is the whole edit."),
-    "window": Edit("Window bars", _window, "There are two kinds of rows, one with bars across and one without: rank two."),
+    "window": Edit("Window bars", _window, "Two kinds of rows, one with bars across and one without: rank two."),
     "cloud": Edit("A cloud", _cloud, "Smooth, so its directions fade quickly: a few give nearly all of it."),
-    "caption": Edit("A word", _caption, "Its rows come in few kinds, one for each pattern of strokes: that many directions, no more."),
-    "grain": Edit("Film grain", _grain, "Every dot is by itself. No direction is more important than the next: nothing is saved."),
+    "caption": Edit("A word", _caption, "Its rows come in few kinds, one for each pattern of strokes: no more directions."),
+    "grain": Edit("Film grain", _grain, "Every dot is by itself, no direction outdoes the next: nothing is saved."),
 }  # fmt: skip
 
 

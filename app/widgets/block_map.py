@@ -1,4 +1,4 @@
-"""One transformer block, drawn: choose a method, and what it trains lights up, with the numbers that the engine counts."""
+"""One transformer block, drawn: choose a method, and what it trains lights up, with the engine's own numbers."""
 
 from __future__ import annotations
 
