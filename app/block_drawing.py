@@ -1,7 +1,8 @@
 """One transformer block as a drawing that lights up what a method trains. Pure: an SVG and its alt text; no Streamlit.
 
 Frozen parts are outlines. What trains has the method's colour: a matrix whose own weights train is filled, a bias is
-a bar along its foot, a pair two bars beside it, a rescaling vector a ring behind it, a network or trained vectors a box of
+a bar along its foot, a pair two bars beside it, a rescaling vector a ring behind it, a network or trained vectors a box
+of
 their own. Beside each stands how many numbers that is in one block.
 """
 
@@ -16,6 +17,7 @@ from core.anatomy import NAMES, OUTSIDE, Lit
 from core.units import count_text
 
 WIDE, LEFT, RIGHT = 460, 24, 436
+STREAM = 'stroke="currentColor" stroke-opacity="0.45" stroke-width="1.5"'
 ROW = 34
 
 
@@ -88,7 +90,8 @@ def block(
         'fill="currentColor" fill-opacity="0.04" stroke="currentColor" stroke-opacity="0.35" stroke-dasharray="4 4"/>',
         f'<text x="{RIGHT - 8}" y="{at["end"] - 8}" font-size="13" text-anchor="end">{_blocks(shown, blocks)}</text>',
         _line(230, 62 + ROW, 230, 128),
-        _line(82, 62 + ROW, 82, 108) + _line(82, 108, 230, 108) if "prompt" in on else "", _line(230, at["end"], 230, 624), _line(230, 646, 230, 662),
+        _line(82, 62 + ROW, 82, 108) + _line(82, 108, 230, 108) if "prompt" in on else "",
+        _line(230, at["end"], 230, 624), _line(230, 646, 230, 662),
     ]  # fmt: skip
     out += _stream(at, on)
     for box in boxes:
@@ -108,16 +111,15 @@ def block(
             )
         )
     if tied:
-        out.append(
-            f'<text x="230" y="712" font-size="12" text-anchor="middle">its matrix is the token embedding</text>'
-        )
+        out.append('<text x="230" y="712" font-size="12" text-anchor="middle">its matrix is the token embedding</text>')
     named = "; ".join(
         f"{NAMES[o.place]}: {o.each:,} numbers" + (f" in each of {o.blocks} blocks" if o.blocks > 1 else "")
         for o in shown
     )
-    alt = f"A drawing of one transformer block, from the token embedding to the output layer. Lit up: {named}. The rest is frozen."
+    what = "A drawing of one transformer block, from the token embedding to the output layer."
+    alt = f"{what} Lit up: {named}. The rest is frozen."
     if not shown:
-        alt = "A drawing of one transformer block, from the token embedding to the output layer. Nothing is lit up."
+        alt = f"{what} Nothing is lit up."
     return document("\n".join(out), WIDE, 720), alt
 
 
@@ -129,7 +131,7 @@ def _blocks(shown: Sequence[Lit], blocks: int) -> str:
 
 
 def _line(x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="currentColor" stroke-opacity="0.45" stroke-width="1.5"/>'
+    return f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" {STREAM}/>'
 
 
 def _passing(start: float, end: float, broken: bool, top: float, bottom: float) -> list[str]:
@@ -146,12 +148,13 @@ def _stream(at: dict[str, float], on: dict[str, list[Lit]]) -> list[str]:
             'stroke-width="1.5"/>'
         )
         out.append(
-            f'<circle cx="230" cy="{end}" r="9" fill="none" stroke="currentColor" stroke-opacity="0.6" stroke-width="1.5"/>'
+            f'<circle cx="230" cy="{end}" r="9" fill="none" {STREAM}/>'
             f'<path d="M225 {end} H235 M230 {end - 5} V{end + 5}" stroke="currentColor" stroke-opacity="0.8"/>'
         )
     out += [
         _line(230, 150, 230, 166), *_passing(200, at["attention"] - 12, "prefix" in on, 216, 242),
-        f'<text x="230" y="{at["attention"] + 2}" text-anchor="middle" font-size="13" font-style="italic">attention</text>',
+        f'<text x="230" y="{at["attention"] + 2}" text-anchor="middle" font-size="13" '
+        'font-style="italic">attention</text>',
         _line(230, at["attention"] + 8, 230, 284), *_passing(318, at["add_1"] - 9, "adapter_1" in on, 334, 364),
         _line(230, at["add_1"] + 9, 230, 402), _line(230, 424, 230, 440), _line(230, 474, 230, 490),
         *_passing(524, at["add_2"] - 9, "adapter_2" in on, 540, 570), _line(230, at["add_2"] + 9, 230, at["end"]),
@@ -186,11 +189,14 @@ def _box(box: Box, lights: Sequence[Lit], colour: str, *, four_bit: bool) -> str
         if "lengths" in kinds:
             parts.append(f'<rect x="{right + 15:.1f}" y="{y + 2:.1f}" width="3" height="{h - 13}" fill="{colour}"/>')
     if "scales" in kinds:
-        for dx in (7, 19):
-            parts.append(f'<rect x="{right + dx:.1f}" y="{y + 4:.1f}" width="3.5" height="{h - 8}" fill="{colour}"/>')
+        parts += [
+            f'<rect x="{right + dx:.1f}" y="{y + 4:.1f}" width="3.5" height="{h - 8}" fill="{colour}"/>'
+            for dx in (7, 19)
+        ]
     if "scale" in kinds:
         parts.append(
-            f'<circle cx="{right + 15:.1f}" cy="{y + h / 2:.1f}" r="8" fill="none" stroke="{colour}" stroke-width="2.5"/>'
+            f'<circle cx="{right + 15:.1f}" cy="{y + h / 2:.1f}" r="8" fill="none" stroke="{colour}" '
+            'stroke-width="2.5"/>'
             f'<circle cx="{right + 15:.1f}" cy="{y + h / 2:.1f}" r="2.5" fill="{colour}"/>'
         )
     label = html.escape(box.label) + (" · 4-bit" if four_bit and inner > 110 else "")
@@ -210,6 +216,7 @@ def _box(box: Box, lights: Sequence[Lit], colour: str, *, four_bit: bool) -> str
         lift = 6 if "bias" in kinds else 0
         parts.append(
             f'<text x="{centre:.1f}" y="{y + 14 - lift / 3:.1f}" text-anchor="middle" font-size="12">{label}</text>'
-            f'<text x="{centre:.1f}" y="{y + 29 - lift:.1f}" text-anchor="middle" font-size="13" font-weight="700">{told}</text>'
+            f'<text x="{centre:.1f}" y="{y + 29 - lift:.1f}" text-anchor="middle" font-size="13" '
+            f'font-weight="700">{told}</text>'
         )
     return "".join(parts)

@@ -39,10 +39,10 @@ def byte_squares(parts: Sequence[Part]) -> tuple[str, str]:
         y = 8 + i * row
         out.append(f'<text x="0" y="{y + 16}" font-size="14">{html.escape(part.name)}</text>')
         whole, rest = int(part.bytes), part.bytes - int(part.bytes)
-        for k in range(whole):
-            out.append(
-                f'<rect x="{left + k * (size + gap)}" y="{y}" width="{size}" height="{size}" rx="3" fill="{colour}"/>'
-            )
+        out += [
+            f'<rect x="{left + k * (size + gap)}" y="{y}" width="{size}" height="{size}" rx="3" fill="{colour}"/>'
+            for k in range(whole)
+        ]
         if rest > 0:
             out.append(
                 f'<rect x="{left + whole * (size + gap)}" y="{y}" width="{max(2.0, size * rest):.1f}" height="{size}" '
@@ -100,7 +100,8 @@ def rule_line(name: str, parameters: int, chosen: float, claims: Mapping[str, fl
     for text, size in claims.items():
         fig.add_hline(y=size / unit, line={"color": series_style(2).colour, "dash": "dot", "width": 2})
         fig.add_annotation(
-            x=low, y=size / unit, xanchor="left", yanchor="bottom", showarrow=False, text=html.escape(text), font={"size": 13}
+            x=low, y=size / unit, xanchor="left", yanchor="bottom", showarrow=False, text=html.escape(text),
+            font={"size": 13},
         )  # fmt: skip
     fig.update_layout(hovermode="closest")
     fig.update_yaxes(rangemode="tozero")
@@ -146,7 +147,10 @@ def ledger_sides(rows: Sequence[Mapping[str, Any]], whose: str) -> Chart:
     )
     table = pd.DataFrame(
         [
-            {"term": n, "predicted_bytes": r["predicted"], "measured_bytes": r["measured"], "difference": r["difference"]}
+            {
+                "term": n, "predicted_bytes": r["predicted"], "measured_bytes": r["measured"],
+                "difference_bytes": r["difference"],
+            }
             for n, r in zip(names, rows, strict=True)
         ]
     )  # fmt: skip
@@ -159,7 +163,8 @@ def ledger_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "Term": "all together" if r["name"] == "allocated" else r["name"], "Predicted": bytes_text(r["predicted"]),
+                "Term": "all together" if r["name"] == "allocated" else r["name"],
+                "Predicted": bytes_text(r["predicted"]),
                 "Measured": bytes_text(r["measured"]),
                 "Difference": signs[(r["difference"] > 0) - (r["difference"] < 0)] + bytes_text(abs(r["difference"])),
             }
@@ -191,7 +196,8 @@ def needs(rows: Sequence[Need], name: str) -> Chart:
     fig = figure("GB", "", height=90 + 46 * len(rows))
     fig.add_trace(
         go.Bar(
-            x=[r.alone.process[1] / GB for r in rows], y=[title_of(r.method) for r in rows], orientation="h", width=0.55,
+            x=[r.alone.process[1] / GB for r in rows], y=[title_of(r.method) for r in rows], orientation="h",
+            width=0.55,
             marker={"color": [method_style(r.method).colour for r in rows]}, showlegend=False,
             text=[decimal_text(r.alone.process[1]) for r in rows], hovertemplate="%{y}: %{text}<extra></extra>",
             textposition="none",
@@ -213,7 +219,10 @@ def needs(rows: Sequence[Need], name: str) -> Chart:
     )
     table = pd.DataFrame(
         [
-            {"method": r.method, "process_bytes": r.alone.process[1], "cards": r.cards, "usable_bytes": card.usable_bytes}
+            {
+                "method": r.method, "process_bytes": r.alone.process[1], "cards": r.cards,
+                "usable_bytes": card.usable_bytes,
+            }
             for r in rows
         ]
     )  # fmt: skip
@@ -234,7 +243,8 @@ def disks(rows: Mapping[str, Sequence[Storage]], name: str) -> Chart:
         style = method_style(method)
         fig.add_trace(
             go.Scatter(
-                x=[s.tasks for s in line], y=[s.total / unit for s in line], name=title_of(method), mode="lines+markers",
+                x=[s.tasks for s in line], y=[s.total / unit for s in line], name=title_of(method),
+                mode="lines+markers",
                 line={"color": style.colour, "dash": style.dash, "width": 2.5},
                 marker={"symbol": style.marker, "size": 9, "maxdisplayed": 6},
                 text=[decimal_text(s.total) for s in line], hovertemplate="%{text}",
@@ -273,7 +283,8 @@ def directions(values: Sequence[float], rank: int, title: str, kept: float) -> C
     colours = [method_style("lora").colour if i < rank else BASE_STYLE.colour for i in range(len(some))]
     fig.add_trace(
         go.Bar(
-            x=list(range(1, len(some) + 1)), y=some, marker={"color": colours, "opacity": [1 if i < rank else 0.45 for i in range(len(some))]},
+            x=list(range(1, len(some) + 1)), y=some,
+            marker={"color": colours, "opacity": [1 if i < rank else 0.45 for i in range(len(some))]},
             hovertemplate="σ%{x} = %{y:.2f}<extra></extra>", showlegend=False,
         )
     )  # fmt: skip

@@ -35,8 +35,8 @@ BLOCK = re.compile(r"\.(\d+)\.")
 # From the words up to the answer. "behind" a place stands what a method adds there.
 OUTSIDE = ("prompt", "maker", "embedding", "norm_end", "head", "elsewhere")
 PLACES = (
-    "maker", "prompt", "embedding", "norm_1", "q", "k", "v", "qkv", "prefix", "o", "adapter_1", "norm_2", "gate", "up", "down",
-    "adapter_2", "norm_end", "head", "elsewhere",
+    "maker", "prompt", "embedding", "norm_1", "q", "k", "v", "qkv", "prefix", "o", "adapter_1", "norm_2", "gate", "up",
+    "down", "adapter_2", "norm_end", "head", "elsewhere",
 )  # fmt: skip
 NAMES = {
     "prompt": "before the text", "maker": "what makes the prompt", "embedding": "token embedding",

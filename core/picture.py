@@ -100,7 +100,7 @@ EDITS: dict[str, Edit] = {
     "dusk": Edit("Dusk", _dusk, "One column times one row: rank one, and a pair of rank one is the whole edit."),
     "window": Edit("Window bars", _window, "Two kinds of rows, one with bars across and one without: rank two."),
     "cloud": Edit("A cloud", _cloud, "Smooth, so its directions fade quickly: a few give nearly all of it."),
-    "caption": Edit("A word", _caption, "Its rows come in few kinds, one for each pattern of strokes: no more directions."),
+    "caption": Edit("A word", _caption, "Its rows come in few kinds, one for each pattern of strokes."),
     "grain": Edit("Film grain", _grain, "Every dot is by itself, no direction outdoes the next: nothing is saved."),
 }  # fmt: skip
 

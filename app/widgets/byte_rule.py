@@ -69,8 +69,12 @@ def _own(key: str) -> Recipe:
     """A recipe from its parts."""
     columns = st.columns(2)
     with columns[0]:
-        weight = st.segmented_control("Weights", list(WEIGHTS), default=2, format_func=WEIGHTS.__getitem__, required=True, key=f"{key}-w")  # fmt: skip
-        gradient = st.segmented_control("Gradients", list(WEIGHTS), default=2, format_func=WEIGHTS.__getitem__, required=True, key=f"{key}-g")  # fmt: skip
+        weight, gradient = (
+            st.segmented_control(
+                name, list(WEIGHTS), default=2, format_func=WEIGHTS.__getitem__, required=True, key=f"{key}-{name}"
+            )
+            for name in ("Weights", "Gradients")
+        )
     with columns[1]:
         copy = st.checkbox("A 32-bit copy of 16-bit weights", value=True, key=f"{key}-c", disabled=weight == 4)
         summed = st.checkbox("Sum 16-bit gradients in 32 bits", value=False, key=f"{key}-s", disabled=gradient == 4)

@@ -47,6 +47,7 @@ def render(options: dict[str, Any], key: str) -> None:
     checked = "" if listed.checked else " Nobody has checked it; type in what you would pay."
     st.caption(
         f"Batch {BATCH}, rows of {LENGTH} tokens, 16-bit passes, activations recomputed; traced, not measured. Of the "
-        "numbers 1, 2, 4, 8 … the fewest that hold the step, with weights, gradients and states cut among them (ZeRO-3). "
+        "numbers 1, 2, 4, 8 … the fewest that hold the step, with weights, gradients and states cut among them "
+        "(ZeRO-3). "
         f"The price is {listed.source}, {listed.date}.{checked}"
     )

@@ -46,7 +46,8 @@ def render(options: dict[str, Any], key: str) -> None:
         (photo, 0.0, 1.0, "W₀: the photo, frozen", "Hills under an evening sky, with a sun and its glitter on a lake."),
         (change, -most, most, f"BA: the edit, at rank {rank}",
          f"The edit {about.title} by itself at rank {rank}: lighter where it brightens, darker where it darkens."),
-        (photo + change, 0.0, 1.0, "W₀ + BA: what you see", f"The photo with the edit {about.title} at rank {rank} laid over it."),
+        (photo + change, 0.0, 1.0, "W₀ + BA: what you see",
+         f"The photo with the edit {about.title} at rank {rank} laid over it."),
     )  # fmt: skip
     for column, (matrix, low, high, caption, alt) in zip(columns, shown, strict=True):
         with column:

@@ -31,12 +31,13 @@ def render(options: dict[str, Any], key: str) -> None:
         st.markdown(":material/person: **Your run**, the newest that is finished.")
     else:
         st.markdown(f":material/history: **Recorded**, not your run · {run.label}")
-    compare.draw(charts_lessons_a.ledger_sides(rows, "One step of your run" if own else "One step"), key)
+    chart = charts_lessons_a.ledger_sides(rows, "One step of your run" if own else "One step")
+    compare.draw(chart, key)
     with st.expander("The numbers", key=f"{key}-numbers"):
         st.dataframe(
             charts_lessons_a.ledger_table(rows), hide_index=True, alt="Predicted and measured, one row a term."
         )
         st.download_button(
-            "Table as CSV", charts.csv(charts_lessons_a.ledger_sides(rows, "").table), "ledger.csv", "text/csv", key=f"{key}-csv",
+            "Table as CSV", charts.csv(chart.table), "ledger.csv", "text/csv", key=f"{key}-csv",
             icon=":material/download:", on_click="ignore",
         )  # fmt: skip

@@ -27,8 +27,12 @@ def render(options: dict[str, Any], key: str) -> None:
     columns = st.columns(3)
     with columns[0]:
         start = MODELS.index(str(options.get("model", "Llama-3.1-70B")))
-        model = str(st.selectbox("Model", MODELS, index=start, key=f"{key}-model",
-                                 format_func=lambda m: "The model of this course" if m == "embedded" else m))  # fmt: skip
+        model = str(
+            st.selectbox(
+                "Model", MODELS, index=start, key=f"{key}-model",
+                format_func=lambda m: "The model of this course" if m == "embedded" else m,
+            )
+        )  # fmt: skip
     with columns[1]:
         tasks = int(st.slider("Tasks", 1, MOST, int(options.get("tasks", 10)), key=f"{key}-tasks"))
     with columns[2]:

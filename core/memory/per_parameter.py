@@ -6,8 +6,8 @@
     all in 32 bits    weight 4 + gradient 4 + m 4 + v 4                                  = 16
 
 (Rajbhandari et al. 2020, ZeRO, arXiv:1910.02054, section 3.1: 2 + 2 + 12; Micikevicius et al. 2018, section 3.1, for
-the copy.) A number that does not train costs its weight and nothing else. Activations are not in the rule: they depend on
-the batch and the length, not on the parameters. Imports no torch.
+the copy.) A number that does not train costs its weight and nothing else. Activations are not in the rule: they depend
+on the batch and the length, not on the parameters. Imports no torch.
 """
 
 from __future__ import annotations

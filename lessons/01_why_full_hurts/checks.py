@@ -26,8 +26,8 @@ def ledger(space: dict[str, Any]) -> str:
         raise Wrong("With nothing trained it returns 0, but a frozen parameter still has its weight: two bytes.")
     if said[1000, 0] > 1000 * frozen:
         raise Wrong(
-            f"With nothing trained it returns {said[1000, 0] / 1000:g} bytes a parameter. A frozen parameter has a weight "
-            f"and nothing else: {frozen:g} bytes."
+            f"With nothing trained it returns {said[1000, 0] / 1000:g} bytes a parameter. A frozen parameter has a "
+            f"weight and nothing else: {frozen:g} bytes."
         )
     if said[1000, 1000] != 1000 * each:
         raise Wrong(

@@ -38,7 +38,9 @@ def adapter(space: dict[str, Any]) -> str:
     if out.shape != before.shape:
         raise Wrong(f"It should give out {tuple(before.shape)}, and gives {tuple(out.shape)}.")
     if not torch.equal(out.detach(), before):
-        raise Wrong("A fresh adapter should change nothing, so that training starts from the old model. Yours changes it.")
+        raise Wrong(
+            "A fresh adapter should change nothing, so that training starts from the old model. Yours changes it."
+        )
     optimizer = torch.optim.SGD(trained, lr=0.5)
     goal = torch.randn(5, OUT)
     losses = []
@@ -51,8 +53,8 @@ def adapter(space: dict[str, Any]) -> str:
     moved = {name: p for name, p in made.named_parameters() if p.requires_grad and p.dim() == 2}
     if any(not bool(p.detach().abs().sum() > 0) for p in moved.values()):
         raise Wrong(
-            "It cannot learn: with both matrices at zero, neither gets a gradient through the other, and they stay at zero. "
-            "Let one of them be random."
+            "It cannot learn: with both matrices at zero, neither gets a gradient through the other, and they stay "
+            "there. Let one of them be random."
         )
     if losses[-1] > 0.9 * losses[0]:
         raise Wrong(f"It hardly learns: the loss went from {losses[0]:.2f} to {losses[-1]:.2f} only.")
@@ -67,4 +69,7 @@ def adapter(space: dict[str, Any]) -> str:
         formula = linear(torch.relu(linear(h, down[0], b_down)), up[0], b_up).detach()
         if not torch.allclose(check, formula, atol=1e-5):
             raise Wrong("What it adds to h is not W_up · relu(W_down · h + b_down) + b_up. Is the relu there?")
-    return f"Right. It trains {count} numbers behind a layer of {INTO * OUT + OUT}, and took the loss from {losses[0]:.2f} to {losses[-1]:.2f}."
+    return (
+        f"Right. It trains {count} numbers behind a layer of {INTO * OUT + OUT}, and took the loss from "
+        f"{losses[0]:.2f} to {losses[-1]:.2f}."
+    )

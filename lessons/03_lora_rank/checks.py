@@ -33,11 +33,16 @@ def best_pair(space: dict[str, Any]) -> str:
         if found > best * 1.0001 + 1e-3:
             u, s, vt = torch.linalg.svd(change, full_matrices=False)
             if torch.allclose(b @ a, u[:, :r] @ vt[:r], atol=1e-4):
-                raise Wrong("The directions are right, but each has the same strength. Where do the singular values come in?")
+                raise Wrong(
+                    "The directions are right, but each has the same strength. Where do the singular values come in?"
+                )
             if torch.allclose(b @ a, (u[:, -r:] * s[-r:]) @ vt[-r:], atol=1e-4):
                 raise Wrong("Those are the weakest directions. The strongest come first in the decomposition.")
             raise Wrong(f"At rank {r} your product is {found:.2f} away from the matrix; the best is {best:.2f} away.")
-    return f"Right. At rank 3 your pair has {3 * (18 + 30)} numbers, the matrix {18 * 30}, and no pair of that rank comes closer."
+    return (
+        f"Right. At rank 3 your pair has {3 * (18 + 30)} numbers, the matrix {18 * 30}, and no pair of that rank comes "
+        "closer."
+    )
 
 
 def lora_layer(space: dict[str, Any]) -> str:
@@ -59,8 +64,8 @@ def lora_layer(space: dict[str, Any]) -> str:
         raise Wrong("self.A and self.B should be two nn.Parameter: that is how torch knows that they train.")
     if tuple(a.shape) != (RANK, INTO) or tuple(b.shape) != (OUT, RANK):
         raise Wrong(
-            f"For a layer of {INTO} inputs and {OUT} outputs at rank {RANK}, A is {RANK} × {INTO} and B is {OUT} × {RANK}. "
-            f"Yours are {' × '.join(map(str, a.shape))} and {' × '.join(map(str, b.shape))}."
+            f"For a layer of {INTO} inputs and {OUT} outputs at rank {RANK}, A is {RANK} × {INTO} and B is {OUT} × "
+            f"{RANK}. Yours are {' × '.join(map(str, a.shape))} and {' × '.join(map(str, b.shape))}."
         )
     trained = {name for name, p in made.named_parameters() if p.requires_grad}
     if trained - {"A", "B"}:
@@ -83,4 +88,7 @@ def lora_layer(space: dict[str, Any]) -> str:
     wanted = layer.weight + engine.delta()
     if not isinstance(merged, torch.Tensor) or not torch.allclose(merged, wanted, atol=1e-4):
         raise Wrong("merged_weight() should give W₀ + (alpha / r)·BA, as one matrix.")
-    return f"Right: the same numbers as the engine's own layer. {a.numel() + b.numel()} train instead of {layer.weight.numel()}."
+    return (
+        f"Right: the same numbers as the engine's own layer. {a.numel() + b.numel()} train instead of "
+        f"{layer.weight.numel()}."
+    )
