@@ -173,14 +173,19 @@ def ledger_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def needs_table(rows: Sequence[Need], usd: float) -> pd.DataFrame:
-    """What each method takes, how many cards hold it, and what those cost at so many dollars each."""
+def needs_table(rows: Sequence[Need], usd: float, hourly: float | None = None) -> pd.DataFrame:
+    """What each method takes, how many cards hold it, and what those cost.
+
+    Args:
+        usd: of one card. hourly: of an hour with one, None where no price is known.
+    """
     return pd.DataFrame(
         [
             {
                 "Method": title_of(r.method), "One process": bytes_text(r.alone.process[1]),
                 "Cards": "more than 64" if r.cards is None else f"{r.cards:,}",
                 "To buy them": "–" if r.cards is None else f"${r.cards * usd:,.0f}",
+                "To rent them, an hour": "–" if r.cards is None or hourly is None else f"${r.cards * hourly:,.2f}",
             }
             for r in rows
         ]

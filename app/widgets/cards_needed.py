@@ -9,6 +9,7 @@ import streamlit as st
 from app import charts_lessons_a, compare, live
 from app.schema import Rule
 from core.errors import DeltalabError
+from core.memory.cost import price
 from core.memory.needs import BATCH, LENGTH, need, price_of, priced
 
 NAME = "cards-needed"
@@ -38,6 +39,7 @@ def render(options: dict[str, Any], key: str) -> None:
     except DeltalabError as error:
         live.say(error)
         return
+    rent = price(card)
     compare.draw(charts_lessons_a.needs(rows, model), f"{key}-bars")
     st.dataframe(
         charts_lessons_a.needs_table(rows, float(usd)),
@@ -50,4 +52,5 @@ def render(options: dict[str, Any], key: str) -> None:
         "numbers 1, 2, 4, 8 … the fewest that hold the step, with weights, gradients and states cut among them "
         "(ZeRO-3). "
         f"The price is {listed.source}, {listed.date}.{checked}"
+        + (f" Rent: [{rent.source}]({rent.url}), read {rent.read:%Y-%m-%d}." if rent else "")
     )
