@@ -43,7 +43,7 @@ def render(options: dict[str, Any], key: str) -> None:
         shown = []
     head = next(m for m in table.modules if m.name == table.head)
     tied = head.tied_to is not None
-    left, right = st.columns([1, 1], gap="medium")
+    left, right = st.columns([3, 2], gap="medium")
     with left:
         four_bit = about.BASE == "quantized"
         draw(*block(drawn(table), shown, method, blocks=depth(table), tied=tied, four_bit=four_bit), most_wide=440)

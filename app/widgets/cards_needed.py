@@ -42,7 +42,7 @@ def render(options: dict[str, Any], key: str) -> None:
     rent = price(card)
     compare.draw(charts_lessons_a.needs(rows, model), f"{key}-bars")
     st.dataframe(
-        charts_lessons_a.needs_table(rows, float(usd)),
+        charts_lessons_a.needs_table(rows, float(usd), rent.usd_per_hour if rent else None),
         hide_index=True,
         alt="Memory, cards and price, one row a method.",
     )
