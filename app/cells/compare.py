@@ -173,7 +173,7 @@ def _own(cell: Cell, context: Context, runs: Runs) -> None:
                 st.rerun()
         live.run_panel(now, key=f"{key}-now", brief=True, actions=False)
     told = [
-        (Compared(labels[name], run.config["method"], _figures(run, context)), story(run))
+        (Compared(labels[name], run.config["method"], _figures(story(run))), story(run))
         for name, run in runs.items()
         if run is not None and run.status == "finished"
     ]
@@ -183,9 +183,8 @@ def _own(cell: Cell, context: Context, runs: Runs) -> None:
     _side_by_side(cell, context, [c for c, _ in told], [s for _, s in told], "own")
 
 
-def _figures(run: Run, context: Context) -> dict[str, float]:
-    kinds = ("started", "step", "evaluated", "finished")
-    return calc.run_figures([e for _, e in state.store().events(run.id, context.owner, kinds=kinds)])
+def _figures(told: Story) -> dict[str, float]:
+    return calc.run_figures([dict(e) for e in (told.started, *told.steps, *told.evaluated, told.end) if e is not None])
 
 
 def _recorded(cell: Cell, context: Context) -> None:
