@@ -15,6 +15,8 @@ from core.errors import Incompatible
 from core.methods import METHODS
 from core.methods.lora import pair_parameters
 
+GPT3 = (96, 12_288)
+"""Layers and width of GPT-3 175B (Brown et al. 2020, table 2.1)."""
 LORA_SIZES = ((8, "q_proj,v_proj"), (16, "all-linear"), (64, "all-linear"))
 BIASED = ("BERT-base-uncased", "BERT-large-uncased", "RoBERTa-base", "GPT-2", "OPT-1.3B", "Qwen2.5-7B", "Llama-3.1-8B")
 
@@ -54,7 +56,7 @@ def under_a_percent() -> Computed:
 
 def ten_thousand() -> Computed:
     """9: LoRA cuts the number of trained parameters by up to 10,000 times."""
-    layers, width, rank, total = 96, 12_288, 4, 175e9
+    layers, width, rank, total = *GPT3, 4, 175e9
     trained = layers * 2 * rank * 2 * width
     times = total / trained
     figures = [
