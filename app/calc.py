@@ -117,6 +117,54 @@ def recorded(folder: Path, run: str, what: str) -> float:
     return figures[what]
 
 
+def probed(folder: Path, probe: str, what: str) -> float:
+    """A figure of the lesson's recorded measurement `probe`; `what` is a key of `probe_quantities`."""
+    figures = probe_quantities(probed_result(folder / "runs" / f"{probe}.json")["result"])
+    if what not in figures:
+        raise BadInput(f"The recorded measurement {probe} has no figure {what!r}.", f"It has {_some(figures)}.")
+    return figures[what]
+
+
+def _some(figures: dict[str, float]) -> str:
+    return ", ".join(list(figures)[:40]) + (" …" if len(figures) > 40 else "")
+
+
+def probed_result(path: Path) -> dict[str, Any]:
+    """A recorded measurement: {"provenance", "probe", "of", "settings", "seconds", "result"}.
+
+    Raises:
+        BadInput: there is no such file.
+    """
+    try:
+        return _read_json(path, path.stat().st_mtime_ns)
+    except OSError:
+        raise BadInput(f"There is no recorded measurement {path.name}.", "Make it: deltalab lessons record.") from None
+
+
+@lru_cache(maxsize=32)
+def _read_json(path: Path, _stamp: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def probe_quantities(result: Any, name: str = "") -> dict[str, float]:
+    """Every number in a measurement's result by its path: 'mean', 'change.learnt', 'rows.0.exact_match' (lists are
+    counted from 0)."""
+    if isinstance(result, bool) or result is None:
+        return {}
+    if isinstance(result, (int, float)):
+        return {name: float(result)}
+    parts: list[tuple[Any, Any]] = []
+    if isinstance(result, dict):
+        parts = list(result.items())
+    elif isinstance(result, list):
+        parts = list(enumerate(result))
+    out: dict[str, float] = {}
+    for key, part in parts:
+        out |= probe_quantities(part, f"{name}.{key}" if name else str(key))
+    return out
+
+
 def recorded_events(path: Path) -> list[dict[str, Any]]:
     """The lines of a recorded run: its provenance first, then its events.
 
@@ -189,6 +237,18 @@ def quantity_text(what: str, value: float) -> str:
     return percent(value)
 
 
+def probe_text(what: str, value: float) -> str:
+    """A figure of `probe_quantities` for a person; the last part of its path says what it is."""
+    last = what.rsplit(".", 1)[-1]
+    if last.endswith("bytes"):
+        return bytes_text(value)
+    if last.endswith("seconds"):
+        return seconds_text(value)
+    if last in ("exact_match", "share"):
+        return percent(100 * value)
+    return grouped(value) if float(value).is_integer() else plain(value)
+
+
 FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "matrix_parameters": (matrix_parameters, grouped),
     "lora_parameters": (lora_parameters, grouped),
@@ -197,6 +257,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "base_parameters": (base_parameters, count_text),
     "base_bytes": (base_bytes, bytes_text),
     "recorded": (recorded, plain),
+    "probed": (probed, plain),
     "example": (example, str),
 }
 
@@ -266,4 +327,6 @@ def text(call: Call, folder: Path) -> str:
     found = _run(call, folder)
     if call.name == "recorded":
         return quantity_text(str(call.arguments["what"]), found)
+    if call.name == "probed":
+        return probe_text(str(call.arguments["what"]), found)
     return FUNCTIONS[call.name][1](found)

@@ -2,7 +2,9 @@
 
 The store keeps one value per cell, named `slug/cell-id`:
 quiz {"answer", "right", "tries", "first_right"}; predict {"value", "fair", "measured", "log_ratio", "source"};
-experiment {"run"} once a run of the learner's own has finished, and {"shown"} once the recorded result was opened.
+experiment {"run"} once a run of the learner's own has finished, and {"shown"} once the recorded result was opened;
+compare {"runs"} (name -> id) once all of them have finished, and {"shown"}; probe {"measured"} once the learner has
+measured something of their own, and {"shown"}; exercise {"right"} once the check has accepted an answer.
 """
 
 from __future__ import annotations
@@ -14,18 +16,21 @@ from typing import Any
 
 from app.index import Cell, Lesson
 
-COUNTED = ("predict", "experiment", "quiz")
+COUNTED = ("predict", "experiment", "quiz", "compare", "probe", "exercise")
+DONE = {
+    "quiz": "right", "predict": "value", "experiment": "run", "compare": "runs", "probe": "measured",
+    "exercise": "right",
+}  # fmt: skip
+"""What of a cell's kept state says that it is done."""
 
 
 def cell_done(cell: Cell, kept: Any) -> bool:
-    """Whether a cell counts as done: a quiz answered rightly, a prediction committed, an own run finished."""
+    """Whether a cell counts as done: a quiz or an exercise answered rightly, a prediction committed, an own run or
+    measurement finished."""
     if not isinstance(kept, Mapping):
         return False
-    if cell.kind == "quiz":
-        return bool(kept.get("right"))
-    if cell.kind == "predict":
-        return kept.get("value") is not None
-    return bool(kept.get("run"))
+    value = kept.get(DONE.get(cell.kind, ""))
+    return value is not None if cell.kind == "predict" else bool(value)
 
 
 @dataclass(frozen=True)

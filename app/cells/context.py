@@ -15,7 +15,17 @@ from app.index import Cell, Lesson, filled
 if TYPE_CHECKING:
     from core.runs.store import Run
 
-NAMES = {"predict": "Prediction", "experiment": "Experiment", "quiz": "Question", "widget": "Try it"}
+NAMES = {
+    "predict": "Prediction",
+    "experiment": "Experiment",
+    "quiz": "Question",
+    "widget": "Try it",
+    "compare": "Comparison",
+    "probe": "Measurement",
+    "source": "Source",
+    "code": "Code",
+    "exercise": "Exercise",
+}
 
 
 def unbroken(text: str) -> str:

@@ -48,6 +48,8 @@ def _ask(cell: Cell, context: Context, given: Any) -> Any:
         unit = body.get("unit", "")
         label = f"Your answer ({unit})" if unit else "Your answer"
         return st.text_input(label, value=given if isinstance(given, str) else "", key=key, width=280)
+    if kind == "ordering":
+        return _order(cell, context, given)
     texts = [context.text(c["text"]) for c in body["choices"]]
     if kind == "single":
         index = given if isinstance(given, int) and given < len(texts) else None
@@ -62,6 +64,22 @@ def _ask(cell: Cell, context: Context, given: Any) -> Any:
     st.caption("Choose all that are right.")
     before = given if isinstance(given, list) else []
     return [i for i, text in enumerate(texts) if st.checkbox(text, value=i in before, key=f"{key}-{i}")]
+
+
+def _order(cell: Cell, context: Context, given: Any) -> list[int]:
+    """A choice of the item for each place. Items are known by their place in the right order, counted from 0."""
+    items = [context.text(text) for text in cell.body["items"]]
+    shown = answers.shuffled(len(items), cell.id)
+    before = given if isinstance(given, list) and sorted(given) == sorted(shown) else None
+    st.markdown("\n".join(f"- {items[i]}" for i in shown))
+    chosen = [
+        st.selectbox(
+            f"Place {place + 1}", shown, index=shown.index(before[place]) if before else None,
+            format_func=items.__getitem__, key=f"{context.key(cell, 'answer')}-{place}", placeholder="Choose",
+        )
+        for place in range(len(items))
+    ]  # fmt: skip
+    return [] if None in chosen else [int(i) for i in chosen if i is not None]
 
 
 def _keep(cell: Cell, context: Context, answer: Any, before: dict[str, Any]) -> dict[str, Any]:
