@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from app import calc_methods, calc_quantization
 from core.errors import BadInput
 from core.units import bytes_text, count_text, seconds_text
 
@@ -200,6 +201,7 @@ def quantities(events: list[dict[str, Any]]) -> dict[str, float]:
         out |= {"trainable": started["trainable"], "total": started["total"], "steps": started["steps"]}
         out["trainable_percent"] = 100 * started["trainable"] / max(started["total"], 1)
         out |= {"examples": started["examples"], "held_out": started["held_out"]}
+        out["learning_rate"] = started["config"]["train"]["learning_rate"]
     if steps:
         out["first_loss"] = steps[0]["loss"]
     ends = [("before", scores[0])] if scores and scores[0]["step"] == 0 else []
@@ -232,6 +234,8 @@ def quantity_text(what: str, value: float) -> str:
         return seconds_text(value)
     if what.startswith(("loss_", "first_loss", "last_loss")):
         return f"{value:.2f}"
+    if what == "learning_rate":
+        return plain(value)
     if what in ("trainable", "total", "steps", "examples", "held_out"):
         return grouped(value)
     return percent(value)
@@ -259,6 +263,8 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "recorded": (recorded, plain),
     "probed": (probed, plain),
     "example": (example, str),
+    **calc_quantization.FUNCTIONS,
+    **calc_methods.FUNCTIONS,
 }
 
 

@@ -27,7 +27,9 @@ def render(options: dict[str, Any], key: str) -> None:
     """Block size and double quantization; the sum of the bits, the error, and both for every size."""
     left, right = st.columns([2, 1], vertical_alignment="bottom")
     with left:
-        size = st.select_slider("Weights in a block", SIZES, value=int(options.get("block_size", 64)), key=f"{key}-size")
+        size = st.select_slider(
+            "Weights in a block", SIZES, value=int(options.get("block_size", 64)), key=f"{key}-size"
+        )
     with right:
         double = st.toggle("Double quantization", key=f"{key}-double")
     found = _costs()

@@ -21,9 +21,7 @@ def render(options: dict[str, Any], key: str) -> None:
         step = st.segmented_control(
             "Step", charts_levels.STEPS, default=charts_levels.STEPS[0], required=True, key=f"{key}-step"
         )
-        bits = st.segmented_control(
-            "Bits", BITS, default=str(options.get("bits", 4)), required=True, key=f"{key}-bits"
-        )
+        bits = st.segmented_control("Bits", BITS, default=str(options.get("bits", 4)), required=True, key=f"{key}-bits")
     found = normal_float(int(bits or "4"))
     chart = charts_levels.derived(found, str(step))
     compare.draw(chart, f"{key}-{bits}-{step}")
