@@ -15,8 +15,8 @@ LEARNT = 0.9
 
 
 def learnt_and_kept(rows: Sequence[Outcome], chosen: Sequence[str] = ()) -> Chart:
-    """One mark a run, from left (nothing learnt) to right, from bottom (all forgotten) to top; a method's runs are joined
-    in the order of their learning rates.
+    """One mark a run: the task learnt to the right, the old skills kept upwards. A method's runs are joined in the order
+    of their learning rates.
 
     Args:
         rows: of one task. chosen: methods that are shown; all when empty.

@@ -1,4 +1,4 @@
-"""Where NormalFloat's levels come from: even steps of probability, their quantiles, and the levels, one step a click."""
+"""Where NormalFloat's levels come from: even steps of probability, their quantiles, the levels; one step a click."""
 
 from __future__ import annotations
 

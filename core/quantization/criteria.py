@@ -61,7 +61,7 @@ def equal_use(weight: np.ndarray, block_size: int, count: int = 16) -> tuple[flo
 
 
 def judged(weight: np.ndarray, block_size: int) -> tuple[Judged, ...]:
-    """NF4, FP4 and INT4, and the two fitted lists, by both criteria. The fitted ones are of this matrix and no other."""
+    """NF4, FP4 and INT4, and the two lists that are fitted to this very matrix, by both criteria."""
     formats = [FORMATS[name] for name in COMPARED]
     formats += [
         Format(name, name, 4, fit(weight, block_size), "fitted to this matrix")

@@ -86,7 +86,7 @@ def with_outlier(weight: np.ndarray, times: float) -> np.ndarray:
 
 
 def rest_error(found: Block) -> float | None:
-    """The error of a block's weights but the largest, in standard deviations of those; None where they are all alike."""
+    """The error of a block's weights but the largest, in standard deviations of those; None if they are alike."""
     before, after = np.asarray(found.before), np.asarray(found.after)
     rest = np.arange(before.size) != int(np.abs(before).argmax())
     return errors(before[rest], after[rest]).rmse if before.size > 1 else None

@@ -30,7 +30,7 @@ def test_the_sweep_is_of_the_base_that_is_shipped_and_is_found_by_its_rate() -> 
     assert {"full", "lora", "bitfit"} <= {r.method for r in swept()}
     row = swept_point("lora", "json", 0.001)
     assert row.lost == pytest.approx(row.before - row.kept)
-    with pytest.raises(NotFound, match="rates 0.001"):
+    with pytest.raises(NotFound, match=r"rates 0\.001"):
         swept_point("lora", "json", 0.5)
 
 
