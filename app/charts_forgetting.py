@@ -15,7 +15,7 @@ LEARNT = 0.9
 
 
 def learnt_and_kept(rows: Sequence[Outcome], chosen: Sequence[str] = ()) -> Chart:
-    """One mark a run: the task learnt to the right, the old skills kept upwards. A method's runs are joined in the order
+    """One mark a run: the task learnt to the right, the old skills kept upwards. A method's runs are joined in order
     of their learning rates.
 
     Args:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from core.batches import Plan
@@ -61,3 +64,22 @@ def test_old_and_new_meet_in_the_batches_from_the_first_epoch_on() -> None:
     plan = Plan([len(p) for p in found], 32, seed=0, buckets=False)
     mixed = [{found[i].startswith("JSON:") for i in plan.rows(n)} for n in range(plan.per_epoch)]
     assert all(kinds == {True, False} for kinds in mixed)
+
+
+def test_a_run_with_replay_that_was_stopped_goes_on_with_the_same_batches(tmp_path: Path) -> None:
+    from core.events import Step
+    from core.train import train
+
+    small = with_settings(
+        config(0.3),
+        {"steps": 4, "batch_size": 8, "train_examples": 20, "skill_items": 0, "max_length": 128, "learning_rate": 1e-3},
+    )
+    asked = iter([False, False, True])
+
+    def losses(folder: str, **how: Any) -> list[float]:
+        return [e.loss for e in train(small, tmp_path / folder, **how) if isinstance(e, Step)]
+
+    whole = losses("whole")
+    first = losses("parts", should_stop=lambda: next(asked, True))
+    assert 0 < len(first) < len(whole)
+    assert first + losses("parts", resume=True) == whole
