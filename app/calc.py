@@ -13,10 +13,10 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from app import calc_methods, calc_quantization
 from core.errors import BadInput
 from core.units import KIB, MIB, bytes_text, count_text, seconds_text
 
@@ -201,7 +201,6 @@ def quantities(events: list[dict[str, Any]]) -> dict[str, float]:
         out |= {"trainable": started["trainable"], "total": started["total"], "steps": started["steps"]}
         out["trainable_percent"] = 100 * started["trainable"] / max(started["total"], 1)
         out |= {"examples": started["examples"], "held_out": started["held_out"]}
-        out["learning_rate"] = started["config"]["train"]["learning_rate"]
     if steps:
         out["first_loss"] = steps[0]["loss"]
     ends = [("before", scores[0])] if scores and scores[0]["step"] == 0 else []
@@ -234,8 +233,6 @@ def quantity_text(what: str, value: float) -> str:
         return seconds_text(value)
     if what.startswith(("loss_", "first_loss", "last_loss")):
         return f"{value:.2f}"
-    if what == "learning_rate":
-        return plain(value)
     if what in ("trainable", "total", "steps", "examples", "held_out"):
         return grouped(value)
     if what.endswith(("_before", "_after", "_percent")):
@@ -311,9 +308,9 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "recorded": (recorded, plain),
     "probed": (probed, plain),
     "example": (example, str),
-    **calc_quantization.FUNCTIONS,
-    **calc_methods.FUNCTIONS,
 }
+for _file in sorted(Path(__file__).parent.glob("calc_*.py")):  # more of them, by topic
+    FUNCTIONS |= import_module(f"app.{_file.stem}").FUNCTIONS
 
 
 def parse(expression: str) -> Call:

@@ -27,10 +27,10 @@ def scale_bits(block_size: int, double: str = "no") -> float:
 
 def stored_bytes(model: str, bits: float) -> float:
     """All parameters of a catalogue model at so many bits each, in bytes."""
-    return model_parameters(model) * bits / 8
+    return model_size(model) * bits / 8
 
 
-def model_parameters(model: str) -> float:
+def model_size(model: str) -> float:
     """Parameters of a catalogue model."""
     from core.catalog import architecture_of
 
@@ -157,7 +157,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "bits_per_weight": (bits_per_weight, _short),
     "scale_bits": (scale_bits, _short),
     "stored_bytes": (stored_bytes, _bytes),
-    "model_parameters": (model_parameters, _parameters),
+    "model_size": (model_size, _parameters),
     "level_error": (level_error, _percent),
     "double_added": (double_added, lambda v: f"{v:.1g} %"),
     "criterion": (criterion, str),

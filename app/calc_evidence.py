@@ -18,7 +18,7 @@ def _settings(method: str, rank: int, targets: str, tokens: int) -> Any:
     return METHODS[method].Config(**{k: v for k, v in given.items() if v})
 
 
-def trained(model: str, method: str, rank: int = 0, targets: str = "", tokens: int = 0) -> float:
+def trains_on(model: str, method: str, rank: int = 0, targets: str = "", tokens: int = 0) -> float:
     """Parameters that a method trains on a catalogue model; 0 where the model has no place for it."""
     from core.catalog import architecture_of
     from core.counting import count
@@ -26,14 +26,14 @@ def trained(model: str, method: str, rank: int = 0, targets: str = "", tokens: i
     return float(count(architecture_of(model), method, _settings(method, rank, targets, tokens)).trainable or 0)
 
 
-def trained_share(model: str, method: str, rank: int = 0, targets: str = "", tokens: int = 0) -> float:
+def trains_share(model: str, method: str, rank: int = 0, targets: str = "", tokens: int = 0) -> float:
     """The same in per cent of the model's parameters."""
     from core.catalog import architecture_of
 
-    return 100 * trained(model, method, rank, targets, tokens) / architecture_of(model).total
+    return 100 * trains_on(model, method, rank, targets, tokens) / architecture_of(model).total
 
 
-def trained_bytes(model: str, method: str, rank: int = 0, targets: str = "", tokens: int = 0) -> float:
+def adapter_size(model: str, method: str, rank: int = 0, targets: str = "", tokens: int = 0) -> float:
     """Bytes saved for one task."""
     from core.catalog import architecture_of
     from core.memory.storage import storage
@@ -58,7 +58,7 @@ def base_width() -> float:
     return float(json.loads((EMBEDDED_FOLDER / "config.json").read_text(encoding="utf-8"))["hidden_size"])
 
 
-def published(method: str, experiment: str, what: str) -> float:
+def published_score(method: str, experiment: str, what: str) -> float:
     """A figure of PEFT's method comparison (core.literature): accuracy (per cent) or trainable."""
     from core.literature import method_comparison
 
@@ -122,12 +122,12 @@ def shelf_text(model: str, tasks: int, adapter_mb: float, what: str) -> str:
     return f"{value:.1f} %" if what == "saved" else decimal_text(value)
 
 
-def claim_figure(claim: int, figure: str) -> str:
+def ledger_figure(claim: int, figure: str) -> str:
     """A figure of the claims ledger as it is told there."""
     return _figure(claim, figure).text
 
 
-def claim_value(claim: int, figure: str) -> float:
+def ledger_value(claim: int, figure: str) -> float:
     """Its value, in the ledger's own unit."""
     return float(_figure(claim, figure).value)
 
@@ -189,19 +189,19 @@ def _published_text(value: float) -> str:
 
 
 FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
-    "trained": (trained, _grouped),
-    "trained_share": (trained_share, _percent),
-    "trained_bytes": (trained_bytes, _bytes),
+    "trains_on": (trains_on, _grouped),
+    "trains_share": (trains_share, _percent),
+    "adapter_size": (adapter_size, _bytes),
     "pair_bytes": (pair_bytes, _grouped),
     "base_width": (base_width, _grouped),
-    "published": (published, _published_text),
+    "published_score": (published_score, _published_text),
     "swept": (swept, _percent),
     "usual": (usual, lambda v: f"{v:g}"),
     "replayed": (replayed, _grouped),
     "shelf": (shelf, _grouped),
     "shelf_text": (shelf_text, str),
-    "claim_figure": (claim_figure, str),
-    "claim_value": (claim_value, lambda v: f"{v:.4g}"),
+    "ledger_figure": (ledger_figure, str),
+    "ledger_value": (ledger_value, lambda v: f"{v:.4g}"),
     "merged": (merged, str),
     "delayed": (delayed, str),
 }
