@@ -285,6 +285,15 @@ def common_knobs(defaults: RunConfig, key: str, names: Sequence[str]) -> dict[st
     return changed
 
 
+def changed_knobs(defaults: RunConfig, key: str, names: Sequence[str]) -> dict[str, Any]:
+    """What `common_knobs` would return now, without drawing anything."""
+    now = config_of(defaults, key)
+    own = {f.name for f in dataclasses.fields(now.settings)} if now.settings is not None else set()
+    values = {n: now.seed if n == "seed" else getattr(now.settings if n in own else now.train, n) for n in names}
+    usual = {k.name: k.default for k in knobs(defaults)} | {"seed": defaults.seed}
+    return {name: value for name, value in values.items() if value != usual[name]}
+
+
 def _seed(defaults: RunConfig, key: str, *, locked: bool) -> int:
     return int(
         st.number_input(

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import chat, configured, form, live
+from app import chat, configured, form, live, state
 from app.cells.context import Context, frame
 from app.index import Cell, recorded_path
+from core.config import RunConfig
 
 if TYPE_CHECKING:
     from core.runs.store import Run
@@ -49,11 +50,38 @@ def _controls(cell: Cell, context: Context) -> None:
     usual = configured.experiment(cell)
     config = form.run_form(usual, key, show=cell.body["knobs"], busy=busy)
     if config is not None:
-        title = f"{context.lesson.navigation}: {cell.body['title']}"
-        if live.start(config, key=key, cell=context.run_name(cell), title=title) is not None:
+        if _start(config, cell, context):
             st.rerun()
     elif run is not None and not busy and live.differs(run, form.config_of(usual, key)):
         st.caption(":material/update: The run below was made with other settings. *Run* shows what these do.")
+
+
+def _start(config: RunConfig, cell: Cell, context: Context) -> bool:
+    title = f"{context.lesson.navigation}: {cell.body['title']}"
+    return live.start(config, key=context.key(cell), cell=context.run_name(cell), title=title) is not None
+
+
+# --- as a part of Run all ---------------------------------------------------------------------------------------------
+
+
+def begin(cell: Cell, context: Context) -> bool:
+    """Start a run with the settings that the form shows."""
+    return _start(form.config_of(configured.experiment(cell), context.key(cell)), cell, context)
+
+
+def standing(cell: Cell, context: Context) -> str:
+    """Whether a run with the settings that the form shows is there ("done"), "on", "failed", or none is ("open")."""
+    run = live.latest(context.run_name(cell))
+    if run is None or live.differs(run, form.config_of(configured.experiment(cell), context.key(cell))):
+        return "on" if run is not None and run.active else "open"
+    return "on" if run.active else "done" if run.status == "finished" else "failed"
+
+
+def halt(cell: Cell, context: Context) -> None:
+    """Cancel the run."""
+    run = live.latest(context.run_name(cell))
+    if run is not None and run.active:
+        state.store().cancel(run.id, context.owner)
 
 
 def _own(cell: Cell, context: Context, run: Run) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from app import index, state
-from app.cells import code, compare, exercise, experiment, predict, probe, prose, quiz, source, widget
+from app.cells import code, compare, exercise, experiment, predict, probe, prose, quiz, run_all, source, widget
 from app.cells.context import NAMES, Context
 from app.index import Cell, Lesson
 from app.progress import calibration, completion
@@ -36,6 +36,7 @@ def render(lesson: Lesson) -> None:
         elif cell.kind == "compare":
             compare.settle(cell, context)
     _head(lesson, context)
+    run_all.bar(lesson, context)
     for cell in lesson.cells:
         RENDER[cell.kind](cell, context)
     st.divider()
