@@ -188,9 +188,9 @@ def _read(path: Path, _stamp: int) -> list[dict[str, Any]]:
 def quantities(events: list[dict[str, Any]]) -> dict[str, float]:
     """Named figures of a run, from its events: what predictions are measured against and lessons print.
 
-    Shares are in per cent, losses in nats a token, sizes in bytes, times in seconds. A figure that the run has not
-    reached yet is absent, and so are the scores of items when none were held out; the `_after` figures and the totals
-    appear only when the run has finished.
+    Shares are in per cent, losses in nats a token, sizes in bytes (peak_mib in MiB), times in seconds. A figure that
+    the run has not reached yet is absent, and so are the scores of items when none were held out; the `_after` figures
+    and the totals appear only when the run has finished.
     """
     out: dict[str, float] = {}
     started = next((e for e in events if e["kind"] == "started"), None)
@@ -220,6 +220,7 @@ def quantities(events: list[dict[str, Any]]) -> dict[str, float]:
         out["first_loss_seconds"] = finished["first_loss_seconds"]
         out["adapter_bytes"] = finished["adapter_bytes"]
         out["peak_bytes"] = finished["peak_bytes"]
+        out["peak_mib"] = finished["peak_bytes"] / MIB
         if steps:
             out["last_loss"] = steps[-1]["loss"]
     return out
@@ -229,6 +230,8 @@ def quantity_text(what: str, value: float) -> str:
     """A figure of `quantities` for a person, with its unit."""
     if what.endswith("_bytes"):
         return bytes_text(value)
+    if what == "peak_mib":
+        return f"{value:.0f} MiB"
     if what == "seconds" or what.endswith("_seconds"):
         return seconds_text(value)
     if what.startswith(("loss_", "first_loss", "last_loss")):
