@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,11 @@ def quantities(events: list[dict[str, Any]]) -> dict[str, float]:
         out["peak_bytes"] = finished["peak_bytes"]
         if steps:
             out["last_loss"] = steps[-1]["loss"]
+        if len(steps) > 1 and started:
+            # (The first step pays for what is done once, so it is left out.)
+            out["step_seconds"] = (steps[-1]["seconds"] - steps[0]["seconds"]) / (len(steps) - 1)
+            out["batch_size"] = started["config"]["train"]["batch_size"]
+            out["examples_per_second"] = out["batch_size"] / out["step_seconds"] if out["step_seconds"] else 0.0
     return out
 
 
@@ -228,12 +234,16 @@ def quantity_text(what: str, value: float) -> str:
     """A figure of `quantities` for a person, with its unit."""
     if what.endswith("_bytes"):
         return bytes_text(value)
+    if what == "step_seconds":
+        return f"{1000 * value:.0f} ms" if value < 1 else seconds_text(value)
     if what == "seconds" or what.endswith("_seconds"):
         return seconds_text(value)
     if what.startswith(("loss_", "first_loss", "last_loss")):
         return f"{value:.2f}"
-    if what in ("trainable", "total", "steps", "examples", "held_out"):
+    if what in ("trainable", "total", "steps", "examples", "held_out", "batch_size"):
         return grouped(value)
+    if what == "examples_per_second":
+        return plain(float(f"{value:.3g}"))
     return percent(value)
 
 
@@ -260,6 +270,17 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "probed": (probed, plain),
     "example": (example, str),
 }
+
+
+def _of_topics() -> dict[str, tuple[Callable[..., Any], Callable[[Any], str]]]:
+    """The FUNCTIONS of app/calc_<topic>.py, which know nothing of this module."""
+    found: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {}
+    for path in sorted(Path(__file__).parent.glob("calc_*.py")):
+        found |= import_module(f"app.{path.stem}").FUNCTIONS
+    return found
+
+
+FUNCTIONS |= _of_topics()
 
 
 def parse(expression: str) -> Call:
