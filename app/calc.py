@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import BadInput
-from core.units import bytes_text, count_text, seconds_text
+from core.units import KIB, MIB, bytes_text, count_text, seconds_text
 
 TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
 
@@ -242,9 +242,9 @@ def quantity_text(what: str, value: float) -> str:
         return f"{value:.2f}"
     if what in ("trainable", "total", "steps", "examples", "held_out", "batch_size"):
         return grouped(value)
-    if what == "examples_per_second":
-        return plain(float(f"{value:.3g}"))
-    return percent(value)
+    if what.endswith(("_before", "_after", "_percent")):
+        return percent(value)
+    return plain(value)
 
 
 def probe_text(what: str, value: float) -> str:
@@ -257,6 +257,52 @@ def probe_text(what: str, value: float) -> str:
     if last in ("exact_match", "share"):
         return percent(100 * value)
     return grouped(value) if float(value).is_integer() else plain(value)
+
+
+def knob_figures(events: list[dict[str, Any]]) -> dict[str, float]:
+    """The numeric settings that a run was made with, by name: rank, learning_rate, steps …"""
+    config = next((e["config"] for e in events if e["kind"] == "started" and "config" in e), {})
+    settings = {**config.get("train", {}), **(config.get("settings") or {}), "seed": config.get("seed")}
+    return {k: float(v) for k, v in settings.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+
+
+def run_figures(events: list[dict[str, Any]]) -> dict[str, float]:
+    """What a comparison may show of a run: its settings, and what came out (`quantities`)."""
+    return knob_figures(events) | quantities(events)
+
+
+TITLES = {
+    "trainable": "Trained parameters", "total": "All parameters", "trainable_percent": "Trained share",
+    "exact_match_before": "Task before", "exact_match_after": "Task after", "skills_before": "Old skills before",
+    "skills_after": "Old skills after", "loss_before": "Held-out loss before", "loss_after": "Held-out loss after",
+    "first_loss": "First loss", "last_loss": "Last loss", "seconds": "Training time",
+    "first_loss_seconds": "Time to the first loss", "adapter_bytes": "Adapter file", "peak_bytes": "Peak memory",
+    "held_out": "Held-out items",
+}  # fmt: skip
+
+
+def quantity_title(what: str) -> str:
+    """What a figure is called: 'exact_match_after' -> 'Task after', 'learning_rate' -> 'Learning rate'."""
+    words = what.replace("_", " ")
+    return TITLES.get(what, words[:1].upper() + words[1:])
+
+
+def quantity_axis(what: str) -> tuple[str, float]:
+    """The unit of an axis that shows a figure, and what a value is divided by for it."""
+    if what.endswith("_bytes"):
+        return ("MiB", MIB) if what == "peak_bytes" else ("KiB", KIB)
+    if what == "seconds" or what.endswith("_seconds"):
+        return "s", 1.0
+    if what.startswith(("loss_", "first_loss", "last_loss")):
+        return "nats a token", 1.0
+    if what.endswith(("_before", "_after", "_percent")):
+        return "%", 1.0
+    return "", 1.0
+
+
+def less_is_better(what: str) -> bool:
+    """Whether the smaller of two such figures is the better one."""
+    return not what.endswith(("_before", "_after")) or what.startswith("loss_")
 
 
 FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {

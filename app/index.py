@@ -149,7 +149,7 @@ def read(path: Path, *, recorded: bool = True) -> tuple[Lesson | None, list[Mist
     """One lesson file and its mistakes; the lesson is None when there are any.
 
     Args:
-        recorded: whether recorded runs that are missing are mistakes; not while they are about to be made.
+        recorded: whether the recorded results are looked at; not while they are about to be made.
     """
     mistakes: list[Mistake] = []
 
@@ -360,10 +360,10 @@ def _check_references(cells: list[Cell], folder: Path, report: schema.Report, re
             what = "The experiment has no recorded run" if cell.kind == "experiment" else "There is no recorded result"
             names = ", ".join(f"runs/{p.relative_to(folder / 'runs').as_posix()}" for p in missing)
             report(cell.line, f"{what}; record it into {names}.")
-        elif not missing and cell.kind == "compare":
+        elif recorded and cell.kind == "compare":
             _check_columns(cell, folder, report)
         if cell.kind == "predict":
-            _check_prediction(cell, by_id.get(str(cell.body.get("experiment"))), folder, report)
+            _check_prediction(cell, by_id.get(str(cell.body.get("experiment"))), folder, report, recorded)
 
 
 def run_names(cells: Sequence[Cell]) -> list[str]:
@@ -399,13 +399,13 @@ def _check_columns(cell: Cell, folder: Path, report: schema.Report) -> None:
     wanted = [*(body.get("columns") or ()), *(v for k, v in (body.get("figure") or {}).items() if k in ("x", "y"))]
     known: set[str] = set()
     for path in recordings(cell, folder):
-        known |= calc.quantities(calc.recorded_events(path)).keys()
+        known |= calc.run_figures(calc.recorded_events(path)).keys()
     for what in dict.fromkeys(map(str, wanted)):
         if what not in known:
             report(cell.line, f"The runs have no figure {what!r}; they have {', '.join(sorted(known))}.")
 
 
-def _check_prediction(cell: Cell, about: Cell | None, folder: Path, report: schema.Report) -> None:
+def _check_prediction(cell: Cell, about: Cell | None, folder: Path, report: schema.Report, recorded: bool) -> None:
     """A prediction is about a figure that an experiment, a run of a comparison or a measurement has."""
     named, run, what = cell.body.get("experiment"), cell.body.get("run"), str(cell.body.get("what"))
     if about is None or about.kind not in ("experiment", "compare", "probe"):
@@ -423,7 +423,7 @@ def _check_prediction(cell: Cell, about: Cell | None, folder: Path, report: sche
     else:
         name = f"{about.id}/{run}" if run else about.id
         compute, path = partial(calc.recorded, folder, name, what), recorded_path(folder, name)
-    if path.is_file():
+    if recorded and path.is_file():
         try:
             compute()
         except BadInput as error:

@@ -75,7 +75,11 @@ class Context:
 
     def finished_run(self, cell: Cell) -> Run | None:
         """The learner's newest finished run of an experiment, or None."""
-        for run in state.store().runs(self.owner, limit=20, cell=self.run_name(cell)):
+        return self.newest_finished(self.run_name(cell))
+
+    def newest_finished(self, stored: str) -> Run | None:
+        """The learner's newest finished run under that name in the store, or None."""
+        for run in state.store().runs(self.owner, limit=20, cell=stored):
             if run.status == "finished":
                 return run
         return None

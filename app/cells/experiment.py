@@ -7,23 +7,15 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import chat, form, live
+from app import chat, configured, form, live
 from app.cells.context import Context, frame
 from app.index import Cell, recorded_path
-from core.config import RunConfig, with_settings
 
 if TYPE_CHECKING:
     from core.runs.store import Run
 
 COVERED = ("started", "step")
 """What of a recorded run gives no score away."""
-
-
-def defaults(cell: Cell) -> RunConfig:
-    """The run as the lesson sets it up."""
-    body = cell.body
-    config = RunConfig.from_dict({k: body[k] for k in ("method", "task", "seed") if k in body})
-    return with_settings(config, body.get("settings") or {})
 
 
 def settle(cell: Cell, context: Context) -> None:
@@ -54,7 +46,7 @@ def _controls(cell: Cell, context: Context) -> None:
     run = live.latest(context.run_name(cell))
     busy = run is not None and run.status in live.ACTIVE
     key = context.key(cell)
-    usual = defaults(cell)
+    usual = configured.experiment(cell)
     config = form.run_form(usual, key, show=cell.body["knobs"], busy=busy)
     if config is not None:
         title = f"{context.lesson.navigation}: {cell.body['title']}"

@@ -33,6 +33,8 @@ def render(lesson: Lesson) -> None:
     for cell in lesson.cells:
         if cell.kind == "experiment":
             experiment.settle(cell, context)
+        elif cell.kind == "compare":
+            compare.settle(cell, context)
     _head(lesson, context)
     for cell in lesson.cells:
         RENDER[cell.kind](cell, context)
