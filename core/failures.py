@@ -17,6 +17,7 @@ page reaches a fault: only `broken`, which has to be called by name.
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 import tempfile
@@ -91,7 +92,7 @@ class Fault:
 
     name: of its recording. title: in words. breaks: how it changes the data or the weights of a prepared run. does:
     what that is, in a sentence. looks: what is seen in the curves. mend: what to do. config: the run that it is put
-    into, as RunConfig takes it, and `set`, its settings.
+    into, as RunConfig takes it, and `set`, its settings. fresh: its recording says how it does on new questions, too.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Fault:
     looks: str
     mend: str
     config: Mapping[str, Any] = field(default_factory=dict)
+    fresh: bool = False
 
     def run(self) -> RunConfig:
         """The run: an ordinary one, until the fault is put in."""
@@ -146,6 +148,7 @@ FAULTS = {
             "Everything looks perfect. New questions tell the truth.",
             "Split before anything else, by question; then look for the same question on both sides.",
             {"task": "jargon", "set": {"train_examples": 150, "steps": 120, "eval_items": 100}},
+            fresh=True,
         ),
     )
 }  # fmt: skip
@@ -192,7 +195,10 @@ def _run(config: RunConfig, folder: Path, breaks: Callable[[Any], None]) -> Iter
     return _told(Broken(config, Path(folder), lambda: False), False)
 
 
-def fresh_score(name: str, adapter: Path, items: int = 100, seed: int = 77_000) -> float:
+FRESH_ITEMS = 100
+
+
+def fresh_score(name: str, adapter: Path, items: int = FRESH_ITEMS, seed: int = 77_000) -> float:
     """The share of new questions that a run's adapter answers right: questions that neither training nor the run's own
     score has seen.
 
@@ -218,8 +224,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     found = fault(asked.name)
 
+    share: list[float] = []
+
     def faulty(config: RunConfig, folder: Path) -> Iterator[Event]:
-        return _run(config, folder, found.breaks)
+        from core.train import ADAPTER
+
+        yield from _run(config, folder, found.breaks)
+        if found.fresh and config.task is not None:
+            share.append(fresh_score(config.task, folder / ADAPTER))
 
     try:
         done = recorded.record(
@@ -229,6 +241,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DeltalabError as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, BadInput) else 1
+    if share:
+        beside = asked.out.with_name(f"{asked.out.stem}-fresh.json")
+        text = json.dumps({"provenance": done.provenance, "exact_match": share[0], "items": FRESH_ITEMS}, indent=1)
+        beside.write_text(text + "\n", encoding="utf-8")
     print(f"{asked.out}: {len(done.lines)} events")
     return 0
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from core.catalog import GpuRow, architecture_of, gpu, model
 from core.config import RunConfig
 from core.errors import BadInput
-from core.memory.card import FITS, TIGHT, Totals, largest_batch, totals
+from core.memory.card import Totals, largest_batch, totals
 from core.memory.compare import device_of
 from core.memory.cost import Cost, board_watts, cost, price, steps_for
 from core.memory.estimate import Sizes, find
@@ -43,8 +43,8 @@ class Plan:
 
     @property
     def possible(self) -> bool:
-        """Whether it fits, certainly or probably."""
-        return self.verdict in (FITS, TIGHT)
+        """Whether the likely total fits."""
+        return self.totals is not None and self.totals.process[1] <= self.card.usable_bytes
 
 
 UNKNOWN = "not worked out"
@@ -98,7 +98,7 @@ def plan(
 def first_that_fits(
     name: str, card: str, methods: Sequence[str] = ("full", "lora", "qlora"), **step: int
 ) -> str | None:
-    """The first of the methods whose step fits on the card for certain or probably; None: none does.
+    """The first of the methods whose step is likely to fit on the card; None: none is.
 
     Args:
         step: batch and length, as for `plan`.
