@@ -29,8 +29,8 @@ ICON = re.compile(r":material/[a-z0-9_]+:\s*")
 PAGE = re.compile(r"\]\(/([\w-]*)\)")
 APP = "http://127.0.0.1:8501"
 NAMES = {
-    "predict": "Prediction", "experiment": "Experiment", "quiz": "Question", "widget": "Try it", "compare": "Comparison",
-    "probe": "Measurement", "source": "Source", "code": "Code", "exercise": "Exercise",
+    "predict": "Prediction", "experiment": "Experiment", "quiz": "Question", "widget": "Try it",
+    "compare": "Comparison", "probe": "Measurement", "source": "Source", "code": "Code", "exercise": "Exercise",
 }  # fmt: skip
 
 
@@ -237,7 +237,7 @@ def _quiz(cell: Cell, lesson: Lesson) -> Made:
             for i, c in enumerate(body["choices"])
         ]
     elif kind == "ordering":
-        order = shuffled(body["items"])
+        order = [body["items"][i] for i in answers.shuffled(len(body["items"]), cell.id)]
         lines += ["Bring these into the right order:", ""]
         lines += [f"- {text(item, lesson)}" for item in order]
         told = ["\n".join(f"{i}. {text(item, lesson)}" for i, item in enumerate(body["items"], 1))]
@@ -248,12 +248,6 @@ def _quiz(cell: Cell, lesson: Lesson) -> Made:
         told.append(text(body.get("why", ""), lesson))
     yield cell.id, _title(cell, lesson, "\n".join(lines))
     yield f"{cell.id}-answer", prose(folded("Answer", "\n\n".join(t for t in told if t)))
-
-
-def shuffled(items: Sequence[str]) -> list[str]:
-    """The items in another order than the right one, always the same."""
-    made = sorted(items, key=lambda item: (len(item), item))
-    return made if made != list(items) else made[1:] + made[:1]
 
 
 def _widget(cell: Cell, lesson: Lesson) -> Made:
@@ -287,7 +281,10 @@ def _exercise(cell: Cell, lesson: Lesson) -> Made:
     yield f"{cell.id}-check", code(f"{call};")
     hints = "\n".join(f"{i}. {text(hint, lesson)}" for i, hint in enumerate(body["hints"], 1))
     yield f"{cell.id}-hints", prose(folded("Hints", hints))
-    yield f"{cell.id}-solution", code(f"# One solution.\n{body['solution']}", tags=("solution", "hide-input"), folded=True)
+    yield (
+        f"{cell.id}-solution",
+        code(f"# One solution.\n{body['solution']}", tags=("solution", "hide-input"), folded=True),
+    )
     yield f"{cell.id}-right", code(f"{call};", tags=("solution",))
     if body.get("cost"):
         yield f"{cell.id}-cost", prose(text(body["cost"], lesson))

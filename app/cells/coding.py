@@ -199,9 +199,7 @@ def _said(kept: Mapping[str, Any], running: Execution | None, phase: str) -> tup
     return {"interrupted": "Stopped.", "too_long": "Stopped."}.get(end, "Ended."), sentence
 
 
-def _results(
-    cell: Cell, context: Context, kept: Mapping[str, Any], running: Execution | None, fresh: bool
-) -> None:
+def _results(cell: Cell, context: Context, kept: Mapping[str, Any], running: Execution | None, fresh: bool) -> None:
     """What the last run said, and whether it is still about this code."""
     if not kept.get("run"):
         return

@@ -28,7 +28,7 @@ def table_of(frame: Any) -> dict[str, Any]:
     """A pandas DataFrame (or a Series) as columns and rows of plain values, an index that says something included."""
     if not hasattr(frame, "columns"):
         frame = frame.to_frame()
-    total, wide = int(len(frame)), int(len(frame.columns))
+    total, wide = len(frame), len(frame.columns)
     shown = frame.iloc[:MOST_ROWS, :MOST_COLUMNS]
     if type(shown.index).__name__ != "RangeIndex" or shown.index.name:
         shown = shown.reset_index()
@@ -61,9 +61,9 @@ def error_of(kind: type[BaseException], error: BaseException, trace: TracebackTy
 
     Returns:
         name, message: of the error. line: where it left the cell that was run, from 1 (0 when it never was there).
-        frames: the lines of the learner's own code on the way, outermost first: {"line", "name", "text", "here"}, `here`
-        when it is of the cell that was run and not of an earlier one. where: the file and line of somebody else's code
-        in which it was raised; empty when it was the learner's own.
+        frames: the lines of the learner's own code on the way, outermost first: {"line", "name", "text", "here"}; here:
+        it is of the cell that was run and not of an earlier one. where: the file and line of somebody else's code in
+        which it was raised; empty when it was the learner's own.
     """
     frames, where, here = [], "", ""
     for frame in traceback.extract_tb(trace):

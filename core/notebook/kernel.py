@@ -15,6 +15,7 @@ sockets, over 127.0.0.1; every message is signed with a key that only the two en
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -40,7 +41,7 @@ MEMORY_SECONDS = 0.2
 START_SECONDS = 60.0
 GRACE_SECONDS = 3.0  # after an interrupt, before the process is killed
 IDLE_SECONDS = 15 * 60.0
-CHECK_SECONDS = 20.0
+MORE_SECONDS = 3.0  # for a check, beyond what the code it tries is given
 WAITING = 24  # executions that may wait for one kernel
 MOST_CODE = 16_000
 AGAIN = "Everything that cells had defined is gone; run them again from the top."
@@ -127,9 +128,7 @@ class Kernel:
         process = self._process
         return process.pid if process is not None else None
 
-    def run(
-        self, code: str, *, seconds: float, name: str = "", check: tuple[str, str] | None = None
-    ) -> Execution:
+    def run(self, code: str, *, seconds: float, name: str = "", check: tuple[str, str] | None = None) -> Execution:
         """Queue code to run after what waits already.
 
         Args:
@@ -238,8 +237,9 @@ class Kernel:
             if execution.check is not None:
                 name = json.dumps(execution.name)
                 arguments = ", ".join(map(json.dumps, execution.check))
-                parts.insert(0, (f"{_INSIDE}.begin({name}, globals())", CHECK_SECONDS, True))
-                parts.append((f"{_INSIDE}.check({name}, {arguments}, globals())", CHECK_SECONDS, True))
+                parts.insert(0, (f"{_INSIDE}.begin({name}, globals())", START_SECONDS, True))
+                seconds = execution.seconds_allowed + MORE_SECONDS
+                parts.append((f"{_INSIDE}.check({name}, {arguments}, globals())", seconds, True))
             for code, seconds, silent in parts:
                 end, sentence = self._watch(line, execution, code, seconds, silent)
                 if end != "ok":
@@ -257,9 +257,7 @@ class Kernel:
     def _started(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
-    def _watch(
-        self, line: _Line, execution: Execution, code: str, seconds: float, silent: bool
-    ) -> tuple[str, str]:
+    def _watch(self, line: _Line, execution: Execution, code: str, seconds: float, silent: bool) -> tuple[str, str]:
         """Have code executed, collect what it says, and see to the limits. Returns how it ended, and a sentence."""
         number = line.execute(code, silent=silent)
         began = time.monotonic()
@@ -330,10 +328,8 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     except psutil.Error:
         family = []
     for one in family:
-        try:
+        with contextlib.suppress(psutil.Error):
             one.kill()
-        except psutil.Error:
-            pass
     try:
         process.wait(5)
     except subprocess.TimeoutExpired:
@@ -472,10 +468,8 @@ class _Line:
         if self.process.poll() is None:
             _kill(self.process)
         if self.process.stdin is not None:
-            try:
+            with contextlib.suppress(OSError):
                 self.process.stdin.close()
-            except OSError:
-                pass
         self.client.stop_channels()
         self.place.clear()
 

@@ -94,9 +94,7 @@ class Kernels:
     def _kernel(self, owner: str) -> Kernel:
         """The learner's kernel; when there are too many, the one that was unused longest makes room."""
         if owner not in self._kernels:
-            self._kernels[owner] = Kernel(
-                self.home, owner, most_bytes=self.most_bytes, idle_seconds=self.idle_seconds
-            )
+            self._kernels[owner] = Kernel(self.home, owner, most_bytes=self.most_bytes, idle_seconds=self.idle_seconds)
         kernel = self._kernels[owner]
         if not kernel.alive and not kernel.busy:
             others = [k for k in self._kernels.values() if k is not kernel and (k.alive or k.busy)]

@@ -4,8 +4,8 @@ The environment is made from nothing: no variable of the server's reaches the pr
 the secret that signs cookies, nor a database's address, nor a token.
 
 Where `bwrap` (bubblewrap) works, with user namespaces, the process also sees no network, no other process, no data
-folder, nobody's home, and can write into its own folders only. Whether it works is found out once, by doing it. Where it
-does not, the process has the rights of the server's account; that is why code is off on a server that others reach
+folder, nobody's home, and can write into its own folders only. Whether it works is found out once, by doing it. Where
+it does not, the process has the rights of the server's account; that is why code is off on a server that others reach
 (permission.py).
 """
 
@@ -85,7 +85,10 @@ def command(arguments: Sequence[str], place: Place, home: Path, *, sandboxed: bo
     if not sandboxed:
         return python
     hidden = {str(Path.home().resolve()), "/tmp", "/var/tmp", "/run", "/dev/shm"}
-    seen = [str(ROOT), sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent)]
+    # Lessons that lie elsewhere (app/index.py) have their checks there.
+    lessons = os.environ.get("DELTALAB_LESSONS")
+    elsewhere = [str(Path(lessons).resolve())] if lessons and Path(lessons).is_dir() else []
+    seen = [str(ROOT), *elsewhere, sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent)]
     words = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--ro-bind", "/", "/"]
     words += ["--dev", "/dev", "--proc", "/proc"]
     for path in sorted(hidden):
