@@ -115,13 +115,15 @@ def check(asked: argparse.Namespace) -> int:
 
 
 def mistakes_in(paths: Sequence[Path]) -> list[index.Mistake]:
-    """What the format forbids, and the numbers that the engine refuses to compute."""
+    """What the format forbids, the numbers that the engine refuses to compute, and what the linter finds."""
+    from app.lint import lint
+
     out: list[index.Mistake] = []
     for path in paths:
         lesson, mistakes = index.read(path)
         out += mistakes
         if lesson is not None:
-            out += index.check(lesson)
+            out += [*index.check(lesson), *lint(lesson)]
     return out
 
 

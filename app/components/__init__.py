@@ -17,7 +17,7 @@ from typing import Any
 import streamlit as st
 
 FOLDER = Path(__file__).resolve().parent
-FILES = {"live": ("live.js", "live.css"), "editor": ("editor.js", "editor.css")}
+FILES = {"live": ("live.js", "live.css"), "editor": ("editor.js", "editor.css"), "page": ("page.js",)}
 """Which files of which component are served; nothing else is."""
 
 
@@ -28,11 +28,15 @@ def version(folder: str) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
+def root() -> str:
+    """What stands before every address of this server: "" or "/base"."""
+    base = str(st.get_option("server.baseUrlPath") or "").strip("/")
+    return f"/{base}" if base else ""
+
+
 def loader(folder: str) -> str:
     """The module that Streamlit is given: it imports the served one."""
-    base = str(st.get_option("server.baseUrlPath") or "").strip("/")
-    root = f"/{base}/assets" if base else "/assets"
-    address = json.dumps(f"{root}/{folder}/{version(folder)}/{FILES[folder][0]}")
+    address = json.dumps(f"{root()}/assets/{folder}/{version(folder)}/{FILES[folder][0]}")
     return f"const url = new URL({address}, document.baseURI);\nexport default (await import(url)).default;"
 
 
