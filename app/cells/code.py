@@ -11,7 +11,7 @@ from app.index import Cell
 
 def task(cell: Cell) -> coding.Task:
     """What the editor of a code cell is for."""
-    return coding.Task(cell.body["code"].rstrip() + "\n", float(cell.body.get("seconds", coding.SECONDS)))
+    return coding.Task(cell.body["code"].rstrip(), float(cell.body.get("seconds", coding.SECONDS)))
 
 
 def render(cell: Cell, context: Context) -> None:

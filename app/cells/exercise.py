@@ -21,7 +21,7 @@ from core.notebook.kernel import Execution
 
 def task(cell: Cell, context: Context) -> coding.Task:
     """What the editor of an exercise is for."""
-    stub = cell.body["stub"].rstrip() + "\n"
+    stub = cell.body["stub"].rstrip()
     check = cell.body.get("check", cell.id.replace("-", "_"))
     return coding.Task(
         stub,

@@ -87,7 +87,7 @@ def _foot(lesson: Lesson, context: Context) -> None:
 
 def _take_along(lesson: Lesson) -> None:
     """The lesson as a notebook, and on one page."""
-    with st.container(key="lesson-tools", horizontal=True, vertical_alignment="center"):
+    with st.container(key="take-along", horizontal=True, vertical_alignment="center"):
         st.download_button(
             "Jupyter notebook",
             data=partial(notebook.notebook, lesson),
