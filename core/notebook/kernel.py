@@ -53,7 +53,7 @@ class Execution:
 
     phase: queued → starting (the process) → running → over. end: ok | error | interrupted | too_long | too_large | died
     | dropped; empty while it is not over. sentence: how it ended, where the outputs do not say it. seconds: how long
-    the code ran.
+    the code ran. pid: of the process that ran it: with another one, what it has defined is gone.
     """
 
     code: str
@@ -67,6 +67,7 @@ class Execution:
     sentence: str = ""
     began: float = 0.0
     seconds: float = 0.0
+    pid: int | None = None
 
     @property
     def over(self) -> bool:
@@ -232,7 +233,7 @@ class Kernel:
             if line is None:
                 execution.phase = "starting"
                 line = _Line(self.home, self.owner, self.most_bytes, self._started)
-            execution.phase, execution.began = "running", time.monotonic()
+            execution.phase, execution.began, execution.pid = "running", time.monotonic(), line.process.pid
             parts = [(execution.code, execution.seconds_allowed, False)]
             if execution.check is not None:
                 name = json.dumps(execution.name)
