@@ -65,7 +65,7 @@ def _figure(output: Mapping[str, Any], key: str) -> None:
         figure = go.Figure(output["figure"], skip_invalid=True)
     except (TypeError, ValueError):
         figure = go.Figure()
-    if len(figure.data) < len(output["figure"].get("data") or ()):
+    if not figure.data:
         st.caption("This figure cannot be drawn here.")
         return
     title = figure.layout.title.text if figure.layout.title else None

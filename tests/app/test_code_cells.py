@@ -153,7 +153,7 @@ def test_who_can_come_follows_from_the_names(
 
 def test_what_a_kernel_sends_cannot_break_the_page(opened: Open, store: Store) -> None:
     odd = (
-        {"kind": "figure", "figure": {"data": [{"type": "no-such-trace"}], "layout": {}}},
+        {"kind": "figure", "figure": {"data": "nonsense", "layout": 3}},
         {"kind": "image", "png": "not base64!"},
         {"kind": "value", "text": "<script>alert(1)</script>"},
     )
