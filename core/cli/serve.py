@@ -13,6 +13,7 @@ from core.cli.arguments import DONE, FAILED, command
 from core.errors import BadInput, Refused
 
 HOST, PORT = "127.0.0.1", 8501
+SHORTEST_KEY = 8  # of a teacher, as in app/classroom.py
 
 
 def add(commands: Any) -> None:
@@ -21,6 +22,10 @@ def add(commands: Any) -> None:
     serve.add_argument("--host", default=HOST, help=f"address to listen on (default: {HOST}, this machine only)")
     serve.add_argument("--port", type=int, default=PORT, help=f"port; 0 takes a free one (default: {PORT})")
     serve.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    serve.add_argument(
+        "--teacher-key-file", metavar="FILE", default="",
+        help="a file with the key that makes its reader a teacher, who sees how everyone is doing",
+    )  # fmt: skip
     serve.add_argument("--json", action="store_true", help="say where the app is with one JSON object, once it answers")
 
 
@@ -33,6 +38,7 @@ def _serve(asked: argparse.Namespace) -> int:
     if not 0 <= asked.port <= 65535:
         raise BadInput(f"--port must be from 0 to 65535, not {asked.port}.")
     script = _app_script()
+    environment = {**os.environ, **_teacher_key(asked.teacher_key_file)}
     try:
         family, _, _, _, address = socket.getaddrinfo(asked.host, asked.port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -60,7 +66,8 @@ def _serve(asked: argparse.Namespace) -> int:
         command += ["--server.allowedHosts=*", f"--browser.serverAddress={shown}"]
     # Streamlit reads .streamlit/config.toml from the working folder. The server is in a session of its own, so that a
     # Ctrl-C reaches it once, through us, and not a second time from the terminal.
-    server = subprocess.Popen(command, cwd=script.parents[1], start_new_session=True, stdout=subprocess.DEVNULL)
+    server = subprocess.Popen(command, cwd=script.parents[1], start_new_session=True, stdout=subprocess.DEVNULL,
+                              env=environment)  # fmt: skip
     stopped = False
 
     def stop(_number: int, _frame: Any) -> None:
@@ -95,6 +102,26 @@ def _serve(asked: argparse.Namespace) -> int:
         return DONE
     print(f"The server ended with status {code}; what it said is above.", file=sys.stderr)
     return FAILED
+
+
+def _teacher_key(file: str) -> dict[str, str]:
+    """The environment by which the app knows its teacher's key: where it stands, not what it is.
+
+    Raises:
+        BadInput: the file is not there, cannot be read, or holds too little to be a key.
+    """
+    if not file:
+        return {}
+    path = Path(file).expanduser().resolve()
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as why:
+        raise BadInput(
+            f"The teacher key's file {file} cannot be read.", "Give a text file with the key in it."
+        ) from why
+    if len(key) < SHORTEST_KEY:
+        raise BadInput(f"The key in {file} is too short.", f"It needs at least {SHORTEST_KEY} characters.")
+    return {"DELTALAB_TEACHER_KEY_FILE": str(path)}
 
 
 def _stop_signals() -> list[Any]:
