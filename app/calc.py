@@ -3,6 +3,9 @@
 A lesson writes {calc}`lora_parameters(d=192, k=192, r=8)` and gets `3,072`. The expression is parsed, not evaluated:
 one call of a function of this module, with keyword arguments that are plain numbers or texts. Nothing else is
 understood, so a lesson can neither run code nor show a number that nobody computed.
+
+A topic that needs more functions is a file calc_<topic>.py here with FUNCTIONS of its own: name -> (function, how its
+result is printed).
 """
 
 from __future__ import annotations
@@ -13,12 +16,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from app import calc_catalog
+from app.numbers import grouped, percent, plain
 from core.errors import BadInput
-from core.units import bytes_text, count_text, seconds_text
+from core.units import KIB, MIB, bytes_text, count_text, seconds_text
 
 TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
 
@@ -42,23 +46,6 @@ def example(task: str, part: str, item: int = 0) -> str:
     except ValueError as error:
         raise BadInput(str(error)) from None
     return found.prompt if part == "prompt" else found.completion
-
-
-def grouped(value: float) -> str:
-    """A whole number with thousands separated: 1536 -> '1,536'."""
-    return f"{value:,.0f}"
-
-
-def percent(value: float) -> str:
-    """A share in per cent, with as many digits as say something: 98.37 -> '98 %', 1.536 -> '1.5 %', 0 -> '0 %'."""
-    if value == 0 or value >= 10:
-        return f"{value:.0f} %"
-    return f"{value:.2g} %" if value < 1 else f"{value:.1f} %"
-
-
-def plain(value: float) -> str:
-    """A number as short as it can be said: 0.003 -> '0.003', 16.0 -> '16'."""
-    return f"{value:.4g}"
 
 
 def matrix_parameters(d: int, k: int) -> float:
@@ -188,9 +175,9 @@ def _read(path: Path, _stamp: int) -> list[dict[str, Any]]:
 def quantities(events: list[dict[str, Any]]) -> dict[str, float]:
     """Named figures of a run, from its events: what predictions are measured against and lessons print.
 
-    Shares are in per cent, losses in nats a token, sizes in bytes, times in seconds. A figure that the run has not
-    reached yet is absent, and so are the scores of items when none were held out; the `_after` figures and the totals
-    appear only when the run has finished.
+    Shares are in per cent, losses in nats a token, sizes in bytes (peak_mib in MiB), times in seconds. A figure that
+    the run has not reached yet is absent, and so are the scores of items when none were held out; the `_after` figures
+    and the totals appear only when the run has finished.
     """
     out: dict[str, float] = {}
     started = next((e for e in events if e["kind"] == "started"), None)
@@ -220,8 +207,14 @@ def quantities(events: list[dict[str, Any]]) -> dict[str, float]:
         out["first_loss_seconds"] = finished["first_loss_seconds"]
         out["adapter_bytes"] = finished["adapter_bytes"]
         out["peak_bytes"] = finished["peak_bytes"]
+        out["peak_mib"] = finished["peak_bytes"] / MIB
         if steps:
             out["last_loss"] = steps[-1]["loss"]
+        if len(steps) > 1 and started:
+            # (The first step pays for what is done once, so it is left out.)
+            out["step_seconds"] = (steps[-1]["seconds"] - steps[0]["seconds"]) / (len(steps) - 1)
+            out["batch_size"] = started["config"]["train"]["batch_size"]
+            out["examples_per_second"] = out["batch_size"] / out["step_seconds"] if out["step_seconds"] else 0.0
     return out
 
 
@@ -229,13 +222,19 @@ def quantity_text(what: str, value: float) -> str:
     """A figure of `quantities` for a person, with its unit."""
     if what.endswith("_bytes"):
         return bytes_text(value)
+    if what == "peak_mib":
+        return f"{value:.0f} MiB"
+    if what == "step_seconds":
+        return f"{1000 * value:.0f} ms" if value < 1 else seconds_text(value)
     if what == "seconds" or what.endswith("_seconds"):
         return seconds_text(value)
     if what.startswith(("loss_", "first_loss", "last_loss")):
         return f"{value:.2f}"
-    if what in ("trainable", "total", "steps", "examples", "held_out"):
+    if what in ("trainable", "total", "steps", "examples", "held_out", "batch_size"):
         return grouped(value)
-    return percent(value)
+    if what.endswith(("_before", "_after", "_percent")):
+        return percent(value)
+    return plain(value)
 
 
 def probe_text(what: str, value: float) -> str:
@@ -250,6 +249,52 @@ def probe_text(what: str, value: float) -> str:
     return grouped(value) if float(value).is_integer() else plain(value)
 
 
+def knob_figures(events: list[dict[str, Any]]) -> dict[str, float]:
+    """The numeric settings that a run was made with, by name: rank, learning_rate, steps …"""
+    config = next((e["config"] for e in events if e["kind"] == "started" and "config" in e), {})
+    settings = {**config.get("train", {}), **(config.get("settings") or {}), "seed": config.get("seed")}
+    return {k: float(v) for k, v in settings.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+
+
+def run_figures(events: list[dict[str, Any]]) -> dict[str, float]:
+    """What a comparison may show of a run: its settings, and what came out (`quantities`)."""
+    return knob_figures(events) | quantities(events)
+
+
+TITLES = {
+    "trainable": "Trained parameters", "total": "All parameters", "trainable_percent": "Trained share",
+    "exact_match_before": "Task before", "exact_match_after": "Task after", "skills_before": "Old skills before",
+    "skills_after": "Old skills after", "loss_before": "Held-out loss before", "loss_after": "Held-out loss after",
+    "first_loss": "First loss", "last_loss": "Last loss", "seconds": "Training time",
+    "first_loss_seconds": "Time to the first loss", "adapter_bytes": "Adapter file", "peak_bytes": "Peak memory",
+    "held_out": "Held-out items",
+}  # fmt: skip
+
+
+def quantity_title(what: str) -> str:
+    """What a figure is called: 'exact_match_after' -> 'Task after', 'learning_rate' -> 'Learning rate'."""
+    words = what.replace("_", " ")
+    return TITLES.get(what, words[:1].upper() + words[1:])
+
+
+def quantity_axis(what: str) -> tuple[str, float]:
+    """The unit of an axis that shows a figure, and what a value is divided by for it."""
+    if what.endswith("_bytes"):
+        return ("MiB", MIB) if what == "peak_bytes" else ("KiB", KIB)
+    if what == "seconds" or what.endswith("_seconds"):
+        return "s", 1.0
+    if what.startswith(("loss_", "first_loss", "last_loss")):
+        return "nats a token", 1.0
+    if what.endswith(("_before", "_after", "_percent")):
+        return "%", 1.0
+    return "", 1.0
+
+
+def less_is_better(what: str) -> bool:
+    """Whether the smaller of two such figures is the better one."""
+    return not what.endswith(("_before", "_after")) or what.startswith("loss_")
+
+
 FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "matrix_parameters": (matrix_parameters, grouped),
     "lora_parameters": (lora_parameters, grouped),
@@ -260,8 +305,22 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "recorded": (recorded, plain),
     "probed": (probed, plain),
     "example": (example, str),
-    **calc_catalog.FUNCTIONS,
 }
+
+
+def _of_topics() -> dict[str, tuple[Callable[..., Any], Callable[[Any], str]]]:
+    """The FUNCTIONS of app/calc_<topic>.py, which know nothing of this module."""
+    found: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {}
+    for path in sorted(Path(__file__).parent.glob("calc_*.py")):
+        more = import_module(f"app.{path.stem}").FUNCTIONS
+        twice = sorted(set(more) & (set(found) | set(FUNCTIONS)))
+        if twice:
+            raise RuntimeError(f"{path.name} has calc functions that are there already: {', '.join(twice)}")
+        found |= more
+    return found
+
+
+FUNCTIONS |= _of_topics()
 
 
 def parse(expression: str) -> Call:

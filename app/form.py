@@ -241,17 +241,7 @@ def run_form(
             for i, knob in enumerate(folded):
                 with columns[i % per_row]:
                     values[knob.name] = _draw(knob, widget_key(key, defaults, knob), locked=knob.name in lock)
-            seed = st.number_input(
-                "Seed",
-                min_value=0,
-                max_value=2**31 - 1,
-                value=defaults.seed,
-                step=1,
-                key=f"{key}-seed",
-                help="Where every random choice comes from: the same settings and seed give the same run.",
-                bind="query-params",
-                disabled="seed" in lock,
-            )
+            seed = _seed(defaults, key, locked="seed" in lock)
     else:
         seed = defaults.seed
     if "seed" in lock:
@@ -270,6 +260,58 @@ def run_form(
         disabled=busy or not ready or bool(wrong),
     )
     return config if pressed else None
+
+
+def common_knobs(defaults: RunConfig, key: str, names: Sequence[str]) -> dict[str, Any]:
+    """Widgets for knobs that several runs share, without a button.
+
+    Args:
+        defaults: the first of the runs; it says what the knobs show untouched.
+        key: distinct per page; also the prefix of the knobs in the URL.
+        names: of fields of its configs, or "seed".
+
+    Returns:
+        the knobs that do not stand at their default, name -> value.
+    """
+    changed: dict[str, Any] = {}
+    for row in range(0, len(names), PER_ROW):
+        for column, name in zip(st.columns(PER_ROW, gap="medium"), names[row : row + PER_ROW], strict=False):
+            with column:
+                if name == "seed":
+                    value, default = _seed(defaults, key, locked=False), defaults.seed
+                else:
+                    knob = next(k for k in knobs(defaults) if k.name == name)
+                    value, default = _draw(knob, widget_key(key, defaults, knob), locked=False), knob.default
+                    if knob.meta.get("why"):
+                        st.caption(f"Default {shown(default)}. {knob.meta['why']}")
+                if value != default:
+                    changed[name] = value
+    return changed
+
+
+def changed_knobs(defaults: RunConfig, key: str, names: Sequence[str]) -> dict[str, Any]:
+    """What `common_knobs` would return now, without drawing anything."""
+    now = config_of(defaults, key)
+    own = {f.name for f in dataclasses.fields(now.settings)} if now.settings is not None else set()
+    values = {n: now.seed if n == "seed" else getattr(now.settings if n in own else now.train, n) for n in names}
+    usual = {k.name: k.default for k in knobs(defaults)} | {"seed": defaults.seed}
+    return {name: value for name, value in values.items() if value != usual[name]}
+
+
+def _seed(defaults: RunConfig, key: str, *, locked: bool) -> int:
+    return int(
+        st.number_input(
+            "Seed",
+            min_value=0,
+            max_value=2**31 - 1,
+            value=defaults.seed,
+            step=1,
+            key=f"{key}-seed",
+            help="Where every random choice comes from: the same settings and seed give the same run.",
+            bind="query-params",
+            disabled=locked,
+        )
+    )
 
 
 def _unlocked(values: dict[str, Any], lock: Sequence[str]) -> dict[str, Any]:

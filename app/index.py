@@ -8,8 +8,9 @@ fenced directives. A directive is a top-level fence whose info string is `{kind}
     ```
 
 A longer fence shows a directive instead of being one. {calc}`name(argument=value)` in the text prints a number from the
-engine (app/calc.py); {term}`NF4` or {term}`shown text|NF4` is a word of the glossary (core/glossary.py). A picture is a
-line of its own, `![what it shows](file.svg)`, and its file lies in the folder.
+engine (app/calc.py); {term}`NF4` or {term}`shown text|NF4` is a word of the glossary (core/glossary.py);
+{n}`72|points to an inch` is a number by definition, with the reason why nobody computes it (app/lint.py).
+A picture is a line of its own, `![what it shows](file.svg)`, and its file lies in the folder.
 A directive's id is what a learner's saved state hangs on, so it is explicit and never made from the position.
 
 Everything that is wrong is collected and reported at once, each with file and line.
@@ -35,9 +36,9 @@ FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})\s*(.*)$")
 DIRECTIVE = re.compile(r"^\{([^}]*)\}\s*(.*)$")
 CELL_ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 IMAGE = re.compile(r"^!\[(?P<alt>[^\]]*)\]\((?P<file>[^)\s]+)\)[ \t]*$", re.MULTILINE)
-# A calc, a term or a code span, whichever begins first: a calc inside a code span is text about a calc.
+# A calc, term, number with a reason or code span, whichever begins first: a calc in a code span is text about one.
 INLINE = re.compile(
-    r"\{calc\}`(?P<calc>[^`\n]*)`|\{term\}`(?P<term>[^`]*)`"
+    r"\{calc\}`(?P<calc>[^`\n]*)`|\{term\}`(?P<term>[^`]*)`|\{n\}`(?P<n>[^`]*)`"
     r"|(?P<ticks>(?<!`)`+(?!`)).*?(?<!`)(?P=ticks)(?!`)",
     re.DOTALL,
 )
@@ -133,23 +134,26 @@ def scan(root: Path = ROOT) -> tuple[list[Lesson], list[Mistake]]:
 
 
 @lru_cache(maxsize=1)
-def lessons() -> tuple[Lesson, ...]:
-    """The lessons that come with Deltalab, read once.
-
-    Raises:
-        LessonMistakes: any of them has a mistake.
-    """
+def _scanned() -> tuple[tuple[Lesson, ...], tuple[Mistake, ...]]:
     found, mistakes = scan()
-    if mistakes:
-        raise LessonMistakes(mistakes)
-    return tuple(found)
+    return tuple(found), tuple(mistakes)
+
+
+def lessons() -> tuple[Lesson, ...]:
+    """The lessons that come with Deltalab, read once; one with a mistake is left out, and hides no other."""
+    return _scanned()[0]
+
+
+def mistakes() -> tuple[Mistake, ...]:
+    """What is wrong with those that were left out: nothing, in a release (tests/app/test_lessons.py)."""
+    return _scanned()[1]
 
 
 def read(path: Path, *, recorded: bool = True) -> tuple[Lesson | None, list[Mistake]]:
     """One lesson file and its mistakes; the lesson is None when there are any.
 
     Args:
-        recorded: whether recorded runs that are missing are mistakes; not while they are about to be made.
+        recorded: whether the recorded results are looked at; not while they are about to be made.
     """
     mistakes: list[Mistake] = []
 
@@ -360,10 +364,10 @@ def _check_references(cells: list[Cell], folder: Path, report: schema.Report, re
             what = "The experiment has no recorded run" if cell.kind == "experiment" else "There is no recorded result"
             names = ", ".join(f"runs/{p.relative_to(folder / 'runs').as_posix()}" for p in missing)
             report(cell.line, f"{what}; record it into {names}.")
-        elif not missing and cell.kind == "compare":
+        elif recorded and cell.kind == "compare":
             _check_columns(cell, folder, report)
         if cell.kind == "predict":
-            _check_prediction(cell, by_id.get(str(cell.body.get("experiment"))), folder, report)
+            _check_prediction(cell, by_id.get(str(cell.body.get("experiment"))), folder, report, recorded)
 
 
 def run_names(cells: Sequence[Cell]) -> list[str]:
@@ -399,13 +403,13 @@ def _check_columns(cell: Cell, folder: Path, report: schema.Report) -> None:
     wanted = [*(body.get("columns") or ()), *(v for k, v in (body.get("figure") or {}).items() if k in ("x", "y"))]
     known: set[str] = set()
     for path in recordings(cell, folder):
-        known |= calc.quantities(calc.recorded_events(path)).keys()
+        known |= calc.run_figures(calc.recorded_events(path)).keys()
     for what in dict.fromkeys(map(str, wanted)):
         if what not in known:
             report(cell.line, f"The runs have no figure {what!r}; they have {', '.join(sorted(known))}.")
 
 
-def _check_prediction(cell: Cell, about: Cell | None, folder: Path, report: schema.Report) -> None:
+def _check_prediction(cell: Cell, about: Cell | None, folder: Path, report: schema.Report, recorded: bool) -> None:
     """A prediction is about a figure that an experiment, a run of a comparison or a measurement has."""
     named, run, what = cell.body.get("experiment"), cell.body.get("run"), str(cell.body.get("what"))
     if about is None or about.kind not in ("experiment", "compare", "probe"):
@@ -423,7 +427,7 @@ def _check_prediction(cell: Cell, about: Cell | None, folder: Path, report: sche
     else:
         name = f"{about.id}/{run}" if run else about.id
         compute, path = partial(calc.recorded, folder, name, what), recorded_path(folder, name)
-    if path.is_file():
+    if recorded and path.is_file():
         try:
             compute()
         except BadInput as error:
@@ -502,6 +506,9 @@ def calls(text: str, line: int, report: schema.Report) -> None:
                 calc.parse(match["calc"])
             except BadInput as error:
                 report(at, str(error))
+        elif match["n"] is not None:
+            if not all(part.strip() for part in match["n"].partition("|")):
+                report(at, "A number by definition has its reason behind a bar: {n}`72|points to an inch`.")
         elif match["term"] is not None:
             shown, key = term_parts(match["term"])
             if not shown or not key:
@@ -533,6 +540,8 @@ def filled(
     def one(match: re.Match[str]) -> str:
         if match["calc"] is not None:
             return compute(calc.parse(match["calc"]), folder)
+        if match["n"] is not None:
+            return match["n"].partition("|")[0].strip()
         return match[0] if match["term"] is None else define(*term_parts(match["term"]))
 
     return INLINE.sub(one, text)

@@ -1,4 +1,5 @@
-"""Components written for Deltalab: one folder each, plain JavaScript modules without dependencies or a build step.
+"""Components written for Deltalab: one folder each. `live` is plain JavaScript; `editor` is built from CodeMirror 6 and
+editor/source by `make editor`, and what was built is in the repository, so that nobody needs node to run Deltalab.
 
 A component's module is served once by `/assets/{folder}/{version}/{file}` (see app/api.py) and cached by the browser
 for good; what travels over the websocket is a loader of two lines. (Streamlit's own packaged assets need a manifest in
@@ -16,7 +17,7 @@ from typing import Any
 import streamlit as st
 
 FOLDER = Path(__file__).resolve().parent
-FILES = {"live": ("live.js", "live.css"), "page": ("page.js",)}
+FILES = {"live": ("live.js", "live.css"), "editor": ("editor.js", "editor.css"), "page": ("page.js",)}
 """Which files of which component are served; nothing else is."""
 
 

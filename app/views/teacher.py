@@ -8,8 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import charts, classroom, form, identity, index, state
-from app.cells import experiment
+from app import charts, classroom, configured, form, identity, index, state
 from app.classroom import Task
 from app.index import Lesson
 from app.story import plain
@@ -66,10 +65,7 @@ def _leave() -> None:
 
 
 def _lessons() -> tuple[Lesson, ...]:
-    try:
-        return index.lessons()
-    except DeltalabError:
-        return ()
+    return index.lessons()
 
 
 def _class() -> None:
@@ -156,7 +152,7 @@ def _links() -> None:
         knob.name: knob
         for cell in lesson.cells
         if cell.kind == "experiment"
-        for knob in form.knobs(experiment.defaults(cell))
+        for knob in form.knobs(configured.experiment(cell))
         if knob.name in cell.body["knobs"] and knob.kind in (int, float)
     }
     left, right = st.columns(2)

@@ -50,6 +50,8 @@ ACTIVE = ("queued", "running")
 RESUMABLE = ("interrupted", "cancelled", "failed")
 RACE = "race/"
 """What the `cell` of the runs of a race begins with (core.race); the race's id follows."""
+COMPARED = "compare/"
+"""What the `cell` of the runs of a comparison begins with (core.runs.together); the lesson's cell and a name follow."""
 STATUSES = (*ACTIVE, "finished", *RESUMABLE)
 
 
@@ -150,7 +152,8 @@ class Store(Claims):
             cell: the lesson cell it belongs to, for `runs(cell=…)`.
             direct: no supervisor takes it; the caller passes it to `core.runs.worker.execute` at once. Such a run does
                 not count against the number of active runs.
-            counts: whether it counts against the number of active runs; those of a race (core.race) do not.
+            counts: whether it counts against the number of active runs; those of a race (core.race) or a
+                comparison (core.runs.together) do not.
 
         Raises:
             BadInput: the config has problems (all of them are listed), or the file cannot be read.
@@ -500,11 +503,12 @@ class Store(Claims):
 
     def _check_quota(self, c: sa.Connection, owner: str, size: int, *, count: bool = True) -> None:
         mine = runs_table.c.owner == owner
-        raced = sa.func.coalesce(runs_table.c.cell, "").startswith(RACE)
+        cell = sa.func.coalesce(runs_table.c.cell, "")
+        together = sa.or_(cell.startswith(RACE), cell.startswith(COMPARED))
         active = c.execute(
             sa.select(sa.func.count())
             .select_from(runs_table)
-            .where(mine, runs_table.c.status.in_(ACTIVE), sa.not_(raced))
+            .where(mine, runs_table.c.status.in_(ACTIVE), sa.not_(together))
         ).scalar_one()
         if count and active >= self.max_active:
             raise Refused(
