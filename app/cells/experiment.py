@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import chat, configured, form, live, state
+from app import calc, chat, configured, form, live, state, tasks
 from app.cells.context import Context, frame
 from app.index import Cell, recorded_path
 from core.config import RunConfig
@@ -47,13 +48,26 @@ def _controls(cell: Cell, context: Context) -> None:
     run = live.latest(context.run_name(cell))
     busy = run is not None and run.status in live.ACTIVE
     key = context.key(cell)
-    usual = configured.experiment(cell)
-    config = form.run_form(usual, key, show=cell.body["knobs"], busy=busy)
+    usual, locked, hidden = _usual(cell, context)
+    config = form.run_form(usual, key, show=cell.body["knobs"], lock=locked, hide=hidden, busy=busy)
     if config is not None:
         if _start(config, cell, context):
             st.rerun()
-    elif run is not None and not busy and live.differs(run, form.config_of(usual, key)):
+    elif run is not None and not busy and live.differs(run, form.config_of(usual, key, (*locked, *hidden))):
         st.caption(":material/update: The run below was made with other settings. *Run* shows what these do.")
+
+
+def _usual(cell: Cell, context: Context) -> tuple[RunConfig, tuple[str, ...], tuple[str, ...]]:
+    """What the form shows untouched, with what a teacher's link sets, and the knobs that it locks and hides."""
+    task = tasks.of(context.lesson.url_path)
+    locked, hidden = (task.locked, task.hidden) if task else ((), ())
+    return tasks.preset(configured.experiment(cell), task), tuple(locked), tuple(hidden)
+
+
+def _shown(cell: Cell, context: Context) -> RunConfig:
+    """The run as the form shows it now."""
+    usual, locked, hidden = _usual(cell, context)
+    return form.config_of(usual, context.key(cell), (*locked, *hidden))
 
 
 def _start(config: RunConfig, cell: Cell, context: Context) -> bool:
@@ -66,13 +80,13 @@ def _start(config: RunConfig, cell: Cell, context: Context) -> bool:
 
 def begin(cell: Cell, context: Context) -> bool:
     """Start a run with the settings that the form shows."""
-    return _start(form.config_of(configured.experiment(cell), context.key(cell)), cell, context)
+    return _start(_shown(cell, context), cell, context)
 
 
 def standing(cell: Cell, context: Context) -> str:
     """Whether a run with the settings that the form shows is there ("done"), "on", "failed", or none is ("open")."""
     run = live.latest(context.run_name(cell))
-    if run is None or live.differs(run, form.config_of(configured.experiment(cell), context.key(cell))):
+    if run is None or live.differs(run, _shown(cell, context)):
         return "on" if run is not None and run.active else "open"
     return "on" if run.active else "done" if run.status == "finished" else "failed"
 
@@ -94,9 +108,31 @@ def _own(cell: Cell, context: Context, run: Run) -> None:
     # "Run" above does what "Run again" would; a run that is not finished can be cancelled or resumed here.
     live.run_panel(run, key=context.key(cell, "own"), expect=expect, actions=run.status != "finished")
     if run.status == "finished":
+        if cell.body.get("goal"):
+            _goal(cell, context, run)
         st.markdown("#### Talk to it, before and after")
         asked, knobs = cell.body.get("chat"), cell.body.get("chat_knobs", False)
         chat.section(run, key=context.key(cell, "chat"), suggestions=asked, knobs=knobs)
+
+
+def reached(goal: Mapping[str, Any], figures: Mapping[str, float]) -> bool | None:
+    """Whether a run with these figures meets a goal; None when it has no such figure."""
+    value = figures.get(goal["what"])
+    if value is None:
+        return None
+    return bool(goal.get("least", value) <= value <= goal.get("most", value))
+
+
+def _goal(cell: Cell, context: Context, run: Run) -> None:
+    """Whether the learner's run does what the lesson asks of it."""
+    goal = cell.body["goal"]
+    figures = calc.quantities([event for _, event in state.store().events(run.id, context.owner, limit=200_000)])
+    met = reached(goal, figures)
+    if met is None:
+        return
+    value = calc.quantity_text(goal["what"], figures[goal["what"]])
+    words = context.text(goal["met" if met else "missed"])
+    (st.success if met else st.warning)(f"{words} ({value})", icon=":material/task_alt:" if met else ":material/build:")
 
 
 def _predicted(cell: Cell, context: Context) -> dict[str, float]:

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from core.guide.rules import Rule
-from core.rag.experiment import ARMS, Band, bands, recorded
+from core.rag.experiment import ARMS, SHARES, Band, bands, recorded
 from core.rag.needs import NEEDS
 from core.units import bytes_text, seconds_text
 
 Bands = Mapping[tuple[str, str, str], Band]
-_SHARES = ("right", "stale", "invented", "faithful", "right_after_update", "recall")
 _SAID = {
     "right": "answered {v} right",
     "stale": "gave the old answer to {v}",
@@ -36,7 +35,7 @@ def recorded_bands() -> Bands:
 
 def value_text(measure: str, value: float) -> str:
     """A measured value for a person."""
-    if measure in _SHARES:
+    if measure in SHARES:
         return f"{100 * value:.0f} %"
     if measure.endswith("_seconds"):
         return seconds_text(value) if value >= 1 else f"{1000 * value:.0f} ms"

@@ -145,7 +145,8 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     """Carry the experiment out.
 
     Returns:
-        {"cells": [Cell…], "wordings": [{"seed", "wordings", "right", "told"}…], "examples": […], "seconds": …}
+        {"cells": [Cell…], "wordings": [{"seed", "wordings", "right", "told"}…], "examples": […], "seconds": …,
+        "figures": see `figures`}
 
     Raises:
         DeltalabError: a training run fails.
@@ -175,6 +176,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
         "examples": shown,
         "settings": dataclasses.asdict(config),
         "seconds": time.perf_counter() - began,
+        "figures": figures(cells),
     }
 
 
@@ -503,7 +505,7 @@ def joined(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]
     ):
         raise BadInput("The experiment that is recorded had other settings.", "Record a new one from its first seed.")
     return {
-        **more,
+        **{key: value for key, value in more.items() if key != "figures"},
         "cells": [*before["cells"], *more["cells"]],
         "wordings": [*before["wordings"], *more["wordings"]],
         "examples": before["examples"],
@@ -541,6 +543,18 @@ def bands(cells: Iterable[Cell]) -> dict[tuple[str, str, str], Band]:
         )
         for key, found in groups.items()
     }  # fmt: skip
+
+
+SHARES = ("right", "stale", "invented", "faithful", "right_after_update", "recall")
+
+
+def figures(cells: Iterable[Cell]) -> dict[str, dict[str, dict[str, float]]]:
+    """arm -> need ('costs' for what has none) -> measure -> mean over the seeds; shares in per cent."""
+    out: dict[str, dict[str, dict[str, float]]] = {}
+    for (arm, need, name), band in bands(cells).items():
+        value = 100 * band.mean if name in SHARES else band.mean
+        out.setdefault(arm, {}).setdefault(need or "costs", {})[name] = value
+    return out
 
 
 def table(result: Mapping[str, Any]) -> list[str]:
