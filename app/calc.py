@@ -312,7 +312,11 @@ def _of_topics() -> dict[str, tuple[Callable[..., Any], Callable[[Any], str]]]:
     """The FUNCTIONS of app/calc_<topic>.py, which know nothing of this module."""
     found: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {}
     for path in sorted(Path(__file__).parent.glob("calc_*.py")):
-        found |= import_module(f"app.{path.stem}").FUNCTIONS
+        more = import_module(f"app.{path.stem}").FUNCTIONS
+        twice = sorted(set(more) & (set(found) | set(FUNCTIONS)))
+        if twice:
+            raise RuntimeError(f"{path.name} has calc functions that are there already: {', '.join(twice)}")
+        found |= more
     return found
 
 
