@@ -3,6 +3,9 @@
 A lesson writes {calc}`lora_parameters(d=192, k=192, r=8)` and gets `3,072`. The expression is parsed, not evaluated:
 one call of a function of this module, with keyword arguments that are plain numbers or texts. Nothing else is
 understood, so a lesson can neither run code nor show a number that nobody computed.
+
+A topic that needs more functions is a file calc_<topic>.py here with FUNCTIONS of its own: name -> (function, how its
+result is printed).
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from app.numbers import grouped, percent, plain
 from core.errors import BadInput
 from core.units import KIB, MIB, bytes_text, count_text, seconds_text
 
@@ -42,23 +46,6 @@ def example(task: str, part: str, item: int = 0) -> str:
     except ValueError as error:
         raise BadInput(str(error)) from None
     return found.prompt if part == "prompt" else found.completion
-
-
-def grouped(value: float) -> str:
-    """A whole number with thousands separated: 1536 -> '1,536'."""
-    return f"{value:,.0f}"
-
-
-def percent(value: float) -> str:
-    """A share in per cent, with as many digits as say something: 98.37 -> '98 %', 1.536 -> '1.5 %', 0 -> '0 %'."""
-    if value == 0 or value >= 10:
-        return f"{value:.0f} %"
-    return f"{value:.2g} %" if value < 1 else f"{value:.1f} %"
-
-
-def plain(value: float) -> str:
-    """A number as short as it can be said: 0.003 -> '0.003', 16.0 -> '16'."""
-    return f"{value:.4g}"
 
 
 def matrix_parameters(d: int, k: int) -> float:
@@ -188,9 +175,9 @@ def _read(path: Path, _stamp: int) -> list[dict[str, Any]]:
 def quantities(events: list[dict[str, Any]]) -> dict[str, float]:
     """Named figures of a run, from its events: what predictions are measured against and lessons print.
 
-    Shares are in per cent, losses in nats a token, sizes in bytes, times in seconds. A figure that the run has not
-    reached yet is absent, and so are the scores of items when none were held out; the `_after` figures and the totals
-    appear only when the run has finished.
+    Shares are in per cent, losses in nats a token, sizes in bytes (peak_mib in MiB), times in seconds. A figure that
+    the run has not reached yet is absent, and so are the scores of items when none were held out; the `_after` figures
+    and the totals appear only when the run has finished.
     """
     out: dict[str, float] = {}
     started = next((e for e in events if e["kind"] == "started"), None)
@@ -220,6 +207,7 @@ def quantities(events: list[dict[str, Any]]) -> dict[str, float]:
         out["first_loss_seconds"] = finished["first_loss_seconds"]
         out["adapter_bytes"] = finished["adapter_bytes"]
         out["peak_bytes"] = finished["peak_bytes"]
+        out["peak_mib"] = finished["peak_bytes"] / MIB
         if steps:
             out["last_loss"] = steps[-1]["loss"]
         if len(steps) > 1 and started:
@@ -234,6 +222,8 @@ def quantity_text(what: str, value: float) -> str:
     """A figure of `quantities` for a person, with its unit."""
     if what.endswith("_bytes"):
         return bytes_text(value)
+    if what == "peak_mib":
+        return f"{value:.0f} MiB"
     if what == "step_seconds":
         return f"{1000 * value:.0f} ms" if value < 1 else seconds_text(value)
     if what == "seconds" or what.endswith("_seconds"):
@@ -322,7 +312,11 @@ def _of_topics() -> dict[str, tuple[Callable[..., Any], Callable[[Any], str]]]:
     """The FUNCTIONS of app/calc_<topic>.py, which know nothing of this module."""
     found: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {}
     for path in sorted(Path(__file__).parent.glob("calc_*.py")):
-        found |= import_module(f"app.{path.stem}").FUNCTIONS
+        more = import_module(f"app.{path.stem}").FUNCTIONS
+        twice = sorted(set(more) & (set(found) | set(FUNCTIONS)))
+        if twice:
+            raise RuntimeError(f"{path.name} has calc functions that are there already: {', '.join(twice)}")
+        found |= more
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from core.errors import BadInput
-from core.units import bytes_text, count_text
+from core.units import bytes_text
 
 
 def _plan(model: str, method: str, card: str, batch: int, length: int, examples: int, epochs: float) -> Any:
@@ -64,13 +64,6 @@ def plan_steps(examples: int, epochs: float, batch: int, accumulation: int = 1) 
     return float(max(1, math.ceil(examples * epochs / (batch * accumulation))))
 
 
-def model_parameters(model: str) -> float:
-    """Parameters of a model of the catalogue."""
-    from core.catalog import architecture_of
-
-    return float(architecture_of(model).total)
-
-
 def card_usable(card: str) -> float:
     """What a program can use of a card's memory, in bytes."""
     from core.catalog import gpu
@@ -114,7 +107,6 @@ FUNCTIONS: dict[str, tuple[Any, Any]] = {
     "plan_hours": (plan_hours, hours_text),
     "plan_money": (plan_money, lambda v: f"{v:,.2f}"),
     "plan_steps": (plan_steps, lambda v: f"{v:,.0f}"),
-    "model_parameters": (model_parameters, count_text),
     "card_usable": (card_usable, bytes_text),
     "published_rate": (published_rate, lambda v: f"{v:g}"),
     "data_found": (data_found, lambda v: f"{v:,.0f}"),

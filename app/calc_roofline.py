@@ -100,7 +100,7 @@ def op_intensity(model: str, method: str, batch: int, length: int, name: str) ->
     return found.intensity
 
 
-def saved_bytes(model: str, method: str, batch: int, length: int, name: str = "") -> float:
+def fusion_saves(model: str, method: str, batch: int, length: int, name: str = "") -> float:
     """Bytes of a step that fusing spares, at one operation or ('') at all."""
     plain, one = ops(model, method, batch, length), ops(model, method, batch, length, fused=True)
     return sum(a.bytes - b.bytes for a, b in zip(plain, one, strict=True) if b.kernel and name in b.name)
@@ -170,7 +170,7 @@ FUNCTIONS: dict[str, tuple[Any, Any]] = {
     "step_ms": (step_ms, lambda v: f"{plain(v)} ms"),
     "op_share": (op_share, percent),
     "op_intensity": (op_intensity, plain),
-    "saved_bytes": (saved_bytes, bytes_text),
+    "fusion_saves": (fusion_saves, bytes_text),
     "fusion_gain": (fusion_gain, plain),
     "decode": (decode, plain),
     "bench": (bench, plain),

@@ -90,3 +90,32 @@ def calibration(progress: Mapping[str, Any]) -> Calibration | None:
     if not ratios:
         return None
     return Calibration(len(ratios), math.exp(sum(ratios) / len(ratios)))
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A fair prediction that was measured. ratio: natural logarithm of predicted over measured. when: of its reveal,
+    seconds since the epoch (0 where it is not known)."""
+
+    name: str
+    said: float
+    measured: float
+    ratio: float
+    when: float
+
+    @property
+    def factor(self) -> float:
+        """By how much it was off: 1 is exact, 2 twice too much or half too little."""
+        return math.exp(abs(self.ratio))
+
+
+def guesses(progress: Mapping[str, Any], times: Mapping[str, float]) -> list[Guess]:
+    """All fair predictions in the order in which they were revealed; `times`: store.progress_times(owner)."""
+    found = [
+        Guess(name, float(kept["value"]), float(kept["measured"]), float(kept["log_ratio"]), times.get(name, 0.0))
+        for name, kept in progress.items()
+        if isinstance(kept, Mapping)
+        and kept.get("fair")
+        and all(isinstance(kept.get(f), (int, float)) for f in ("value", "measured", "log_ratio"))
+    ]
+    return sorted(found, key=lambda g: g.when)

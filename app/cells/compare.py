@@ -120,6 +120,38 @@ def _takes(cell: Cell, context: Context) -> str:
     return f"They took {seconds_text(seconds)} where they were recorded. You may leave the page meanwhile."
 
 
+# --- as a part of Run all ---------------------------------------------------------------------------------------------
+
+
+def _wanted(cell: Cell, context: Context) -> dict[str, RunConfig]:
+    """The runs with the knobs as they stand."""
+    first = next(iter(configured.comparison(cell).values()))
+    return configured.comparison(cell, form.changed_knobs(first, context.key(cell), cell.body.get("knobs") or ()))
+
+
+def begin(cell: Cell, context: Context) -> bool:
+    """Queue the runs."""
+    return start(cell, context, _wanted(cell, context))
+
+
+def standing(cell: Cell, context: Context) -> str:
+    """Whether all the runs are there with the knobs as they stand ("done"), "on", "failed", or "open"."""
+    wanted = _wanted(cell, context)
+    runs = own_runs(cell, context)
+    if any(run is not None and run.active for run in runs.values()):
+        return "on"
+    if any(run is None or live.differs(run, wanted[name]) for name, run in runs.items()):
+        return "open"
+    return "done" if all(run is not None and run.status == "finished" for run in runs.values()) else "failed"
+
+
+def halt(cell: Cell, context: Context) -> None:
+    """Cancel the runs that are on or wait."""
+    for run in own_runs(cell, context).values():
+        if run is not None and run.active:
+            state.store().cancel(run.id, context.owner)
+
+
 # --- what came out ----------------------------------------------------------------------------------------------------
 
 
@@ -137,12 +169,11 @@ def _own(cell: Cell, context: Context, runs: Runs) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f":material/hourglass_top: **{done} of {len(runs)} done.** Now: {plain(labels[name])}")
             if st.button("Stop", key=f"{key}-stop", icon=":material/stop_circle:"):
-                for _, run in active:
-                    state.store().cancel(run.id, context.owner)
+                halt(cell, context)
                 st.rerun()
         live.run_panel(now, key=f"{key}-now", brief=True, actions=False)
     told = [
-        (Compared(labels[name], run.config["method"], _figures(run, context)), story(run))
+        (Compared(labels[name], run.config["method"], _figures(story(run))), story(run))
         for name, run in runs.items()
         if run is not None and run.status == "finished"
     ]
@@ -152,9 +183,8 @@ def _own(cell: Cell, context: Context, runs: Runs) -> None:
     _side_by_side(cell, context, [c for c, _ in told], [s for _, s in told], "own")
 
 
-def _figures(run: Run, context: Context) -> dict[str, float]:
-    kinds = ("started", "step", "evaluated", "finished")
-    return calc.run_figures([e for _, e in state.store().events(run.id, context.owner, kinds=kinds)])
+def _figures(told: Story) -> dict[str, float]:
+    return calc.run_figures([dict(e) for e in (told.started, *told.steps, *told.evaluated, told.end) if e is not None])
 
 
 def _recorded(cell: Cell, context: Context) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from app import index, state
-from app.cells import code, compare, exercise, experiment, predict, probe, prose, quiz, source, widget
+from app.cells import code, compare, exercise, experiment, predict, probe, prose, quiz, run_all, source, widget
 from app.cells.context import NAMES, Context
 from app.index import Cell, Lesson
 from app.progress import calibration, completion
@@ -36,6 +36,7 @@ def render(lesson: Lesson) -> None:
         elif cell.kind == "compare":
             compare.settle(cell, context)
     _head(lesson, context)
+    run_all.bar(lesson, context)
     for cell in lesson.cells:
         RENDER[cell.kind](cell, context)
     st.divider()
@@ -81,7 +82,4 @@ def _foot(lesson: Lesson, context: Context) -> None:
 
 def _after(lesson: Lesson) -> Lesson | None:
     """The next lesson of the course."""
-    try:
-        return next((other for other in index.lessons() if other.order > lesson.order), None)
-    except index.LessonMistakes:
-        return None  # the shell has said why
+    return next((other for other in index.lessons() if other.order > lesson.order), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from app.cells.context import Context, frame
 from app.form import shown
 from app.index import Cell, probed_path
 from app.story import plain
-from core.errors import DeltalabError
+from core.errors import DeltalabError, Refused
 from core.probes import probe as find
 from core.runs import together
 from core.units import seconds_text
@@ -75,34 +76,85 @@ def render(cell: Cell, context: Context) -> None:
 
 
 def _knobs(cell: Cell, context: Context) -> dict[str, Any]:
-    """The settings that the learner may change; those that differ from the lesson's."""
+    """Widgets for the settings that the learner may change; returns those that differ from the lesson's."""
     usual = configured.measurement(cell)
     fields = find(cell.body["probe"]).Config.__dataclass_fields__
-    changed: dict[str, Any] = {}
     columns = st.columns(2, gap="medium")
     for i, name in enumerate(cell.body["knobs"]):
         meta, default = fields[name].metadata, usual[name]
         label = name.replace("_", " ").capitalize() + (f" ({meta['unit']})" if meta.get("unit") else "")
-        key = context.key(cell, name)
-        common: dict[str, Any] = {"key": key, "help": meta.get("doc")}
+        common: dict[str, Any] = {"key": context.key(cell, name), "help": meta.get("doc")}
         with columns[i % 2]:
-            value: Any
             if isinstance(default, bool):
-                value = st.toggle(label, value=default, **common)
+                st.toggle(label, value=default, **common)
             elif meta.get("choices"):
                 options = list(meta["choices"])
-                value = st.selectbox(label, options, index=options.index(default), **common)
+                st.selectbox(label, options, index=options.index(default), **common)
             elif isinstance(default, int):
-                value = int(st.number_input(label, meta.get("low"), meta.get("high"), default, 1, **common))
+                st.number_input(label, meta.get("low"), meta.get("high"), default, 1, **common)
             elif isinstance(default, float):
-                value = float(st.number_input(label, meta.get("low"), meta.get("high"), default, **common))
+                st.number_input(label, meta.get("low"), meta.get("high"), default, **common)
             else:
-                value = (st.text_input(label, value=str(default), **common) or "").strip()
+                st.text_input(label, value=str(default), **common)
             if meta.get("why"):
                 st.caption(f"Default {shown(default)}. {meta['why']}")
-        if value != default:
-            changed[name] = value
-    return changed
+    return changed(cell, context)
+
+
+def changed(cell: Cell, context: Context) -> dict[str, Any]:
+    """The settings that the learner has changed, as the widgets stand."""
+    usual = configured.measurement(cell)
+    out: dict[str, Any] = {}
+    for name in cell.body.get("knobs") or ():
+        value = st.session_state.get(context.key(cell, name), usual[name])
+        if isinstance(usual[name], str):
+            value = (value or "").strip()
+        elif isinstance(usual[name], (int, float)) and value is not None:
+            value = type(usual[name])(value)
+        if value is not None and value != usual[name]:
+            out[name] = value
+    return out
+
+
+# --- as a part of Run all ---------------------------------------------------------------------------------------------
+
+
+def _now(cell: Cell, context: Context) -> tuple[list[str], dict[str, Any]]:
+    """What would be measured: the runs' ids and the settings.
+
+    Raises:
+        Refused: a run is missing.
+    """
+    runs = own_runs(cell, context)
+    if runs is None:
+        raise Refused("A run that is to be measured is missing.", "It comes before this.")
+    return [run.id for run in runs], configured.measurement(cell, changed(cell, context))
+
+
+def begin(cell: Cell, context: Context) -> bool:
+    """Start the measurement."""
+    state.prober().start(cell.body["probe"], *_now(cell, context), context.owner)
+    return True
+
+
+def standing(cell: Cell, context: Context) -> str:
+    """How the measurement with the settings as they stand is: "done", "on", "failed", or "open"."""
+    try:
+        now = state.prober().look(cell.body["probe"], *_now(cell, context), context.owner)
+    except DeltalabError:
+        return "open"
+    if now is None:
+        return "open"
+    return "on" if now.active else "done" if now.result is not None else "failed"
+
+
+def halt(cell: Cell, context: Context) -> None:
+    """Stop the measurement."""
+    with contextlib.suppress(DeltalabError):
+        state.prober().cancel(cell.body["probe"], *_now(cell, context), context.owner)
+
+
+# --- the result -------------------------------------------------------------------------------------------------------
 
 
 def _own(cell: Cell, context: Context, runs: list[Run], settings: dict[str, Any]) -> bool:

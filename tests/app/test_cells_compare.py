@@ -330,28 +330,38 @@ def test_source_shows_the_function_that_runs(tmp_path: Path, open_lesson: Open) 
     assert "[LoRA](https://arxiv.org/abs/2106.09685), section 4" in texts(app)
 
 
-def test_ordering_is_answered_place_by_place(tmp_path: Path, open_lesson: Open, store: Store) -> None:
+def test_ordering_is_answered_by_moving(tmp_path: Path, open_lesson: Open, store: Store) -> None:
     app = open_lesson(write(tmp_path, ORDERING))
-    boxes = [s for s in app.selectbox if "order-answer" in str(s.key)]
-    assert [b.label for b in boxes] == ["Place 1", "Place 2", "Place 3"]
-    assert list(boxes[0].options) != ["One", "Two", "Three"]
-    press(app, "a-lesson-order-check")
-    assert "Choose" in texts(app)
-    assert "03_a_lesson/order" not in store.progress(OWNER)
 
-    def answer(*order: str) -> str:
-        for place, text in enumerate(order):
-            app.selectbox(f"a-lesson-order-answer-{place}").select(text)
+    def order() -> list[str]:
+        rows = [m.value.partition("** ") for m in app.markdown if m.value.startswith("**") and ".** " in m.value]
+        return [row[2] for row in rows if row[2] in ("One", "Two", "Three")]
+
+    def arrange(*wanted: str) -> str:
+        for place, text in enumerate(wanted):
+            for at in range(order().index(text), place, -1):
+                press(app, f"a-lesson-order-order-up-{at}")
+        assert order() == list(wanted)
         press(app, "a-lesson-order-check")
         return texts(app)
 
-    assert "That is backwards." in answer("Three", "Two", "One")
-    assert "It is right up to place 1." in answer("One", "Three", "Two")
-    assert "It counts." in answer("One", "Two", "Three")
-    assert store.progress(OWNER)["03_a_lesson/order"]["right"] is True
-    again = open_lesson(tmp_path / "03_a_lesson" / "lesson.md")
-    assert again.selectbox("a-lesson-order-answer-0").value == 0
-    assert "1 of 1 steps done" in texts(again)
+    first = order()
+    assert sorted(first) == ["One", "Three", "Two"]
+    assert first != ["One", "Two", "Three"]
+    assert app.button("a-lesson-order-order-up-0").disabled
+    assert app.button("a-lesson-order-order-down-2").disabled
+    assert "03_a_lesson/order" not in store.progress(OWNER)
+    assert "That is backwards." in arrange("Three", "Two", "One")
+    assert "It is right up to place 1." in arrange("One", "Three", "Two")
+    press(app, "a-lesson-order-order-down-0")
+    assert "It is right up to" not in texts(app)  # moved since: not an answer yet
+    assert "It counts." in arrange("One", "Two", "Three")
+    assert store.progress(OWNER)["03_a_lesson/order"] == {
+        "answer": [0, 1, 2], "right": True, "first_right": False, "tries": 3,
+    }  # fmt: skip
+    app = open_lesson(tmp_path / "03_a_lesson" / "lesson.md")
+    assert order() == ["One", "Two", "Three"]
+    assert "1 of 1 steps done" in texts(app)
 
 
 def test_every_kind_is_drawn(tmp_path: Path, open_lesson: Open) -> None:

@@ -379,7 +379,7 @@ def test_terms_are_shown_and_looked_up(tmp_path: Path, monkeypatch: pytest.Monke
     marked = index.filled(text, tmp_path, define=lambda shown, key: f"[{shown}:{key}]")
     assert marked == "A [NF4:NF4] level, a [few bits:NF4]; `{term}` is how."
     words = tmp_path / "glossary.toml"
-    words.write_text('[[term]]\nkey = "NF4"\naka = ["NormalFloat"]\ntext = "Levels."\n')
+    words.write_text('[[term]]\nkey = "nf4"\nname = "NF4"\naka = ["NormalFloat"]\ntext = "Levels."\n')
     monkeypatch.setattr(glossary, "PATH", words)
     for cached in (glossary.terms, glossary._by_name):
         cached.cache_clear()
