@@ -49,7 +49,7 @@ def start_pair(space: dict[str, Any]) -> str:
             "Draw the numbers at random."
         )
     moved = int((values > 1e-3 * values[0]).sum())
-    return f"Mended: it starts as the base, to the last bit, and in fifty steps it has moved in {moved} of 3 directions."
+    return f"Mended: it starts as the base, to the last bit, and in fifty steps it moved in {moved} of 3 directions."
 
 
 def written(space: dict[str, Any]) -> str:
