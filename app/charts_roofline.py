@@ -54,7 +54,7 @@ def roofline(ops: Sequence[Op], limit: Limit, what: str) -> Chart:
             )
         )  # fmt: skip
     fig.update_xaxes(type="log")
-    fig.update_yaxes(type="log")
+    fig.update_yaxes(type="log", exponentformat="power")
     fig.update_layout(hovermode="closest")
     table = ops_table(ops, limit)
     waiting = [op for op in shown if op.bound(limit) == "memory"]
