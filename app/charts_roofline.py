@@ -32,7 +32,7 @@ def roofline(ops: Sequence[Op], limit: Limit, what: str) -> Chart:
     shown = [op for op in ops if op.bytes and op.flops > FEW]
     low = min([0.03, *(op.intensity for op in shown)]) / 1.5
     high = max([4 * limit.ridge, *(op.intensity for op in shown)]) * 1.5
-    fig = figure("operations a byte (log)", "operations a second (log)", height=340, series=0)
+    fig = figure("operations a byte (log)", "operations a second (log)", height=340, series=3)
     roof_x = [low, limit.ridge, high]
     fig.add_trace(
         go.Scatter(
