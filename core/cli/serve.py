@@ -14,6 +14,7 @@ from core.errors import BadInput, Refused
 from core.notebook.permission import CHOICES, VARIABLE, Permission, permission
 
 HOST, PORT = "127.0.0.1", 8501
+SHORTEST_KEY = 8  # of a teacher, as in app/classroom.py
 
 
 def add(commands: Any) -> None:
@@ -27,6 +28,10 @@ def add(commands: Any) -> None:
         f"the server; or {VARIABLE})",
     )  # fmt: skip
     serve.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    serve.add_argument(
+        "--teacher-key-file", metavar="FILE", default="",
+        help="a file with the key that makes its reader a teacher, who sees how everyone is doing",
+    )  # fmt: skip
     serve.add_argument("--json", action="store_true", help="say where the app is with one JSON object, once it answers")
 
 
@@ -39,6 +44,9 @@ def _serve(asked: argparse.Namespace) -> int:
     if not 0 <= asked.port <= 65535:
         raise BadInput(f"--port must be from 0 to 65535, not {asked.port}.")
     script = _app_script()
+    variables = {**os.environ, **_teacher_key(asked.teacher_key_file)}
+    if asked.code:
+        variables[VARIABLE] = asked.code
     try:
         family, _, _, _, address = socket.getaddrinfo(asked.host, asked.port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -64,7 +72,6 @@ def _serve(asked: argparse.Namespace) -> int:
         # Nobody here knows by which names others call this machine. And without an address to print, Streamlit would
         # ask a service on the internet for one.
         command += ["--server.allowedHosts=*", f"--browser.serverAddress={shown}"]
-    variables = dict(os.environ) | ({VARIABLE: asked.code} if asked.code else {})
     code = permission(reachable=not alone, environment=variables)
     # Streamlit reads .streamlit/config.toml from the working folder. The server is in a session of its own, so that a
     # Ctrl-C reaches it once, through us, and not a second time from the terminal.
@@ -115,6 +122,26 @@ def _code_words(code: Permission) -> str:
     from core.notebook.sandbox import sandbox
 
     return f"Everyone who can reach this address can run code here, {sandbox().words}."
+
+
+def _teacher_key(file: str) -> dict[str, str]:
+    """The environment by which the app knows its teacher's key: where it stands, not what it is.
+
+    Raises:
+        BadInput: the file is not there, cannot be read, or holds too little to be a key.
+    """
+    if not file:
+        return {}
+    path = Path(file).expanduser().resolve()
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as why:
+        raise BadInput(
+            f"The teacher key's file {file} cannot be read.", "Give a text file with the key in it."
+        ) from why
+    if len(key) < SHORTEST_KEY:
+        raise BadInput(f"The key in {file} is too short.", f"It needs at least {SHORTEST_KEY} characters.")
+    return {"DELTALAB_TEACHER_KEY_FILE": str(path)}
 
 
 def _stop_signals() -> list[Any]:

@@ -124,9 +124,7 @@ def test_right_stays_right() -> None:
     assert "first_right" not in judge({}, False)
 
 
-def test_where_others_can_come_the_reason_is_shown(
-    opened: Open, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_others_can_come_the_reason_is_shown(opened: Open, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "names", lambda: ("*",))
     app = opened()
     assert "This server can be reached by other machines" in texts(app)
