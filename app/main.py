@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import streamlit as st
 from starlette.middleware import Middleware
 
-from app import live, state, uploads
+from app import index, live, search, state, uploads
 from app.api import ROUTES
 from app.identity import Guard
 from core.errors import DeltalabError
@@ -36,6 +37,7 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
     import app.views  # noqa: F401  # isort: skip
 
     uploads.sweep()
+    threading.Thread(target=_warm, name="deltalab-warm", daemon=True).start()
     supervisor = Supervisor(state.store())
     supervisor.start()
     gc.collect()
@@ -45,6 +47,15 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
     finally:
         supervisor.stop()
         state.close()
+
+
+def _warm() -> None:
+    """Read the lessons and make the index of the search while nobody waits for them."""
+    try:
+        index.lessons()
+        search.find("rank")
+    except DeltalabError:
+        logger.exception("a lesson cannot be read")
 
 
 def failed(error: Exception) -> bool:

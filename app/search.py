@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 from app import drill, index
 from core import glossary
 from core.catalog import FOLDER
-from core.errors import DeltalabError
 
 if TYPE_CHECKING:
     import apsw
@@ -94,7 +93,7 @@ def entries() -> Iterator[Entry]:
 
 
 def text_of(source: str) -> str:
-    """A text of a lesson as it is read. Computed numbers are left out: nobody looks for them, and some take a second."""
+    """A text of a lesson as it is read, without computed numbers: nobody looks for them, and some take a second."""
     return plain(index.filled(source, index.ROOT, compute=lambda call, folder: "…"))
 
 
