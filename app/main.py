@@ -20,6 +20,7 @@ from starlette.middleware import Middleware
 from app import index, live, search, state, uploads
 from app.api import ROUTES
 from app.identity import Guard
+from app.words import t
 from core.errors import DeltalabError
 
 logger = logging.getLogger("deltalab.app")
@@ -65,8 +66,7 @@ def failed(error: Exception) -> bool:
         return True
     logger.error("a page failed", exc_info=error)
     st.error(
-        f"**This page met a mistake of ours ({type(error).__name__}).** Reload it; your runs are not touched. "
-        "The server's log has the details.",
+        t("shell.mistake", kind=type(error).__name__),
         icon=":material/error:",
     )
     return True
