@@ -45,9 +45,25 @@ def test_from_the_guide_to_a_changed_fact_and_its_source(
     idle(page)
     answers = page.locator("[data-testid=stCode]").all_inner_texts()
     assert answers[1].strip() in row, "what the base read is the row as it is now"
-    assert "Stands in passage 1." in body(page)
+    assert re.search(r"The words stand in passage 1 \(about [A-Z]\w+ \w+\)\.", body(page))
     assert re.search(r"\[1\] people\.csv, row \d+", body(page))
     shoot(ivy, "/rag", "rag")
+
+
+def test_the_guides_links_open_the_tools_with_its_choices(server: Server, visitors: Visitors) -> None:
+    kim = visitors.new(server)
+    page = kim.tab("/guide?format=strict&data=hundreds&hardware=gpu48&model=medium")
+    page.get_by_role("link", name="Its memory, term by term").click()
+    expect(page.get_by_role("heading", name="VRAM calculator")).to_be_visible()
+    idle(page)
+    for name, shown in (("vram-card", "RTX A6000"), ("vram-model", "Llama-3.1-8B"), ("vram-method", "LoRA")):
+        expect(key(page, name)).to_contain_text(shown)
+    page.go_back()
+    page.get_by_role("link", name="Try the recipe in the Playground").click()
+    expect(page.get_by_role("heading", name="Playground")).to_be_visible()
+    idle(page)
+    expect(key(page, "method")).to_contain_text("LoRA")
+    expect(key(page, "task").get_by_role("radio", checked=True)).to_have_count(1)
 
 
 def test_it_fits_a_phone(server: Server, visitors: Visitors) -> None:
