@@ -131,10 +131,15 @@ CLAIMS = (
     ),
     Claim(
         "Hallucination", RAG, "Lowered: answers from the passage, or says that it cannot",
-        (("rag", "nowhere", "invented"), ("base", "nowhere", "invented"), ("prompt", "nowhere", "invented")),
-        lambda rag, base, prompt: above(_least(base, prompt), rag),
-        "The test is against the better of the base and of prompting: a few examples alone bring this base to say "
-        "that it is not said. It was taught to say so of passages about others; one about a namesake deceives it.",
+        (("rag", "nowhere", "invented"), ("base", "nowhere", "invented"), ("prompt", "nowhere", "invented"),
+         ("prompt", "facts", "refused")),
+        lambda rag, base, prompt, *_: above(_least(base, prompt), rag),
+        "The test is against the better of the base and of prompting. This base was taught to say that a passage does "
+        "not tell; one about a namesake deceives it.",
+        lambda rag, base, prompt, declined: (
+            f"Prompting invents less because it declines: also {100 * declined.mean:.0f} % of the new facts."
+            if declined.interval[0] > 0.1 and prompt.mean < base.mean else ""
+        ),
     ),
     Claim(
         "Hallucination", TUNING, "Not lowered",
@@ -223,6 +228,7 @@ def _figure(arm: str, need: str, measure: str, band: Band) -> str:
 _WORDS = {
     "right": "right",
     "invented": "invented",
+    "refused": "declined",
     "stale": "stale",
     "right_after_update": "right after the update",
     "update_seconds": "an update",

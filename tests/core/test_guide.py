@@ -388,8 +388,8 @@ def test_the_plan_says_answers_reasons_steps_and_what_would_change_it():
     text = markdown(answers, decide(answers))
     for part in (
         "# Plan: Retrieval and fine-tuning", "Measured here: ", "deltalab rag index", "deltalab rag raft",
-        "deltalab memory --model Llama-3.1-8B --method qlora", "/playground?", "/vram?from=catalogue&model=Llama-3.1-8B",
-        "## What would change this", "arXiv:2312.05934",
+        "deltalab memory --model Llama-3.1-8B --method qlora", "/playground?",
+        "/vram?from=catalogue&model=Llama-3.1-8B", "## What would change this", "arXiv:2312.05934",
     ):  # fmt: skip
         assert part in text, part
     assert "(no answer)" in text

@@ -326,7 +326,9 @@ def verdict_of(says, found):
 
 
 def test_hallucination_is_compared_with_the_better_of_base_and_prompting():
-    figures = {"rag__nowhere__invented": 0.45, "base__nowhere__invented": 1.0, "prompt__nowhere__invented": 0.35}
+    figures = {"rag__nowhere__invented": 0.45, "base__nowhere__invented": 1.0, "prompt__nowhere__invented": 0.35,
+               "prompt__facts__refused": 0.7}  # fmt: skip
+    assert "declines: also 70 % of the new facts" in verdict_of("Lowered", shares(**figures)).but
     assert verdict_of("Lowered", shares(**figures)).verdict == UNDECIDED, "45 and 35 of 40 cannot be told apart"
     assert verdict_of("Lowered", shares(4000, **figures)).verdict == NOT_CONFIRMED
     assert verdict_of("Lowered", shares(**figures | {"rag__nowhere__invented": 0.0})).verdict == CONFIRMED
