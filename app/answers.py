@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,12 +70,15 @@ def grade(body: dict[str, Any], answer: Any, folder: Path) -> Verdict:
 
     Args:
         body: the quiz cell's body.
-        answer: the chosen position (single), the list of chosen positions (multiple), or the typed text (numeric).
+        answer: the chosen position (single), the list of chosen positions (multiple), the typed text (numeric), or the
+            items in the chosen order, each by its place in the right one, counted from 0 (ordering).
         folder: the lesson's, for computed answers.
     """
     kind = body.get("kind", "single")
     if kind == "numeric":
         return _grade_number(body, str(answer), folder)
+    if kind == "ordering":
+        return _grade_order(body, list(answer), folder)
     choices = body["choices"]
     chosen = {answer} if kind == "single" else set(answer)
     right = {i for i, c in enumerate(choices) if c.get("right")}
@@ -97,6 +101,26 @@ def _grade_number(body: dict[str, Any], text: str, folder: Path) -> Verdict:
         if any(near(v, answer_value(mistake["answer"], folder), tolerance) for v in values):
             return Verdict(False, (index.filled(mistake["why"], folder),))
     return Verdict(False, (index.filled(body["otherwise"], folder),))
+
+
+def shuffled(count: int, seed: str) -> list[int]:
+    """The numbers 0 … count-1 in an order that is always the same for a seed, and never the right one."""
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return order if order != sorted(order) else order[1:] + order[:1]
+
+
+def _grade_order(body: dict[str, Any], order: list[int], folder: Path) -> Verdict:
+    if order == list(range(len(body["items"]))):
+        return Verdict(True, (index.filled(body["why"], folder),))
+    if len(set(order)) < len(order):
+        return Verdict(False, ("One of them stands in two places, so another is missing.",))
+    for mistake in body.get("mistakes", ()):
+        if order == [place - 1 for place in mistake["order"]]:
+            return Verdict(False, (index.filled(mistake["why"], folder),))
+    first = next(place for place, item in enumerate(order) if place != item) + 1
+    where = "The first place is wrong already." if first == 1 else f"It is right up to place {first - 1}."
+    return Verdict(False, (where, index.filled(body["otherwise"], folder)))
 
 
 def log_ratio(predicted: float, measured: float, high: float) -> float:

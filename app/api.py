@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from app import components, identity, state
+from app import clock, components, identity, index, state
 from app.story import slim
 from core.errors import DeltalabError, NotFound
 
@@ -203,7 +204,19 @@ def asset(request: Request) -> Response:
     )
 
 
+def seen(request: Request) -> Response:
+    """POST /api/seen/{page} → 204: somebody works in that lesson (see app/clock.py). A page without a clock is 404."""
+    owner = identity.owner_of(request.headers.get("cookie", ""), identity.secret(state.home()))
+    page = request.path_params["page"]
+    if owner is None or page not in {lesson.url_path for lesson in index.lessons()}:
+        return JSONResponse({"detail": "not found"}, 404, headers=NO_STORE)
+    kept = state.store().progress_of(owner, clock.KEPT)
+    state.store().set_progress(owner, clock.KEPT, clock.beat(kept, page, time.time()))
+    return Response(status_code=204, headers=NO_STORE)
+
+
 ROUTES = [
+    Route("/api/seen/{page}", seen, methods=["POST"]),
     Route("/api/runs/{run_id}/events", events, methods=["GET"]),
     Route("/api/runs/{run_id}/adapter.zip", adapter, methods=["GET"]),
     Route("/api/runs/{run_id}/export/{part}.zip", export, methods=["GET"]),

@@ -3,6 +3,9 @@
 A lesson writes {calc}`lora_parameters(d=192, k=192, r=8)` and gets `3,072`. The expression is parsed, not evaluated:
 one call of a function of this module, with keyword arguments that are plain numbers or texts. Nothing else is
 understood, so a lesson can neither run code nor show a number that nobody computed.
+
+A topic that needs more functions is a file calc_<topic>.py here with FUNCTIONS of its own: name -> (function, how its
+result is printed).
 """
 
 from __future__ import annotations
@@ -13,11 +16,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from app.numbers import grouped, percent, plain
 from core.errors import BadInput
-from core.units import bytes_text, count_text, seconds_text
+from core.units import KIB, MIB, bytes_text, count_text, seconds_text
 
 TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
 
@@ -41,23 +46,6 @@ def example(task: str, part: str, item: int = 0) -> str:
     except ValueError as error:
         raise BadInput(str(error)) from None
     return found.prompt if part == "prompt" else found.completion
-
-
-def grouped(value: float) -> str:
-    """A whole number with thousands separated: 1536 -> '1,536'."""
-    return f"{value:,.0f}"
-
-
-def percent(value: float) -> str:
-    """A share in per cent, with as many digits as say something: 98.37 -> '98 %', 1.536 -> '1.5 %', 0 -> '0 %'."""
-    if value == 0 or value >= 10:
-        return f"{value:.0f} %"
-    return f"{value:.2g} %" if value < 1 else f"{value:.1f} %"
-
-
-def plain(value: float) -> str:
-    """A number as short as it can be said: 0.003 -> '0.003', 16.0 -> '16'."""
-    return f"{value:.4g}"
 
 
 def matrix_parameters(d: int, k: int) -> float:
@@ -117,6 +105,54 @@ def recorded(folder: Path, run: str, what: str) -> float:
     return figures[what]
 
 
+def probed(folder: Path, probe: str, what: str) -> float:
+    """A figure of the lesson's recorded measurement `probe`; `what` is a key of `probe_quantities`."""
+    figures = probe_quantities(probed_result(folder / "runs" / f"{probe}.json")["result"])
+    if what not in figures:
+        raise BadInput(f"The recorded measurement {probe} has no figure {what!r}.", f"It has {_some(figures)}.")
+    return figures[what]
+
+
+def _some(figures: dict[str, float]) -> str:
+    return ", ".join(list(figures)[:40]) + (" …" if len(figures) > 40 else "")
+
+
+def probed_result(path: Path) -> dict[str, Any]:
+    """A recorded measurement: {"provenance", "probe", "of", "settings", "seconds", "result"}.
+
+    Raises:
+        BadInput: there is no such file.
+    """
+    try:
+        return _read_json(path, path.stat().st_mtime_ns)
+    except OSError:
+        raise BadInput(f"There is no recorded measurement {path.name}.", "Make it: deltalab lessons record.") from None
+
+
+@lru_cache(maxsize=32)
+def _read_json(path: Path, _stamp: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def probe_quantities(result: Any, name: str = "") -> dict[str, float]:
+    """Every number in a measurement's result by its path: 'mean', 'change.learnt', 'rows.0.exact_match' (lists are
+    counted from 0)."""
+    if isinstance(result, bool) or result is None:
+        return {}
+    if isinstance(result, (int, float)):
+        return {name: float(result)}
+    parts: list[tuple[Any, Any]] = []
+    if isinstance(result, dict):
+        parts = list(result.items())
+    elif isinstance(result, list):
+        parts = list(enumerate(result))
+    out: dict[str, float] = {}
+    for key, part in parts:
+        out |= probe_quantities(part, f"{name}.{key}" if name else str(key))
+    return out
+
+
 def recorded_events(path: Path) -> list[dict[str, Any]]:
     """The lines of a recorded run: its provenance first, then its events.
 
@@ -139,9 +175,9 @@ def _read(path: Path, _stamp: int) -> list[dict[str, Any]]:
 def quantities(events: list[dict[str, Any]]) -> dict[str, float]:
     """Named figures of a run, from its events: what predictions are measured against and lessons print.
 
-    Shares are in per cent, losses in nats a token, sizes in bytes, times in seconds. A figure that the run has not
-    reached yet is absent, and so are the scores of items when none were held out; the `_after` figures and the totals
-    appear only when the run has finished.
+    Shares are in per cent, losses in nats a token, sizes in bytes (peak_mib in MiB), times in seconds. A figure that
+    the run has not reached yet is absent, and so are the scores of items when none were held out; the `_after` figures
+    and the totals appear only when the run has finished.
     """
     out: dict[str, float] = {}
     started = next((e for e in events if e["kind"] == "started"), None)
@@ -171,6 +207,7 @@ def quantities(events: list[dict[str, Any]]) -> dict[str, float]:
         out["first_loss_seconds"] = finished["first_loss_seconds"]
         out["adapter_bytes"] = finished["adapter_bytes"]
         out["peak_bytes"] = finished["peak_bytes"]
+        out["peak_mib"] = finished["peak_bytes"] / MIB
         if steps:
             out["last_loss"] = steps[-1]["loss"]
     return out
@@ -180,13 +217,75 @@ def quantity_text(what: str, value: float) -> str:
     """A figure of `quantities` for a person, with its unit."""
     if what.endswith("_bytes"):
         return bytes_text(value)
+    if what == "peak_mib":
+        return f"{value:.0f} MiB"
     if what == "seconds" or what.endswith("_seconds"):
         return seconds_text(value)
     if what.startswith(("loss_", "first_loss", "last_loss")):
         return f"{value:.2f}"
     if what in ("trainable", "total", "steps", "examples", "held_out"):
         return grouped(value)
-    return percent(value)
+    if what.endswith(("_before", "_after", "_percent")):
+        return percent(value)
+    return plain(value)
+
+
+def probe_text(what: str, value: float) -> str:
+    """A figure of `probe_quantities` for a person; the last part of its path says what it is."""
+    last = what.rsplit(".", 1)[-1]
+    if last.endswith("bytes"):
+        return bytes_text(value)
+    if last.endswith("seconds"):
+        return seconds_text(value)
+    if last in ("exact_match", "share"):
+        return percent(100 * value)
+    return grouped(value) if float(value).is_integer() else plain(value)
+
+
+def knob_figures(events: list[dict[str, Any]]) -> dict[str, float]:
+    """The numeric settings that a run was made with, by name: rank, learning_rate, steps …"""
+    config = next((e["config"] for e in events if e["kind"] == "started" and "config" in e), {})
+    settings = {**config.get("train", {}), **(config.get("settings") or {}), "seed": config.get("seed")}
+    return {k: float(v) for k, v in settings.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+
+
+def run_figures(events: list[dict[str, Any]]) -> dict[str, float]:
+    """What a comparison may show of a run: its settings, and what came out (`quantities`)."""
+    return knob_figures(events) | quantities(events)
+
+
+TITLES = {
+    "trainable": "Trained parameters", "total": "All parameters", "trainable_percent": "Trained share",
+    "exact_match_before": "Task before", "exact_match_after": "Task after", "skills_before": "Old skills before",
+    "skills_after": "Old skills after", "loss_before": "Held-out loss before", "loss_after": "Held-out loss after",
+    "first_loss": "First loss", "last_loss": "Last loss", "seconds": "Training time",
+    "first_loss_seconds": "Time to the first loss", "adapter_bytes": "Adapter file", "peak_bytes": "Peak memory",
+    "held_out": "Held-out items",
+}  # fmt: skip
+
+
+def quantity_title(what: str) -> str:
+    """What a figure is called: 'exact_match_after' -> 'Task after', 'learning_rate' -> 'Learning rate'."""
+    words = what.replace("_", " ")
+    return TITLES.get(what, words[:1].upper() + words[1:])
+
+
+def quantity_axis(what: str) -> tuple[str, float]:
+    """The unit of an axis that shows a figure, and what a value is divided by for it."""
+    if what.endswith("_bytes"):
+        return ("MiB", MIB) if what == "peak_bytes" else ("KiB", KIB)
+    if what == "seconds" or what.endswith("_seconds"):
+        return "s", 1.0
+    if what.startswith(("loss_", "first_loss", "last_loss")):
+        return "nats a token", 1.0
+    if what.endswith(("_before", "_after", "_percent")):
+        return "%", 1.0
+    return "", 1.0
+
+
+def less_is_better(what: str) -> bool:
+    """Whether the smaller of two such figures is the better one."""
+    return not what.endswith(("_before", "_after")) or what.startswith("loss_")
 
 
 FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
@@ -197,8 +296,11 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "base_parameters": (base_parameters, count_text),
     "base_bytes": (base_bytes, bytes_text),
     "recorded": (recorded, plain),
+    "probed": (probed, plain),
     "example": (example, str),
 }
+for _file in sorted(Path(__file__).parent.glob("calc_*.py")):  # more of them, by topic
+    FUNCTIONS |= import_module(f"app.{_file.stem}").FUNCTIONS
 
 
 def parse(expression: str) -> Call:
@@ -266,4 +368,6 @@ def text(call: Call, folder: Path) -> str:
     found = _run(call, folder)
     if call.name == "recorded":
         return quantity_text(str(call.arguments["what"]), found)
+    if call.name == "probed":
+        return probe_text(str(call.arguments["what"]), found)
     return FUNCTIONS[call.name][1](found)

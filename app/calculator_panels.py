@@ -3,6 +3,7 @@ disk, in time and money; the course of the step; and everything to take away. On
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -59,10 +60,11 @@ def panels(
         **show.one(),
     )  # fmt: skip
     draw = {
-        "methods": lambda: _methods(model, card, setup, page), "cards": lambda: _cards(model, card, setup, page),
+        "methods": lambda: _methods(model, card, setup, page, sharding),
+        "cards": lambda: _cards(model, card, setup, page, sharding),
         "gpus": lambda: _gpus(model, card, setup), "models": lambda: _models(setup),
         "disk": lambda: _disk(model, setup, page),
-        "cost": lambda: _cost(model, card, setup, page), "step": lambda: _step(model, setup, page),
+        "cost": lambda: _cost(model, card, setup, page, sharding), "step": lambda: _step(model, setup, page),
         "take": lambda: _take(model, card, setup, found, rules, sharding),
     }  # fmt: skip
     draw[chosen or "methods"]()
@@ -116,9 +118,9 @@ def _missing(model: Model, setups: list[Setup], key: str, page: str, what: str) 
 # --- side by side -----------------------------------------------------------------------------------------------------
 
 
-def _methods(model: Model, card: GpuRow, setup: Setup, page: str) -> None:
+def _methods(model: Model, card: GpuRow, setup: Setup, page: str, sharding: Sharding) -> None:
     rows: list[MethodRow] = tables.methods(
-        model.table, lambda asked: state.fitter().surrogate(model.source, asked), setup, card
+        model.table, lambda asked: state.fitter().surrogate(model.source, asked), setup, card, sharding
     )
     name = "this computer" if card.name == tables.CPU else card.name
     chart = charts_memory.methods(rows, card, name, setup.method)
@@ -127,6 +129,7 @@ def _methods(model: Model, card: GpuRow, setup: Setup, page: str) -> None:
         "Each with its own defaults; kinds of LoRA share the rank, targets and dropout chosen above. How much a method "
         "trains hardly decides: where its parameters sit does, because that decides which activations are kept."
     )
+    _shared(sharding)
     refused = [r for r in rows if r.trainable is None]
     for row in refused:
         st.caption(f":material/block: {title_of(row.method)}: {plain(row.why)}")
@@ -135,13 +138,35 @@ def _methods(model: Model, card: GpuRow, setup: Setup, page: str) -> None:
         _missing(model, missing, "vram-methods-missing", page, "each")
 
 
-def _cards(model: Model, card: GpuRow, setup: Setup, page: str) -> None:
-    rows = tables.all_cards(model.table, lambda asked: state.fitter().surrogate(model.source, asked), setup)
+def _shared(sharding: Sharding) -> None:
+    """Say that the figures are of one GPU among several, where they are."""
+    if not sharding.alone:
+        st.caption(f":material/hub: Each figure is of {_one_of(sharding)}.")
+
+
+def _one_of(sharding: Sharding) -> str:
+    """The sharing in words: 'one of 8 GPUs, ZeRO-3'."""
+    words = [f"one of {sharding.gpus} GPUs" if sharding.gpus > 1 else "one GPU"]
+    if sharding.zero:
+        words.append(f"ZeRO-{sharding.zero}")
+    if sharding.tensor > 1:
+        words.append(f"tensor parallelism of {sharding.tensor}")
+    if sharding.offload != "none":
+        what = "the optimizer's state" if sharding.offload == "optimizer" else "states and weights"
+        words.append(f"{what} in the CPU's memory")
+    return ", ".join(words)
+
+
+def _cards(model: Model, card: GpuRow, setup: Setup, page: str, sharding: Sharding) -> None:
+    rows = tables.all_cards(
+        model.table, lambda asked: state.fitter().surrogate(model.source, asked), setup, sharding=sharding
+    )
     shown(charts_memory.all_cards(rows, card.name), "vram-cards", charts_memory.cards_table(rows))
     st.caption(
         "Usable memory is the least that CUDA was seen to print, not what is on the box. Cards of before 2020 have no "
         "bfloat16: there the passes take 32 bits. Makers other than NVIDIA: attention as on NVIDIA's cards is assumed."
     )
+    _shared(sharding)
     missing = [r.setup for r in rows if r.found is None]
     if missing:
         _missing(model, missing, "vram-cards-missing", page, "for each kind of card")
@@ -203,7 +228,7 @@ def _disk(model: Model, setup: Setup, page: str) -> None:
     )
 
 
-def _cost(model: Model, card: GpuRow, setup: Setup, page: str) -> None:
+def _cost(model: Model, card: GpuRow, setup: Setup, page: str, sharding: Sharding) -> None:
     examples = Choice(page, "examples", 1000, whole(1, MOST_EXAMPLES))
     epochs = Choice(page, "epochs", 3.0, number(0.01, 1000))
     paid = Choice(page, "price", None, number(0, 100_000))
@@ -233,15 +258,16 @@ def _cost(model: Model, card: GpuRow, setup: Setup, page: str) -> None:
             f"{setup.precision} is not in the catalogue, so nothing is said about time."
         )
         return
-    steps = costs.steps_for(setup, int(examples.value), float(epochs.value))
+    steps = costs.steps_for(setup, int(examples.value), float(epochs.value), sharding)
     rate = paid.value if paid.value is not None else (listed.usd_per_hour if listed else None)
     power = watts.value if watts.value is not None else board
-    found = costs.cost(speed, steps, rate, power)
+    found = costs.cost(speed, steps, rate, power, sharding)
     with st.container(horizontal=True, gap="medium"):
         st.metric("Time", f"{charts_memory.hours(found.hours[1])}", width="content")
         st.metric("Money", "unknown" if found.money is None else f"${found.money[1]:,.2f}", width="content")
         st.metric("Energy", "unknown" if found.kwh is None else f"{found.kwh[1]:,.2f} kWh", width="content")
-        st.metric("Tokens per second", f"{speed.tokens_per_second[1]:,.0f}", width="content")
+        together = speed.tokens_per_second[1] * sharding.gpus
+        st.metric("Tokens per second", f"{together:,.0f}", width="content")
     least, _, most = found.hours
     dollars = "" if found.money is None else f", ${found.money[0]:,.2f} to ${found.money[2]:,.2f}"
     st.markdown(
@@ -253,9 +279,13 @@ def _cost(model: Model, card: GpuRow, setup: Setup, page: str) -> None:
         f"supposes that {100 * REACHED[2]:.0f} to {100 * REACHED[0]:.0f}{SPACE}% of the rate is reached, most likely "
         f"{100 * REACHED[1]:.0f}{SPACE}%. "
         "Short rows, small models and slow data end at the slow side."
-    )
+        + (
+            f" All {sharding.gpus} GPUs together; what they send each other takes time that is not in it."
+            if sharding.gpus > 1 else ""
+        )
+    )  # fmt: skip
     st.caption(_sources(listed, paid.value, board, watts.value))
-    shown(charts_memory.costs(_per_card(model, setup, steps), card.name), "vram-cost")
+    shown(charts_memory.costs(_per_card(model, setup, steps, sharding), card.name), "vram-cost")
 
 
 def _sources(listed: costs.Price | None, paid: Any, board: int | None, watts: Any) -> str:
@@ -272,18 +302,18 @@ def _sources(listed: costs.Price | None, paid: Any, board: int | None, watts: An
     return f"{money} {power} The rest of the computer is not counted."
 
 
-def _per_card(model: Model, setup: Setup, steps: int) -> list[tuple[str, str, costs.Cost]]:
-    """(card, verdict, cost) of the cards that hold the step, at list prices."""
+def _per_card(model: Model, setup: Setup, steps: int, sharding: Sharding) -> list[tuple[str, str, costs.Cost]]:
+    """(card, verdict, cost) of the cards that hold the step, at list prices; of as many of them as share it."""
     rows = tables.all_cards(
         model.table, lambda asked: state.fitter().surrogate(model.source, asked), setup,
-        [c for c in gpus() if costs.price(c.name) is not None],
+        [c for c in gpus() if costs.price(c.name) is not None], sharding,
     )  # fmt: skip
     out = []
     for row in rows:
         speed = step_speed(model.table, row.setup, row.card)
         listed = costs.price(row.card.name)
         if row.verdict in (tables.FITS, tables.TIGHT) and speed is not None and listed is not None:
-            found = costs.cost(speed, steps, listed.usd_per_hour, costs.board_watts(row.card.name))
+            found = costs.cost(speed, steps, listed.usd_per_hour, costs.board_watts(row.card.name), sharding)
             out.append((row.card.name, row.verdict, found))
     return out
 
@@ -338,7 +368,9 @@ def _take(model: Model, card: GpuRow, setup: Setup, found: Answer, rules: Sequen
     told = list(rules)
     with st.container(horizontal=True):
         st.download_button(
-            "Calculation as JSON", exporting.as_json(model.name, setup, card, found.ledger, found.found, told),
+            "Calculation as JSON", exporting.as_json(
+                model.name, setup, card, found.ledger, found.found, told, sharding=dataclasses.asdict(sharding)
+            ),
             "memory.json", "application/json", key="vram-json", icon=":material/download:", on_click="ignore",
         )  # fmt: skip
         st.download_button(
@@ -347,7 +379,7 @@ def _take(model: Model, card: GpuRow, setup: Setup, found: Answer, rules: Sequen
         )  # fmt: skip
     st.caption("The address of this page holds every choice: who opens the link sees what you see.")
     try:
-        text = exporting.code(model.hub, model.table, setup)
+        text = exporting.code(model.hub, model.table, setup, sharding)
     except DeltalabError as error:
         live.say(error)
         return

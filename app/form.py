@@ -200,6 +200,7 @@ def run_form(
     *,
     show: Sequence[str] | None = None,
     lock: Sequence[str] = (),
+    hide: Sequence[str] = (),
     label: str = "Run",
     busy: bool = False,
     ready: bool = True,
@@ -213,7 +214,8 @@ def run_form(
         at_most: knobs in sight; the rest is folded under "More settings".
         show: which knobs are in sight, by name ("rank", "learning_rate" …); the unfolded fields of the method's and the
             loop's config when None.
-        lock: knobs shown but not changeable.
+        lock: knobs shown but not changeable: their defaults hold, whatever the address says.
+        hide: knobs that are not shown; their defaults hold.
         label: the button's text.
         busy: a run of this form is active: the button is disabled and says so.
         ready: False disables the button without a word (the page says what is missing).
@@ -222,8 +224,8 @@ def run_form(
     Returns:
         the config when Run was pressed and it has no problems; else None (problems are shown beside the button).
     """
-    every = knobs(defaults)
-    visible = in_sight(every, at_most, show)
+    every = [knob for knob in knobs(defaults) if knob.name not in hide]
+    visible = in_sight(every, at_most, None if show is None else [name for name in show if name not in hide])
     values: dict[str, Any] = {}
     for row in range(0, len(visible), per_row):
         columns = st.columns(per_row, gap="medium")
@@ -239,20 +241,12 @@ def run_form(
             for i, knob in enumerate(folded):
                 with columns[i % per_row]:
                     values[knob.name] = _draw(knob, widget_key(key, defaults, knob), locked=knob.name in lock)
-            seed = st.number_input(
-                "Seed",
-                min_value=0,
-                max_value=2**31 - 1,
-                value=defaults.seed,
-                step=1,
-                key=f"{key}-seed",
-                help="Where every random choice comes from: the same settings and seed give the same run.",
-                bind="query-params",
-                disabled="seed" in lock,
-            )
+            seed = _seed(defaults, key, locked="seed" in lock)
     else:
         seed = defaults.seed
-    config = dataclasses.replace(assemble(defaults, values), seed=int(seed))
+    if "seed" in lock:
+        seed = defaults.seed
+    config = dataclasses.replace(assemble(defaults, _unlocked(values, lock)), seed=int(seed))
     wrong = problems(config)
     for sentence in wrong:
         st.error(sentence, icon=":material/error:")
@@ -268,16 +262,74 @@ def run_form(
     return config if pressed else None
 
 
+def common_knobs(defaults: RunConfig, key: str, names: Sequence[str]) -> dict[str, Any]:
+    """Widgets for knobs that several runs share, without a button.
+
+    Args:
+        defaults: the first of the runs; it says what the knobs show untouched.
+        key: distinct per page; also the prefix of the knobs in the URL.
+        names: of fields of its configs, or "seed".
+
+    Returns:
+        the knobs that do not stand at their default, name -> value.
+    """
+    changed: dict[str, Any] = {}
+    for row in range(0, len(names), PER_ROW):
+        for column, name in zip(st.columns(PER_ROW, gap="medium"), names[row : row + PER_ROW], strict=False):
+            with column:
+                if name == "seed":
+                    value, default = _seed(defaults, key, locked=False), defaults.seed
+                else:
+                    knob = next(k for k in knobs(defaults) if k.name == name)
+                    value, default = _draw(knob, widget_key(key, defaults, knob), locked=False), knob.default
+                    if knob.meta.get("why"):
+                        st.caption(f"Default {shown(default)}. {knob.meta['why']}")
+                if value != default:
+                    changed[name] = value
+    return changed
+
+
+def changed_knobs(defaults: RunConfig, key: str, names: Sequence[str]) -> dict[str, Any]:
+    """What `common_knobs` would return now, without drawing anything."""
+    now = config_of(defaults, key)
+    own = {f.name for f in dataclasses.fields(now.settings)} if now.settings is not None else set()
+    values = {n: now.seed if n == "seed" else getattr(now.settings if n in own else now.train, n) for n in names}
+    usual = {k.name: k.default for k in knobs(defaults)} | {"seed": defaults.seed}
+    return {name: value for name, value in values.items() if value != usual[name]}
+
+
+def _seed(defaults: RunConfig, key: str, *, locked: bool) -> int:
+    return int(
+        st.number_input(
+            "Seed",
+            min_value=0,
+            max_value=2**31 - 1,
+            value=defaults.seed,
+            step=1,
+            key=f"{key}-seed",
+            help="Where every random choice comes from: the same settings and seed give the same run.",
+            bind="query-params",
+            disabled=locked,
+        )
+    )
+
+
+def _unlocked(values: dict[str, Any], lock: Sequence[str]) -> dict[str, Any]:
+    """The values that count: those of knobs that can be moved."""
+    return {name: value for name, value in values.items() if name not in lock}
+
+
 def _readable(sentence: str) -> str:
     """A warning that begins with a field's name, with the name as words."""
     first, _, rest = sentence.partition(" ")
     return f"{first.replace('_', ' ').capitalize()} {rest}"
 
 
-def config_of(defaults: RunConfig, key: str) -> RunConfig:
-    """The config that the form with this key shows now, without drawing anything: for a stale mark or a calculation."""
+def config_of(defaults: RunConfig, key: str, fixed: Sequence[str] = ()) -> RunConfig:
+    """The config that the form with this key shows now, without drawing anything: for a stale mark or a calculation.
+    fixed: knobs that are locked or hidden there."""
     values: dict[str, Any] = {}
-    for knob in knobs(defaults):
+    for knob in (k for k in knobs(defaults) if k.name not in fixed):
         value = st.session_state.get(widget_key(key, defaults, knob), knob.default)
         if knob.kind is tuple and isinstance(value, str):
             value = tuple(part.strip() for part in value.split(",") if part.strip())

@@ -160,6 +160,11 @@ def names() -> tuple[str, ...]:
     return (*LOOPBACK, address, *st.get_option("server.allowedHosts"))
 
 
+def reachable() -> bool:
+    """Whether others than this machine may come: it listens elsewhere, or a proxy's name is allowed."""
+    return not all(loopback(name) for name in names())
+
+
 def hostname(host: str) -> str:
     """The name in a Host header: '[::1]:8501' -> '::1'. Empty when it is none."""
     try:

@@ -8,7 +8,9 @@ fenced directives. A directive is a top-level fence whose info string is `{kind}
     ```
 
 A longer fence shows a directive instead of being one. {calc}`name(argument=value)` in the text prints a number from the
-engine (app/calc.py). A picture is a line of its own, `![what it shows](file.svg)`, and its file lies in the folder.
+engine (app/calc.py); {term}`NF4` or {term}`shown text|NF4` is a word of the glossary (core/glossary.py);
+{n}`72|points to an inch` is a number by definition, with the reason why nobody computes it (app/lint.py).
+A picture is a line of its own, `![what it shows](file.svg)`, and its file lies in the folder.
 A directive's id is what a learner's saved state hangs on, so it is explicit and never made from the position.
 
 Everything that is wrong is collected and reported at once, each with file and line.
@@ -16,14 +18,16 @@ Everything that is wrong is collected and reported at once, each with file and l
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from app import calc, schema
+from core import glossary
 from core.errors import BadInput
 
 ROOT = Path(__file__).resolve().parent.parent / "lessons"
@@ -32,8 +36,12 @@ FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})\s*(.*)$")
 DIRECTIVE = re.compile(r"^\{([^}]*)\}\s*(.*)$")
 CELL_ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 IMAGE = re.compile(r"^!\[(?P<alt>[^\]]*)\]\((?P<file>[^)\s]+)\)[ \t]*$", re.MULTILINE)
-# Either a calc or a code span, whichever begins first: a calc inside a code span is text about a calc.
-CALC = re.compile(r"\{calc\}`(?P<calc>[^`\n]*)`|(?P<ticks>(?<!`)`+(?!`)).*?(?<!`)(?P=ticks)(?!`)", re.DOTALL)
+# A calc, term, number with a reason or code span, whichever begins first: a calc in a code span is text about one.
+INLINE = re.compile(
+    r"\{calc\}`(?P<calc>[^`\n]*)`|\{term\}`(?P<term>[^`]*)`|\{n\}`(?P<n>[^`]*)`"
+    r"|(?P<ticks>(?<!`)`+(?!`)).*?(?<!`)(?P=ticks)(?!`)",
+    re.DOTALL,
+)
 PICTURES = (".svg", ".png")
 
 
@@ -88,6 +96,7 @@ class Lesson:
     prerequisites: tuple[str, ...]
     references: tuple[dict[str, Any], ...]
     cells: tuple[Cell, ...]
+    summary_points: tuple[str, ...] = ()
 
     def cell(self, cell_id: str) -> Cell:
         """The directive with that id. Raises: BadInput, when there is none."""
@@ -137,8 +146,12 @@ def lessons() -> tuple[Lesson, ...]:
     return tuple(found)
 
 
-def read(path: Path) -> tuple[Lesson | None, list[Mistake]]:
-    """One lesson file and its mistakes; the lesson is None when there are any."""
+def read(path: Path, *, recorded: bool = True) -> tuple[Lesson | None, list[Mistake]]:
+    """One lesson file and its mistakes; the lesson is None when there are any.
+
+    Args:
+        recorded: whether the recorded results are looked at; not while they are about to be made.
+    """
     mistakes: list[Mistake] = []
 
     def report(line: int, sentence: str) -> None:
@@ -154,7 +167,7 @@ def read(path: Path) -> tuple[Lesson | None, list[Mistake]]:
         return None, mistakes
     front, body, first_line = _front_matter(source, report)
     cells = list(_cells(body, first_line, path.parent, report))
-    _check_references(cells, path.parent, report)
+    _check_references(cells, path.parent, report, recorded)
     if mistakes or front is None or name is None:
         return None, sorted(mistakes, key=lambda m: m.line)
     lesson = Lesson(
@@ -170,6 +183,7 @@ def read(path: Path) -> tuple[Lesson | None, list[Mistake]]:
         prerequisites=tuple(front["prerequisites"]),
         references=tuple(dict(r) for r in front["references"]),
         cells=tuple(cells),
+        summary_points=tuple(front.get("summary_points", ())),
     )
     return lesson, []
 
@@ -185,6 +199,9 @@ def _front_matter(source: str, report: schema.Report) -> tuple[schema.Lined | No
     if front is not None:
         schema.check(front, schema.FRONT, "The front matter", 1, report)
         _check_texts(front, 1, report)
+        points, (least, most) = front.get("summary_points"), schema.SUMMARY_POINTS
+        if isinstance(points, list) and not least <= len(points) <= most:
+            report(front.lines["summary_points"], f"The summary has {least} to {most} points, not {len(points)}.")
     return front, lines[end + 1 :], end + 2
 
 
@@ -302,10 +319,11 @@ def _directive(info: str, block: list[str], line: int, number: int, report: sche
 
 
 def _check_texts(value: Any, line: int, report: schema.Report) -> None:
-    """Check the calcs in every text of a directive's body."""
+    """Check the calcs and terms in every text of a directive's body."""
     if isinstance(value, schema.Lined):
         for key, part in value.items():
-            _check_texts(part, value.lines[key], report)
+            if key not in schema.CODE_FIELDS:
+                _check_texts(part, value.lines[key], report)
     elif isinstance(value, list):
         for part in value:
             _check_texts(part, line, report)
@@ -328,26 +346,119 @@ def _check_answers(body: schema.Lined, line: int, report: schema.Report) -> None
             report(row.lines.get("answer", line), "The answer must be a number or a calc function.")
 
 
-def _check_references(cells: list[Cell], folder: Path, report: schema.Report) -> None:
-    """What one cell says of another: predictions name an experiment; an experiment has its recorded run."""
-    experiments = {c.id for c in cells if c.kind == "experiment"}
+def _check_references(cells: list[Cell], folder: Path, report: schema.Report, recorded: bool) -> None:
+    """What one cell says of another, and what the folder must hold: recorded results, and checks of exercises."""
+    by_id = {cell.id: cell for cell in cells if cell.id}
     for cell in cells:
-        if cell.kind == "predict" and cell.body.get("experiment") not in experiments:
-            report(cell.line, f"There is no experiment {cell.body.get('experiment')!r} in this lesson.")
-        if cell.kind == "experiment" and not recorded_path(folder, cell.id).is_file():
-            report(cell.line, f"The experiment has no recorded run; record it into runs/{cell.id}.jsonl.")
-    for cell in cells:
-        run, what = cell.body.get("experiment"), cell.body.get("what")
-        if cell.kind == "predict" and isinstance(what, str) and recorded_path(folder, str(run)).is_file():
-            try:
-                calc.recorded(folder, str(run), what)
-            except BadInput as error:
-                report(cell.line, str(error))
+        if cell.kind == "exercise":
+            _check_exercise(cell, folder, report)
+        if cell.kind == "probe":
+            for name in cell.body.get("of") or ():
+                if name not in run_names(cells):
+                    report(cell.line, f"There is no run {name!r} in this lesson to measure.")
+        missing = [p for p in recordings(cell, folder) if not p.is_file()]
+        if recorded and missing:
+            what = "The experiment has no recorded run" if cell.kind == "experiment" else "There is no recorded result"
+            names = ", ".join(f"runs/{p.relative_to(folder / 'runs').as_posix()}" for p in missing)
+            report(cell.line, f"{what}; record it into {names}.")
+        elif recorded and cell.kind == "compare":
+            _check_columns(cell, folder, report)
+        if cell.kind == "predict":
+            _check_prediction(cell, by_id.get(str(cell.body.get("experiment"))), folder, report, recorded)
 
 
-def recorded_path(folder: Path, experiment_id: str) -> Path:
-    """Where a lesson keeps the recorded run of an experiment."""
-    return folder / "runs" / f"{experiment_id}.jsonl"
+def run_names(cells: Sequence[Cell]) -> list[str]:
+    """The runs of a lesson, as probes and calcs name them: an experiment's id, or comparison/run."""
+    found = []
+    for cell in cells:
+        if cell.kind == "experiment":
+            found.append(cell.id)
+        elif cell.kind == "compare":
+            found += [f"{cell.id}/{run['name']}" for run in _runs_of(cell)]
+    return found
+
+
+def _runs_of(cell: Cell) -> list[dict[str, Any]]:
+    runs = cell.body.get("runs")
+    return [r for r in runs if isinstance(r, dict) and isinstance(r.get("name"), str)] if isinstance(runs, list) else []
+
+
+def recordings(cell: Cell, folder: Path) -> list[Path]:
+    """The files that hold a cell's recorded results; none for kinds that have no result."""
+    if cell.kind == "experiment":
+        return [recorded_path(folder, cell.id)]
+    if cell.kind == "compare":
+        return [recorded_path(folder, f"{cell.id}/{run['name']}") for run in _runs_of(cell)]
+    if cell.kind == "probe":
+        return [probed_path(folder, cell.id)]
+    return []
+
+
+def _check_columns(cell: Cell, folder: Path, report: schema.Report) -> None:
+    """The columns and axes of a comparison are figures that its runs have."""
+    body = cell.body
+    wanted = [*(body.get("columns") or ()), *(v for k, v in (body.get("figure") or {}).items() if k in ("x", "y"))]
+    known: set[str] = set()
+    for path in recordings(cell, folder):
+        known |= calc.run_figures(calc.recorded_events(path)).keys()
+    for what in dict.fromkeys(map(str, wanted)):
+        if what not in known:
+            report(cell.line, f"The runs have no figure {what!r}; they have {', '.join(sorted(known))}.")
+
+
+def _check_prediction(cell: Cell, about: Cell | None, folder: Path, report: schema.Report, recorded: bool) -> None:
+    """A prediction is about a figure that an experiment, a run of a comparison or a measurement has."""
+    named, run, what = cell.body.get("experiment"), cell.body.get("run"), str(cell.body.get("what"))
+    if about is None or about.kind not in ("experiment", "compare", "probe"):
+        report(cell.line, f"There is no experiment {named!r} in this lesson.")
+        return
+    runs = [r["name"] for r in _runs_of(about)] if about.kind == "compare" else []
+    if about.kind == "compare" and run not in runs:
+        report(cell.line, f"Say which run of {named} is meant (run): {', '.join(runs)}.")
+        return
+    if about.kind != "compare" and run is not None:
+        report(cell.line, f"{named} is one {'run' if about.kind == 'experiment' else 'measurement'}; leave out `run`.")
+        return
+    if about.kind == "probe":
+        compute, path = partial(calc.probed, folder, about.id, what), probed_path(folder, about.id)
+    else:
+        name = f"{about.id}/{run}" if run else about.id
+        compute, path = partial(calc.recorded, folder, name, what), recorded_path(folder, name)
+    if recorded and path.is_file():
+        try:
+            compute()
+        except BadInput as error:
+            report(cell.line, str(error))
+
+
+def check_name(cell: Cell) -> str:
+    """The function of checks.py that checks an exercise."""
+    return str(cell.body.get("check") or cell.id.replace("-", "_"))
+
+
+def _check_exercise(cell: Cell, folder: Path, report: schema.Report) -> None:
+    """checks.py has the exercise's check. (It is read, not run.)"""
+    path, name = folder / "checks.py", check_name(cell)
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except OSError:
+        report(cell.line, f"The exercise has no check: the folder has no checks.py with a function {name}(space).")
+        return
+    except SyntaxError as error:
+        report(cell.line, f"checks.py cannot be read: {error.msg} in line {error.lineno}.")
+        return
+    if not any(isinstance(node, ast.FunctionDef) and node.name == name for node in tree.body):
+        report(cell.line, f"checks.py has no function {name}(space) for this exercise.")
+
+
+def recorded_path(folder: Path, run: str) -> Path:
+    """Where a lesson keeps a recorded run: of an experiment (its id), or of a comparison (comparison/run)."""
+    return folder / "runs" / f"{run}.jsonl"
+
+
+def probed_path(folder: Path, probe_id: str) -> Path:
+    """Where a lesson keeps the recorded result of a measurement."""
+    return folder / "runs" / f"{probe_id}.json"
 
 
 def check(lesson: Lesson) -> list[Mistake]:
@@ -359,7 +470,7 @@ def check(lesson: Lesson) -> list[Mistake]:
             for key, part in value.items():
                 if key == "answer" and isinstance(part, str):
                     attempt(partial(compute_answer, part), line)
-                else:
+                elif key not in schema.CODE_FIELDS:
                     walk(part, line)
         elif isinstance(value, list | tuple):
             for part in value:
@@ -379,24 +490,55 @@ def check(lesson: Lesson) -> list[Mistake]:
     for cell in lesson.cells:
         if not cell.body.get("code"):
             walk(cell.body, cell.line)
-    walk([lesson.summary, *lesson.objectives, *lesson.prerequisites], 1)
+    walk([lesson.summary, *lesson.objectives, *lesson.prerequisites, *lesson.summary_points], 1)
     return mistakes
 
 
 def calls(text: str, line: int, report: schema.Report) -> None:
-    """Report the calcs in `text` that cannot be understood; `text` begins in line `line`."""
-    for match in CALC.finditer(text):
+    """Report the calcs and terms in `text` that cannot be understood; `text` begins in line `line`."""
+    for match in INLINE.finditer(text):
+        at = line + text.count("\n", 0, match.start())
         if match["calc"] is not None:
             try:
                 calc.parse(match["calc"])
             except BadInput as error:
-                report(line + text.count("\n", 0, match.start()), str(error))
+                report(at, str(error))
+        elif match["n"] is not None:
+            if not all(part.strip() for part in match["n"].partition("|")):
+                report(at, "A number by definition has its reason behind a bar: {n}`72|points to an inch`.")
+        elif match["term"] is not None:
+            shown, key = term_parts(match["term"])
+            if not shown or not key:
+                report(at, "A term is written {term}`NF4` or {term}`shown text|NF4`.")
+            elif glossary.terms() and glossary.find(key) is None:
+                report(at, f"The glossary has no term {key!r}; add it to core/catalog/glossary.toml.")
 
 
-def filled(text: str, folder: Path, compute: Callable[[calc.Call, Path], str] = calc.text) -> str:
-    """`text` with every calc replaced by its number; `folder` is the lesson's."""
+def term_parts(inside: str) -> tuple[str, str]:
+    """What stands between the ticks of a term: (what is shown, the glossary's key)."""
+    shown, bar, key = inside.partition("|")
+    shown = " ".join(shown.split())
+    return shown, " ".join(key.split()) if bar else shown
+
+
+def filled(
+    text: str,
+    folder: Path,
+    compute: Callable[[calc.Call, Path], str] = calc.text,
+    define: Callable[[str, str], str] = lambda shown, key: shown,
+) -> str:
+    """`text` with every calc replaced by its number and every term by what `define` makes of it.
+
+    Args:
+        folder: the lesson's.
+        define: called with what is shown and the glossary's key.
+    """
 
     def one(match: re.Match[str]) -> str:
-        return match[0] if match["calc"] is None else compute(calc.parse(match["calc"]), folder)
+        if match["calc"] is not None:
+            return compute(calc.parse(match["calc"]), folder)
+        if match["n"] is not None:
+            return match["n"].partition("|")[0].strip()
+        return match[0] if match["term"] is None else define(*term_parts(match["term"]))
 
-    return CALC.sub(one, text)
+    return INLINE.sub(one, text)

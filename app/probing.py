@@ -34,6 +34,7 @@ def section(
     show: Show,
     label: str,
     takes: str = "some seconds",
+    keep: bool = True,
 ) -> None:
     """Offer a measurement, follow it, and show its result.
 
@@ -45,6 +46,7 @@ def section(
         show: draws a result.
         label: of the button.
         takes: how long it takes about, for the line beside the button.
+        keep: whether the last result stays while other settings are chosen, marked as such.
     """
     ids = [run.id for run in runs]
     try:
@@ -54,13 +56,14 @@ def section(
         return
     active = now is not None and now.active
     st.fragment(_section, run_every=LOOK_SECONDS if active else None)(
-        name, ids, dict(settings), key, show, label, takes, active
+        name, ids, dict(settings), key, show, label, takes, active, keep
     )
 
 
 def _section(
-    name: str, ids: list[str], settings: dict[str, Any], key: str, show: Show, label: str, takes: str, watched: bool
-) -> None:
+    name: str, ids: list[str], settings: dict[str, Any], key: str, show: Show, label: str, takes: str, watched: bool,
+    keep: bool,
+) -> None:  # fmt: skip
     last_key = f"{key}-{name}-last"
     prober, owner = state.prober(), state.owner()
     try:
@@ -93,7 +96,8 @@ def _section(
             else:
                 st.rerun()
         st.caption(f"It takes {takes}, in a process of its own.")
-    _stale(name, st.session_state.get(last_key), ids, show)
+    if keep:
+        _stale(name, st.session_state.get(last_key), ids, show)
 
 
 def _progress(now: Probing) -> None:

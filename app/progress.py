@@ -2,7 +2,9 @@
 
 The store keeps one value per cell, named `slug/cell-id`:
 quiz {"answer", "right", "tries", "first_right"}; predict {"value", "fair", "measured", "log_ratio", "source"};
-experiment {"run"} once a run of the learner's own has finished, and {"shown"} once the recorded result was opened.
+experiment {"run"} once a run of the learner's own has finished, and {"shown"} once the recorded result was opened;
+compare {"runs"} (name -> id) once all of them have finished, and {"shown"}; probe {"measured"} once the learner has
+measured something of their own, and {"shown"}; exercise {"right"} once the check has accepted an answer.
 """
 
 from __future__ import annotations
@@ -14,18 +16,21 @@ from typing import Any
 
 from app.index import Cell, Lesson
 
-COUNTED = ("predict", "experiment", "quiz")
+COUNTED = ("predict", "experiment", "quiz", "compare", "probe", "exercise")
+DONE = {
+    "quiz": "right", "predict": "value", "experiment": "run", "compare": "runs", "probe": "measured",
+    "exercise": "right",
+}  # fmt: skip
+"""What of a cell's kept state says that it is done."""
 
 
 def cell_done(cell: Cell, kept: Any) -> bool:
-    """Whether a cell counts as done: a quiz answered rightly, a prediction committed, an own run finished."""
+    """Whether a cell counts as done: a quiz or an exercise answered rightly, a prediction committed, an own run or
+    measurement finished."""
     if not isinstance(kept, Mapping):
         return False
-    if cell.kind == "quiz":
-        return bool(kept.get("right"))
-    if cell.kind == "predict":
-        return kept.get("value") is not None
-    return bool(kept.get("run"))
+    value = kept.get(DONE.get(cell.kind, ""))
+    return value is not None if cell.kind == "predict" else bool(value)
 
 
 @dataclass(frozen=True)
@@ -85,3 +90,32 @@ def calibration(progress: Mapping[str, Any]) -> Calibration | None:
     if not ratios:
         return None
     return Calibration(len(ratios), math.exp(sum(ratios) / len(ratios)))
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A fair prediction that was measured. ratio: natural logarithm of predicted over measured. when: of its reveal,
+    seconds since the epoch (0 where it is not known)."""
+
+    name: str
+    said: float
+    measured: float
+    ratio: float
+    when: float
+
+    @property
+    def factor(self) -> float:
+        """By how much it was off: 1 is exact, 2 twice too much or half too little."""
+        return math.exp(abs(self.ratio))
+
+
+def guesses(progress: Mapping[str, Any], times: Mapping[str, float]) -> list[Guess]:
+    """All fair predictions in the order in which they were revealed; `times`: store.progress_times(owner)."""
+    found = [
+        Guess(name, float(kept["value"]), float(kept["measured"]), float(kept["log_ratio"]), times.get(name, 0.0))
+        for name, kept in progress.items()
+        if isinstance(kept, Mapping)
+        and kept.get("fair")
+        and all(isinstance(kept.get(f), (int, float)) for f in ("value", "measured", "log_ratio"))
+    ]
+    return sorted(found, key=lambda g: g.when)

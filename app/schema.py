@@ -7,9 +7,11 @@ stands in the function of that kind below. A new kind of cell is one entry in `C
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -152,34 +154,73 @@ FRONT = Rule(
         "objectives": LINES,
         "prerequisites": LINES,
         "references": Rule("list", item=REFERENCE, required=True, least=1),
+        "summary_points": Rule("list", item=Rule("text")),
     },
 )
+SUMMARY_POINTS = (5, 8)
+"""How many lines the printed summary of a lesson has."""
+CODE_FIELDS = ("code", "stub", "solution", "equation", "expect")
+"""Fields whose text is not prose: calcs and terms in them are left alone."""
 
 # A choice may leave out `why` only in the eyes of this table; `quiz` below asks for it with a message of its own.
 CHOICE = Rule("map", fields={"text": TEXT, "right": Rule("bool"), "why": Rule("text")})
-MISTAKE = Rule("map", fields={"answer": Rule("any", required=True), "why": TEXT})
+MISTAKE = Rule("map", fields={"answer": Rule("any"), "order": Rule("list", item=Rule("int")), "why": TEXT})
 
-WIDGETS: dict[str, dict[str, Rule]] = {
-    "lora-parameters": {"d": Rule("int"), "k": Rule("int"), "r": Rule("int")},
-}
+WIDGET_FILES = Path(__file__).parent / "widgets"
+
+
+def _widgets() -> dict[str, dict[str, Rule]]:
+    """NAME and OPTIONS of every file in app/widgets, read from its text: importing one would bring streamlit in."""
+    found: dict[str, dict[str, Rule]] = {}
+    for path in sorted(WIDGET_FILES.glob("*.py")):
+        if path.stem == "__init__":
+            continue
+        given = {}
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+            if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(target, ast.Name):
+                given[target.id] = node.value
+        if "NAME" not in given or "OPTIONS" not in given:
+            raise ValueError(f"app/widgets/{path.name} lacks NAME or OPTIONS.")
+        name, options = _written(given["NAME"], path), _written(given["OPTIONS"], path)
+        if name.replace("-", "_") != path.stem:
+            raise ValueError(f"The widget {name} belongs into {name.replace('-', '_')}.py, not {path.name}.")
+        found[name] = options
+    return found
+
+
+def _written(node: ast.AST | None, path: Path) -> Any:
+    """The value of a literal that may hold calls of Rule."""
+    if isinstance(node, ast.Dict):
+        return {_written(k, path): _written(v, path) for k, v in zip(node.keys, node.values, strict=True)}
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Rule", "schema.Rule"):
+        named = {k.arg: _written(k.value, path) for k in node.keywords if k.arg}
+        return Rule(*(_written(a, path) for a in node.args), **named)
+    try:
+        return ast.literal_eval(node)  # type: ignore[arg-type]
+    except (ValueError, TypeError):
+        raise ValueError(f"app/widgets/{path.name}: NAME and OPTIONS must be written out.") from None
+
+
+WIDGETS: dict[str, dict[str, Rule]] = _widgets()
 
 
 def quiz(body: Lined, line: int, report: Report) -> None:
     """A quiz has a right answer, and an explanation for every wrong one."""
     kind = body.get("kind", "single")
-    if kind == "numeric":
-        if "answer" not in body:
-            report(line, "A numeric quiz needs its answer: a number or a calc function.")
-        if "choices" in body:
-            report(body.lines["choices"], "A numeric quiz has no choices.")
+    own = QUIZ_FIELDS.get(kind, QUIZ_FIELDS["single"])
+    for field in sorted(set().union(*QUIZ_FIELDS.values()) - own):
+        if field in body:
+            kinds = " or ".join(k for k, fields in QUIZ_FIELDS.items() if field in fields)
+            report(body.lines[field], f"{field} belongs to a quiz of kind {kinds}.")
+    if kind in ("numeric", "ordering"):
         if not body.get("why"):
             report(line, "The quiz has no explanation (why) of its answer.")
         if not body.get("otherwise"):
-            report(line, "The quiz has no explanation (otherwise) for wrong numbers.")
+            wrong = "numbers" if kind == "numeric" else "orders"
+            report(line, f"The quiz has no explanation (otherwise) for wrong {wrong}.")
+        (_numeric if kind == "numeric" else _ordering)(body, line, report)
         return
-    for field in ("answer", "tolerance", "unit", "mistakes", "otherwise"):
-        if field in body:
-            report(body.lines[field], f"{field} belongs to a numeric quiz.")
     choices = body.get("choices")
     if not isinstance(choices, list) or len(choices) < 2:
         report(line, "The quiz needs at least two choices.")
@@ -193,6 +234,48 @@ def quiz(body: Lined, line: int, report: Report) -> None:
         report(line, f"A single-choice quiz has exactly one right choice, not {right}.")
     if kind == "multiple" and right == 0:
         report(line, "A multiple-choice quiz needs at least one right choice.")
+
+
+QUIZ_FIELDS = {
+    "single": {"choices"},
+    "multiple": {"choices"},
+    "numeric": {"answer", "tolerance", "unit", "mistakes", "otherwise"},
+    "ordering": {"items", "mistakes", "otherwise"},
+}
+"""The fields that a kind of quiz has beside title, question, kind and why."""
+
+
+def _mistakes(body: Lined) -> list[Lined]:
+    found = body.get("mistakes")
+    return [m for m in found if isinstance(m, Lined)] if isinstance(found, list) else []
+
+
+def _numeric(body: Lined, line: int, report: Report) -> None:
+    if "answer" not in body:
+        report(line, "A numeric quiz needs its answer: a number or a calc function.")
+    for mistake in _mistakes(body):
+        if "answer" not in mistake:
+            report(mistake.lines[None], "A mistake of a numeric quiz needs the answer that it is about.")
+        if "order" in mistake:
+            report(mistake.lines["order"], "order belongs to a quiz of kind ordering.")
+
+
+def _ordering(body: Lined, line: int, report: Report) -> None:
+    items = body.get("items")
+    if not isinstance(items, list) or len(items) < 3:
+        report(line, "An ordering quiz needs at least three items, in the right order.")
+        return
+    if len({str(i).strip() for i in items}) < len(items):
+        report(body.lines["items"], "Two items of the quiz are the same.")
+    places = list(range(1, len(items) + 1))
+    for mistake in _mistakes(body):
+        order = mistake.get("order")
+        if "answer" in mistake:
+            report(mistake.lines["answer"], "answer belongs to a quiz of kind numeric.")
+        if not isinstance(order, list) or sorted(map(str, order)) != sorted(map(str, places)):
+            report(mistake.lines[None], f"A mistake's order names each of the places 1 to {len(items)} once.")
+        elif order == places:
+            report(mistake.lines[None], "That is the right order, not a mistake.")
 
 
 def predict(body: Lined, line: int, report: Report) -> None:
@@ -214,25 +297,113 @@ def widget(body: Lined, line: int, report: Report) -> None:
 
 def experiment(body: Lined, line: int, report: Report) -> None:
     """The run can be configured as it is written, and its knobs exist and are at most four."""
+    config = _config(body, body.get("settings") or {}, body.lines.get("settings", line), report)
+    if config is not None:
+        _check_knobs(body, {*vars(config.settings), *vars(config.train), "seed"}, report)
+
+
+def _config(body: Mapping[str, Any], settings: Mapping[str, Any], line: int, report: Report) -> Any:
+    """The run that a body and settings describe; None after a report."""
     from core.config import RunConfig, problems, with_settings
     from core.errors import DeltalabError
 
-    settings = body.get("settings")
-    knobs = body.get("knobs")
-    if isinstance(knobs, list) and len(knobs) > 4:
-        report(body.lines["knobs"], f"At most four knobs stand in sight, not {len(knobs)}.")
     try:
         config = with_settings(RunConfig.from_dict({k: body[k] for k in ("method", "task", "seed") if k in body}), {})
-        config = with_settings(config, settings or {})
+        config = with_settings(config, settings)
     except DeltalabError as error:
-        report(body.lines.get("settings", line), str(error))
-        return
-    for sentence in problems(config):
+        report(line, str(error))
+        return None
+    wrong = problems(config)
+    for sentence in wrong:
         report(line, sentence)
-    known = set(vars(config.settings)) | set(vars(config.train)) | {"seed"}
-    for knob in knobs if isinstance(knobs, list) else ():
+    return None if wrong else config
+
+
+def _check_knobs(body: Lined, known: set[str], report: Report) -> None:
+    knobs = body.get("knobs") or []
+    if len(knobs) > 4:
+        report(body.lines["knobs"], f"At most four knobs stand in sight, not {len(knobs)}.")
+    for knob in knobs:
         if knob not in known:
             report(body.lines["knobs"], f"There is no knob {knob!r}; there are {', '.join(sorted(known))}.")
+
+
+def compare(body: Lined, line: int, report: Report) -> None:
+    """Every run can be configured, their names differ, and all of them have the common knobs."""
+    common = body.get("settings") or {}
+    runs = body["runs"]
+    names = [run["name"] for run in runs]
+    for run in runs:
+        if names.count(run["name"]) > 1:
+            report(run.lines["name"], f"Another run of the comparison is called {run['name']!r} as well.")
+    shared: set[str] | None = None
+    for run in runs:
+        whole = {**{k: body[k] for k in ("task", "seed") if k in body}, **run}
+        config = _config(whole, {**common, **(run.get("settings") or {})}, run.lines[None], report)
+        if config is None:
+            return
+        known = {*vars(config.settings), *vars(config.train), "seed"} - set(run.get("settings") or {}) - set(run)
+        shared = known if shared is None else shared & known
+    _check_knobs(body, shared or set(), report)
+
+
+def probe(body: Lined, line: int, report: Report) -> None:
+    """The measurement exists, takes so many runs, and has these settings and knobs."""
+    from core.config import settings_of
+    from core.errors import DeltalabError
+    from core.probes import probe as find
+
+    try:
+        what = find(body["probe"])
+    except DeltalabError as error:
+        report(body.lines["probe"], str(error))
+        return
+    least, most = what.RUNS
+    if not least <= len(body["of"]) <= most:
+        wanted = str(least) if least == most else f"{least} to {most}"
+        report(body.lines["of"], f"{body['probe']} measures {wanted} runs, not {len(body['of'])}.")
+    try:
+        settings = settings_of(what.Config, dict(body.get("settings") or {}))
+    except DeltalabError as error:
+        report(body.lines["settings"], str(error))
+        return
+    _check_knobs(body, set(vars(settings)), report)
+
+
+def source(body: Lined, line: int, report: Report) -> None:
+    """The code that is shown exists."""
+    from app.sources import source as find
+    from core.errors import BadInput
+
+    try:
+        find(body["object"])
+    except BadInput as error:
+        report(body.lines["object"], str(error))
+
+
+def _compiles(text: str, line: int, report: Report) -> None:
+    try:
+        ast.parse(text)
+    except SyntaxError as error:
+        within = (error.lineno or 1) if "\n" in text else 0  # a block begins in the line after its name
+        report(line + within, f"This is no Python: {error.msg}.")
+
+
+def code(body: Lined, line: int, report: Report) -> None:
+    """The code is Python."""
+    _compiles(body["code"], body.lines["code"], report)
+
+
+def exercise(body: Lined, line: int, report: Report) -> None:
+    """Stub, solution and wrong answers are Python; the solution is none of the others."""
+    for field in ("stub", "solution"):
+        _compiles(body[field], body.lines[field], report)
+    if body["stub"].strip() == body["solution"].strip():
+        report(body.lines["solution"], "The stub is the solution already.")
+    for wrong in body["wrong"]:
+        _compiles(wrong["code"], wrong.lines["code"], report)
+        if wrong["code"].strip() == body["solution"].strip():
+            report(wrong.lines["code"], "That wrong answer is the solution.")
 
 
 @dataclass(frozen=True)
@@ -262,6 +433,7 @@ CELLS: dict[str, Kind] = {
         {
             "title": TEXT,
             "experiment": Rule("word", required=True),
+            "run": Rule("word"),
             "what": Rule("word", required=True),
             "question": TEXT,
             "scale": Rule("word", choices=("linear", "log")),
@@ -278,8 +450,9 @@ CELLS: dict[str, Kind] = {
         {
             "title": TEXT,
             "question": TEXT,
-            "kind": Rule("word", choices=("single", "multiple", "numeric")),
+            "kind": Rule("word", choices=tuple(QUIZ_FIELDS)),
             "choices": Rule("list", item=CHOICE),
+            "items": Rule("list", item=Rule("text")),
             "answer": Rule("any"),
             "tolerance": Rule("number"),
             "unit": Rule("text"),
@@ -297,5 +470,87 @@ CELLS: dict[str, Kind] = {
             "options": Rule("map"),
         },
         widget,
+    ),
+    "compare": Kind(
+        {
+            "title": TEXT,
+            "text": Rule("text"),
+            "task": Rule("word", required=True),
+            "seed": Rule("int"),
+            "settings": Rule("map"),
+            "runs": Rule(
+                "list",
+                required=True,
+                least=2,
+                item=Rule(
+                    "map",
+                    fields={
+                        "name": Rule("word", required=True),
+                        "label": TEXT,
+                        "method": Rule("word", required=True),
+                        "seed": Rule("int"),
+                        "settings": Rule("map"),
+                    },
+                ),
+            ),
+            "knobs": Rule("list", item=Rule("word")),
+            "columns": Rule("list", item=Rule("word"), required=True, least=1),
+            "figure": Rule(
+                "map",
+                fields={
+                    "x": Rule("word", required=True),
+                    "y": Rule("word", required=True),
+                    "scale": Rule("word", choices=("linear", "log")),
+                },
+            ),
+            "finding": Rule("text"),
+        },
+        compare,
+    ),
+    "probe": Kind(
+        {
+            "title": TEXT,
+            "text": Rule("text"),
+            "probe": Rule("word", required=True),
+            "of": Rule("list", item=Rule("text"), required=True),
+            "settings": Rule("map"),
+            "knobs": Rule("list", item=Rule("word")),
+            "finding": Rule("text"),
+        },
+        probe,
+    ),
+    "source": Kind(
+        {
+            "title": TEXT,
+            "text": Rule("text"),
+            "object": TEXT,
+            "equation": Rule("text"),
+            "paper": Rule("map", fields={"title": TEXT, "section": Rule("text"), "url": TEXT}),
+        },
+        source,
+    ),
+    "code": Kind(
+        {
+            "title": TEXT,
+            "text": Rule("text"),
+            "code": TEXT,
+            "expect": Rule("text"),
+            "seconds": Rule("int"),
+        },
+        code,
+    ),
+    "exercise": Kind(
+        {
+            "title": TEXT,
+            "text": TEXT,
+            "stub": TEXT,
+            "solution": TEXT,
+            "hints": Rule("list", item=Rule("text"), required=True, least=2),
+            "check": Rule("word"),
+            "wrong": Rule("list", item=Rule("map", fields={"code": TEXT, "says": TEXT}), required=True, least=2),
+            "cost": Rule("text"),
+            "seconds": Rule("int"),
+        },
+        exercise,
     ),
 }

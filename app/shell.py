@@ -9,12 +9,15 @@ from typing import Any
 
 import streamlit as st
 
-from app import index, state
+from app import clock, components, index, state, tasks, words
 from app.index import Lesson
-from app.views import VIEWS, home
+from app.views import LESSONS, VIEWS, home
+from app.words import t
 from core.errors import DeltalabError
 
 THEME = Path(__file__).resolve().parent / "theme"
+IN_THE_BAR = 3
+"""So many lessons stand in the bar itself; more get a menu of their own."""
 
 
 def lessons() -> tuple[Lesson, ...]:
@@ -22,7 +25,7 @@ def lessons() -> tuple[Lesson, ...]:
     try:
         return index.lessons()
     except DeltalabError as error:
-        st.error(f"The lessons cannot be shown.\n\n{error.sentence}", icon=":material/error:")
+        st.error(f"{t('shell.no_lessons')}\n\n{error.sentence}", icon=":material/error:")
         return ()
 
 
@@ -36,9 +39,9 @@ def pages(found: tuple[Lesson, ...]) -> dict[str, Any]:
     }
     for lesson in found:
         made[lesson.url_path] = st.Page(
-            _framed(partial(render_lesson, lesson), False),
+            _framed(partial(render_lesson, lesson), False, lesson.url_path),
             title=lesson.navigation,
-            icon=":material/counter_0:" if lesson.order == 0 else f":material/counter_{min(lesson.order, 9)}:",
+            icon=f":material/counter_{lesson.order}:" if lesson.order < 10 else ":material/menu_book:",
             url_path=lesson.url_path,
         )
     for view in tools:
@@ -48,26 +51,71 @@ def pages(found: tuple[Lesson, ...]) -> dict[str, Any]:
     return made
 
 
-def menus(made: dict[str, Any]) -> dict[str, list[Any]]:
-    """The pages by menu; the course and its lessons stand in the bar itself."""
-    out: dict[str, list[Any]] = {"": []}
+def menus(made: dict[str, Any], found: tuple[Lesson, ...]) -> dict[str, list[Any]]:
+    """The pages by menu; the course stands in the bar itself, and so do its lessons while they are few."""
     sections = {view.url_path: view.section for view in VIEWS}
+    if len(found) > IN_THE_BAR:
+        sections |= {lesson.url_path: LESSONS for lesson in found}
+    out: dict[str, list[Any]] = {"": []}
     for url_path, page in made.items():
-        out.setdefault(sections.get(url_path, ""), []).append(page)
+        section = sections.get(url_path, "")
+        out.setdefault(t(f"menu.{section}") if section else "", []).append(page)
     return out
 
 
-def _framed(render: Callable[[], None], wide: bool) -> Callable[[], None]:
-    """A page in its column, with the device chip at the foot."""
+def _framed(render: Callable[[], None], wide: bool, lesson: str = "") -> Callable[[], None]:
+    """A page in its column, with the device chip and the languages at the foot. lesson: the address of one, for the
+    clock."""
 
     def page() -> None:
         with st.container(key="wide" if wide else "narrow"):
+            if lesson:
+                tasks.settle(lesson)
             render()
+            st.space("large")
             if render is not home.render:
-                st.space("large")
                 state.device_chip()
+            _languages()
+            _helper(lesson)
 
     return page
+
+
+def _languages() -> None:
+    """The switch between languages: what is chosen is kept for the learner and stands in the address."""
+    known = words.languages()
+    now = words.current()
+    key = f"language-{now}"  # anew after each change, so that it shows what is so
+    st.segmented_control(
+        t("shell.language"), list(known), default=now, format_func=known.__getitem__, required=True, key=key,
+        label_visibility="collapsed", on_change=_speak, args=(key,),
+    )  # fmt: skip
+
+
+def _speak(key: str) -> None:
+    code = str(st.session_state[key])
+    words.choose(code)
+    state.store().set_progress(state.owner(), words.KEPT, {"lang": code} if code != words.DEFAULT else None)
+
+
+def _helper(lesson: str) -> None:
+    """What a page cannot say in Python: its language, the place that a link leads to, and that somebody is at work."""
+    root = components.root()
+    at = st.query_params.get("at", "")
+    data = {
+        "lang": words.current(), "at": at, "beat": f"{root}/api/seen/{lesson}" if lesson else "",
+        "every": clock.BEAT_SECONDS, "search": f"{root}/search",
+    }  # fmt: skip
+    with st.container(key="helper"):
+        components.component("page")(key="page-helper", data=data)
+
+
+def _stored_language() -> str | None:
+    """What the learner chose at another time; asked once a session."""
+    if words.settled():
+        return None
+    kept = state.store().progress_of(state.owner(), words.KEPT)
+    return str(kept.get("lang")) if isinstance(kept, dict) else None
 
 
 def main() -> None:
@@ -75,10 +123,13 @@ def main() -> None:
     st.set_page_config(page_title="Deltalab", page_icon=str(THEME / "mark.svg"), layout="wide")
     st.html(THEME / "deltalab.css")
     st.logo(str(THEME / "logo.svg"), size="large")
-    made = pages(lessons())
+    words.settle(_stored_language())
+    found = lessons()
+    made = pages(found)
     state.keep_pages(made)
-    page = st.navigation(menus(made), position="top")
+    page = st.navigation(menus(made, found), position="top")
     st.set_page_config(page_title="Deltalab" if page.url_path == "" else f"{page.title} · Deltalab")
+    words.in_address()
     page.run()
 
 

@@ -16,6 +16,8 @@ from app import identity
 if TYPE_CHECKING:
     from core.hardware import Hardware
     from core.memory.fitter import Fitter
+    from core.notebook.kernels import Kernels
+    from core.notebook.permission import Permission
     from core.runs.prober import Prober
     from core.runs.store import Store
     from core.runs.talker import Talker
@@ -62,6 +64,25 @@ def _prober(runs: Store) -> Prober:
     from core.runs.prober import Prober
 
     return Prober(runs)
+
+
+def kernels() -> Kernels:
+    """Where learners' code runs, each learner's in a process of their own."""
+    return _kernels(store())
+
+
+@lru_cache(maxsize=4)
+def _kernels(runs: Store) -> Kernels:
+    from core.notebook.kernels import Kernels
+
+    return Kernels(runs.home)
+
+
+def code_permission() -> Permission:
+    """Whether learners may run code on this server, and why not."""
+    from core.notebook.permission import permission
+
+    return permission(reachable=identity.reachable())
 
 
 @lru_cache(maxsize=1)
@@ -121,6 +142,9 @@ def close() -> None:
     if fitter.cache_info().currsize:
         fitter().close()
     fitter.cache_clear()
+    if _kernels.cache_info().currsize:
+        kernels().close()
+    _kernels.cache_clear()
     if _prober.cache_info().currsize:
         prober().close()
     _prober.cache_clear()

@@ -33,8 +33,17 @@ def dialogues(config: RunConfig) -> tuple[list[Dialogue], list[Dialogue]]:
         assert config.data is not None
         train, held_out = split(read_file(Path(config.data)), loop.held_out, config.seed)
     if loop.replay > 0:
-        extra = round(len(train) * loop.replay / (1 - loop.replay))
+        extra = replayed_count(len(train), loop.replay)
         per_skill = math.ceil(extra / len(SKILLS))
         old = [e for name in SKILLS for e in examples(name, "train", per_skill, config.seed)]
         train = train + [dialogue(e.prompt, e.completion) for e in old[:extra]]
     return train, held_out
+
+
+def replayed_count(new: int, share: float) -> int:
+    """How many old examples go with `new` ones, so that the old are that share of all: n·s/(1 − s).
+
+    Args:
+        share: 0 to below 1.
+    """
+    return round(new * share / (1 - share))

@@ -15,7 +15,17 @@ from app.index import Cell, Lesson, filled
 if TYPE_CHECKING:
     from core.runs.store import Run
 
-NAMES = {"predict": "Prediction", "experiment": "Experiment", "quiz": "Question", "widget": "Try it"}
+NAMES = {
+    "predict": "Prediction",
+    "experiment": "Experiment",
+    "quiz": "Question",
+    "widget": "Try it",
+    "compare": "Comparison",
+    "probe": "Measurement",
+    "source": "Source",
+    "code": "Code",
+    "exercise": "Exercise",
+}
 
 
 def unbroken(text: str) -> str:
@@ -65,7 +75,11 @@ class Context:
 
     def finished_run(self, cell: Cell) -> Run | None:
         """The learner's newest finished run of an experiment, or None."""
-        for run in state.store().runs(self.owner, limit=20, cell=self.run_name(cell)):
+        return self.newest_finished(self.run_name(cell))
+
+    def newest_finished(self, stored: str) -> Run | None:
+        """The learner's newest finished run under that name in the store, or None."""
+        for run in state.store().runs(self.owner, limit=20, cell=stored):
             if run.status == "finished":
                 return run
         return None
@@ -73,8 +87,27 @@ class Context:
 
 @contextmanager
 def frame(cell: Cell, context: Context, title: str) -> Iterator[None]:
-    """The calm box of an interactive cell: its number, what it is, its title."""
+    """The calm box of an interactive cell: its number, what it is, its title with a link to it; and a way to fold it.
+
+    What is folded is drawn all the same and hidden by a style: nothing that was typed or run in it is lost.
+    """
+    key = context.key(cell, "folded")
     with st.container(border=True, key=context.key(cell, "cell")):
-        st.caption(f"{cell.number} · {NAMES[cell.kind]}")
+        with st.container(horizontal=True, vertical_alignment="center", key=context.key(cell, "cellhead")):
+            st.caption(f"{cell.number} · {NAMES[cell.kind]}")
+            folded = bool(st.session_state.get(key))
+            label = "Unfold" if folded else "Fold"
+            st.button(
+                f"{label} {cell.number}", key=context.key(cell, "fold"), type="tertiary", on_click=_fold, args=(key,),
+                icon=":material/unfold_more:" if folded else ":material/unfold_less:",
+            )  # fmt: skip
         st.subheader(title, anchor=cell.id)
-        yield
+        body = context.key(cell, "body")
+        # Not by another key of the container: then what stands in it would be made anew, and lose what was typed.
+        st.html(f"<style>.st-key-{body} {{ display: {'none' if folded else 'flex'}; }}</style>")
+        with st.container(key=body):
+            yield
+
+
+def _fold(key: str) -> None:
+    st.session_state[key] = not st.session_state.get(key)

@@ -7,23 +7,16 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import chat, form, live
+from app import chat, configured, form, live, state, tasks
 from app.cells.context import Context, frame
 from app.index import Cell, recorded_path
-from core.config import RunConfig, with_settings
+from core.config import RunConfig
 
 if TYPE_CHECKING:
     from core.runs.store import Run
 
 COVERED = ("started", "step")
 """What of a recorded run gives no score away."""
-
-
-def defaults(cell: Cell) -> RunConfig:
-    """The run as the lesson sets it up."""
-    body = cell.body
-    config = RunConfig.from_dict({k: body[k] for k in ("method", "task", "seed") if k in body})
-    return with_settings(config, body.get("settings") or {})
 
 
 def settle(cell: Cell, context: Context) -> None:
@@ -54,14 +47,54 @@ def _controls(cell: Cell, context: Context) -> None:
     run = live.latest(context.run_name(cell))
     busy = run is not None and run.status in live.ACTIVE
     key = context.key(cell)
-    usual = defaults(cell)
-    config = form.run_form(usual, key, show=cell.body["knobs"], busy=busy)
+    usual, locked, hidden = _usual(cell, context)
+    config = form.run_form(usual, key, show=cell.body["knobs"], lock=locked, hide=hidden, busy=busy)
     if config is not None:
-        title = f"{context.lesson.navigation}: {cell.body['title']}"
-        if live.start(config, key=key, cell=context.run_name(cell), title=title) is not None:
+        if _start(config, cell, context):
             st.rerun()
-    elif run is not None and not busy and live.differs(run, form.config_of(usual, key)):
+    elif run is not None and not busy and live.differs(run, form.config_of(usual, key, (*locked, *hidden))):
         st.caption(":material/update: The run below was made with other settings. *Run* shows what these do.")
+
+
+def _usual(cell: Cell, context: Context) -> tuple[RunConfig, tuple[str, ...], tuple[str, ...]]:
+    """What the form shows untouched, with what a teacher's link sets, and the knobs that it locks and hides."""
+    task = tasks.of(context.lesson.url_path)
+    locked, hidden = (task.locked, task.hidden) if task else ((), ())
+    return tasks.preset(configured.experiment(cell), task), tuple(locked), tuple(hidden)
+
+
+def _shown(cell: Cell, context: Context) -> RunConfig:
+    """The run as the form shows it now."""
+    usual, locked, hidden = _usual(cell, context)
+    return form.config_of(usual, context.key(cell), (*locked, *hidden))
+
+
+def _start(config: RunConfig, cell: Cell, context: Context) -> bool:
+    title = f"{context.lesson.navigation}: {cell.body['title']}"
+    return live.start(config, key=context.key(cell), cell=context.run_name(cell), title=title) is not None
+
+
+# --- as a part of Run all ---------------------------------------------------------------------------------------------
+
+
+def begin(cell: Cell, context: Context) -> bool:
+    """Start a run with the settings that the form shows."""
+    return _start(_shown(cell, context), cell, context)
+
+
+def standing(cell: Cell, context: Context) -> str:
+    """Whether a run with the settings that the form shows is there ("done"), "on", "failed", or none is ("open")."""
+    run = live.latest(context.run_name(cell))
+    if run is None or live.differs(run, _shown(cell, context)):
+        return "on" if run is not None and run.active else "open"
+    return "on" if run.active else "done" if run.status == "finished" else "failed"
+
+
+def halt(cell: Cell, context: Context) -> None:
+    """Cancel the run."""
+    run = live.latest(context.run_name(cell))
+    if run is not None and run.active:
+        state.store().cancel(run.id, context.owner)
 
 
 def _own(cell: Cell, context: Context, run: Run) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from app import index, state
-from app.cells import experiment, predict, prose, quiz, widget
+from app.cells import code, compare, exercise, experiment, predict, probe, prose, quiz, run_all, source, widget
 from app.cells.context import NAMES, Context
 from app.index import Cell, Lesson
 from app.progress import calibration, completion
@@ -19,6 +19,11 @@ RENDER: dict[str, Callable[[Cell, Context], None]] = {
     "predict": predict.render,
     "quiz": quiz.render,
     "widget": widget.render,
+    "compare": compare.render,
+    "probe": probe.render,
+    "source": source.render,
+    "code": code.render,
+    "exercise": exercise.render,
 }
 
 
@@ -28,7 +33,10 @@ def render(lesson: Lesson) -> None:
     for cell in lesson.cells:
         if cell.kind == "experiment":
             experiment.settle(cell, context)
+        elif cell.kind == "compare":
+            compare.settle(cell, context)
     _head(lesson, context)
+    run_all.bar(lesson, context)
     for cell in lesson.cells:
         RENDER[cell.kind](cell, context)
     st.divider()

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from app import answers, calc, state
+from app.cells import probe
 from app.cells.context import Context, frame, unbroken
 from app.cells.svg import document, draw
 from app.index import Cell
+from core.runs import together
 
 if TYPE_CHECKING:
     from core.runs.store import Run
 
 
 OWN, RECORDED = "your run", "the recorded run"
+OWN_PROBE, RECORDED_PROBE = "your own measurement", "the recorded measurement"
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,43 @@ class Measured:
 
 
 def measured(cell: Cell, context: Context) -> Measured | None:
-    """What the experiment gave: the learner's newest finished run, else the recorded one once it was opened."""
-    experiment = context.lesson.cell(cell.body["experiment"])
+    """What the experiment gave: the learner's newest finished run or measurement, else the recorded one once it was
+    opened."""
+    about = context.lesson.cell(cell.body["experiment"])
     what = cell.body["what"]
-    run = context.finished_run(experiment)
-    if run is not None:
-        figures = figures_of(run, context.owner)
-        if what in figures:
-            return Measured(figures[what], OWN)
-    if context.kept(experiment).get("shown"):
-        return Measured(calc.recorded(context.lesson.folder, experiment.id, what), RECORDED)
+    own = _own(cell, about, context)
+    if own is not None and what in own:
+        return Measured(own[what], _words(about)[0])
+    if context.kept(about).get("shown"):
+        return Measured(_recorded(cell, about, context), _words(about)[1])
     return None
+
+
+def _words(about: Cell) -> tuple[str, str]:
+    """How the two sources are called."""
+    return (OWN, RECORDED) if about.kind != "probe" else (OWN_PROBE, RECORDED_PROBE)
+
+
+def _own(cell: Cell, about: Cell, context: Context) -> dict[str, float] | None:
+    """The figures of the learner's own result."""
+    if about.kind == "probe":
+        result = probe.own_result(about, context)
+        return None if result is None else calc.probe_quantities(result)
+    run = context.newest_finished(stored_name(cell, about, context))
+    return None if run is None else figures_of(run, context.owner)
+
+
+def stored_name(cell: Cell, about: Cell, context: Context) -> str:
+    """The name under which the store files the runs that a prediction is about."""
+    name = context.run_name(about)
+    return together.cell_of(name, cell.body["run"]) if about.kind == "compare" else name
+
+
+def _recorded(cell: Cell, about: Cell, context: Context) -> float:
+    folder, what = context.lesson.folder, cell.body["what"]
+    if about.kind == "probe":
+        return calc.probed(folder, about.id, what)
+    return calc.recorded(folder, f"{about.id}/{cell.body['run']}" if about.kind == "compare" else about.id, what)
 
 
 def figures_of(run: Run, owner: str) -> dict[str, float]:
@@ -58,7 +87,10 @@ def seen(cell: Cell, context: Context) -> bool:
     """
     if measured(cell, context) is not None:
         return True
-    name = context.run_name(context.lesson.cell(cell.body["experiment"]))
+    about = context.lesson.cell(cell.body["experiment"])
+    if about.kind == "probe":
+        return False
+    name = stored_name(cell, about, context)
     return any(_scored(run, context.owner) for run in state.store().runs(context.owner, cell=name))
 
 
@@ -128,7 +160,7 @@ def _reveal(cell: Cell, context: Context, kept: dict[str, Any]) -> None:
     newest = measured(cell, context)
     found = newest if kept.get("measured") is None else Measured(kept["measured"], kept["source"])
     if found is None:
-        st.markdown(f":material/lock: You committed to **{said}**. Now run the experiment below.")
+        st.markdown(f":material/lock: You committed to **{said}**. Now {_next(cell, context)}.")
         if st.button("Change it", key=context.key(cell, "change"), type="tertiary"):
             context.save(cell, {"was": kept["value"]})
             st.rerun()
@@ -147,13 +179,22 @@ def _reveal(cell: Cell, context: Context, kept: dict[str, Any]) -> None:
         "too high": "Your prediction was too high.",
         "too low": "Your prediction was too low.",
     }[verdict]
-    told = f"You said **{said}**; {found.source} measured **{number(found.value, unit)}**. {words}"
+    verb = "gave" if found.source in (OWN_PROBE, RECORDED_PROBE) else "measured"
+    told = f"You said **{said}**; {found.source} {verb} **{number(found.value, unit)}**. {words}"
     st.markdown(unbroken(told))
     draw(*number_line(body, kept["value"], found.value, unit), most_wide=460)
-    if newest is not None and newest.source == OWN and newest.value != found.value:
-        later = f"Your newest run measured {number(newest.value, unit)}. The first result is the one that counts."
+    if newest is not None and newest.source in (OWN, OWN_PROBE) and newest.value != found.value:
+        which = "run measured" if newest.source == OWN else "measurement gave"
+        later = f"Your newest {which} {number(newest.value, unit)}. The first result is the one that counts."
         st.caption(unbroken(later))
     st.markdown(context.text(body["why"]))
+
+
+def _next(cell: Cell, context: Context) -> str:
+    """What reveals the answer, with a link to it."""
+    about = context.lesson.cell(cell.body["experiment"])
+    what = {"experiment": "run the experiment", "compare": "run the comparison", "probe": "make the measurement"}
+    return f"[{what[about.kind]}](#{about.id})"
 
 
 def number(value: float, unit: str) -> str:

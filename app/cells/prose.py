@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from app import terms
 from app.cells.context import Context
 from app.cells.svg import draw
 from app.index import Cell
@@ -12,7 +13,10 @@ from app.index import Cell
 def render(cell: Cell, context: Context) -> None:
     """Draw a stretch of text."""
     text = cell.body["text"]
-    st.markdown(text if cell.body.get("code") else context.text(text))
+    if cell.body.get("code"):
+        st.markdown(text)
+    else:
+        terms.say(text, context.lesson.folder, f"{context.lesson.slug}:{cell.line}")
 
 
 def render_image(cell: Cell, context: Context) -> None:

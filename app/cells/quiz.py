@@ -1,4 +1,5 @@
-"""A question: one choice, several, or a number. Every wrong answer is told why it is wrong; the answer is kept."""
+"""A question: one choice, several, a number, or an order. Every wrong answer is told why it is wrong; the answer is
+kept."""
 
 from __future__ import annotations
 
@@ -23,9 +24,13 @@ def _question(cell: Cell, context: Context) -> None:
     kept = context.kept(cell)
     with frame(cell, context, body["title"]):
         st.markdown(context.text(body["question"]))
-        with st.form(context.key(cell, "form"), border=False):
-            answer = _ask(cell, context, kept.get("answer"))
-            checked = st.form_submit_button("Check", key=context.key(cell, "check"))
+        if body.get("kind") == "ordering":
+            answer: Any = _order(cell, context, kept.get("answer"))
+            checked = st.button("Check", key=context.key(cell, "check"))
+        else:
+            with st.form(context.key(cell, "form"), border=False):
+                answer = _ask(cell, context, kept.get("answer"))
+                checked = st.form_submit_button("Check", key=context.key(cell, "check"))
         if checked and answer in (None, "", []):
             wish = "Type a number first." if body.get("kind") == "numeric" else "Choose an answer first."
             st.markdown(f":material/help: {wish}")
@@ -35,8 +40,8 @@ def _question(cell: Cell, context: Context) -> None:
             kept = _keep(cell, context, answer, kept)
             if cell_done(cell, kept) != done_before:
                 st.rerun()  # what is done is counted at both ends of the page
-        if kept:
-            _tell(cell, context, kept)
+        if kept and (body.get("kind") != "ordering" or kept.get("answer") == answer):
+            _tell(cell, context, kept)  # (an order that has been changed since is another answer)
 
 
 def _ask(cell: Cell, context: Context, given: Any) -> Any:
@@ -62,6 +67,36 @@ def _ask(cell: Cell, context: Context, given: Any) -> Any:
     st.caption("Choose all that are right.")
     before = given if isinstance(given, list) else []
     return [i for i, text in enumerate(texts) if st.checkbox(text, value=i in before, key=f"{key}-{i}")]
+
+
+def _order(cell: Cell, context: Context, given: Any) -> list[int]:
+    """The items, each with a button up and one down. They are known by their place in the right order, from 0.
+
+    A button belongs to its place, not to the item in it, so that whoever presses it with the keyboard stays on it.
+    """
+    items = [context.text(text) for text in cell.body["items"]]
+    count, key = len(items), context.key(cell, "order")
+    if sorted(st.session_state.get(key) or ()) != list(range(count)):
+        before = given if isinstance(given, list) and sorted(given) == list(range(count)) else None
+        st.session_state[key] = before or answers.shuffled(count, cell.id)
+    order: list[int] = st.session_state[key]
+    st.caption("Move them until the first stands on top.")
+    for place, item in enumerate(order):
+        with st.container(horizontal=True, vertical_alignment="center", key=f"{key}-row-{place}"):
+            st.markdown(f"**{place + 1}.** {items[item]}")
+            for step, name, icon in ((-1, "Up", "arrow_upward"), (1, "Down", "arrow_downward")):
+                st.button(
+                    f"{name} from {place + 1}", key=f"{key}-{name.lower()}-{place}", icon=f":material/{icon}:",
+                    disabled=not 0 <= place + step < count, on_click=_move, args=(key, place, place + step),
+                )  # fmt: skip
+    return list(order)
+
+
+def _move(key: str, place: int, to: int) -> None:
+    """Swap two neighbours."""
+    order = list(st.session_state[key])
+    order[place], order[to] = order[to], order[place]
+    st.session_state[key] = order
 
 
 def _keep(cell: Cell, context: Context, answer: Any, before: dict[str, Any]) -> dict[str, Any]:

@@ -1,19 +1,12 @@
-"""Widgets: sliders that only do arithmetic, and answer at once. app/schema.py has the options of each."""
+"""Widgets: sliders that only do arithmetic, and answer at once. Each is a file of app/widgets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import streamlit as st
 
-from app import calc, charts
+from app import widgets
 from app.cells.context import Context, frame
-from app.cells.svg import document, draw
 from app.index import Cell
-
-WIDTHS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
-RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 def render(cell: Cell, context: Context) -> None:
@@ -26,59 +19,4 @@ def _widget(cell: Cell, context: Context) -> None:
     with frame(cell, context, cell.body["title"]):
         if cell.body.get("text"):
             st.markdown(context.text(cell.body["text"]))
-        WIDGETS[cell.body["widget"]](cell.body.get("options") or {}, context.key(cell))
-
-
-def lora_parameters(options: dict[str, Any], key: str) -> None:
-    """Sizes of one matrix and the rank; the parameters of W0 and of B and A, and both drawn to scale."""
-    left, middle, right = st.columns(3)
-    with left:
-        d = _pick("Outputs d", WIDTHS, options.get("d", 1024), f"{key}-d")
-    with middle:
-        k = _pick("Inputs k", WIDTHS, options.get("k", 1024), f"{key}-k")
-    with right:
-        r = _pick("Rank r", RANKS, options.get("r", 8), f"{key}-r")
-    whole, thin = calc.matrix_parameters(d, k), calc.lora_parameters(d, k, r)
-    left, right = st.columns([3, 2], vertical_alignment="center")
-    with left:
-        draw(*drawn_to_scale(d, k, r), most_wide=380)
-    with right:
-        st.metric("W₀, frozen", f"{whole:,.0f}")
-        st.metric("B and A, trained", f"{thin:,.0f}")
-        if thin < whole:
-            st.markdown(f"That is **{calc.percent(100 * thin / whole)}** of the matrix.")
-        else:
-            st.markdown("At this rank the pair is no smaller than the matrix itself: nothing is saved.")
-
-
-def _pick(label: str, values: tuple[int, ...], start: int, key: str) -> int:
-    options = sorted({*values, start})
-    return int(st.select_slider(label, options, value=start, format_func=lambda v: f"{v:,}", key=key))
-
-
-def drawn_to_scale(d: int, k: int, r: int) -> tuple[str, str]:
-    """W0 (d × k) beside B (d × r) and A (r × k), all to one scale; what is thinner than a pixel is drawn as one.
-
-    Returns the SVG and its alt text.
-    """
-    unit = 150 / max(d, k)
-    h, w, t = d * unit, k * unit, max(r * unit, 1.5)
-    width, height = w + 50 + t + 14 + w + 10, max(h, t) + 34
-    bx = w + 50
-    ax = bx + t + 14
-    colour = charts.method_style("lora").colour
-    alt = (
-        f"A matrix of {d:,} by {k:,}, and beside it two thin ones of {d:,} by {r:,} and {r:,} by {k:,}, drawn to scale."
-    )
-    inner = f"""
-<rect x="4" y="24" width="{w:.1f}" height="{h:.1f}" fill-opacity="0.18" stroke="currentColor" stroke-opacity="0.5"/>
-<text x="4" y="16">W₀</text>
-<text x="{w + 27:.0f}" y="{24 + h / 2 + 5:.0f}" text-anchor="middle">+</text>
-<rect x="{bx:.1f}" y="24" width="{t:.1f}" height="{h:.1f}" fill="{colour}"/>
-<text x="{bx:.0f}" y="16">B</text>
-<rect x="{ax:.1f}" y="24" width="{w:.1f}" height="{t:.1f}" fill="{colour}"/>
-<text x="{ax:.0f}" y="16">A</text>"""
-    return document(inner, width, height), alt
-
-
-WIDGETS: dict[str, Callable[[dict[str, Any], str], None]] = {"lora-parameters": lora_parameters}
+        widgets.renderer(cell.body["widget"])(cell.body.get("options") or {}, context.key(cell))

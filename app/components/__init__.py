@@ -1,4 +1,5 @@
-"""Components written for Deltalab: one folder each, plain JavaScript modules without dependencies or a build step.
+"""Components written for Deltalab: one folder each. `live` is plain JavaScript; `editor` is built from CodeMirror 6 and
+editor/source by `make editor`, and what was built is in the repository, so that nobody needs node to run Deltalab.
 
 A component's module is served once by `/assets/{folder}/{version}/{file}` (see app/api.py) and cached by the browser
 for good; what travels over the websocket is a loader of two lines. (Streamlit's own packaged assets need a manifest in
@@ -16,7 +17,7 @@ from typing import Any
 import streamlit as st
 
 FOLDER = Path(__file__).resolve().parent
-FILES = {"live": ("live.js", "live.css")}
+FILES = {"live": ("live.js", "live.css"), "editor": ("editor.js", "editor.css"), "page": ("page.js",)}
 """Which files of which component are served; nothing else is."""
 
 
@@ -27,11 +28,15 @@ def version(folder: str) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
+def root() -> str:
+    """What stands before every address of this server: "" or "/base"."""
+    base = str(st.get_option("server.baseUrlPath") or "").strip("/")
+    return f"/{base}" if base else ""
+
+
 def loader(folder: str) -> str:
     """The module that Streamlit is given: it imports the served one."""
-    base = str(st.get_option("server.baseUrlPath") or "").strip("/")
-    root = f"/{base}/assets" if base else "/assets"
-    address = json.dumps(f"{root}/{folder}/{version(folder)}/{FILES[folder][0]}")
+    address = json.dumps(f"{root()}/assets/{folder}/{version(folder)}/{FILES[folder][0]}")
     return f"const url = new URL({address}, document.baseURI);\nexport default (await import(url)).default;"
 
 

@@ -1,48 +1,44 @@
-"""Home: what this is, where you were, and the course."""
+"""Home: what this is, where you were, the course as a path, and everything beside it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import streamlit as st
 
-from app import index, live, state
+from app import clock, index, live, review, state
 from app.index import Lesson
 from app.progress import Completion, completion, next_lesson
 from app.story import plain
+from app.views import progress as progress_page
+from app.views import review as review_page
+from app.words import n, t
 from core.errors import DeltalabError
 
-if TYPE_CHECKING:
-    from app.views import View
+MENUS = ("practice", "find", "plan", "train", "look", "take")
 
 
 def render() -> None:
     """Draw the page."""
-    from app.views import VIEWS  # which this page is one of
-
-    st.title("Learn which delta to train, by training it", anchor=False)
-    st.markdown(
-        "All fine-tuning learns a small change to a model: ΔW in full, a thin product BA with LoRA, the biases alone "
-        "with BitFit. Deltalab is a course in choosing among them, and a laboratory in which every lesson trains a "
-        "small language model while you watch, and lets you talk to it before and after. "
-        "It runs on this machine, needs no account, and sends nothing anywhere."
-    )
+    st.title(t("home.title"), anchor=False)
+    st.markdown(t("home.intro"))
     state.device_chip()
     try:
         found = index.lessons()
     except DeltalabError:
         found = ()  # the shell has said why
     progress = state.store().progress(state.owner())
+    review_page.enter(progress)
     _continue(found, progress)
     _running()
+    _again(progress)
     if found:
-        st.header("The course", anchor="course")
+        st.header(t("home.course"), anchor="course")
+        progress_page.draw_path(found, progress)
+        going = next_lesson(found, progress)
+        _left(found, progress)
         for lesson in found:
-            _lesson(lesson, completion(lesson, progress))
-    st.header("Beside the course", anchor="tools")
-    for view in VIEWS:
-        if view.url_path:
-            _tool(view)
+            _lesson(lesson, completion(lesson, progress), lesson is going, progress)
+    st.header(t("home.beside"), anchor="tools")
+    _tools()
 
 
 def _continue(found: tuple[Lesson, ...], progress: dict[str, object]) -> None:
@@ -50,10 +46,10 @@ def _continue(found: tuple[Lesson, ...], progress: dict[str, object]) -> None:
     lesson = next_lesson(found, progress)
     if lesson is None:
         if found:
-            st.markdown(":material/task_alt: You have done every lesson. The Playground is yours.")
+            st.markdown(f":material/task_alt: {t('home.all_done')}")
         return
     begun = completion(lesson, progress).begun
-    label = f"{'Continue' if begun else 'Begin'}: {lesson.navigation}"
+    label = t("home.continue" if begun else "home.begin", title=lesson.navigation)
     if st.button(label, key="continue", type="primary", icon=":material/arrow_forward:"):
         st.switch_page(state.page(lesson.url_path))
 
@@ -62,29 +58,70 @@ def _running() -> None:
     """What is on at this moment, with the way to it."""
     on = [run for run in state.store().runs(state.owner(), limit=20) if run.status in live.ACTIVE]
     for run in on[:3]:
-        far = f"step {run.step} of {run.steps}" if run.status == "running" and run.steps else run.status
+        if run.status == "running" and run.steps:
+            far = t("home.far", step=run.step, steps=run.steps)
+        else:
+            far = run.status
         st.page_link(
             state.page("runs"),
-            label=f"Now: {plain(run.title or 'a run')}, {far}",
+            label=t("home.now", title=plain(run.title or t("home.a_run")), far=far),
             icon=":material/play_circle:",
             query_params={"run": run.id},
         )
 
 
-def _lesson(lesson: Lesson, done: Completion) -> None:
+def _again(progress: dict[str, object]) -> None:
+    """Questions that are due in the redo queue."""
+    due = sum(d.ready for d in review.queue(progress, review_page.courses(), review_page.today()))
+    if due:
+        st.page_link(state.page("review"), label=n("home.due", due), icon=":material/replay:")
+
+
+def minutes_left(lesson: Lesson, done: Completion) -> int:
+    """About how long the rest of a lesson takes: its minutes by the share of steps that are open."""
+    return round(lesson.minutes * (1 - done.done / done.total)) if done.total else lesson.minutes
+
+
+def _left(found: tuple[Lesson, ...], progress: dict[str, object]) -> None:
+    """How much is done, what it took, and about what is left."""
+    states = [(lesson, completion(lesson, progress)) for lesson in found]
+    left = sum(minutes_left(lesson, done) for lesson, done in states)
+    finished = sum(done.status == "done" for _, done in states)
+    told = [n("home.lessons_done", len(found), done=finished)]
+    spent = clock.seconds(progress)
+    if spent:
+        told.append(t("home.spent", time=progress_page.time_text(spent)))
+    if left:
+        told.append(t("home.left", time=progress_page.time_text(60 * left)))
+    st.caption(" · ".join(told))
+
+
+def _lesson(lesson: Lesson, done: Completion, here: bool, progress: dict[str, object]) -> None:
     """One row of the course."""
     with st.container(key=f"lesson-{lesson.url_path}", gap="xsmall"):
-        st.page_link(state.page(lesson.url_path), label=f"**{lesson.title}**")
+        st.page_link(state.page(lesson.url_path), label=f"**{lesson.order}. {lesson.title}**")
         st.markdown(index.filled(lesson.summary, lesson.folder))
-        state_words = {
-            "done": ":material/task_alt: done",
-            "in progress": f":material/timelapse: {done.done} of {done.total} steps done",
-            "not started": f"{done.total} steps",
-        }[done.status]
-        st.caption(f"about {lesson.minutes} minutes · {state_words}")
+        left = minutes_left(lesson, done)
+        if done.status == "done":
+            words = f":material/task_alt: {t('home.state.done')}"
+        elif done.status == "in progress":
+            steps = n("home.steps_done", done.total, done=done.done)
+            words = f":material/timelapse: {steps} · {n('home.minutes_left', left)}"
+        else:
+            words = f"{n('home.minutes', lesson.minutes)} · {n('home.steps', done.total)}"
+        if here:
+            words = f":material/arrow_forward: {t('home.next')} · {words}"
+        st.caption(words)
 
 
-def _tool(view: View) -> None:
-    with st.container(key=f"tool-{view.url_path}", gap="xsmall"):
-        st.page_link(state.page(view.url_path), label=f"**{view.title}**", icon=view.icon)
-        st.markdown(view.summary)
+def _tools() -> None:
+    """Every other page, menu by menu."""
+    from app.views import VIEWS  # which this page is one of
+
+    for menu in MENUS:
+        st.subheader(t(f"menu.{menu}"), anchor=f"menu-{menu}")
+        for view in VIEWS:
+            if view.section == menu:
+                with st.container(key=f"tool-{view.url_path}", gap="xsmall"):
+                    st.page_link(state.page(view.url_path), label=f"**{view.title}**", icon=view.icon)
+                    st.markdown(view.summary)

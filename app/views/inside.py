@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import charts, charts_inside, compare, live, probing, state
+from app import compare, findings, live, probing, state
 from app.address import keep_in_link, linked
 from core.methods import METHODS
 from core.probes.delta import without
@@ -69,11 +69,11 @@ def _example() -> None:
         f"· {live.made_where(found['provenance'])}"
     )
     _spectrum_header()
-    show_spectrum(results["spectrum"], "recorded")
+    findings.show_spectrum(results["spectrum"], "recorded")
     _truncation_header()
-    show_truncation(results["truncation"], "recorded", method)
+    findings.show_truncation(results["truncation"], "recorded", method)
     _tokens_header()
-    show_tokens(results["tokens"], "recorded", method)
+    findings.show_tokens(results["tokens"], "recorded", method)
     _overlap_header()
     st.caption(
         f"The other run: {METHODS[other['method']].TITLE} at rank {other['settings']['rank']} instead of "
@@ -82,7 +82,7 @@ def _example() -> None:
     side = st.segmented_control(
         "Directions", list(SIDES), format_func=SIDES.__getitem__, required=True, key="recorded-side", default="output"
     )
-    show_overlap(results[side or "output"], f"recorded-{side}")
+    findings.show_overlap(results[side or "output"], f"recorded-{side}")
 
 
 def _pick(name: str, label: str, runs: Sequence[Run]) -> Run:
@@ -110,17 +110,6 @@ def _chosen(runs: Sequence[Run]) -> Run:
     return run
 
 
-def shown(chart: charts.Chart, key: str, name: str) -> None:
-    """A figure with its finding, and its numbers as table and CSV."""
-    compare.draw(chart, key)
-    with st.expander("The numbers", key=f"{key}-numbers"):
-        st.dataframe(chart.table, hide_index=True, alt=f"The numbers of the figure: {chart.title}")
-        st.download_button(
-            "Table as CSV", charts.csv(chart.table), f"{name}.csv", "text/csv", key=f"{key}-csv",
-            icon=":material/download:", on_click="ignore",
-        )  # fmt: skip
-
-
 # --- norms and spectrum -----------------------------------------------------------------------------------------------
 
 
@@ -132,46 +121,9 @@ def _spectrum_header() -> None:
 def _spectrum(run: Run) -> None:
     _spectrum_header()
     probing.section(
-        "spectrum", [run], {}, key=f"inside-{run.id}", show=partial(show_spectrum, key=run.id),
+        "spectrum", [run], {}, key=f"inside-{run.id}", show=partial(findings.show_spectrum, key=run.id),
         label="Take the change apart", takes="about ten seconds on the embedded base",
     )  # fmt: skip
-
-
-def show_spectrum(found: dict[str, Any], key: str) -> None:
-    """Norms by layer, then the spectrum of a layer; or what there is of a method without ΔW."""
-    if found["sentence"] is not None:
-        st.markdown(f":material/info: {found['sentence']} What it trained instead:")
-        shown(charts_inside.trained_tensors(found), f"tensors-{key}", "tensors")
-        return
-    st.markdown(
-        "The length of a matrix is its Frobenius norm: the root of the sum of its squared numbers. Each cell is the "
-        "length of the change as a share of the weight's own."
-    )
-    shown(charts_inside.norms(found), f"norms-{key}", "norms")
-    layers = charts_inside.layers_with_matrices(found)
-    if not layers:
-        st.caption("Only vectors changed here, and a vector has one direction: there is no spectrum to look at.")
-        return
-    st.subheader("In how many directions", anchor=False)
-    st.markdown(
-        "A matrix reads a vector and writes another. Its singular values say how strongly it does so, one direction at "
-        "a time: ΔW = σ₁u₁v₁ᵀ + σ₂u₂v₂ᵀ + … If the first few are much larger than the rest, the change is of *low "
-        "rank* in effect, whatever the method allowed."
-    )
-    layer = st.segmented_control("Layer", layers, default=layers[0], required=True, key=f"layer-{key}")
-    shown(charts_inside.spectra(found, int(layer if layer is not None else layers[0])), f"spectra-{key}", "spectrum")
-    with st.expander("What the columns mean", key=f"columns-{key}"):
-        st.markdown(
-            "- **Effective rank**: the exponential of the entropy of the singular values' shares; *k* equal values "
-            "give *k* (Roy and Vetterli 2007).\n"
-            "- **Stable rank**: the squared length divided by the square of the largest singular value.\n"
-            "- **Amplification**: how much longer the change is than the base's own weight in the directions of the "
-            "change (LoRA, section 7.3). The paper found large factors in few directions: fine-tuning strengthens "
-            "what the base had learnt but not emphasised. Beside it stands what the base has in random directions of "
-            "that number, and in its own strongest."
-        )
-        table = charts_inside.modules_table(found)
-        st.dataframe(table, hide_index=True, alt="Every changed parameter, one row each.")
 
 
 # --- truncation -------------------------------------------------------------------------------------------------------
@@ -190,19 +142,9 @@ def _truncation(run: Run) -> None:
     _truncation_header()
     probing.section(
         "truncation", [run], {}, key=f"inside-{run.id}",
-        show=partial(show_truncation, key=run.id, method=run.config["method"]),
+        show=partial(findings.show_truncation, key=run.id, method=run.config["method"]),
         label="Cut it and score it", takes="about a minute on the embedded base",
     )  # fmt: skip
-
-
-def show_truncation(found: dict[str, Any], key: str, method: str) -> None:
-    """Scores against the rank."""
-    shown(charts_inside.truncation(found, method), f"truncation-{key}", "truncation")
-    shown(charts_inside.truncation_loss(found, method), f"truncation-loss-{key}", "truncation")
-    words = f"{found['items']} held-out items, {found['matrices']} matrices cut."
-    if found["vectors"]:
-        words += f" {found['vectors']} other tensors (vectors, a classification head) are kept whole, at rank 0 too."
-    st.caption(words + " Uncut, it is the run's own model, scored as the run scored it.")
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
@@ -225,37 +167,9 @@ def _tokens(run: Run) -> None:
     )  # fmt: skip
     probing.section(
         "tokens", [run], {"prompt": (prompt or "").strip()}, key=f"inside-{run.id}",
-        show=partial(show_tokens, key=run.id, method=run.config["method"]),
+        show=partial(findings.show_tokens, key=run.id, method=run.config["method"]),
         label="Read it with both", takes="some seconds",
     )  # fmt: skip
-
-
-def show_tokens(found: dict[str, Any], key: str, method: str) -> None:
-    """One answer at a time: probabilities, divergences, and the alternatives at a place."""
-    items = found["items"]
-    numbers = list(range(1, len(items) + 1))
-    number = 1
-    if len(items) > 1:
-        picked = st.segmented_control("Item", numbers, default=1, required=True, key=f"item-{key}")
-        number = int(picked or 1)
-    item = items[number - 1]
-    st.markdown("Asked")
-    st.code(item["prompt"], language=None, wrap_lines=True)
-    st.markdown("What it answers now" if found["typed"] else "Wanted")
-    st.code(item["answer"] or " ", language=None, wrap_lines=True)
-    shown(charts_inside.tokens(item, method), f"tokens-{key}", "tokens")
-    shown(charts_inside.divergences(item, method), f"kl-{key}", "tokens")
-    st.caption(
-        "KL(after‖before) is 0 where fine-tuning left the model's expectations as they were. Before means "
-        f"{found['base']}."
-    )
-    places = list(range(1, len(item["tokens"]) + 1))
-    place = st.select_slider("What else could have stood at token", places, key=f"place-{key}-{number}") if (
-        len(places) > 1
-    ) else 1  # fmt: skip
-    # (Not st.table: it takes a token such as "-" for Markdown.)
-    table = charts_inside.alternatives_table(item, int(place))
-    st.dataframe(table, hide_index=True, alt="The likeliest tokens at that place, before and after.", width="content")
 
 
 # --- overlap ----------------------------------------------------------------------------------------------------------
@@ -289,7 +203,7 @@ def _overlap(run: Run, runs: Sequence[Run]) -> None:
         )  # fmt: skip
     probing.section(
         "overlap", [run, other], {"side": side or SIDE}, key=f"inside-{run.id}-{other.id}",
-        show=partial(show_overlap, key=f"{run.id}-{other.id}"), label="Compare the two",
+        show=partial(findings.show_overlap, key=f"{run.id}-{other.id}"), label="Compare the two",
         takes="about ten seconds on the embedded base",
     )  # fmt: skip
 
@@ -299,13 +213,3 @@ def comparable(one: Run, other: Run) -> bool:
     return without(one.config["method"]) is None and all(
         one.config.get(name) == other.config.get(name) for name in ("base", "revision")
     )
-
-
-def show_overlap(found: dict[str, Any], key: str) -> None:
-    """φ by layer and part, then φ(i, j) of one matrix."""
-    shown(charts_inside.overlaps(found), f"overlaps-{key}", "overlap")
-    if found["apart"]:
-        st.caption(f"{found['apart']} matrices that only one of the two changed are left out.")
-    names = [m["name"] for m in found["modules"]]
-    name = st.selectbox("Matrix", names, key=f"matrix-{key}")
-    shown(charts_inside.overlap_map(found, str(name)), f"overlap-map-{key}", "overlap-of-a-matrix")

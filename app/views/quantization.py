@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import charts, compare, live, probing, state, uploads
 from app import charts_quantization as figures
+from app import compare, findings, live, probing, state, uploads
 from app.address import keep_in_link, linked
 from app.charts_quantization import share
 from app.story import plain
@@ -58,18 +58,7 @@ def render() -> None:
 
 def _shown(chart: Chart, key: str) -> None:
     """A figure with its numbers as a table and as CSV."""
-    compare.draw(chart, key)
-    with st.expander("The numbers", key=f"{key}-numbers"):
-        st.dataframe(chart.table, hide_index=True, height="auto" if len(chart.table) < 12 else 320, alt=chart.alt)
-        st.download_button(
-            "Table as CSV",
-            charts.csv(chart.table),
-            f"{key}.csv",
-            "text/csv",
-            key=f"{key}-csv",
-            icon=":material/download:",
-            on_click="ignore",
-        )
+    findings.shown(chart, key, key)
 
 
 # --- 1 ----------------------------------------------------------------------------------------------------------------
@@ -308,13 +297,7 @@ def _sizes(matrix: Matrix, source: str, path: Path | None) -> None:
 
 
 def _errors(result: dict[str, Any]) -> None:
-    _shown(figures.matrices(result, linked("format", list(SHOWN), "nf4")), "all-errors")
-    what = f"all {len(result['matrices'])} matrices of {result['source']}"
-    _shown(figures.curve(result["curve"], what=what), "all-curve")
-    if result["tokens"]:
-        st.caption(f"Outputs on {result['tokens']} tokens of held-out text.")
-    if result["sampled"]:
-        st.caption("The second figure takes the first million weights of each matrix.")
+    findings.show_quantization(result, "all", linked("format", list(SHOWN), "nf4"))
 
 
 # --- 4 ----------------------------------------------------------------------------------------------------------------
@@ -374,23 +357,10 @@ def _suffering(source: str, path: Path | None) -> None:
         [],
         settings,
         key="layers",
-        show=lambda result: _parts(result, str(group)),
+        show=lambda result: findings.show_layers(result, "layers", str(group)),
         label="Measure the layers",
         takes="about a minute on the embedded base, longer on a larger one",
     )
-
-
-def _parts(result: dict[str, Any], group: str) -> None:
-    if group == "matrix" and not result["matrices"]:
-        st.caption("This base has too many matrices to take them one at a time; its kinds are shown.")
-        group = "kind"
-    _shown(figures.parts(result, group), f"parts-{group}")
-    st.caption(
-        f"{FORMATS[result['format']].title} in blocks of {result['block_size']}, {result['tokens']:,} tokens of "
-        "held-out text; bars are two standard errors."
-    )
-    _shown(figures.whole(result), "whole")
-    st.caption("What adds less than 0.0001, or nothing, stands at the left edge.")
 
 
 # --- 5 ----------------------------------------------------------------------------------------------------------------

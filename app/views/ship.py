@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import address, charts, charts_ship, compare, live, probing, state, takeaway
-from app.story import percent, plain
+from app import address, compare, findings, live, probing, state, takeaway
+from app.story import plain
 from core.errors import DeltalabError, NotFound
 from core.export import loadable
 from core.export.card import card, record_of
@@ -186,22 +187,7 @@ def _merge(run: Run, _: list[Run]) -> None:
 
 
 def _merged(result: dict[str, Any], run: Run) -> None:
-    chart = charts_ship.merging(result)
-    if chart is None:
-        st.caption("This run held nothing out, so only the losses of weights can be told.")
-    else:
-        _figure(chart, "merge")
-    change = result["change"]
-    if change["learnt"] and change["rounded"]:
-        ratio = change["rounded"] / change["learnt"]
-        st.markdown(
-            f"In its matrices the change has a norm of {change['learnt']:.2f}; storing the sums in NF4 moves them by "
-            f"{change['rounded']:.2f}, **{ratio:.1f} times** as much. Whether the task survives that is what the "
-            "scores say."
-            if ratio >= 1
-            else f"In its matrices the change has a norm of {change['learnt']:.2f}; storing the sums in NF4 moves them "
-            f"by {change['rounded']:.2f}, {100 * ratio:.0f} % of that."
-        )
+    findings.show_merge(result, "ship")
     kept = result["kept"]
     if kept:
         _download(run, kept, f"Download the merged model ({kept['format']}, {bytes_text(kept['bytes'])})")
@@ -236,32 +222,7 @@ def _convert(run: Run, _: list[Run]) -> None:
 
 
 def _converted(result: dict[str, Any], run: Run) -> None:
-    _figure(charts_ship.conversion(result), "convert")
-    text = f"At rank {result['rank']} nothing of the matrices is lost."
-    if result["rank"] > result["uniform"]:
-        text += f" Above {result['uniform']} the narrower matrices keep ranks of their own, which vLLM does not read."
-    if result["left_out"]:
-        names = list(result["left_out"])
-        text += (
-            f" No LoRA holds {len(names)} of the changed parameters (biases, norms, embeddings), such as "
-            f"`{names[0]}`: they are left out at every rank, and the scores are without them."
-        )
-    st.markdown(text)
-    with st.expander("Matrix by matrix"):
-        import pandas as pd
-
-        rows = [
-            {
-                "matrix": m["module"], "shape": " × ".join(map(str, m["shape"])), "rank of ΔW": m["rank"],
-                "norm of ΔW": round(m["norm"], 3),
-                **{
-                    f"left out at rank {rank}, %": round(100 * error, 1)
-                    for rank, error in zip(result["ranks"], m["errors"], strict=True)
-                },
-            }
-            for m in result["modules"]
-        ]  # fmt: skip
-        st.dataframe(pd.DataFrame(rows), hide_index=True, alt="What each rank leaves out of each matrix.")
+    findings.show_convert(result, "ship")
     kept = result["kept"]
     if kept:
         _download(run, kept, f"Download the LoRA of rank {kept['rank']} ({bytes_text(kept['bytes'])})")
@@ -283,18 +244,8 @@ def _latency(run: Run, runs: list[Run]) -> None:
         batch = st.number_input("Prompts at once", 1, 64, 1, key="latency-batch", width=160)
     probing.section(
         "latency", [run, *others], {"new_tokens": int(new), "batch": int(batch)}, key=f"ship-{run.id}",
-        show=_timed, label="Measure the latency", takes="about half a minute",
+        show=partial(findings.show_latency, key="ship"), label="Measure the latency", takes="about half a minute",
     )  # fmt: skip
-
-
-def _timed(result: dict[str, Any]) -> None:
-    chart = charts_ship.latency(result)
-    _figure(chart, "latency")
-    base = result["rows"][0]
-    st.caption(
-        f"Median of {result['rounds']} rounds, and their range. On {result['device']}, computing in "
-        f"{result['precision']}, the base takes {base['decode_ms']:.1f} ms for a further token."
-    )
 
 
 def _swap(run: Run, runs: list[Run]) -> None:
@@ -307,28 +258,9 @@ def _swap(run: Run, runs: list[Run]) -> None:
         st.caption("Choose at least one more run of the same base.")
         return
     probing.section(
-        "swap", [run, *others], {}, key=f"ship-{run.id}", show=_swapped, label="Switch and measure",
-        takes="about half a minute",
+        "swap", [run, *others], {}, key=f"ship-{run.id}", show=partial(findings.show_swap, key="ship"),
+        label="Switch and measure", takes="about half a minute",
     )  # fmt: skip
-
-
-def _swapped(result: dict[str, Any]) -> None:
-    low, middle, high = result["switch_seconds"]
-    columns = st.columns(3)
-    columns[0].metric("A switch", f"{1e3 * middle:.1f} ms" if middle >= 1e-3 else f"{1e6 * middle:.0f} µs", border=True)
-    columns[1].metric("Answers as by itself", percent(result["equal"]), border=True)
-    per = sum(r["adapter_bytes"] for r in result["runs"]) / len(result["runs"])
-    columns[2].metric("An adapter in memory", bytes_text(per), border=True)
-    text = f"Switches took from {1e6 * low:.0f} to {1e6 * high:.0f} µs."
-    if result["load_seconds"]:
-        text += f" Read from its folder each time, a switch takes {1e3 * result['load_seconds'][1]:.1f} ms."
-    text += (
-        f" {result['questions']} answers were compared; the logits differ by at most {result['differ']:.1g}."
-        if result["differ"]
-        else f" {result['questions']} answers were compared, and the logits are the same to the bit."
-    )
-    st.markdown(text)
-    _figure(charts_ship.memory(result), "swap")
 
 
 def _stored(run: Run) -> tuple[Any, ...] | None:
@@ -390,17 +322,6 @@ def _cannot_merge(run: Run) -> bool:
         "PEFT or by Deltalab."
     )
     return True
-
-
-def _figure(chart: charts.Chart, key: str) -> None:
-    """A figure with its numbers as a table and a file."""
-    compare.draw(chart, f"ship-{key}-chart")
-    with st.expander("The numbers"):
-        st.dataframe(chart.table, hide_index=True, alt=chart.alt)
-        st.download_button(
-            "As CSV", charts.csv(chart.table), f"{key}.csv", "text/csv", key=f"ship-{key}-csv",
-            icon=":material/download:", on_click="ignore",
-        )  # fmt: skip
 
 
 def _download(run: Run, kept: Mapping[str, Any], label: str) -> None:

@@ -22,7 +22,7 @@ from core.memory.compare import CPU, Answer, answer, answer_of_trace, at, check,
 from core.memory.estimate import Unstable
 from core.memory.setup import Setup
 from core.memory.sharded import OFFLOADS, Sharding
-from core.memory.stack import LOSSES, OWN, PRESETS, Stack
+from core.memory.stack import ADAPTERS, LOSSES, OPTIMIZERS, OWN, PRESETS, Stack
 from core.methods import METHODS
 from core.units import GIB, bytes_text, count_text
 
@@ -51,6 +51,8 @@ PRECISION = Choice(PAGE, "precision", "auto", one_of(["auto", "bfloat16", "float
 PREDICT = Choice(PAGE, "predict", False, switch)
 STACK = Choice(PAGE, "as", OWN.name, one_of(list(PRESETS)))
 LOSS = Choice(PAGE, "loss", "own", one_of(["own", *LOSSES]))
+ADAPTER_TYPE = Choice(PAGE, "adapters", "own", one_of(["own", *ADAPTERS]))
+RUN_BY = Choice(PAGE, "optimizer_by", "own", one_of(["own", *OPTIMIZERS]))
 COMPILE = Choice(PAGE, "compile", False, switch)
 IN_BACKWARD = Choice(PAGE, "in_backward", False, switch)
 OFFLOADED = Choice(PAGE, "offload_activations", False, switch)
@@ -61,7 +63,7 @@ TENSOR = Choice(PAGE, "tensor", 1, whole(1, 64))
 OFFLOAD = Choice(PAGE, "offload", "none", one_of(list(OFFLOADS)))
 EVERY = (
     METHOD, CARD, BATCH, LENGTH, CHECKPOINTING, OPTIMIZER, ACCUMULATION, ANSWERS, PRECISION, PREDICT, STACK, LOSS,
-    COMPILE, IN_BACKWARD, OFFLOADED, KBIT, GPUS, ZERO, TENSOR, OFFLOAD,
+    ADAPTER_TYPE, RUN_BY, COMPILE, IN_BACKWARD, OFFLOADED, KBIT, GPUS, ZERO, TENSOR, OFFLOAD,
 )  # fmt: skip
 ZEROS = ("every GPU holds all", "ZeRO-1: optimizer state", "ZeRO-2: and gradients", "ZeRO-3, FSDP2: and weights")
 ICONS = {FITS: ":material/check_circle:", TIGHT: ":material/warning:", TOO_LARGE: ":material/block:"}
@@ -191,8 +193,16 @@ def _program() -> None:
         st.toggle("torch.compile each layer", **COMPILE.shown())
         st.toggle("Optimizer in the backward pass", **IN_BACKWARD.shown())
     with columns[0]:
+        st.selectbox(
+            "Number format of what is added", **ADAPTER_TYPE.among(["own", *ADAPTERS]),
+            format_func=lambda n: "as that program does" if n == "own" else n,
+        )  # fmt: skip
         st.toggle("Activations wait in the CPU's memory", **OFFLOADED.shown())
     with columns[1]:
+        st.selectbox(
+            "The optimizer runs as", **RUN_BY.among(["own", *OPTIMIZERS]),
+            format_func=lambda n: "as that program does" if n == "own" else f"{n}: {OPTIMIZERS[n]}",
+        )  # fmt: skip
         st.toggle("Rest of a quantized base in 32 bits", help="PEFT's prepare_model_for_kbit_training.", **KBIT.shown())
 
 
@@ -219,10 +229,11 @@ def _sharding() -> Sharding:
 
 def _stack() -> Stack:
     made = PRESETS[str(STACK.value)].stack
-    loss = str(LOSS.value)
+    named = {"loss": LOSS, "adapters": ADAPTER_TYPE, "optimizer": RUN_BY}
     switches = {"compile": COMPILE, "in_backward": IN_BACKWARD, "offload_activations": OFFLOADED, "kbit": KBIT}
     return made.with_switches(
-        loss=None if loss == "own" else loss, **{name: True for name, choice in switches.items() if choice.value}
+        **{name: str(choice.value) for name, choice in named.items() if choice.value != "own"},
+        **{name: True for name, choice in switches.items() if choice.value},
     )
 
 

@@ -18,7 +18,7 @@ from core.cli.arguments import (
 )
 from core.errors import BadInput
 from core.memory.sharded import OFFLOADS, Sharding
-from core.memory.stack import LOSSES, OWN, PRESETS, stack_named
+from core.memory.stack import ADAPTERS, LOSSES, OPTIMIZERS, OWN, PRESETS, stack_named
 
 if TYPE_CHECKING:
     from core.architecture import Architecture
@@ -57,6 +57,8 @@ def _stack_arguments(memory: argparse.ArgumentParser) -> None:
         help=f"the program that trains: {', '.join(PRESETS)} (default: deltalab)",
     )  # fmt: skip
     memory.add_argument("--loss", metavar="KIND", help=f"how the loss is taken: {', '.join(LOSSES)}")
+    memory.add_argument("--adapters", metavar="DTYPE", help=f"number format of what is added: {', '.join(ADAPTERS)}")
+    memory.add_argument("--optimizer-by", metavar="WAY", help=f"how the optimizer runs: {', '.join(OPTIMIZERS)}")
     for flag, what in (
         ("compile", "torch.compile of each layer"),
         ("optimizer-in-backward", "update each parameter as soon as its gradient is there"),
@@ -87,7 +89,8 @@ def _memory(asked: argparse.Namespace) -> int:
 
     sharding = Sharding(asked.gpus, asked.zero, asked.tensor, asked.offload).checked()
     stack = stack_named(asked.stack).with_switches(
-        loss=asked.loss, compile=asked.compile, in_backward=asked.optimizer_in_backward,
+        loss=asked.loss, adapters=asked.adapters, optimizer=asked.optimizer_by, compile=asked.compile,
+        in_backward=asked.optimizer_in_backward,
         offload_activations=asked.offload_activations, kbit=asked.kbit,
     )  # fmt: skip
     quiet_libraries()

@@ -14,10 +14,12 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from core.cli.arguments import DONE, asks_for_help, command, json_argument, pairs_of, print_fields, quiet_libraries
 from core.cli.stored import OWNER, find_run, open_store
+from core.errors import BadInput
 
 
 def add(commands: Any) -> None:
@@ -31,6 +33,9 @@ def add(commands: Any) -> None:
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="settings",
         help="set a knob of the measurement; --set help lists them",
     )  # fmt: skip
+    one.add_argument(
+        "--record", type=Path, metavar="FILE", help="also write the result, with device, versions and settings, here"
+    )
     json_argument(one)
 
 
@@ -55,6 +60,8 @@ def _probe(asked: argparse.Namespace) -> int:
         found = prober.kept(folder)
         assert found is not None
     assert found.result is not None
+    if asked.record is not None:
+        _record(asked, [store.get(run, OWNER).config for run in ids], found.result)
     if asked.json:
         print(json.dumps({"probe": asked.probe, "runs": ids, "seconds": found.seconds, "result": found.result}))
         return DONE
@@ -62,6 +69,21 @@ def _probe(asked: argparse.Namespace) -> int:
     for line in lines(found.result):
         print(line)
     return DONE
+
+
+def _record(asked: argparse.Namespace, configs: list[dict[str, Any]], result: Mapping[str, Any]) -> None:
+    """The result in one object that says how it came about."""
+    from core.hardware import attached_light, versions
+    from core.runs.recorded import commit_facts
+
+    if not asked.record.parent.is_dir():
+        raise BadInput(f"There is no folder {asked.record.parent} to write the record into.", "Make it first.")
+    record = {
+        "command": f"deltalab probe … {asked.probe} --record {asked.record.name}", "date": time.strftime("%Y-%m-%d"),
+        "device": attached_light().name, **commit_facts(), "versions": versions(), "settings": pairs_of(asked.settings),
+        "runs": configs, "result": result,
+    }  # fmt: skip
+    asked.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _tell(*, quiet: bool) -> Any:

@@ -246,8 +246,10 @@ class MethodRow:
     why: str = ""
 
 
-def methods(table: Architecture, lookup: Lookup, setup: Setup, card: GpuRow) -> list[MethodRow]:
-    """Every method on one model and card, in the order of METHODS."""
+def methods(
+    table: Architecture, lookup: Lookup, setup: Setup, card: GpuRow, sharding: Sharding = ALONE
+) -> list[MethodRow]:
+    """Every method on one model and card, in the order of METHODS; of one GPU, where several share the step."""
     rows = []
     for name in METHODS:
         asked = with_method(setup, name)
@@ -261,7 +263,7 @@ def methods(table: Architecture, lookup: Lookup, setup: Setup, card: GpuRow) -> 
             rows.append(MethodRow(name, asked, trainable, None, "", {}, "", UNKNOWN))
             continue
         sizes = Sizes.of(asked)
-        ledger = made.ledger(sizes)
+        ledger = made.ledger(sizes) if sharding.alone else made.shared(sizes, sharding, table)
         found = totals(ledger.allocated_bytes, asked.device)
         parts = {term.name: term.bytes for term in ledger.terms}
         rows.append(MethodRow(name, asked, trainable, found, found.verdict(card.usable_bytes), parts, ledger.peak_at))
@@ -282,15 +284,17 @@ class CardRow:
     seconds: tuple[float, float, float] | None
 
 
-def all_cards(table: Architecture, lookup: Lookup, setup: Setup, rows: Sequence[GpuRow] | None = None) -> list[CardRow]:
-    """The step on every card, the smallest memory first."""
+def all_cards(
+    table: Architecture, lookup: Lookup, setup: Setup, rows: Sequence[GpuRow] | None = None, sharding: Sharding = ALONE
+) -> list[CardRow]:
+    """The step on every card, the smallest memory first; on one of several such cards, where they share it."""
     out = []
     families: dict[tuple[str, str], Family | None] = {}
     for card in sorted(gpus() if rows is None else rows, key=lambda c: c.usable_bytes):
         asked = on(setup, card)
         key = (str(asked.device), asked.precision)
         if key not in families:
-            families[key] = Family.of(lookup, asked)
+            families[key] = Family.of(lookup, asked, sharding, table)
         family = families[key]
         speed = step_speed(table, asked, card)
         seconds = speed.step_seconds if speed is not None else None

@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from core.catalog import FOLDER
+from core.memory.sharded import ALONE, Sharding
 
 if TYPE_CHECKING:
     from core.memory.setup import Setup
@@ -64,19 +65,23 @@ class Cost:
     kwh: Band | None
 
 
-def steps_for(setup: Setup, examples: int, epochs: float) -> int:
-    """Optimizer steps that see every example so often."""
-    return max(1, math.ceil(examples * epochs / (setup.batch * setup.accumulation)))
+def steps_for(setup: Setup, examples: int, epochs: float, sharding: Sharding = ALONE) -> int:
+    """Optimizer steps that see every example so often; every group of GPUs has a batch of its own."""
+    return max(1, math.ceil(examples * epochs / (setup.batch * setup.accumulation * sharding.groups)))
 
 
-def cost(speed: Speed, steps: int, usd_per_hour: float | None, watts: float | None) -> Cost:
-    """Time, money and energy of so many steps."""
-    least, likely, most = (seconds * steps / 3600 for seconds in speed.step_seconds)
+def cost(speed: Speed, steps: int, usd_per_hour: float | None, watts: float | None, sharding: Sharding = ALONE) -> Cost:
+    """Time, money and energy of so many steps, of all GPUs together.
+
+    What GPUs send each other, and what waits in the CPU's memory, takes time that is not counted: with several, the
+    quick end of the band is out of reach.
+    """
+    least, likely, most = (seconds / sharding.tensor * steps / 3600 for seconds in speed.step_seconds)
     hours = (least, likely, most)
     return Cost(
-        steps, speed.tokens * steps, hours,
-        None if usd_per_hour is None else _times(hours, usd_per_hour),
-        None if watts is None else _times(hours, watts / 1000),
+        steps, speed.tokens * sharding.groups * steps, hours,
+        None if usd_per_hour is None else _times(hours, usd_per_hour * sharding.gpus),
+        None if watts is None else _times(hours, watts * sharding.gpus / 1000),
     )  # fmt: skip
 
 

@@ -30,7 +30,12 @@ if TYPE_CHECKING:
     from core.memory.rules import Rule
     from core.memory.setup import Setup
 
-OPTIM = {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
+# (optimizer, how torch runs it) -> TrainingArguments' name
+OPTIM = {
+    ("adamw", "fused"): "adamw_torch_fused", ("adamw", "foreach"): "adamw_torch",
+    ("adamw_8bit", "fused"): "adamw_bnb_8bit", ("adamw_8bit", "foreach"): "adamw_bnb_8bit",
+    ("paged_adamw_8bit", "fused"): "paged_adamw_8bit", ("paged_adamw_8bit", "foreach"): "paged_adamw_8bit",
+}  # fmt: skip
 
 
 def as_json(
@@ -100,6 +105,10 @@ def command(source: str, setup: Setup, card: str, sharding: Sharding = ALONE) ->
         words += ["--as", stack.name]
     if stack.loss != preset.loss:
         words += ["--loss", stack.loss]
+    if stack.adapters != preset.adapters:
+        words += ["--adapters", stack.adapters]
+    if stack.optimizer != preset.optimizer:
+        words += ["--optimizer-by", stack.optimizer]
     words += [flag for name, flag in SWITCHES.items() if getattr(stack, name) and not getattr(preset, name)]
     for name in ("gpus", "zero", "tensor", "offload"):
         value = getattr(sharding, name)
@@ -108,25 +117,35 @@ def command(source: str, setup: Setup, card: str, sharding: Sharding = ALONE) ->
     return shlex.join(words)
 
 
-def code(hub: str, table: Architecture, setup: Setup) -> str:
+def code(hub: str, table: Architecture, setup: Setup, sharding: Sharding = ALONE) -> str:
     """Python that loads the base, puts the method on it and sets the trainer up, as it was calculated.
+
+    What the Trainer has no switch for is said in a comment, so that nobody takes its memory for the calculated one.
 
     Args:
         hub: what the model is loaded from, a hub id or a folder.
         table: the model's modules, whose own names are written out.
+        sharding: how several GPUs share the step.
 
     Raises:
-        Refused: the number format is none that the trainer has. Incompatible: as the method's `count`.
+        Refused: the number format is none that the trainer has, or tensor parallelism is asked for. Incompatible: as
+            the method's `count`.
     """
-    method, s = setup.method, setup.settings
+    method, s, stack = setup.method, setup.settings, setup.stack
     METHODS[method].count(table, s)
     if setup.precision not in ("bfloat16", "float32"):
         raise Refused(f"There is no code for passes in {setup.precision}.")
+    if sharding.tensor > 1:
+        raise Refused(
+            "There is no code for tensor parallelism here: it belongs to programs such as Megatron-LM or torchtitan.",
+            "Choose 1 for it, and ZeRO-3 to share the weights.",
+        )
     half = setup.precision == "bfloat16"
     kind = METHODS[method].BASE
-    dtype = Code("torch.bfloat16") if half and kind != "trained" else Code("torch.float32")
-    peft = [] if method in WITHOUT_CONFIG else [_class_of(method, s), "get_peft_model"]
-    lines = ["import torch"]
+    dtype = Code("torch.bfloat16") if half and (kind != "trained" or not stack.autocast) else Code("torch.float32")
+    kbit = ["prepare_model_for_kbit_training"] if stack.kbit and kind == "quantized" else []
+    peft = [] if method in WITHOUT_CONFIG else [_class_of(method, s), "get_peft_model", *kbit]
+    lines = [*_launch(sharding), "import torch"]
     if method == "adapters":
         lines.append("from torch import nn")
     if peft:
@@ -137,12 +156,44 @@ def code(hub: str, table: Architecture, setup: Setup) -> str:
     if setup.optimizer != "adamw":
         lines.append("# The optimizer in 8 bits needs: pip install bitsandbytes")
     lines += [f"from transformers import {', '.join(sorted(names))}", ""]
+    arguments = _arguments(setup, half, sharding)  # (ZeRO-3 cuts a model while it is loaded, if it knows by then)
     loading: dict[str, Any] = {"dtype": dtype}
     if kind == "quantized":
-        lines.append(_quantization(s, dtype))
+        lines.append(_quantization(s, dtype, sharding))
         loading["quantization_config"] = Code("quantization")
-    lines += [_loaded(hub, loading), *_method(method, s, table, hub), "", *_arguments(setup, half)]
+    built = [_loaded(hub, loading), *_method(setup, table, hub)]
+    lines += [*arguments, "", *built] if sharding.zero == 3 else [*built, "", *arguments]
     return "\n".join(lines) + "\n"
+
+
+def _launch(sharding: Sharding) -> list[str]:
+    """How the script is started where there are several GPUs, or something waits in the CPU's memory."""
+    if sharding.alone:
+        return []
+    needs = ["# Needs: pip install deepspeed"] if _deepspeed(sharding) else []
+    return [*needs, f"# Start it with: torchrun --nproc_per_node {sharding.gpus} train.py"]
+
+
+def _deepspeed(sharding: Sharding) -> dict[str, Any] | None:
+    """DeepSpeed's configuration of the sharing, as transformers takes it; None where DistributedDataParallel does.
+
+    https://huggingface.co/docs/transformers/deepspeed
+    """
+    if sharding.zero == 0 and sharding.offload == "none":
+        return None
+    away = {"device": "cpu", "pin_memory": True}
+    # (Without sharding there is nothing that DeepSpeed offloads: stage 1 of one GPU is that GPU alone.)
+    zero: dict[str, Any] = {"stage": 3 if sharding.offload == "all" else max(1, sharding.zero)}
+    if sharding.offload != "none":
+        zero["offload_optimizer"] = away
+    if sharding.offload == "all":
+        zero["offload_param"] = away
+    if zero["stage"] == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    return {
+        "zero_optimization": zero, "bf16": {"enabled": "auto"}, "gradient_clipping": "auto",
+        "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto",
+    }  # fmt: skip
 
 
 def _loaded(hub: str, arguments: dict[str, Any]) -> str:
@@ -157,19 +208,20 @@ def _class_of(method: str, settings: Any) -> str:
     return peft_arguments(method, settings)[0]
 
 
-def _quantization(s: Any, dtype: Code) -> str:
+def _quantization(s: Any, dtype: Code, sharding: Sharding) -> str:
     if s.quant_type == "int8":
         return "quantization = BitsAndBytesConfig(load_in_8bit=True)"
-    return call(
-        "quantization", "BitsAndBytesConfig",
-        {
-            "load_in_4bit": True, "bnb_4bit_quant_type": s.quant_type,
-            "bnb_4bit_use_double_quant": s.double_quantization, "bnb_4bit_compute_dtype": dtype,
-        },
-    )  # fmt: skip
+    arguments: dict[str, Any] = {
+        "load_in_4bit": True, "bnb_4bit_quant_type": s.quant_type,
+        "bnb_4bit_use_double_quant": s.double_quantization, "bnb_4bit_compute_dtype": dtype,
+    }  # fmt: skip
+    if sharding.zero == 3:  # what is cut must have the type that everything else is cut in
+        arguments["bnb_4bit_quant_storage"] = dtype
+    return call("quantization", "BitsAndBytesConfig", arguments)
 
 
-def _method(method: str, s: Any, table: Architecture, hub: str) -> list[str]:
+def _method(setup: Setup, table: Architecture, hub: str) -> list[str]:
+    method, s, stack = setup.method, setup.settings, setup.stack
     if method == "full":
         return ["model.requires_grad_(True)"]
     if method in WITHOUT_CONFIG:
@@ -184,33 +236,62 @@ def _method(method: str, s: Any, table: Architecture, hub: str) -> list[str]:
 
     norms = sorted({m.name.rpartition(".")[2] for m in table.modules if m.kind == "norm"})
     kind, arguments = peft_arguments(method, s, find=there, norms=norms, base=hub)
-    lines = [call("config", kind, arguments), "model = get_peft_model(model, config)"]
+    narrow = "" if stack.adapters == "float32" else ", autocast_adapter_dtype=False"
+    lines = [call("config", kind, arguments), f"model = get_peft_model(model, config{narrow})"]
     if METHODS[method].BASE == "quantized":
         lines.insert(
             0,
-            "# (prepare_model_for_kbit_training would copy the embedding, the norms and the head into 32 bits; "
+            f"model = prepare_model_for_kbit_training(model, use_gradient_checkpointing={setup.checkpointing})"
+            if stack.kbit
+            else "# (prepare_model_for_kbit_training would copy the embedding, the norms and the head into 32 bits; "
             "here they stay.)",
         )
     return [*lines, *(freeze(method) if frozen(method) else []), "model.print_trainable_parameters()"]
 
 
-def _arguments(setup: Setup, half: bool) -> list[str]:
+def _arguments(setup: Setup, half: bool, sharding: Sharding) -> list[str]:
+    stack = setup.stack
     arguments: dict[str, Any] = {
         "output_dir": "out", "per_device_train_batch_size": setup.batch,
         "gradient_accumulation_steps": setup.accumulation, "gradient_checkpointing": setup.checkpointing,
     }  # fmt: skip
     if setup.checkpointing:
         arguments["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
-    if half:
+    if half and stack.autocast:
         arguments["bf16"] = True
-    arguments["optim"] = OPTIM[setup.optimizer]
-    lines = [call("arguments", "TrainingArguments", arguments)]
+    arguments["optim"] = OPTIM[setup.optimizer, stack.optimizer]
+    if stack.compile:
+        arguments["torch_compile"] = True
+    if stack.loss == "fused":
+        arguments["use_liger_kernel"] = True
+    lines = []
+    shared = _deepspeed(sharding)
+    if shared is not None:
+        lines.append(f"sharing = {json.dumps(shared, indent=4)}".replace(": true", ": True"))
+        arguments["deepspeed"] = Code("sharing")
+    lines.append(call("arguments", "TrainingArguments", arguments))
     lines.append(f"# Calculated for rows of {setup.length:,} tokens: cut or leave out what is longer.")
+    return lines + [f"# {text}" for text in _unsaid(setup)]
+
+
+def _unsaid(setup: Setup) -> list[str]:
+    """What was calculated with, and the Trainer has no argument for."""
+    stack, out = setup.stack, []
+    if stack.name not in ("deltalab", "transformers", "peft"):
+        out.append(f"Calculated for {PRESETS[stack.name].title}: the Trainer's own memory is another.")
     if setup.answers is not None:
-        lines.append(
-            f"# Calculated for {setup.answers:,} tokens with a loss in a pass; the Trainer computes all logits."
-        )
-    return lines
+        out.append(f"Calculated for {setup.answers:,} tokens with a loss in a pass; the Trainer computes all logits.")
+    elif stack.loss == "answers":
+        out.append("Calculated with the logits of the answers' tokens alone; the Trainer computes all of them.")
+    if stack.loss == "chunked":
+        out.append("Calculated with a loss in parts; the Trainer has none (use_liger_kernel=True is nearest).")
+    if stack.loss == "fused":
+        out.append("The fused loss needs: pip install liger-kernel")
+    if stack.in_backward:
+        out.append("Calculated with the optimizer's step inside the backward pass; the Trainer has no such switch.")
+    if stack.offload_activations:
+        out.append("Calculated with activations in the CPU's memory; TRL's SFTConfig has activation_offloading=True.")
+    return out
 
 
 __all__ = ["as_csv", "as_json", "code", "command"]

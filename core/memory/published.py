@@ -201,8 +201,9 @@ def _peft_bench(row: Row, model: str) -> Case:
     stack = stack_named("peft")
     if row.method == "full-finetuning":
         method, settings = "full", {}
-    elif row.method == "lora" and not re.search(r"bdlora|lorafa|mica", row.file):
+    elif row.method == "lora" and not re.search(r"bdlora|mica", row.file):
         method = "dora" if given.get("use_dora") else "rslora" if given.get("use_rslora") else "lora"
+        method = "lora_fa" if "lorafa" in row.file else method
         settings = {"rank": given["r"], "target_modules": names}
     elif row.method == "ia3":
         method, settings = "ia3", {"target_modules": names, "feedforward_modules": "down_proj"}

@@ -24,6 +24,8 @@ LOSSES = {
     "arXiv:2410.10989, section 3.2)",
 }
 MODELS = ("transformers", "litgpt")
+ADAPTERS = ("float32", "bfloat16")
+OPTIMIZERS = {"fused": "one kernel for all", "foreach": "lists of tensors, with temporaries"}
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,15 @@ class Stack:
         """The same with some settings changed; None leaves one as it is.
 
         Raises:
-            BadInput: no such loss.
+            BadInput: no such loss, number format of adapters, or way to run an optimizer.
         """
-        loss = switches.get("loss")
-        if loss is not None and loss not in LOSSES:
-            raise BadInput(f"There is no loss {loss!r}.", f"There are {', '.join(LOSSES)}.")
+        for name, what, known in (
+            ("loss", "loss", LOSSES), ("adapters", "number format of adapters", ADAPTERS),
+            ("optimizer", "way to run an optimizer", OPTIMIZERS),
+        ):  # fmt: skip
+            asked = switches.get(name)
+            if asked is not None and asked not in known:
+                raise BadInput(f"There is no {what} {asked!r}.", f"There are {', '.join(known)}.")
         return replace(self, **{name: value for name, value in switches.items() if value is not None})
 
 
@@ -151,4 +157,4 @@ def stack_named(name: str) -> Stack:
     return found.stack
 
 
-__all__ = ["LOSSES", "OWN", "PRESETS", "Preset", "Stack", "stack_named"]
+__all__ = ["ADAPTERS", "LOSSES", "OPTIMIZERS", "OWN", "PRESETS", "Preset", "Stack", "stack_named"]

@@ -63,16 +63,16 @@ def record(names: Sequence[str]) -> dict[str, Any]:
         "versions": started["versions"],
         "base": started["base"].get("fingerprint", ""),
     }
-    return {"provenance": provenance, "configs": [run.config for run in runs], "results": _rounded(results)}
+    return {"provenance": provenance, "configs": [run.config for run in runs], "results": rounded(results)}
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Floats to five digits, wherever they are: the file is read by people and by diffs."""
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}")
     if isinstance(value, dict):
-        return {k: _rounded(v) for k, v in value.items()}
-    return [_rounded(v) for v in value] if isinstance(value, list) else value
+        return {k: rounded(v) for k, v in value.items()}
+    return [rounded(v) for v in value] if isinstance(value, list) else value
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -77,6 +77,21 @@ def block(weight: np.ndarray, form: Format, block_size: int, double: bool = Fals
     )  # fmt: skip
 
 
+def with_outlier(weight: np.ndarray, times: float) -> np.ndarray:
+    """A copy in which the weight of the largest magnitude is `times` as large."""
+    out = np.array(weight, dtype=np.float32)
+    flat = out.reshape(-1)
+    flat[int(np.abs(flat).argmax())] *= times
+    return out
+
+
+def rest_error(found: Block) -> float | None:
+    """The error of a block's weights but the largest, in standard deviations of those; None if they are alike."""
+    before, after = np.asarray(found.before), np.asarray(found.after)
+    rest = np.arange(before.size) != int(np.abs(before).argmax())
+    return errors(before[rest], after[rest]).rmse if before.size > 1 else None
+
+
 @dataclass(frozen=True)
 class Cost:
     """A matrix in one format: what it takes and what it loses. scale_bytes: the part of stored_bytes that is scales."""

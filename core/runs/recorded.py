@@ -123,12 +123,14 @@ def record(
     command: str = "",
     on_event: Callable[[Event], None] | None = None,
     train: Trainer | None = None,
+    folder: Path | None = None,
 ) -> Recording:
     """Really run `config` here and now, and write what it said to `path`, whole or not at all.
 
     Args:
         command: how to make the recording again.
         train: takes the place of `core.train.train`.
+        folder: where the run keeps its adapter; it stays. None: nowhere.
 
     Raises:
         DeltalabError: the run failed; nothing is written.
@@ -140,8 +142,8 @@ def record(
     config = resolved(config)
     lines: list[dict[str, Any]] = []
     device, versions, base = "", {}, ""
-    with tempfile.TemporaryDirectory(prefix="deltalab-recording-") as folder:
-        for event in train(config, Path(folder)):
+    with tempfile.TemporaryDirectory(prefix="deltalab-recording-") as passing:
+        for event in train(config, folder or Path(passing)):
             if isinstance(event, Failed):
                 raise DeltalabError(event.sentence, event.advice)
             if isinstance(event, Stopped):

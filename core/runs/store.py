@@ -31,7 +31,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ ACTIVE = ("queued", "running")
 RESUMABLE = ("interrupted", "cancelled", "failed")
 RACE = "race/"
 """What the `cell` of the runs of a race begins with (core.race); the race's id follows."""
+COMPARED = "compare/"
+"""What the `cell` of the runs of a comparison begins with (core.runs.together); the lesson's cell and a name follow."""
 STATUSES = (*ACTIVE, "finished", *RESUMABLE)
 
 
@@ -150,7 +152,8 @@ class Store(Claims):
             cell: the lesson cell it belongs to, for `runs(cell=…)`.
             direct: no supervisor takes it; the caller passes it to `core.runs.worker.execute` at once. Such a run does
                 not count against the number of active runs.
-            counts: whether it counts against the number of active runs; those of a race (core.race) do not.
+            counts: whether it counts against the number of active runs; those of a race (core.race) or a
+                comparison (core.runs.together) do not.
 
         Raises:
             BadInput: the config has problems (all of them are listed), or the file cannot be read.
@@ -379,6 +382,35 @@ class Store(Claims):
         with self._read() as c:
             return {row.name: json.loads(row.value) for row in c.execute(query.order_by(progress_table.c.name))}
 
+    def progress_of(self, owner: str, name: str) -> Any:
+        """What is kept for the owner under one name; None when nothing is."""
+        mine = (progress_table.c.owner == owner) & (progress_table.c.name == name)
+        with self._read() as c:
+            text = c.execute(sa.select(progress_table.c.value).where(mine)).scalar()
+        return None if text is None else json.loads(text)
+
+    def progress_times(self, owner: str) -> dict[str, float]:
+        """When each of these was kept last, in seconds since the epoch, by name."""
+        query = sa.select(progress_table.c.name, progress_table.c.updated).where(progress_table.c.owner == owner)
+        with self._read() as c:
+            return {row.name: float(row.updated) for row in c.execute(query)}
+
+    def everybody(self) -> dict[str, dict[str, tuple[Any, float]]]:
+        """Everyone's progress: owner -> name -> (value, when). For the operator's class page, and for nobody else."""
+        columns = progress_table.c
+        query = sa.select(columns.owner, columns.name, columns.value, columns.updated).order_by(columns.owner)
+        out: dict[str, dict[str, tuple[Any, float]]] = {}
+        with self._read() as c:
+            for row in c.execute(query):
+                out.setdefault(row.owner, {})[row.name] = (json.loads(row.value), float(row.updated))
+        return out
+
+    def forget(self, owner: str, names: Iterable[str]) -> int:
+        """Forget these of the owner's progress at once; how many there were."""
+        mine = (progress_table.c.owner == owner) & progress_table.c.name.in_(sorted(set(names)))
+        with self._write() as c:
+            return int(c.execute(sa.delete(progress_table).where(mine)).rowcount)
+
     def set_progress(self, owner: str, name: str, value: Any) -> None:
         """Keep a JSON-ready value for the owner under a name such as `00_start_here/quiz-1`; None forgets it.
 
@@ -471,11 +503,12 @@ class Store(Claims):
 
     def _check_quota(self, c: sa.Connection, owner: str, size: int, *, count: bool = True) -> None:
         mine = runs_table.c.owner == owner
-        raced = sa.func.coalesce(runs_table.c.cell, "").startswith(RACE)
+        cell = sa.func.coalesce(runs_table.c.cell, "")
+        together = sa.or_(cell.startswith(RACE), cell.startswith(COMPARED))
         active = c.execute(
             sa.select(sa.func.count())
             .select_from(runs_table)
-            .where(mine, runs_table.c.status.in_(ACTIVE), sa.not_(raced))
+            .where(mine, runs_table.c.status.in_(ACTIVE), sa.not_(together))
         ).scalar_one()
         if count and active >= self.max_active:
             raise Refused(

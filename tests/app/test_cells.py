@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.cells import predict, svg, widget
+from app.cells import predict, svg
+from app.widgets import lora_parameters
 from core.config import RunConfig
 from core.events import to_dict
 from core.runs.store import Store
@@ -177,7 +178,7 @@ def test_the_widget_counts_at_once(tmp_path: Path, open_lesson: Open, store: Sto
 
 
 def test_drawings_are_to_scale_and_say_what_they_show() -> None:
-    drawn, alt = widget.drawn_to_scale(4096, 1024, 8)
+    drawn, alt = lora_parameters.drawn_to_scale(4096, 1024, 8)
     assert "4,096 by 1,024" in alt
     assert 'width="37.5" height="150.0"' in drawn
     _, alt = predict.number_line({"low": 0, "high": 100, "tolerance": 10}, 20, 90, "%")

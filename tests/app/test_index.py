@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app import calc, index
+from app import calc, index, schema
+from core import glossary
 from core.errors import BadInput
 
 FRONT = """---
@@ -196,6 +199,204 @@ def test_a_prediction_asks_for_a_figure_that_the_run_has(tmp_path: Path) -> None
     (mistake,) = index.read(path)[1]
     assert mistake.line == FRONT_LINES + 1
     assert "no figure 'beauty_after'" in mistake.sentence
+
+
+ORDERING = """```{quiz} order
+title: In order
+kind: ordering
+question: What comes first?
+items: [One, Two, Three]
+why: It counts.
+otherwise: Count again.
+mistakes:
+  - {order: [3, 2, 1], why: That is backwards.}
+```
+"""
+COMPARE = """```{compare} ranks
+title: Ranks
+task: json
+settings: {steps: 20}
+runs:
+  - {name: r1, label: "r = 1", method: lora, settings: {rank: 1}}
+  - {name: r8, label: "r = 8", method: lora, settings: {rank: 8}}
+knobs: [steps, seed]
+columns: [trainable, exact_match_after]
+figure: {x: trainable, y: exact_match_after, scale: log}
+```
+"""
+PROBE = """```{probe} directions
+title: Directions
+probe: spectrum
+of: [ranks/r8]
+settings: {directions: 4}
+knobs: [directions]
+```
+"""
+SOURCE = """```{source} pair
+title: The count
+object: core.methods.lora:pair_parameters
+equation: "r (d + k)"
+paper: {title: LoRA, section: section 4, url: "https://arxiv.org/abs/2106.09685"}
+```
+"""
+CODE = """```{code} try
+title: Try it
+code: |
+  from core.methods.lora import pair_parameters
+  print(pair_parameters(8, 8, 1))
+expect: "16"
+```
+"""
+EXERCISE = """```{exercise} count-them
+title: Count them
+text: Write it.
+stub: |
+  def count(d, k, r): ...
+solution: |
+  def count(d, k, r): return r * (d + k)
+hints: [Look, Look again]
+wrong:
+  - {code: "def count(d, k, r): return d * k", says: rank}
+  - {code: "def count(d, k, r): return r * d", says: two}
+```
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "part"),
+    [
+        (ORDERING.replace("[One, Two, Three]", "[One, Two]"), 1, "at least three items"),
+        (ORDERING.replace("Three]", "Two]"), 5, "Two items of the quiz are the same"),
+        (ORDERING.replace("why: It counts.\n", ""), 1, "no explanation (why)"),
+        (ORDERING.replace("otherwise: Count again.\n", ""), 1, "no explanation (otherwise) for wrong orders"),
+        (ORDERING.replace("[3, 2, 1]", "[3, 2, 2]"), 9, "each of the places 1 to 3 once"),
+        (ORDERING.replace("[3, 2, 1]", "[1, 2, 3]"), 9, "the right order"),
+        (ORDERING.replace("order: [3, 2, 1]", "order: [3, 2, 1], answer: 3"), 9, "belongs to a quiz of kind numeric"),
+        (ORDERING.replace("items:", "choices: [{text: a, why: b}]\nitems:"), 5, "choices belongs to a quiz"),
+        (QUIZ.replace("choices:", "items: [a, b, c]\nchoices:"), 4, "items belongs to a quiz of kind ordering"),
+        (SOURCE.replace("pair_parameters", "no_such"), 3, "core/methods/lora.py has no 'no_such'"),
+        (SOURCE.replace("core.methods.lora", "core.methods.magic"), 3, "no module 'core.methods.magic'"),
+        (SOURCE.replace("core.methods.lora", "os.path"), 3, "names no code of ours"),
+        (CODE.replace("print(", "print(("), 5, "no Python"),
+        (CODE.replace("title: Try it", "title: Try it\nseconds: soon"), 3, "seconds must be a whole number"),
+        ("{term}`|NF4`\n", 1, "A term is written"),
+    ],
+)  # fmt: skip
+def test_each_mistake_in_the_later_kinds_is_said_with_its_line(tmp_path: Path, body: str, line: int, part: str) -> None:
+    assert [(at, part in sentence) for at, sentence in mistakes_of(tmp_path, body)] == [(line, True)]
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "part"),
+    [
+        (COMPARE, 1, "no recorded result; record it into runs/ranks/r1.jsonl, runs/ranks/r8.jsonl"),
+        (COMPARE.replace("name: r8", "name: r1"), 7, "called 'r1' as well"),
+        (COMPARE.replace('  - {name: r8, label: "r = 8", method: lora, settings: {rank: 8}}\n', ""), 5, "at least 2"),
+        (COMPARE.replace("rank: 8", "rang: 8"), 7, "no setting called 'rang'"),
+        (COMPARE.replace("steps: 20", "steps: many"), 6, "teps must be a whole number"),
+        (COMPARE.replace("method: lora", "method: magic"), 6, "no method 'magic'"),
+        (COMPARE.replace("[steps, seed]", "[rank]"), 8, "no knob 'rank'"),
+        (COMPARE.replace("columns: [trainable, exact_match_after]\n", ""), 1, "lacks 'columns'"),
+        (PROBE, 1, "no run 'ranks/r8'"),
+        (PROBE.replace("spectrum", "horoscope"), 3, "no measurement called 'horoscope'"),
+        (PROBE.replace("of: [ranks/r8]", "of: []"), 4, "measures 1 runs, not 0"),
+        (PROBE.replace("directions: 4", "directions: many"), 5, "irections must be a whole number"),
+        (PROBE.replace("knobs: [directions]", "knobs: [wheels]"), 6, "no knob 'wheels'"),
+        (EXERCISE, 1, "no checks.py with a function count_them"),
+        (EXERCISE.replace("hints: [Look, Look again]", "hints: [Look]"), 8, "at least 2"),
+        (EXERCISE.replace('  - {code: "def count(d, k, r): return r * d", says: two}\n', ""), 9, "at least 2"),
+        (EXERCISE.replace("return r * d", "return r *"), 11, "no Python"),
+        (EXERCISE.replace("return r * d", "return r * (d + k)"), 11, "is the solution"),
+        (EXERCISE.replace("def count(d, k, r): ...", "def count(d, k, r): return r * (d + k)"), 6, "solution already"),
+        (PREDICT.replace("run\n", "ranks\n") + COMPARE, 1, "Say which run of ranks is meant (run): r1, r8"),
+        (PREDICT.replace("run\n", "ranks\nrun: r2\n") + COMPARE, 1, "which run"),
+        (PREDICT.replace("run\n", "run\nrun: r1\n") + EXPERIMENT, 1, "leave out `run`"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_comparisons_measurements_and_exercises(tmp_path: Path, body: str, line: int, part: str) -> None:
+    found = mistakes_of(tmp_path, body)
+    assert any(at == line and part in sentence for at, sentence in found), found
+
+
+def recorded_ranks(folder: Path) -> None:
+    """The recordings of COMPARE and PROBE."""
+    (folder / "runs" / "ranks").mkdir(parents=True)
+    for name in ("r1", "r8"):
+        lines = [{"kind": "provenance"}, {"kind": "started", "trainable": 8, "total": 80, "steps": 2, "examples": 5,
+                 "held_out": 5}, {"kind": "evaluated", "step": 0, "loss": 1.0, "exact_match": 0.5}]  # fmt: skip
+        (folder / "runs" / "ranks" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    result = {"mean": 2.5, "rows": [{"rank": 1, "exact_match": 0.5}], "on": True, "name": "x"}
+    (folder / "runs" / "directions.json").write_text(json.dumps({"provenance": {}, "seconds": 1.0, "result": result}))
+
+
+def test_what_is_recorded_is_held_against_what_is_asked(tmp_path: Path) -> None:
+    guess = PREDICT.replace("run\n", "directions\n").replace("loss_after", "rows.0.exact_match")
+    text = "It is {calc}`probed(probe='directions', what='rows.0.exact_match')`.\n"
+    good = COMPARE.replace("exact_match_after", "exact_match_before")
+    path = write(tmp_path, good + PROBE + guess + text)
+    assert index.read(path, recorded=False)[1] == []
+    recorded_ranks(path.parent)
+    lesson, mistakes = index.read(path)
+    assert mistakes == []
+    assert lesson is not None
+    assert index.check(lesson) == []
+    assert index.filled(text, path.parent) == "It is 50 %.\n"
+    assert index.run_names(lesson.cells) == ["ranks/r1", "ranks/r8"]
+
+    path.write_text(FRONT + COMPARE + PROBE + guess.replace("rows.0", "rows.1"))
+    sentences = [m.sentence for m in index.read(path)[1]]
+    assert len(sentences) == 2
+    assert "The runs have no figure 'exact_match_after'; they have" in sentences[0]
+    assert "no figure 'rows.1.exact_match'. It has mean, rows.0.rank, rows.0.exact_match" in sentences[1]
+
+
+def test_the_later_kinds_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path, ORDERING + SOURCE + CODE + EXERCISE, front=FRONT.replace(
+        "references:", "summary_points: [a, b, c, d, e]\nreferences:"))  # fmt: skip
+    checks = path.parent / "checks.py"
+    checks.write_text("def count(space):\n    return 'Right.'\n")
+    (mistake,) = index.read(path)[1]
+    assert "no function count_them(space)" in mistake.sentence
+    checks.write_text("def count_them(space):\n    return 'Right.'\n")
+    lesson, mistakes = index.read(path)
+    assert mistakes == []
+    assert lesson is not None
+    assert [c.kind for c in lesson.cells] == ["quiz", "source", "code", "exercise"]
+    assert lesson.summary_points == ("a", "b", "c", "d", "e")
+    assert lesson.cell("try").body["code"].startswith("from core")
+
+
+def test_a_summary_has_five_to_eight_points(tmp_path: Path) -> None:
+    front = FRONT.replace("references:", "summary_points: [a, b]\nreferences:")
+    (mistake,) = index.read(write(tmp_path, "Text.\n", front=front))[1]
+    assert "5 to 8 points, not 2" in mistake.sentence
+
+
+def test_terms_are_shown_and_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    glossary.terms.cache_clear()
+    text = "A {term}`NF4` level, a {term}`few\nbits|NF4`; `{term}` is how."
+    assert index.filled(text, tmp_path) == "A NF4 level, a few bits; `{term}` is how."
+    marked = index.filled(text, tmp_path, define=lambda shown, key: f"[{shown}:{key}]")
+    assert marked == "A [NF4:NF4] level, a [few bits:NF4]; `{term}` is how."
+    words = tmp_path / "glossary.toml"
+    words.write_text('[[term]]\nkey = "nf4"\nname = "NF4"\naka = ["NormalFloat"]\ntext = "Levels."\n')
+    monkeypatch.setattr(glossary, "PATH", words)
+    for cached in (glossary.terms, glossary._by_name):
+        cached.cache_clear()
+    try:
+        found = mistakes_of(tmp_path, "{term}`nf4` and {term}`it|normalfloat`.\n\nNot {term}`NF5`.\n")
+    finally:
+        for cached in (glossary.terms, glossary._by_name):
+            cached.cache_clear()
+    assert [(line, "no term 'NF5'" in sentence) for line, sentence in found] == [(3, True)]
+
+
+def test_widgets_are_found_by_their_files() -> None:
+    for name, options in schema.WIDGETS.items():
+        module = import_module(f"app.widgets.{name.replace('-', '_')}")
+        assert (name, options) == (module.NAME, module.OPTIONS)
+        assert callable(module.render)
+    assert "lora-parameters" in schema.WIDGETS
 
 
 @pytest.mark.parametrize(

@@ -125,3 +125,25 @@ def test_calibration_counts_fair_predictions_only() -> None:
     assert found is not None
     assert found.count == 2
     assert found.factor == pytest.approx(2)
+
+
+ORDERING: dict[str, Any] = {
+    "kind": "ordering", "items": ["a", "b", "c", "d"], "why": "yes", "otherwise": "think",
+    "mistakes": [{"order": [4, 3, 2, 1], "why": "backwards"}],
+}  # fmt: skip
+
+
+def test_ordering_tells_the_first_place_that_is_wrong() -> None:
+    assert answers.grade(ORDERING, [0, 1, 2, 3], HERE) == answers.Verdict(True, ("yes",))
+    assert answers.grade(ORDERING, [3, 2, 1, 0], HERE) == answers.Verdict(False, ("backwards",))
+    assert answers.grade(ORDERING, [0, 1, 3, 2], HERE).explanations == ("It is right up to place 2.", "think")
+    assert answers.grade(ORDERING, [1, 0, 2, 3], HERE).explanations[0] == "The first place is wrong already."
+    assert "two places" in answers.grade(ORDERING, [0, 0, 2, 3], HERE).explanations[0]
+
+
+def test_a_shuffle_is_always_the_same_and_never_right() -> None:
+    for count in (3, 4, 6):
+        for seed in map(str, range(40)):
+            order = answers.shuffled(count, seed)
+            assert sorted(order) == list(range(count)) != order
+            assert order == answers.shuffled(count, seed)

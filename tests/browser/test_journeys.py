@@ -182,7 +182,7 @@ def test_quiz_and_prediction_survive_a_reload(server: Server, visitors: Visitors
     expect(key(page, "start-here-task-after-cell")).to_contain_text("You committed to")
     expect(key(page, "start-here-what-trains-cell")).to_contain_text("prompt tuning")
     expect(key(page, "start-here-count-them-cell").locator("input")).to_have_value("16000")
-    wait_for_text(page, re.compile("2 of 6 steps done"))
+    wait_for_text(page, re.compile("2 of 7 steps done"))
 
 
 def own_file(folder: Path, *, broken_line: int | None = None) -> Path:

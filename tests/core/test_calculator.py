@@ -17,6 +17,7 @@ from core.memory.card import FITS, TOO_LARGE, totals
 from core.memory.compare import Family, all_cards, answer, frontier, methods, on, with_method
 from core.memory.estimate import Sizes, Surrogate, find
 from core.memory.setup import Device, Setup
+from core.memory.sharded import Sharding
 from core.memory.speed import step_speed
 from core.methods import METHODS
 from core.units import GIB
@@ -307,6 +308,36 @@ def test_costs_are_hours_times_price_and_power() -> None:
     assert found.tokens == steps * 4 * 2 * 2048
     unknown = cost.cost(speed, steps, None, None)
     assert (unknown.money, unknown.kwh) == (None, None)
+    # Eight GPUs in pairs are four groups with a batch each: a quarter of the steps, each in half the time, and all of
+    # them are paid for.
+    eight = Sharding(8, 1, tensor=2)
+    fewer = cost.steps_for(setup, 1000, 3, eight)
+    assert fewer == 94
+    shared = cost.cost(speed, fewer, 2.0, 450, eight)
+    assert shared.hours == pytest.approx([s / 2 * fewer / 3600 for s in speed.step_seconds])
+    assert shared.money == pytest.approx([8 * h * 2.0 for h in shared.hours])
+    assert shared.tokens == fewer * 4 * 4 * 2 * 2048
+
+
+def test_methods_and_cards_tell_of_one_gpu_among_several() -> None:
+    setup, shared = setup_of(), Sharding(8, 3)
+    table = architecture_of(MODEL)
+    alone = {r.method: r for r in methods(table, lookup(), setup, CARD)}
+    for row in methods(table, lookup(), setup, CARD, shared):
+        if row.found is None:
+            continue
+        made = find(MODEL, row.setup)
+        assert made is not None
+        assert row.found.allocated == made.shared(Sizes.of(row.setup), shared, table).allocated_bytes
+        before = alone[row.method].found
+        assert before is not None
+        assert row.found.allocated < before.allocated
+    smaller = all_cards(table, lookup(), setup, [CARD], shared)[0]
+    assert smaller.found is not None
+    found = answer(lookup(), setup, CARD, shared, table)
+    assert found is not None
+    assert smaller.found.allocated == found.found.allocated
+    assert (smaller.batch, smaller.length) == (found.batch, found.length)
 
 
 def test_prices_have_a_source_and_a_day_and_belong_to_cards() -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from core.catalog import architecture_of, gpu
-from core.errors import BadInput, Incompatible
+from core.errors import BadInput, Incompatible, Refused
 from core.memory import exporting, importing, rules
 from core.memory.card import totals
 from core.memory.compare import on
 from core.memory.estimate import Sizes, find
 from core.memory.setup import Setup
+from core.memory.sharded import ALONE, Sharding
+from core.memory.stack import stack_named
 from core.methods import METHODS
 from tests.core import memory_support
 
@@ -182,6 +185,75 @@ def test_code_for_a_card_is_in_sixteen_bits_and_four() -> None:
         exporting.code("x", table, Setup("bitfit", METHODS["bitfit"].Config(), 1, 512))
 
 
+def _text(sharding: Sharding = ALONE, method: str = "qlora", optimizer: str = "adamw", **switches: Any) -> str:
+    stack = stack_named(switches.pop("name", "transformers")).with_switches(**switches)
+    setup = on(Setup(method, METHODS[method].Config(), 1, 512, optimizer=optimizer, stack=stack), gpu("A100 80 GB SXM"))
+    text = exporting.code("meta-llama/Llama-3.1-8B", architecture_of("Llama-3.1-8B"), setup, sharding)
+    compile(text, "exported", "exec")
+    return text
+
+
+def test_the_code_has_the_stacks_switches() -> None:
+    plain = _text()
+    assert 'optim="adamw_torch_fused"' in plain
+    for word in ("torch_compile", "use_liger_kernel", "autocast_adapter_dtype", "deepspeed"):
+        assert word not in plain
+    assert "torch_compile=True" in _text(compile=True)
+    assert "use_liger_kernel=True" in _text(loss="fused")
+    kbit = _text(kbit=True)
+    assert "import LoraConfig, get_peft_model, prepare_model_for_kbit_training" in kbit
+    assert "model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)" in kbit
+    narrow = _text(name="torchtune", method="full")
+    assert "bf16=True" not in narrow  # no autocast: all in 16 bits
+    assert "dtype=torch.bfloat16" in narrow
+    assert "autocast_adapter_dtype=False" in _text(name="torchtune")
+    assert 'optim="adamw_torch"' in _text(name="peft")
+    # What the Trainer has no switch for is said.
+    assert "# Calculated with the optimizer's step inside the backward pass" in _text(in_backward=True)
+    assert "activation_offloading=True" in _text(offload_activations=True)
+    assert "# Calculated for torchtune's single-device recipes" in narrow
+
+
+def test_the_arguments_are_the_trainers_own(tmp_path: Path) -> None:
+    """Every argument that is written is one that this version of transformers and PEFT takes."""
+    import ast
+    import inspect
+
+    from peft import get_peft_model, prepare_model_for_kbit_training
+    from transformers import BitsAndBytesConfig, TrainingArguments
+    from transformers.training_args import OptimizerNames
+
+    known = {
+        "TrainingArguments": set(inspect.signature(TrainingArguments).parameters),
+        "BitsAndBytesConfig": set(inspect.signature(BitsAndBytesConfig).parameters),
+        "get_peft_model": set(inspect.signature(get_peft_model).parameters),
+        "prepare_model_for_kbit_training": set(inspect.signature(prepare_model_for_kbit_training).parameters),
+    }
+    text = _text(Sharding(8, 3, offload="all"), name="torchtune", compile=True, loss="fused", kbit=True)
+    seen = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in known:
+            seen.add(node.func.id)
+            assert {k.arg for k in node.keywords} <= known[node.func.id], node.func.id
+    assert seen == set(known)
+    assert set(exporting.OPTIM.values()) <= {o.value for o in OptimizerNames}
+
+
+def test_the_code_shares_the_step_among_gpus() -> None:
+    assert _text(Sharding(4)).startswith("# Start it with: torchrun --nproc_per_node 4 train.py")
+    assert "deepspeed" not in _text(Sharding(4))
+    text = _text(Sharding(8, 3, offload="optimizer"))
+    found: dict[str, Any] = {}
+    exec(text[text.index("sharing =") : text.index("arguments =")], found)
+    zero = found["sharing"]["zero_optimization"]
+    assert (zero["stage"], zero["offload_optimizer"]["device"]) == (3, "cpu")
+    assert "offload_param" not in zero
+    assert "bnb_4bit_quant_storage=torch.bfloat16" in text
+    assert text.index("TrainingArguments(") < text.index("from_pretrained(")  # the model is cut while it is loaded
+    with pytest.raises(Refused, match="tensor parallelism"):
+        _text(Sharding(8, tensor=2))
+
+
 def test_json_and_csv_hold_the_ledger() -> None:
     card, table = gpu("RTX 4090"), architecture_of("Llama-3.1-8B")
     setup = on(Setup("qlora", METHODS["qlora"].Config(), 1, 512), card)
@@ -189,7 +261,10 @@ def test_json_and_csv_hold_the_ledger() -> None:
     assert made is not None
     ledger = made.ledger(Sizes.of(setup))
     found, told = totals(ledger.allocated_bytes, setup.device), rules.rules(table, setup, ledger)
-    record = json.loads(exporting.as_json("Llama-3.1-8B", setup, card, ledger, found, told))
+    record = json.loads(
+        exporting.as_json("Llama-3.1-8B", setup, card, ledger, found, told, sharding=asdict(Sharding(8, 3)))
+    )
+    assert record["sharding"] == {"gpus": 8, "zero": 3, "tensor": 1, "offload": "none"}
     assert Setup.from_dict(record["setup"]) == setup
     assert sum(t["bytes"] for t in record["terms"]) == record["totals"]["allocated"] == ledger.allocated_bytes
     assert record["verdict"] == "fits"
@@ -205,7 +280,6 @@ def test_the_command_prints_the_same(zero: int, capsys: pytest.CaptureFixture[st
 
     from core.cli import main
     from core.memory.compare import answer
-    from core.memory.sharded import Sharding
 
     card, sharding = gpu("A100 80 GB SXM"), Sharding(8 if zero else 1, zero)
     settings = METHODS["lora"].Config(rank=16)

@@ -1,0 +1,134 @@
+"""An exercise: what is to be written, a place to write it, a check that teaches, hints, and the solution after a try.
+
+Kept, beside what app/cells/coding.py keeps: "right" once the check has accepted an answer (or, where code cannot run,
+once the solution was read), "tries" that were not the stub, "first_right", "hints" shown, "solution" shown.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from app.cells import coding
+from app.cells.context import Context, frame
+from app.index import Cell
+from app.progress import cell_done
+from core.notebook.kernel import Execution
+
+
+def task(cell: Cell, context: Context) -> coding.Task:
+    """What the editor of an exercise is for."""
+    stub = cell.body["stub"].rstrip() + "\n"
+    check = cell.body.get("check", cell.id.replace("-", "_"))
+    return coding.Task(
+        stub,
+        float(cell.body.get("seconds", coding.SECONDS)),
+        check=(str((context.lesson.folder / "checks.py").resolve()), check),
+        words={"run": "Check", "hint": coding.WORDS["hint"].replace("runs", "checks")},
+        before=lambda kept, code: tried(kept, code, stub),
+        after=judged,
+    )
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two pieces of code say the same, whatever their spaces and comments."""
+    try:
+        return ast.dump(ast.parse(one)) == ast.dump(ast.parse(other))
+    except (SyntaxError, ValueError):
+        return coding.digest(one) == coding.digest(other)
+
+
+def tried(kept: dict[str, Any], code: str, stub: str) -> dict[str, Any]:
+    """Count a try; to check the stub as it came is none."""
+    return kept if same(code, stub) else {**kept, "tries": kept.get("tries", 0) + 1}
+
+
+def judged(kept: dict[str, Any], execution: Execution) -> dict[str, Any]:
+    """Keep what the check has said; once right stays right."""
+    right = any(o["kind"] == "verdict" and o["right"] for o in execution.outputs.snapshot())
+    first = {"first_right": right and kept.get("tries", 0) == 1} if "first_right" not in kept else {}
+    return {**kept, "right": right or bool(kept.get("right")), **(first if kept.get("tries") else {})}
+
+
+def render(cell: Cell, context: Context) -> None:
+    """Draw the exercise in a fragment of its own."""
+    _exercise(cell, context)
+
+
+@st.fragment
+def _exercise(cell: Cell, context: Context) -> None:
+    body = cell.body
+    done_before = cell_done(cell, context.kept(cell))
+    with frame(cell, context, body["title"]):
+        st.markdown(context.text(body["text"]))
+        if not coding.allowed():
+            _read(cell, context)
+            return
+        kept = coding.editor(cell, context, task(cell, context))
+        _verdict(cell, context, kept)
+        _help(cell, context, kept)
+    if cell_done(cell, kept) != done_before:
+        st.rerun()  # what is done is counted at both ends of the page
+
+
+def _verdict(cell: Cell, context: Context, kept: Mapping[str, Any]) -> None:
+    """What the check has said of the code that was run last."""
+    verdict = next((o for o in kept.get("outputs") or () if o["kind"] == "verdict"), None)
+    if verdict is None:
+        if kept.get("right"):
+            st.caption(":material/task_alt: You have solved this one.")
+        return
+    icon, word = (":material/check_circle:", "Right.") if verdict["right"] else (":material/cancel:", "Not yet.")
+    st.markdown(f"{icon} **{word}** {verdict['text']}")
+    if verdict["right"] and cell.body.get("cost"):
+        st.caption(context.text(cell.body["cost"]))
+    elif not verdict["right"] and kept.get("right"):
+        st.caption(":material/task_alt: You have solved this one before.")
+
+
+def _help(cell: Cell, context: Context, kept: dict[str, Any]) -> None:
+    """Hints one at a time; the solution after a try, or once it is solved."""
+    hints = cell.body["hints"]
+    shown = min(int(kept.get("hints", 0)), len(hints))
+    for number, hint in enumerate(hints[:shown], 1):
+        st.markdown(f":material/lightbulb: **Hint {number} of {len(hints)}.** {context.text(hint)}")
+    open_solution = bool(kept.get("solution"))
+    with st.container(horizontal=True):
+        if shown < len(hints) and st.button(
+            f"Hint {shown + 1} of {len(hints)}", key=context.key(cell, "hint"), icon=":material/lightbulb:"
+        ):
+            _save(cell, context, hints=shown + 1)
+        if kept.get("tries") or kept.get("right"):
+            label = "Hide the solution" if open_solution else "Show the solution"
+            if st.button(label, key=context.key(cell, "solution"), icon=":material/key:"):
+                _save(cell, context, solution=not open_solution)
+        else:
+            st.caption("The solution is shown once you have checked something of your own.")
+    if open_solution:
+        _solution(cell)
+
+
+def _solution(cell: Cell) -> None:
+    st.caption("One solution:")
+    coding.read_only(cell.body["solution"])
+
+
+def _save(cell: Cell, context: Context, **more: Any) -> None:
+    context.save(cell, {**context.kept(cell), **more})
+    st.rerun(scope="fragment")
+
+
+def _read(cell: Cell, context: Context) -> None:
+    """Where code cannot run: the stub, the hints, and the solution to be compared with one's own on paper."""
+    kept = context.kept(cell)
+    coding.read_only(cell.body["stub"])
+    with st.expander("Hints", icon=":material/lightbulb:"):
+        st.markdown("\n".join(f"{i}. {context.text(hint)}" for i, hint in enumerate(cell.body["hints"], 1)))
+    if kept.get("solution"):
+        _solution(cell)
+    elif st.button("I have worked it out: show the solution", key=context.key(cell, "read"), icon=":material/key:"):
+        context.save(cell, {**kept, "solution": True, "right": True})
+        st.rerun()

@@ -1,0 +1,98 @@
+"""What a learner's code has said (core/notebook/outputs.py), drawn: text, tables, figures, pictures, errors."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from app.story import plain
+from core.notebook.outputs import settled
+
+MOST_WIDE = 8
+"""Columns that a table without a scroll bar of its own may have."""
+
+
+def draw(outputs: Sequence[Mapping[str, Any]], key: str) -> None:
+    """Draw outputs in their order; a verdict is for whoever asked for it."""
+    for i, output in enumerate(outputs):
+        kind = output["kind"]
+        if kind in ("text", "value"):
+            _text(output)
+        elif kind == "table":
+            _table(output)
+        elif kind == "figure":
+            _figure(output, f"{key}-{i}")
+        elif kind == "image":
+            _image(output)
+        elif kind == "error" and output["name"] != "KeyboardInterrupt":
+            st.error(error_text(output), icon=":material/error:")
+        elif kind == "note":
+            st.caption(f":material/content_cut: {output['text']}")
+
+
+def _text(output: Mapping[str, Any]) -> None:
+    text = settled(output["text"]).strip("\n")
+    if text.strip():
+        if output.get("name") == "stderr":
+            st.caption("Messages and warnings")
+        st.code(text, language=None, wrap_lines=True)
+
+
+def _table(output: Mapping[str, Any]) -> None:
+    import pandas as pd
+
+    rows, total = output["rows"], output["total"]
+    names = output["columns"]
+    # Streamlit wants every column to have a name of its own.
+    unique = [name if names.index(name) == i else f"{name} ({i + 1})" for i, name in enumerate(names)]
+    table = pd.DataFrame(rows, columns=unique)
+    if len(names) <= MOST_WIDE and len(rows) <= 30:
+        st.table(table)
+    else:
+        st.dataframe(table, hide_index=True)
+    if total > len(rows):
+        st.caption(f"The first {len(rows)} of {total:,} rows.")
+
+
+def _figure(output: Mapping[str, Any], key: str) -> None:
+    import plotly.graph_objects as go
+
+    try:
+        figure = go.Figure(output["figure"], skip_invalid=True)
+    except (TypeError, ValueError):
+        st.caption("This figure cannot be drawn here.")
+        return
+    title = figure.layout.title.text if figure.layout.title else None
+    st.plotly_chart(figure, key=key, alt=f"A figure made by the code{f': {title}' if title else ''}.")
+
+
+def _image(output: Mapping[str, Any]) -> None:
+    try:
+        content = base64.b64decode(output["png"], validate=True)
+    except (binascii.Error, ValueError):
+        return
+    if content.startswith(b"\x89PNG"):
+        st.image(content, alt="A picture made by the code.")
+
+
+def error_text(error: Mapping[str, Any]) -> str:
+    """An error as Markdown: what, where in the learner's own code, and where else."""
+    said = f": {plain(error['message'])}" if error["message"] else ""
+    line = f" in line {error['line']}" if error["line"] else ""
+    parts = [f"**{error['name']}{line}**{said}"]
+    frames = [f for f in error["frames"] if f["text"].strip()]
+    if frames:
+        parts.append("```text\n" + "\n".join(_frame(f) for f in frames) + "\n```")
+    if error.get("where"):
+        parts.append(f"It was raised in `{error['where']}`, which your line has called.")
+    return "\n\n".join(parts)
+
+
+def _frame(frame: Mapping[str, Any]) -> str:
+    cell = "" if frame["here"] else "of an earlier cell "
+    place = f", in {frame['name']}" if frame["name"] else ""
+    return f"line {frame['line']} {cell}{place}".replace(" ,", ",").rstrip() + f":  {frame['text'].strip()}"

@@ -1,0 +1,65 @@
+// What a page cannot say in Python: its language, the element that a link leads to, and signs of life for the clock.
+//
+// Draws nothing. data: {lang, at, beat: address to report to or "", every: seconds, search: address of the search page}.
+// The clock (app/clock.py) is told that a lesson is being worked in: every few seconds, only while the page is in sight
+// and something was done in it during the last minute. "/" goes to the search, unless one is typing.
+
+const QUIET_MS = 60_000
+let done = Date.now()
+let report = ""
+let timer = 0
+let led = ""
+
+for (const kind of ["keydown", "pointerdown", "pointermove", "wheel", "touchstart"])
+  document.addEventListener(kind, () => { done = Date.now() }, { passive: true, capture: true })
+document.addEventListener("scroll", () => { done = Date.now() }, { passive: true, capture: true })
+
+function beat() {
+  if (!report || document.visibilityState !== "visible" || Date.now() - done > QUIET_MS) return
+  fetch(report, { method: "POST", keepalive: true }).catch(() => {})
+}
+
+/** Scroll to an element as soon as it is there, and give it the focus; the page is still being drawn. */
+function lead(id) {
+  const until = Date.now() + 8000
+  let since = 0
+  const look = () => {
+    const found = document.getElementById(id)
+    if (found) {
+      found.scrollIntoView({ block: "start" })
+      since ||= Date.now()
+      if (Date.now() - since > 1500) {
+        if (!found.hasAttribute("tabindex")) found.setAttribute("tabindex", "-1")
+        found.focus({ preventScroll: true })
+        return
+      }
+    }
+    if (Date.now() < until) setTimeout(look, 200)
+  }
+  look()
+}
+
+function typing(target) {
+  return target?.isContentEditable || ["INPUT", "TEXTAREA", "SELECT"].includes(target?.tagName)
+}
+
+let search = ""
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || typing(event.target) || !search) return
+  const link = document.querySelector(`a[href$="${search}"]`)
+  event.preventDefault()
+  if (link) link.click()
+  else location.assign(search)
+})
+
+export default function ({ data }) {
+  document.documentElement.lang = data.lang
+  report = data.beat
+  search = data.search
+  const goal = `${location.pathname} ${data.at}`
+  if (data.at && goal !== led) lead(data.at)
+  led = goal
+  clearInterval(timer)
+  if (report) timer = setInterval(beat, data.every * 1000)
+  return () => { report = "" }
+}

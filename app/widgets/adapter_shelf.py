@@ -1,0 +1,58 @@
+"""Many tasks on disk: as whole models, and as one base with a small file for each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from app import charts_memory, compare
+from app.schema import Rule
+from core.catalog import architecture_of
+from core.claims import decimal_text
+from core.memory.storage import storage
+from core.methods import METHODS
+
+NAME = "adapter-shelf"
+OPTIONS = {"model": Rule("text"), "tasks": Rule("int"), "rank": Rule("int")}
+MODELS = ("GPT-2", "Llama-3.2-1B", "Llama-3.1-8B", "Llama-3.1-70B")
+TASKS = (1, 2, 5, 10, 20, 50, 100, 1000)
+RANKS = (1, 4, 8, 16, 32, 64)
+TARGETS = {"attention": "Attention", "all-linear": "All linear layers"}
+SHOWN = ("full", "lora", "ia3", "prompt_tuning")
+
+
+def render(options: dict[str, Any], key: str) -> None:
+    """Model, tasks, rank and targets; the size of one file, and of all."""
+    left, right = st.columns(2)
+    with left:
+        model = str(
+            st.selectbox("Model", MODELS, index=MODELS.index(str(options.get("model", MODELS[2]))), key=f"{key}-model")
+        )
+        rank = int(st.select_slider("Rank", RANKS, value=int(options.get("rank", 8)), key=f"{key}-rank"))
+    with right:
+        tasks = int(st.select_slider("Tasks", TASKS, value=int(options.get("tasks", 10)), key=f"{key}-tasks"))
+        targets = str(
+            st.segmented_control(
+                "LoRA beside", list(TARGETS), format_func=TARGETS.__getitem__, default="all-linear", required=True,
+                key=f"{key}-targets",
+            )
+        )  # fmt: skip
+    table = architecture_of(model)
+    settings = {"lora": METHODS["lora"].Config(rank=rank, target_modules=targets)}
+    rows = {name: storage(table, name, settings.get(name, METHODS[name].Config()), tasks) for name in SHOWN}
+    mine = rows["lora"]
+    with st.container(horizontal=True, gap="large"):
+        st.metric("The base", decimal_text(mine.base), width="content")
+        st.metric("One adapter", decimal_text(mine.adapter), width="content")
+        st.metric("Base and adapters", decimal_text(mine.total), width="content")
+        st.metric("Whole models", decimal_text(mine.whole), width="content")
+    st.markdown(
+        f"The adapters save **{100 * mine.saved_share:.1f} %** of the disk."
+        if mine.saved_share > 0
+        else "For a single task nothing is saved: the base has to be there too."
+    )
+    chart = charts_memory.disk(rows, "lora")
+    compare.draw(chart, f"{key}-chart")
+    with st.expander("The numbers"):
+        st.dataframe(chart.table, hide_index=True, alt=chart.alt)

@@ -1,0 +1,39 @@
+"""What methods learn and what they forget: the sweep's runs of one task, each method's learning rates joined."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from app import charts_forgetting, compare
+from app.charts_race import title_of
+from app.schema import Rule
+from core.forgetting import swept
+from core.world import TASKS
+
+NAME = "learn-forget"
+OPTIONS = {"task": Rule("text"), "methods": Rule("list", item=Rule("word"))}
+
+
+def render(options: dict[str, Any], key: str) -> None:
+    """Choose the task and the methods; the figure and where its numbers come from."""
+    names = [name for name in TASKS if any(r.task == name for r in swept())]
+    first = str(options.get("task", names[0]))
+    task = st.segmented_control(
+        "Task", names, format_func=lambda n: TASKS[n].title, default=first, required=True, key=f"{key}-task"
+    )
+    rows = [r for r in swept() if r.task == task]
+    there = list(dict.fromkeys(r.method for r in rows))
+    usual = [m for m in options.get("methods", ()) if m in there]
+    chosen = st.pills(
+        "Methods", there, format_func=title_of, selection_mode="multi", default=usual or there, key=f"{key}-{task}"
+    )
+    if not chosen:
+        st.caption("Choose at least one method.")
+        return
+    chart = charts_forgetting.learnt_and_kept(rows, chosen)
+    compare.draw(chart, f"{key}-chart-{task}")
+    st.caption(f"Recorded: one seed each, {rows[0].device}, {rows[0].date}. Along a line the learning rate rises.")
+    with st.expander("The numbers"):
+        st.dataframe(chart.table, hide_index=True, alt=chart.alt)

@@ -1,0 +1,38 @@
+"""Where NormalFloat's levels come from: even steps of probability, their quantiles, the levels; one step a click."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from app import charts_levels, compare
+from app.schema import Rule
+from core.quantization.formats import normal_float
+
+NAME = "nf4-levels"
+OPTIONS = {"bits": Rule("int")}
+BITS = ["2", "3", "4"]
+
+
+def render(options: dict[str, Any], key: str) -> None:
+    """Choose the bits and the step; the figure, and what it says."""
+    with st.container(horizontal=True, gap="medium"):
+        step = st.segmented_control(
+            "Step", charts_levels.STEPS, default=charts_levels.STEPS[0], required=True, key=f"{key}-step"
+        )
+        bits = st.segmented_control("Bits", BITS, default=str(options.get("bits", 4)), required=True, key=f"{key}-bits")
+    found = normal_float(int(bits or "4"))
+    chart = charts_levels.derived(found, str(step))
+    compare.draw(chart, f"{key}-{bits}-{step}")
+    st.caption(_told(str(step), found.positive[-1][1]))
+    with st.expander("The numbers"):
+        st.dataframe(chart.table, hide_index=True, alt=chart.alt)
+
+
+def _told(step: str, largest: float) -> str:
+    if step == charts_levels.STEPS[0]:
+        return "The height of the curve is a probability. The steps are even on each side of one half."
+    if step == charts_levels.STEPS[1]:
+        return "Where a height meets the curve, drop to the axis: that value is the quantile of that probability."
+    return f"Every quantile is divided by the largest, {largest:.3f}, so that the levels span −1 to 1."

@@ -1,0 +1,63 @@
+"""A picture, an edit laid over it, and the edit's best version of a rank: LoRA's arithmetic where it can be seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from app import charts_lessons_a, compare
+from app.calc import percent
+from app.schema import Rule
+from core import picture
+
+NAME = "photo-filter"
+OPTIONS = {"edit": Rule("word"), "rank": Rule("int")}
+
+RANKS = (0, 1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 96)
+ZOOM = 3
+
+
+def image(matrix: picture.Matrix, low: float = 0.0, high: float = 1.0) -> Any:
+    """Numbers from low (black) to high (white) as an image, each as a square of ZOOM by ZOOM dots."""
+    shade = np.clip((matrix - low) / (high - low), 0, 1)
+    return np.kron((255 * shade).astype(np.uint8), np.ones((ZOOM, ZOOM), dtype=np.uint8))
+
+
+def render(options: dict[str, Any], key: str) -> None:
+    """Edit and rank; the picture, the edit and the sum; the numbers; the singular values."""
+    left, right = st.columns(2)
+    with left:
+        names = list(picture.EDITS)
+        start = names.index(str(options.get("edit", "caption")))
+        edit = str(
+            st.selectbox("Edit", names, index=start, format_func=lambda n: picture.EDITS[n].title, key=f"{key}-edit")
+        )
+    with right:
+        rank = int(st.select_slider("Rank r", RANKS, value=int(options.get("rank", 2)), key=f"{key}-rank"))
+    about, whole = picture.EDITS[edit], picture.edit(edit)
+    b, a = picture.best_pair(whole, rank)
+    change = b @ a
+    photo, kept = picture.photo(), picture.kept(edit, rank)
+    most = float(np.abs(whole).max())
+    columns = st.columns(3)
+    shown = (
+        (photo, 0.0, 1.0, "W₀: the photo, frozen", "Hills under an evening sky, with a sun and its glitter on a lake."),
+        (change, -most, most, f"BA: the edit, at rank {rank}",
+         f"The edit {about.title} by itself at rank {rank}: lighter where it brightens, darker where it darkens."),
+        (photo + change, 0.0, 1.0, "W₀ + BA: what you see",
+         f"The photo with the edit {about.title} at rank {rank} laid over it."),
+    )  # fmt: skip
+    for column, (matrix, low, high, caption, alt) in zip(columns, shown, strict=True):
+        with column:
+            st.image(image(matrix, low, high), caption=caption, alt=alt, width="stretch")
+    numbers, all_of_them = picture.pair_numbers(rank), picture.ROWS * picture.COLUMNS
+    with st.container(horizontal=True, gap="medium"):
+        st.metric("Numbers in the photo", f"{all_of_them:,}", width="content")
+        st.metric("Numbers in B and A", f"{numbers:,}", width="content")
+        st.metric("Of the edit that is there", percent(100 * kept), width="content")
+    if numbers >= all_of_them:
+        st.markdown("At this rank the pair has more numbers than the photo: an overlay that saves nothing.")
+    compare.draw(charts_lessons_a.directions(picture.singular_values(edit), rank, about.title, kept), f"{key}-values")
+    st.caption(about.told)

@@ -1,0 +1,46 @@
+"""The recorded race of all methods: any two measures against each other, with who is beaten by nobody on both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from app import charts, charts_race, compare, live, state
+from app.schema import Rule
+from core.race import MEASURES, aggregate, measure, recorded
+
+NAME = "race-front"
+OPTIONS = {"x": Rule("word"), "y": Rule("word")}
+
+
+def render(options: dict[str, Any], key: str) -> None:
+    """Two measures; the figure, the table, and where to race for oneself."""
+    found = recorded()
+    bands = aggregate(found["rows"])
+    names = [m.name for m in MEASURES]
+    columns = st.columns(2)
+    picked = []
+    for column, label, name in zip(columns, ("Across", "Up"), ("x", "y"), strict=True):
+        with column:
+            start = names.index(str(options.get(name, {"x": "trainable", "y": "exact_match"}[name])))
+            picked.append(
+                str(
+                    st.selectbox(label, names, index=start, format_func=lambda n: measure(n).title, key=f"{key}-{name}")
+                )
+            )
+    st.markdown(
+        f":material/history: **Recorded**, not your runs · {live.made_where(found)} · {len(bands)} methods, "
+        f"{found['seeds']} seeds, {found['steps']} steps of {found['batch_size']} examples each"
+    )
+    if picked[0] == picked[1]:
+        st.markdown("Choose two different measures.")
+        return
+    compare.draw(charts_race.pareto(bands, measure(picked[0]), measure(picked[1])), f"{key}-front")
+    with st.expander("The numbers", key=f"{key}-numbers"):
+        st.dataframe(charts_race.race_table(bands), hide_index=True, alt="The race, one row a method.")
+        st.download_button(
+            "Table as CSV", charts.csv(charts_race.race_numbers(bands)), "race.csv", "text/csv", key=f"{key}-csv",
+            icon=":material/download:", on_click="ignore",
+        )  # fmt: skip
+    st.page_link(state.page("race"), label="Race them yourself", icon=":material/arrow_forward:")

@@ -1,0 +1,43 @@
+"""The memory of a run's step, predicted before it and measured in it, term beside term: of the learner's own run once
+there is one, else of the recorded run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from app import charts, charts_lessons_a, compare, index, live
+from app.schema import Rule
+from core.memory.predicted import residuals
+
+NAME = "step-ledger"
+OPTIONS = {"run": Rule("text", required=True)}
+
+
+def render(options: dict[str, Any], key: str) -> None:
+    """`run`: lesson's folder/experiment, or lesson's folder/comparison/run for a recorded run of a comparison."""
+    slug, _, name = str(options["run"]).partition("/")
+    run: Any = live.latest(f"{slug}/{name}")
+    if run is None or run.status != "finished":
+        run = live.recorded(index.recorded_path(index.ROOT / slug, name))
+    end = live.story_of(run).end or {}
+    rows = residuals(end.get("predicted") or {}, end.get("ledger") or {})
+    own = not isinstance(run, live.Recorded)
+    if not rows:
+        st.markdown("This run was too short to measure a step, or no estimate comes with the program for its settings.")
+        return
+    if own:
+        st.markdown(":material/person: **Your run**, the newest that is finished.")
+    else:
+        st.markdown(f":material/history: **Recorded**, not your run · {run.label}")
+    chart = charts_lessons_a.ledger_sides(rows, "One step of your run" if own else "One step")
+    compare.draw(chart, key)
+    with st.expander("The numbers", key=f"{key}-numbers"):
+        st.dataframe(
+            charts_lessons_a.ledger_table(rows), hide_index=True, alt="Predicted and measured, one row a term."
+        )
+        st.download_button(
+            "Table as CSV", charts.csv(chart.table), "ledger.csv", "text/csv", key=f"{key}-csv",
+            icon=":material/download:", on_click="ignore",
+        )  # fmt: skip

@@ -1,0 +1,125 @@
+"""Every word of the interface, in the visitor's language: `t("home.title")`, `n("home.steps", 3)`.
+
+The words are in app/locales, one TOML file a language, under the same keys in each; a test compares keys and blanks.
+What a language lacks is said in English. Lessons, glossary and questions are content, not interface: they stand in
+their own files, in English.
+
+A blank is written {name} and filled by keyword: `t("home.far", step=2, steps=5)`. Words that depend on a number have
+the keys one and other: `n("home.steps", 1)` -> "1 step". Numbers are written by their callers.
+
+The language is the one that the address names (?lang=de), else the one that the learner chose, else English. It stays
+in the address, so that a link shows what its sender saw.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from core.errors import BadInput
+
+FOLDER = Path(__file__).resolve().parent / "locales"
+DEFAULT = "en"
+PARAMETER = "lang"
+KEPT = "settings/lang"
+"""Where the learner's choice is kept, in their progress."""
+BLANK = re.compile(r"\{(\w+)\}")
+_SESSION = "_lang"
+
+
+@lru_cache
+def languages() -> dict[str, str]:
+    """Code and own name of each language, the default first: {"en": "English", "de": "Deutsch"}."""
+    codes = sorted((f.stem for f in FOLDER.glob("*.toml")), key=lambda code: (code != DEFAULT, code))
+    return {code: catalogue(code)["language.name"] for code in codes}
+
+
+@lru_cache
+def catalogue(code: str) -> dict[str, str]:
+    """All words of a language by key: nested tables become dotted keys."""
+    flat: dict[str, str] = {}
+
+    def walk(prefix: str, table: dict[str, Any]) -> None:
+        for key, value in table.items():
+            name = f"{prefix}.{key}" if prefix else key
+            if isinstance(value, dict):
+                walk(name, value)
+            else:
+                flat[name] = str(value)
+
+    walk("", tomllib.loads((FOLDER / f"{code}.toml").read_text(encoding="utf-8")))
+    return flat
+
+
+def said(code: str, key: str, **blanks: Any) -> str:
+    """The words of a key in a language, else in English.
+
+    Raises:
+        BadInput: no language has the key.
+    """
+    text = catalogue(code).get(key) or catalogue(DEFAULT).get(key)
+    if text is None:
+        raise BadInput(f"There are no words for {key!r}.", f"Add them to {FOLDER.name}/{DEFAULT}.toml.")
+    return BLANK.sub(lambda m: str(blanks.get(m[1], m[0])), text) if blanks else text
+
+
+def t(key: str, **blanks: Any) -> str:
+    """The words of a key in the visitor's language."""
+    return said(current(), key, **blanks)
+
+
+def n(key: str, count: float, **blanks: Any) -> str:
+    """The words of a key for so many: its `one` for 1, its `other` for every other number; {count} is the number."""
+    return said(current(), f"{key}.{'one' if count == 1 else 'other'}", **{"count": f"{count:,}", **blanks})
+
+
+def has(key: str) -> bool:
+    """Whether there are words for a key."""
+    return key in catalogue(DEFAULT)
+
+
+def current() -> str:
+    """The visitor's language as `settle` found it; English where no page is drawn."""
+    found = st.session_state.get(_SESSION, DEFAULT)
+    return found if isinstance(found, str) and found in languages() else DEFAULT
+
+
+def settled() -> bool:
+    """Whether this session has a language already."""
+    return _SESSION in st.session_state
+
+
+def settle(stored: str | None) -> str:
+    """Settle the language at the start of a page: the address's, else this session's, else the stored one.
+
+    stored: what the learner chose at another time. Returns the language.
+    """
+    asked = st.query_params.get(PARAMETER)
+    if asked in languages():
+        st.session_state[_SESSION] = asked
+    elif not settled():
+        st.session_state[_SESSION] = stored if stored in languages() else DEFAULT
+    return current()
+
+
+def in_address() -> None:
+    """Let the address name the language, unless it is English; once the page that it belongs to is known."""
+    code, asked = current(), st.query_params.get(PARAMETER)
+    if code == DEFAULT:
+        if asked is not None and asked != DEFAULT:
+            del st.query_params[PARAMETER]
+    elif asked != code:
+        st.query_params[PARAMETER] = code
+
+
+def choose(code: str) -> None:
+    """Change the language of this visit."""
+    st.session_state[_SESSION] = code
+    if PARAMETER in st.query_params:
+        del st.query_params[PARAMETER]
+    in_address()
