@@ -293,7 +293,7 @@ def _experiment(asked: argparse.Namespace) -> int:
     if asked.record is not None:
         more = " --add" if asked.add else ""
         line = f"deltalab rag experiment{_given(asked.settings)} --record {asked.record.name}{more}"
-        _write(asked.record, result, line if before is None else f"{before['command']}; {line}")
+        _write(asked.record, result, line, before)
     if asked.json:
         print(json.dumps(result))
         return DONE
@@ -322,8 +322,8 @@ def _given(settings: list[str]) -> str:
     return f" --set {' '.join(settings)}" if settings else ""
 
 
-def _write(path: Path, result: dict[str, Any], line: str) -> None:
-    """A record: what was measured, with what it was measured on."""
+def _write(path: Path, result: dict[str, Any], line: str, before: dict[str, Any] | None = None) -> None:
+    """A record: what was measured, with what it was measured on; behind what was there before, if it was added to."""
     import datetime
 
     from core.hardware import attached_light
@@ -332,10 +332,14 @@ def _write(path: Path, result: dict[str, Any], line: str) -> None:
     from core.sweep import base_hash
     from core.train import versions
 
+    commands, devices = [line], [attached_light().name]
+    if before is not None:  # parts that were measured elsewhere keep that in sight
+        commands = [before["command"], line]
+        devices = list(dict.fromkeys([*before["device"].split(" and "), *devices]))
     record = {
-        "command": line,
+        "command": "; ".join(commands),
         "date": datetime.date.today().isoformat(),
-        "device": attached_light().name,
+        "device": " and ".join(devices),
         **commit_facts(),
         "versions": versions(),
         "base": base_hash(),

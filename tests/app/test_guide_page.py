@@ -98,7 +98,7 @@ def test_it_does_not_say_that_nothing_matters_when_two_answers_together_do(visit
                "invention": "little", "changes": "never"}  # fmt: skip
     text = words(visit(guide_page, **answers))
     assert "None of them could change this by itself" in text
-    assert "That would be: Fine-tuning." in text
+    assert "That would be: Fine-tuning." in text.replace("\\", "")
     text = words(visit(guide_page, **answers | {"domain": "near"}))
     assert "Nothing that is still open could change this, however it is answered." in text
 
@@ -206,7 +206,7 @@ def test_a_long_question_leaves_the_worst_passage_out_and_a_longer_one_says_so(v
     name = PEOPLE[0]
     asked = question(name, "city", 1)
     tokenizer = data.tokenizer("embedded")
-    more = f" {name}" * ((512 - 24 - 110) // len(tokenizer.encode(f" {name}")))
+    more = f" {name}" * ((512 - 24 - 60) // len(tokenizer.encode(f" {name}")))
     page.text_input(key=f"question-{name}-city").set_value(f"{asked}{more}").run()
     button(page, "ask").click().run()
     assert not page.error
