@@ -311,7 +311,7 @@ def test_wilsons_interval():
     for right, count, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611),
                                     (1, 29, 0.0061, 0.1718)):  # fmt: skip
         assert wilson(right / count, count) == pytest.approx((low, high), abs=5e-5)
-    assert wilson(1.0, 10)[1] == 1.0
+    assert wilson(1.0, 10) == pytest.approx((0.7225, 1.0), abs=5e-5)
 
 
 def shares(count=40, **values):
@@ -523,7 +523,7 @@ def test_the_latency_or_some_arms_of_the_same_seeds_take_the_place_of_theirs(rec
     new = {**half, "settings": {**half["settings"], "part": "latency"}, "cells": [cell("rag", "first_ms", 7)]}
     joined = experiment.joined(half, new)
     assert [(c["measure"], c["value"]) for c in joined["cells"]] == [
-        ("right", 1), ("right", 1), ("update_seconds", 9), ("faithful", 1), ("first_ms", 7),
+        ("right", 1), ("right", 1), ("update_seconds", 9), ("first_ms", 7),
     ]  # fmt: skip
     assert "command" not in joined, "whoever writes it says anew how and when"
     arms = {
@@ -534,13 +534,25 @@ def test_the_latency_or_some_arms_of_the_same_seeds_take_the_place_of_theirs(rec
     }
     joined = experiment.joined(half, arms)
     assert [(c["arm"], c["measure"], c["value"]) for c in joined["cells"]] == [
-        ("lora", "right", 1), ("rag", "first_ms", 9), ("rag", "rest_ms", 9), ("rag", "update_seconds", 9),
-        ("rag", "right", 0.5),
+        ("lora", "right", 1), ("rag", "first_ms", 9), ("rag", "update_seconds", 9), ("rag", "right", 0.5),
     ]  # fmt: skip
     assert joined["examples"] == [{"arm": "lora", "n": 0}, {"arm": "rag", "n": 1}]
     assert joined["settings"] == half["settings"]
     with pytest.raises(BadInput, match="had other settings"):
         experiment.joined(half, {**arms, "settings": {**arms["settings"], "seeds": 2}})
+
+
+def test_a_record_that_is_added_to_elsewhere_names_both_machines_and_both_commands(tmp_path):
+    from core.cli.rag import _write
+    from core.hardware import attached_light
+
+    path = tmp_path / "record.json"
+    _write(path, {"cells": []}, "deltalab second", {"command": "deltalab first", "device": "Abacus"})
+    found = json.loads(path.read_text())
+    assert found["command"] == "deltalab first; deltalab second"
+    assert found["device"] == f"Abacus and {attached_light().name}"
+    _write(path, {"cells": []}, "deltalab third", found)
+    assert json.loads(path.read_text())["device"] == found["device"], "each once"
 
 
 def test_what_earlier_versions_measured_otherwise_is_left_out(record):
