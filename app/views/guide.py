@@ -124,7 +124,9 @@ def _reasons(decision: Decision, book: RuleBook) -> None:
             lines = [f":material/balance: {UNMEASURED}"]
         for key in reason.rule.literature:
             paper = book.references[key]
-            lines.append(f":material/article: {plain(paper.found)} [{plain(paper.authors)} {paper.year}]({paper.url})")
+            first, *more = paper.authors.split(", ")
+            who = f"{first} et al." if more else first
+            lines.append(f":material/article: {plain(paper.found)} [{plain(who)} {paper.year}]({paper.url})")
         st.caption("  \n".join(lines).replace(" %", "\u00a0%"))
     if any(reason.rule.measured for reason in decision.reasons):
         st.caption("In brackets: where the share lies with 95\u00a0% confidence, as far as so many questions tell.")

@@ -21,7 +21,18 @@ from core.rag.desk import PEOPLE, TABLE, Desk, value_in
 from core.rag.experiment import Cell, bands, recorded
 from core.rag.needs import STATEMENTS_TOLD, WORDINGS
 from core.rag.retrieve import HYBRID, Retriever
-from core.rag.verdicts import CONFIRMED, GOOD, NOT_CONFIRMED, UNDECIDED, UNKNOWN, threshold, verdicts
+from core.rag.verdicts import (
+    CONFIRMED,
+    GOOD,
+    NOT_CONFIRMED,
+    RAG,
+    TUNING,
+    UNDECIDED,
+    UNKNOWN,
+    Verdict,
+    threshold,
+    verdicts,
+)
 from core.units import bytes_text, seconds_text
 from core.world import question
 from core.world.people import ATTRIBUTES, VALUES
@@ -330,11 +341,39 @@ def _verdicts(found: charts_rag.Bands) -> None:
         f"A share is above another when their intervals do not overlap; good is {100 * GOOD:.0f}\u00a0% for certain. "
         "Where the questions are too few to tell, the claim is not decided."
     )
+    for concern in dict.fromkeys(v.claim.concern for v in rows):
+        st.markdown(f"**{plain(concern)}**")
+        sides = [v for v in rows if v.claim.concern == concern]
+        columns = dict(zip((RAG, TUNING), st.columns(2, gap="large"), strict=True))
+        for verdict in sides:
+            side = verdict.claim.side
+            _verdict(columns[side] if side in columns else st.container(), verdict)
     table = charts_rag.verdict_table(rows)
-    st.dataframe(
-        table, hide_index=True, height="content", alt="The usual claims, each with what was measured and its verdict."
-    )
+    with st.expander("The same as one table", key="verdict-table"):
+        st.dataframe(
+            table,
+            hide_index=True,
+            height="content",
+            alt="The usual claims, each with what was measured and its verdict.",
+        )
     _csv(table, "rag-verdicts")
+
+
+BADGES = {
+    CONFIRMED: ("green", ":material/check:"),
+    NOT_CONFIRMED: ("orange", ":material/close:"),
+    UNDECIDED: ("gray", ":material/question_mark:"),
+    UNKNOWN: ("gray", ":material/remove:"),
+}
+
+
+def _verdict(place: Any, found: Verdict) -> None:
+    """One cell of the usual table: what is said, the verdict, and what it rests on."""
+    colour, icon = BADGES[found.verdict]
+    with place:
+        st.markdown(f"{plain(found.claim.side)}: {plain(found.claim.says)}  \n:{colour}-badge[{icon} {found.verdict}]")
+        lines = [plain(part) for part in (found.but, found.figures) if part]
+        st.caption("  \n".join([*lines, f"*A small model:* {plain(found.claim.small)}"]).replace(" %", "\u00a0%"))
 
 
 @st.fragment
