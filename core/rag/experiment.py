@@ -249,7 +249,7 @@ class _Seed:
         arms = self.config.asked
         adapters, seconds = self.trained(items)
         base = _load(None)
-        untrained = [arm for arm in ("base", "prompt", "rag") if arm in arms]
+        untrained: list[str] = [arm for arm in ("base", "prompt", "rag") if arm in arms]
         timed: dict[str, Any] = dict.fromkeys(untrained, base.model)
         for arm in untrained:
             self.stage.next(f"Asking: {ARMS[arm]}")
