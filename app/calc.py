@@ -210,6 +210,11 @@ def quantities(events: list[dict[str, Any]]) -> dict[str, float]:
         out["peak_mib"] = finished["peak_bytes"] / MIB
         if steps:
             out["last_loss"] = steps[-1]["loss"]
+        if len(steps) > 1 and started:
+            # (The first step pays for what is done once, so it is left out.)
+            out["step_seconds"] = (steps[-1]["seconds"] - steps[0]["seconds"]) / (len(steps) - 1)
+            out["batch_size"] = started["config"]["train"]["batch_size"]
+            out["examples_per_second"] = out["batch_size"] / out["step_seconds"] if out["step_seconds"] else 0.0
     return out
 
 
@@ -219,11 +224,13 @@ def quantity_text(what: str, value: float) -> str:
         return bytes_text(value)
     if what == "peak_mib":
         return f"{value:.0f} MiB"
+    if what == "step_seconds":
+        return f"{1000 * value:.0f} ms" if value < 1 else seconds_text(value)
     if what == "seconds" or what.endswith("_seconds"):
         return seconds_text(value)
     if what.startswith(("loss_", "first_loss", "last_loss")):
         return f"{value:.2f}"
-    if what in ("trainable", "total", "steps", "examples", "held_out"):
+    if what in ("trainable", "total", "steps", "examples", "held_out", "batch_size"):
         return grouped(value)
     if what.endswith(("_before", "_after", "_percent")):
         return percent(value)
@@ -299,8 +306,21 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "probed": (probed, plain),
     "example": (example, str),
 }
-for _file in sorted(Path(__file__).parent.glob("calc_*.py")):  # more of them, by topic
-    FUNCTIONS |= import_module(f"app.{_file.stem}").FUNCTIONS
+
+
+def _of_topics() -> dict[str, tuple[Callable[..., Any], Callable[[Any], str]]]:
+    """The FUNCTIONS of app/calc_<topic>.py, which know nothing of this module."""
+    found: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {}
+    for path in sorted(Path(__file__).parent.glob("calc_*.py")):
+        more = import_module(f"app.{path.stem}").FUNCTIONS
+        twice = sorted(set(more) & (set(found) | set(FUNCTIONS)))
+        if twice:
+            raise RuntimeError(f"{path.name} has calc functions that are there already: {', '.join(twice)}")
+        found |= more
+    return found
+
+
+FUNCTIONS |= _of_topics()
 
 
 def parse(expression: str) -> Call:

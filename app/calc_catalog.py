@@ -33,7 +33,7 @@ def weights_gb(model: str, bits: float) -> float:
     return model_parameters(model) * bits / 8 / GB
 
 
-def training_gb(model: str, bytes: float) -> float:
+def gb_at(model: str, bytes: float) -> float:
     """GB of a model at so many bytes a parameter, such as the 16 of mixed precision with Adam."""
     return model_parameters(model) * bytes / GB
 
@@ -134,10 +134,9 @@ def grouped(value: float) -> str:
 
 
 FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
-    "model_parameters": (model_parameters, grouped),
     "model_billions": (model_billions, short),
     "weights_gb": (weights_gb, short),
-    "training_gb": (training_gb, short),
+    "gb_at": (gb_at, short),
     "lora_model_parameters": (lora_model_parameters, grouped),
     "lora_model_percent": (lora_model_percent, short),
     "adapter_mb": (adapter_mb, short),

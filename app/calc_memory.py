@@ -45,22 +45,9 @@ def weight_bytes(model: str, bytes_each: float = 2.0) -> float:
     return model_parameters(model) * bytes_each
 
 
-def claim_text(number: int) -> str:
-    """A claim of the ledger as it circulates."""
-    return claim(number).text
-
-
 def claim_told(number: int) -> str:
     """What became of it, with its numbers."""
     return claim(number).told
-
-
-def claim_figure(number: int, figure: int) -> str:
-    """One of its figures (counted from 1), with its unit."""
-    figures = claim(number).figures
-    if not 1 <= figure <= len(figures):
-        raise BadInput(f"Claim {number} has {len(figures)} figures, so there is none with the number {figure}.")
-    return figures[figure - 1].text
 
 
 def bytes_that_give(model: str, terabytes: float) -> float:
@@ -156,9 +143,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "weight_gb": (weight_gb, lambda v: f"{v:,.1f} GB"),
     "model_parameters": (model_parameters, count_text),
     "weight_bytes": (weight_bytes, decimal_text),
-    "claim_text": (claim_text, str),
     "claim_told": (claim_told, str),
-    "claim_figure": (claim_figure, str),
     "bytes_that_give": (bytes_that_give, lambda v: f"{v:.1f}"),
     "step_bytes": (step_bytes, bytes_text),
     "cards": (cards, grouped),

@@ -83,7 +83,7 @@ def methods_count() -> float:
 
 def gpt(what: str) -> float:
     """Of GPT-3 with 175 billion parameters: its layers, or its width."""
-    from core.claims import GPT3
+    from core.claims.parameters import GPT3
 
     if what not in ("layers", "width"):
         raise BadInput(f"What is known of GPT-3 here are its layers and its width, not its {what}.")

@@ -300,6 +300,9 @@ def experiment(body: Lined, line: int, report: Report) -> None:
     config = _config(body, body.get("settings") or {}, body.lines.get("settings", line), report)
     if config is not None:
         _check_knobs(body, {*vars(config.settings), *vars(config.train), "seed"}, report)
+    goal = body.get("goal")
+    if isinstance(goal, Lined) and not {"least", "most"} & set(goal):
+        report(body.lines["goal"], "A goal says how much there must be at least or at most.")
 
 
 def _config(body: Mapping[str, Any], settings: Mapping[str, Any], line: int, report: Report) -> Any:
@@ -426,6 +429,16 @@ CELLS: dict[str, Kind] = {
             "knobs": Rule("list", item=Rule("word"), required=True, least=1),
             "chat": Rule("list", item=Rule("text")),
             "chat_knobs": Rule("bool"),
+            "goal": Rule(
+                "map",
+                fields={
+                    "what": Rule("word", required=True),
+                    "least": Rule("number"),
+                    "most": Rule("number"),
+                    "met": TEXT,
+                    "missed": TEXT,
+                },
+            ),
         },
         experiment,
     ),

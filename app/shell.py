@@ -13,7 +13,6 @@ from app import clock, components, index, state, tasks, words
 from app.index import Lesson
 from app.views import LESSONS, VIEWS, home
 from app.words import t
-from core.errors import DeltalabError
 
 THEME = Path(__file__).resolve().parent / "theme"
 IN_THE_BAR = 3
@@ -21,12 +20,12 @@ IN_THE_BAR = 3
 
 
 def lessons() -> tuple[Lesson, ...]:
-    """The lessons; none, with the mistakes shown, when one of them cannot be read."""
-    try:
-        return index.lessons()
-    except DeltalabError as error:
-        st.error(f"{t('shell.no_lessons')}\n\n{error.sentence}", icon=":material/error:")
-        return ()
+    """The lessons; what is wrong with one that cannot be shown is said above all pages."""
+    wrong = index.mistakes()
+    if wrong:
+        told = "\n\n".join(map(str, wrong))
+        st.error(f"{t('shell.lessons_broken')}\n\n{told}", icon=":material/error:")
+    return index.lessons()
 
 
 def pages(found: tuple[Lesson, ...]) -> dict[str, Any]:

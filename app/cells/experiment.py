@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import chat, configured, form, live, state, tasks
+from app import calc, chat, configured, form, live, state, tasks
 from app.cells.context import Context, frame
 from app.index import Cell, recorded_path
 from core.config import RunConfig
@@ -107,9 +108,31 @@ def _own(cell: Cell, context: Context, run: Run) -> None:
     # "Run" above does what "Run again" would; a run that is not finished can be cancelled or resumed here.
     live.run_panel(run, key=context.key(cell, "own"), expect=expect, actions=run.status != "finished")
     if run.status == "finished":
+        if cell.body.get("goal"):
+            _goal(cell, context, run)
         st.markdown("#### Talk to it, before and after")
         asked, knobs = cell.body.get("chat"), cell.body.get("chat_knobs", False)
         chat.section(run, key=context.key(cell, "chat"), suggestions=asked, knobs=knobs)
+
+
+def reached(goal: Mapping[str, Any], figures: Mapping[str, float]) -> bool | None:
+    """Whether a run with these figures meets a goal; None when it has no such figure."""
+    value = figures.get(goal["what"])
+    if value is None:
+        return None
+    return bool(goal.get("least", value) <= value <= goal.get("most", value))
+
+
+def _goal(cell: Cell, context: Context, run: Run) -> None:
+    """Whether the learner's run does what the lesson asks of it."""
+    goal = cell.body["goal"]
+    figures = calc.quantities([event for _, event in state.store().events(run.id, context.owner, limit=200_000)])
+    met = reached(goal, figures)
+    if met is None:
+        return
+    value = calc.quantity_text(goal["what"], figures[goal["what"]])
+    words = context.text(goal["met" if met else "missed"])
+    (st.success if met else st.warning)(f"{words} ({value})", icon=":material/task_alt:" if met else ":material/build:")
 
 
 def _predicted(cell: Cell, context: Context) -> dict[str, float]:

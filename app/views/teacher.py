@@ -65,10 +65,7 @@ def _leave() -> None:
 
 
 def _lessons() -> tuple[Lesson, ...]:
-    try:
-        return index.lessons()
-    except DeltalabError:
-        return ()
+    return index.lessons()
 
 
 def _class() -> None:

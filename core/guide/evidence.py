@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from core.guide.rules import Rule
-from core.rag.experiment import ARMS, Band, bands, recorded
+from core.rag.experiment import ARMS, SHARES, Band, bands, recorded
 from core.rag.needs import NEEDS
 from core.units import bytes_text, seconds_text
 
 Bands = Mapping[tuple[str, str, str], Band]
-SHARES = ("right", "stale", "invented", "refused", "sourced", "borrowed", "right_after_update", "recall")
 UNMEASURED = "A judgement: nothing here measured it."
 _SAID = {
     "right": "{v} right",

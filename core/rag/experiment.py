@@ -171,7 +171,8 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     """Carry the experiment out.
 
     Returns:
-        {"cells": [Cell…], "wordings": [{"seed", "wordings", "right", "told"}…], "examples": […], "seconds": …}
+        {"cells": [Cell…], "wordings": [{"seed", "wordings", "right", "told"}…], "examples": […], "seconds": …,
+        "figures": see `figures`}
 
     Raises:
         DeltalabError: a training run fails.
@@ -204,6 +205,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
         "examples": shown,
         "settings": dataclasses.asdict(config),
         "seconds": time.perf_counter() - began,
+        "figures": figures(cells),
     }
 
 
@@ -572,7 +574,7 @@ def joined(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]
         shown = [e for e in before["examples"] if e["arm"] not in arms]
         return {**same, "cells": cells, "examples": [*shown, *more["examples"]]}
     return {
-        **more,
+        **{key: value for key, value in more.items() if key != "figures"},
         "cells": [*before["cells"], *more["cells"]],
         "wordings": [*before["wordings"], *more["wordings"]],
         "examples": before["examples"],
@@ -645,6 +647,18 @@ def bands(cells: Iterable[Cell]) -> dict[tuple[str, str, str], Band]:
         values = [c.value for c in found]
         mean = sum(c.value * c.count for c in found) / asked
         out[key] = Band(mean, min(values), max(values), len(found), found[0].count, asked)
+    return out
+
+
+SHARES = ("right", "stale", "invented", "refused", "sourced", "borrowed", "right_after_update", "recall")
+
+
+def figures(cells: Iterable[Cell]) -> dict[str, dict[str, dict[str, float]]]:
+    """arm -> need ('costs' for what has none) -> measure -> mean over the seeds; shares in per cent."""
+    out: dict[str, dict[str, dict[str, float]]] = {}
+    for (arm, need, name), band in bands(cells).items():
+        value = 100 * band.mean if name in SHARES else band.mean
+        out.setdefault(arm, {}).setdefault(need or "costs", {})[name] = value
     return out
 
 

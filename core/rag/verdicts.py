@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.guide.evidence import SHARES, share_text, value_text
-from core.rag.experiment import ARMS, Band
+from core.guide.evidence import share_text, value_text
+from core.rag.experiment import ARMS, SHARES, Band
 from core.rag.needs import NEEDS
 
 Bands = Mapping[tuple[str, str, str], Band]

@@ -14,11 +14,10 @@ import pytest
 from core.cli import main
 from core.config import EMBEDDED
 from core.errors import BadInput, Refused
-from core.guide.evidence import SHARES
 from core.probes import Subject
 from core.rag import experiment, needs
 from core.rag.answer import NOT_SAID, Reader, citations, declines, fit, prompt
-from core.rag.experiment import ARMS, LATENCY, MEASURES, RETRIEVING, Config, bands, recorded, wilson
+from core.rag.experiment import ARMS, LATENCY, MEASURES, RETRIEVING, SHARES, Config, bands, recorded, wilson
 from core.rag.needs import NEEDS, TOLD, WORDINGS
 from core.rag.quality import world_documents
 from core.rag.retrieve import Retriever

@@ -1,0 +1,197 @@
+"""Figures of the lesson on kernels: the roofline, what fusing saves, a step's launches, decoding. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from app.charts import BASE_STYLE, Chart, figure, series_style
+from core.units import bytes_text
+
+if TYPE_CHECKING:
+    from core.decode_cost import Decoding
+    from core.roofline import Limit, Op, Saving, Total
+
+FEW = 0.5e6  # operations below which a point says nothing
+
+
+def per_second(value: float) -> str:
+    """3.1e12 -> '3.1 TFLOP/s'."""
+    for size, unit in ((1e15, "PFLOP/s"), (1e12, "TFLOP/s"), (1e9, "GFLOP/s")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g} FLOP/s"
+
+
+def roofline(ops: Sequence[Op], limit: Limit, what: str) -> Chart:
+    """Each kind of operation of a step at its intensity, under the card's two ceilings: predicted, not measured."""
+    import plotly.graph_objects as go
+
+    shown = [op for op in ops if op.bytes and op.flops > FEW]
+    low = min([0.03, *(op.intensity for op in shown)]) / 1.5
+    high = max([4 * limit.ridge, *(op.intensity for op in shown)]) * 1.5
+    fig = figure("operations a byte (log)", "operations a second (log)", height=340, series=0)
+    roof_x = [low, limit.ridge, high]
+    fig.add_trace(
+        go.Scatter(
+            x=roof_x, y=[limit.reachable(x) for x in roof_x], mode="lines", name="the roof",
+            line={"color": BASE_STYLE.colour, "width": 2.5}, hoverinfo="skip",
+        )
+    )  # fmt: skip
+    names = {True: "waits for memory", False: "waits for arithmetic"}
+    for memory in (True, False):
+        points = [op for op in shown if (op.bound(limit) == "memory") is memory]
+        style = series_style(1 if memory else 0)
+        fig.add_trace(
+            go.Scatter(
+                x=[op.intensity for op in points], y=[limit.reachable(op.intensity) for op in points],
+                mode="markers", name=names[memory],
+                marker={"symbol": style.marker, "size": 11, "color": style.colour},
+                text=[op.name for op in points], customdata=[1000 * op.seconds(limit) for op in points],
+                hovertemplate="%{text}<br>%{x:.3g} operations a byte<br>at least %{customdata:.3g} ms<extra></extra>",
+            )
+        )  # fmt: skip
+    fig.update_xaxes(type="log")
+    fig.update_yaxes(type="log")
+    fig.update_layout(hovermode="closest")
+    table = ops_table(ops, limit)
+    waiting = [op for op in shown if op.bound(limit) == "memory"]
+    time = sum(op.seconds(limit) for op in ops)
+    share = sum(op.seconds(limit) for op in waiting) / time if time else 0.0
+    alt = (
+        f"Roofline of {limit.name}, ridge at {limit.ridge:.0f} operations a byte, for {what}. Waiting for memory: "
+        f"{', '.join(op.name for op in waiting) or 'none'}. Waiting for arithmetic: "
+        f"{', '.join(op.name for op in shown if op not in waiting) or 'none'}."
+    )
+    title = f"Predicted: {100 * share:.0f}\u00a0% of the least time goes to operations that wait for memory"
+    return Chart(title, fig, alt, table)
+
+
+def ops_table(ops: Sequence[Op], limit: Limit) -> pd.DataFrame:
+    """The operations of a step as numbers, the longest first."""
+    rows = sorted(ops, key=lambda op: -op.seconds(limit))
+    return pd.DataFrame(
+        {
+            "operation": [op.name for op in rows],
+            "GFLOP": [round(op.flops / 1e9, 3) for op in rows],
+            "MB": [round(op.bytes / 1e6, 2) for op in rows],
+            "operations a byte": [round(op.intensity, 2) for op in rows],
+            "least ms (predicted)": [round(1000 * op.seconds(limit), 3) for op in rows],
+            "waits for": [op.bound(limit) for op in rows],
+            "launches": [op.launches for op in rows],
+        }
+    )
+
+
+def fused(rows: Sequence[Saving], limit: Limit) -> Chart:
+    """What one kernel in place of many saves of a step, operation by operation: bytes counted, time predicted."""
+    import plotly.graph_objects as go
+
+    ordered = list(reversed(rows))
+    style = series_style(2)
+    fig = figure("gigabytes that are not moved", "", height=60 + 44 * len(rows))
+    fig.add_trace(
+        go.Bar(
+            x=[s.bytes / 1e9 for s in ordered], y=[s.name for s in ordered], orientation="h",
+            marker={"color": style.colour}, customdata=[1000 * s.seconds for s in ordered],
+            text=[f"{1000 * s.seconds:.3g} ms" for s in ordered], textposition="auto",
+            hovertemplate="%{y}: %{x:.3g} GB, %{customdata:.3g} ms<extra></extra>",
+        )
+    )  # fmt: skip
+    fig.update_layout(hovermode="closest", showlegend=False)
+    table = pd.DataFrame(
+        {
+            "operation": [s.name for s in rows],
+            "bytes saved": [int(s.bytes) for s in rows],
+            "launches saved": [s.launches for s in rows],
+            "ms saved (predicted)": [round(1000 * s.seconds, 3) for s in rows],
+        }
+    )
+    best = rows[0] if rows else None
+    title = (
+        f"Predicted on {limit.name}: most is saved at {best.name}, {bytes_text(best.bytes)} a step"
+        if best
+        else "Nothing is fused here"
+    )
+    alt = "Bars of gigabytes saved by fusing. " + " ".join(
+        f"{s.name}: {s.bytes / 1e9:.3g} GB, {1000 * s.seconds:.3g} ms." for s in rows
+    )
+    return Chart(title, fig, alt, table)
+
+
+def launches(rows: Sequence[tuple[str, Total]], limit: Limit) -> Chart:
+    """What the card and what the host need for a step, for several steps: the longer of the two is the wait."""
+    import plotly.graph_objects as go
+
+    names = [name for name, _ in rows]
+    fig = figure("", "milliseconds at least (log)", height=320, series=2)
+    for index, (label, values) in enumerate(
+        (
+            ("the card, for bytes and arithmetic", [1000 * t.device_seconds for _, t in rows]),
+            ("the host, for asking", [1000 * t.host_seconds for _, t in rows]),
+        )
+    ):
+        style = series_style(index)
+        fig.add_trace(
+            go.Scatter(
+                x=names, y=values, name=label, mode="markers",
+                marker={"symbol": style.marker, "size": 12, "color": style.colour}, hovertemplate="%{y:.3g} ms",
+            )
+        )  # fmt: skip
+    fig.update_yaxes(type="log")
+    table = pd.DataFrame(
+        {
+            "step": names,
+            "launches": [t.launches for _, t in rows],
+            "card ms (predicted)": [round(1000 * t.device_seconds, 3) for _, t in rows],
+            "host ms (predicted)": [round(1000 * t.host_seconds, 3) for _, t in rows],
+        }
+    )
+    bound = [name for name, t in rows if t.host_seconds > t.device_seconds]
+    title = f"Predicted on {limit.name}: waiting for the host: {', '.join(bound) if bound else 'none'}"
+    alt = f"{title}. " + " ".join(
+        f"{name}: card {1000 * t.device_seconds:.3g} ms, host {1000 * t.host_seconds:.3g} ms." for name, t in rows
+    )
+    return Chart(title, fig, alt, table)
+
+
+def decodings(rows: Sequence[Decoding], limit: Limit) -> Chart:
+    """How much faster a product can be that decodes inside, and how often it decodes each weight, by tokens."""
+    import plotly.graph_objects as go
+
+    tokens = [d.tokens for d in rows]
+    fig = figure("tokens in the batch (log)", "times", height=320, series=2)
+    for index, (label, values) in enumerate(
+        (("faster at most, by bytes and arithmetic", [d.gain for d in rows]),
+         ("decodings of each weight", [float(d.decodings) for d in rows]))
+    ):  # fmt: skip
+        style = series_style(index)
+        fig.add_trace(
+            go.Scatter(
+                x=tokens, y=values, name=label, mode="lines+markers",
+                line={"color": style.colour, "dash": style.dash, "width": 2.5},
+                marker={"symbol": style.marker, "size": 8}, hovertemplate="%{y:.3g}",
+            )
+        )  # fmt: skip
+    fig.update_xaxes(type="log")
+    fig.update_yaxes(type="log")
+    table = pd.DataFrame(
+        {
+            "tokens": tokens,
+            "faster at most": [round(d.gain, 3) for d in rows],
+            "decodings of each weight": [d.decodings for d in rows],
+            "MB apart": [round(d.apart_bytes / 1e6, 2) for d in rows],
+            "MB inside": [round(d.inside_bytes / 1e6, 2) for d in rows],
+        }
+    )
+    first, last = rows[0], rows[-1]
+    title = (
+        f"Predicted: {first.gain:.1f} times at {first.tokens:,} tokens, {last.gain:.2f} times at {last.tokens:,}, for "
+        f"{last.decodings} decodings of each weight"
+    )
+    return Chart(title, fig, f"Two lines over tokens. {title}.", table)
+
+
+__all__ = ["decodings", "fused", "launches", "ops_table", "per_second", "roofline"]

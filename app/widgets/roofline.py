@@ -1,0 +1,49 @@
+"""The roofline of a card with the operations of one training step under it: card, model, method, tokens to choose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from app import calc_roofline, charts_roofline, compare
+from app.schema import Rule
+
+NAME = "roofline"
+OPTIONS = {"card": Rule("text"), "model": Rule("text"), "method": Rule("word"), "length": Rule("int")}
+
+MODELS = ("SmolLM2-135M", "Llama-3.2-1B", "Llama-3.1-8B")
+METHODS = ("full", "lora", "qlora")
+LENGTHS = (64, 256, 1024, 4096)
+
+
+def render(options: dict[str, Any], key: str) -> None:
+    """The choices, the roof, and what each operation waits for."""
+    from core.catalog import gpus
+    from core.roofline import limit_of
+
+    cards = [row.name for row in gpus() if limit_of(row) is not None]
+    first, second = st.columns(2, gap="medium")
+    card = first.selectbox("Card", cards, index=cards.index(options.get("card", "RTX 4090")), key=f"{key}-card")
+    model = second.selectbox(
+        "Model", MODELS, index=MODELS.index(options.get("model", "Llama-3.1-8B")), key=f"{key}-model"
+    )
+    third, fourth = st.columns(2, gap="medium")
+    with third:
+        method = st.segmented_control(
+            "Method", METHODS, default=options.get("method", "lora"), required=True, key=f"{key}-method",
+            format_func={"full": "Full", "lora": "LoRA", "qlora": "QLoRA"}.get,
+        )  # fmt: skip
+    with fourth:
+        length = st.select_slider(
+            "Tokens in the batch, one row", LENGTHS, value=options.get("length", 1024), key=f"{key}-length",
+            format_func=lambda n: f"{n:,}",
+        )  # fmt: skip
+    limit = calc_roofline.limit(str(card))
+    rows = calc_roofline.ops(str(model), str(method), 1, int(length))
+    st.caption(
+        f":material/functions: **Predicted** from counted bytes and the maker's figures for {card}: "
+        f"{charts_roofline.per_second(limit.flops_per_second)} and {limit.bytes_per_second / 1e9:,.0f} GB/s, so the "
+        f"ridge is at {limit.ridge:.0f} operations a byte. Nothing here was timed on that card."
+    )
+    compare.draw(charts_roofline.roofline(rows, limit, f"{method} on {model}, {length} tokens"), f"{key}-chart")

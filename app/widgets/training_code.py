@@ -1,0 +1,51 @@
+"""The code of a planned training, for transformers and PEFT, made from the choices; to copy or download."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from app import live
+from app.schema import Rule
+
+NAME = "training-code"
+OPTIONS = {"model": Rule("text"), "method": Rule("word"), "card": Rule("text"), "length": Rule("int")}
+
+METHODS = ("full", "lora", "qlora")
+TITLES = {"full": "Full", "lora": "LoRA", "qlora": "QLoRA"}
+
+
+def render(options: dict[str, Any], key: str) -> None:
+    """Model and method to choose; the code, a download, and the command that calculates the same."""
+    from core.catalog import architecture_of, gpu, models
+    from core.catalog import model as row_of
+    from core.config import RunConfig
+    from core.errors import DeltalabError
+    from core.memory import exporting
+    from core.memory.compare import device_of
+    from core.memory.setup import Setup
+
+    names = [row.name for row in models() if row.is_decoder]
+    first, second = st.columns(2, gap="medium")
+    model = first.selectbox("Model", names, index=names.index(options.get("model", "Llama-3.1-8B")), key=f"{key}-model")
+    with second:
+        method = st.segmented_control(
+            "Method", METHODS, default=options.get("method", "qlora"), required=True, key=f"{key}-method",
+            format_func=TITLES.get,
+        )  # fmt: skip
+    card, length = options.get("card", "RTX 4090"), options.get("length", 1024)
+    try:
+        setup = Setup.of(RunConfig(method=str(method)), 1, length, device_of(gpu(card)))
+        text = exporting.code(row_of(str(model)).hub, architecture_of(str(model)), setup)
+        said = exporting.command(str(model), setup, card)
+    except DeltalabError as error:
+        live.say(error)
+        return
+    st.code(text, language="python")
+    st.download_button(
+        "Download", text, "memory_setup.py", "text/x-python", key=f"{key}-download", icon=":material/download:",
+        on_click="ignore",
+    )  # fmt: skip
+    st.caption("What it will take, in a terminal:")
+    st.code(said, language="bash", wrap_lines=True)
