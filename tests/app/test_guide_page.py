@@ -227,6 +227,8 @@ def test_rows_for_a_reader_with_distractors_are_made_and_chosen_in_the_playgroun
     assert path.name == "raft.jsonl"
     assert query["task"] == "own"
     assert uploads.kept("bob", query["kept"]) is None, "it is hers alone"
+    for odd in ("", "../../etc/passwd", f"../{query['kept']}", f"{'0' * 16}/raft.jsonl", f"{'0' * 16}/../../x"):
+        assert uploads.kept("alice", odd) is None
     there = visit(playground_page, **query)
     text = words(there)
     assert "raft\\.jsonl" in text or "raft.jsonl" in text
