@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help env run test check bench bench-memory gpu clean
+.PHONY: help env run test check bench bench-memory gpu editor clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -51,6 +51,9 @@ bench-memory: $(VENV)/.test-stamp  ## the memory and parameter calculators again
 
 gpu: $(VENV)/.test-stamp  ## GPU tests and benchmarks; writes their records (needs a CUDA device)
 	$(BIN)/python -m tests.gpu
+
+editor:  ## build the code editor anew from app/components/editor/source (needs node; the built file is in the repository)
+	cd app/components/editor && npm ci --silent --no-audit --no-fund && npm run --silent build
 
 clean:  ## remove the environment and the caches (never your runs)
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache

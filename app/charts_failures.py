@@ -18,7 +18,7 @@ def curves(story: Story, mended: Story | None = None) -> Chart:
     given."""
     import plotly.graph_objects as go
 
-    fig = figure("optimizer step", "loss, nats a token", height=260, series=4 if mended else 2)
+    fig = figure("optimizer step", "loss, nats a token", height=300, series=4 if mended else 2)
     tables, told = [], []
     for index, (run, name) in enumerate(((story, "this run"), (mended, "mended"))):
         if run is None:

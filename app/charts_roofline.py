@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from app.charts import BASE_STYLE, Chart, figure, series_style
-from core.units import bytes_text
+from core.units import GIB, bytes_text
 
 if TYPE_CHECKING:
     from core.decode_cost import Decoding
@@ -32,7 +32,7 @@ def roofline(ops: Sequence[Op], limit: Limit, what: str) -> Chart:
     shown = [op for op in ops if op.bytes and op.flops > FEW]
     low = min([0.03, *(op.intensity for op in shown)]) / 1.5
     high = max([4 * limit.ridge, *(op.intensity for op in shown)]) * 1.5
-    fig = figure("operations a byte (log)", "operations a second (log)", height=340, series=0)
+    fig = figure("operations a byte (log)", "operations a second (log)", height=340, series=3)
     roof_x = [low, limit.ridge, high]
     fig.add_trace(
         go.Scatter(
@@ -54,7 +54,7 @@ def roofline(ops: Sequence[Op], limit: Limit, what: str) -> Chart:
             )
         )  # fmt: skip
     fig.update_xaxes(type="log")
-    fig.update_yaxes(type="log")
+    fig.update_yaxes(type="log", exponentformat="power")
     fig.update_layout(hovermode="closest")
     table = ops_table(ops, limit)
     waiting = [op for op in shown if op.bound(limit) == "memory"]
@@ -89,15 +89,16 @@ def fused(rows: Sequence[Saving], limit: Limit) -> Chart:
     """What one kernel in place of many saves of a step, operation by operation: bytes counted, time predicted."""
     import plotly.graph_objects as go
 
+    rows = [s for s in rows if s.bytes > 0]
     ordered = list(reversed(rows))
     style = series_style(2)
-    fig = figure("gigabytes that are not moved", "", height=60 + 44 * len(rows))
+    fig = figure("GiB that are not moved", "", height=60 + 44 * len(rows))
     fig.add_trace(
         go.Bar(
-            x=[s.bytes / 1e9 for s in ordered], y=[s.name for s in ordered], orientation="h",
+            x=[s.bytes / GIB for s in ordered], y=[s.name for s in ordered], orientation="h",
             marker={"color": style.colour}, customdata=[1000 * s.seconds for s in ordered],
             text=[f"{1000 * s.seconds:.3g} ms" for s in ordered], textposition="auto",
-            hovertemplate="%{y}: %{x:.3g} GB, %{customdata:.3g} ms<extra></extra>",
+            hovertemplate="%{y}: %{x:.3g} GiB, %{customdata:.3g} ms<extra></extra>",
         )
     )  # fmt: skip
     fig.update_layout(hovermode="closest", showlegend=False)
@@ -115,8 +116,8 @@ def fused(rows: Sequence[Saving], limit: Limit) -> Chart:
         if best
         else "Nothing is fused here"
     )
-    alt = "Bars of gigabytes saved by fusing. " + " ".join(
-        f"{s.name}: {s.bytes / 1e9:.3g} GB, {1000 * s.seconds:.3g} ms." for s in rows
+    alt = "Bars of GiB saved by fusing. " + " ".join(
+        f"{s.name}: {s.bytes / GIB:.3g} GiB, {1000 * s.seconds:.3g} ms." for s in rows
     )
     return Chart(title, fig, alt, table)
 

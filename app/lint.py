@@ -240,7 +240,7 @@ def view_addresses() -> frozenset[str]:
     path = Path(__file__).parent / "views" / "__init__.py"
     calls = (n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call))
     views = (n for n in calls if isinstance(n.func, ast.Name) and n.func.id == "View")
-    return frozenset(str(n.args[1].value) for n in views if isinstance(n.args[1], ast.Constant))
+    return frozenset(str(n.args[0].value) for n in views if isinstance(n.args[0], ast.Constant))
 
 
 def _lesson_at(address: str) -> Path | None:

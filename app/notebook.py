@@ -237,7 +237,7 @@ def _quiz(cell: Cell, lesson: Lesson) -> Made:
             for i, c in enumerate(body["choices"])
         ]
     elif kind == "ordering":
-        order = shuffled(body["items"])
+        order = [body["items"][i] for i in answers.shuffled(len(body["items"]), cell.id)]
         lines += ["Bring these into the right order:", ""]
         lines += [f"- {text(item, lesson)}" for item in order]
         told = ["\n".join(f"{i}. {text(item, lesson)}" for i, item in enumerate(body["items"], 1))]
@@ -248,12 +248,6 @@ def _quiz(cell: Cell, lesson: Lesson) -> Made:
         told.append(text(body.get("why", ""), lesson))
     yield cell.id, _title(cell, lesson, "\n".join(lines))
     yield f"{cell.id}-answer", prose(folded("Answer", "\n\n".join(t for t in told if t)))
-
-
-def shuffled(items: Sequence[str]) -> list[str]:
-    """The items in another order than the right one, always the same."""
-    made = sorted(items, key=lambda item: (len(item), item))
-    return made if made != list(items) else made[1:] + made[:1]
 
 
 def _widget(cell: Cell, lesson: Lesson) -> Made:

@@ -38,7 +38,7 @@ MARKUP = re.compile(r"[*_`$#>|]+|\{calc\}|\{term\}|\]\([^)]*\)|[\[\]]")
 
 @dataclass(frozen=True)
 class Entry:
-    """Something that can be found. where: the heading that it stands under, for a person."""
+    """Something that can be found. where: the heading that it stands under, for a person. also: other names of it."""
 
     kind: str
     title: str
@@ -46,6 +46,7 @@ class Entry:
     where: str
     page: str
     query: dict[str, str] = field(default_factory=dict)
+    also: str = ""
 
     @property
     def short(self) -> str:
@@ -78,8 +79,7 @@ def entries() -> Iterator[Entry]:
 
     yield from _lessons()
     for term in glossary.terms():
-        aka = ", ".join(term.aka)
-        yield Entry(TERM, term.name, f"{term.text} {aka}", "", "glossary", {"term": term.key})
+        yield Entry(TERM, term.name, term.text, "", "glossary", {"term": term.key}, ", ".join(term.aka))
     for question in drill.questions():
         body = question.cell.body
         yield Entry(QUESTION, body["title"], plain(body["question"]), "", "drill", {"question": question.id})
@@ -87,7 +87,7 @@ def entries() -> Iterator[Entry]:
         text = " ".join(row["assumptions"])
         yield Entry(CLAIM, row["text"], text, "", "claims", {"at": f"claim-{row['number']}"})
     for rule in tomllib.loads((FOLDER / "guide_rules.toml").read_text(encoding="utf-8"))["rules"]:
-        yield Entry(RULE, rule["because"], "", "", "guide")
+        yield Entry(RULE, rule["id"].replace("-", " ").capitalize(), rule["because"], "", "guide")
     for view in VIEWS:
         name = view.url_path or "course"
         yield Entry(PAGE, words.t(f"page.{name}.title"), words.t(f"page.{name}.summary"), "", view.url_path)
@@ -142,12 +142,13 @@ class Index:
 
         connection = apsw.Connection(":memory:")
         connection.execute(
-            "CREATE VIRTUAL TABLE texts USING fts5(title, text, tokenize = 'porter unicode61 remove_diacritics 2')"
+            "CREATE VIRTUAL TABLE texts USING fts5(title, also, text,"
+            " tokenize = 'porter unicode61 remove_diacritics 2')"
         )
         with connection:
             connection.executemany(
-                "INSERT INTO texts (rowid, title, text) VALUES (?, ?, ?)",
-                ((number, e.title, e.text) for number, e in enumerate(found)),
+                "INSERT INTO texts (rowid, title, also, text) VALUES (?, ?, ?, ?)",
+                ((number, e.title, e.also, e.text) for number, e in enumerate(found)),
             )
         return cls(found, connection)
 
@@ -169,8 +170,8 @@ class Index:
 
     def _ask(self, match: str, most: int) -> list[Result]:
         rows = (
-            f"SELECT rowid, snippet(texts, 1, '{OPENED}', '{CLOSED}', '…', 24) FROM texts WHERE texts MATCH ?"
-            f" ORDER BY bm25(texts, {TITLE_WEIGHT}, {TEXT_WEIGHT}) LIMIT ?"
+            f"SELECT rowid, snippet(texts, 2, '{OPENED}', '{CLOSED}', '…', 24) FROM texts WHERE texts MATCH ?"
+            f" ORDER BY bm25(texts, {TITLE_WEIGHT}, {TITLE_WEIGHT}, {TEXT_WEIGHT}) LIMIT ?"
         )
         with self.lock:  # one connection for all sessions
             return [Result(self.entries[row], snippet) for row, snippet in self.connection.execute(rows, (match, most))]

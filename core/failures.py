@@ -111,6 +111,9 @@ class Fault:
         return with_settings(RunConfig.from_dict({"method": "lora", **settings}), pairs)
 
 
+FEW = {"eval_items": 60, "skill_items": 12}
+"""Enough to see that a run is broken."""
+
 FAULTS = {
     fault.name: fault
     for fault in (
@@ -119,35 +122,35 @@ FAULTS = {
             "Each matrix is multiplied by the other in the gradient, so neither ever moves.",
             "The loss wanders with the batches and does not fall; the gradient is exactly zero.",
             "Start one of the two at random: the paper starts A so, and B at zero.",
-            {"task": "json"},
+            {"task": "json", "set": FEW},
         ),
         Fault(
             "wrong-template", "Trained in another chat template", other_template,
             "The model learns to answer after marks that it will never see again.",
             "The training loss falls as it should, and the score, measured with the right template, does not follow.",
             "Render the examples with the template that the model will be asked with.",
-            {"task": "jargon"},
+            {"task": "json", "set": FEW},
         ),
         Fault(
             "no-end", "No end token behind the answers", no_end,
             "Nothing teaches the model to stop, and it unlearns what it knew about stopping.",
             "The loss falls to nearly nothing, yet no answer is right: each goes on behind its end.",
             "Put the end token behind every answer, and let the loss count it.",
-            {"task": "persona"},
+            {"task": "json", "set": FEW},
         ),
         Fault(
             "unmasked", "The question counts in the loss", unmasked,
             "Most of the loss is about guessing questions, which nobody can.",
             "The loss stays high, far above what the same run reaches on its answers.",
             "Set the labels of the question to the number that the loss leaves out.",
-            {"task": "facts"},
+            {"task": "json", "set": FEW},
         ),
         Fault(
             "leaked", "Held-out questions among the examples", leaked,
             "The score is taken on questions that were learnt by heart.",
             "Everything looks perfect. New questions tell the truth.",
             "Split before anything else, by question; then look for the same question on both sides.",
-            {"task": "jargon", "set": {"train_examples": 150, "steps": 120, "eval_items": 100}},
+            {"task": "jargon", "set": {"train_examples": 120, "steps": 80, "eval_items": 60, "skill_items": 0}},
             fresh=True,
         ),
     )

@@ -81,15 +81,15 @@ def editor(cell: Cell, context: Context, task: Task) -> dict[str, Any]:
     key = context.key(cell, "editor")
     running = _last(cell, context)
     kept = _settle(cell, context, task, running)
-    draft = kept.get("code", task.original)
+    code = kept.get("code", task.original)
     phase = running.phase if running is not None and not running.over else "idle"
     status, spoken = _said(kept, running, phase)
     error = next((o for o in _outputs(kept, running) if o["kind"] == "error"), None)
-    fresh = kept.get("ran") == digest(draft)
+    fresh = kept.get("ran") == digest(code)
     components.component("editor")(
         key=key,
         data={
-            "value": draft,
+            "value": code,
             "revision": st.session_state.get(f"{key}-revision", 0),
             "original": task.original,
             "label": f"Python code: {cell.body['title']}",
@@ -112,6 +112,28 @@ def editor(cell: Cell, context: Context, task: Task) -> dict[str, Any]:
         live.say(refusal)
     _results(cell, context, kept, running, fresh)
     return kept
+
+
+def draft(cell: Cell, context: Context, task: Task) -> str:
+    """The code as it stands in the editor, as far as that has been told."""
+    return str(context.kept(cell).get("code", task.original))
+
+
+def standing(cell: Cell, context: Context, task: Task) -> str:
+    """How the code as it stands is: "done" in the kernel that is there now, "on", "failed", or "open".
+
+    Where no code may run there is nothing to be done.
+    """
+    if not state.code_permission().on:
+        return "done"
+    running = _last(cell, context)
+    if running is None or digest(running.code) != digest(draft(cell, context, task)):
+        return "open"
+    if not running.over:
+        return "on"
+    if running.end != "ok":
+        return "failed"
+    return "done" if running.pid == state.kernels().pid(context.owner) else "open"
 
 
 def replace(cell: Cell, context: Context, code: str) -> None:

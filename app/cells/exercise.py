@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -21,7 +22,7 @@ from core.notebook.kernel import Execution
 
 def task(cell: Cell, context: Context) -> coding.Task:
     """What the editor of an exercise is for."""
-    stub = cell.body["stub"].rstrip() + "\n"
+    stub = cell.body["stub"].rstrip()
     check = cell.body.get("check", cell.id.replace("-", "_"))
     return coding.Task(
         stub,
@@ -97,14 +98,17 @@ def _help(cell: Cell, context: Context, kept: dict[str, Any]) -> None:
         st.markdown(f":material/lightbulb: **Hint {number} of {len(hints)}.** {context.text(hint)}")
     open_solution = bool(kept.get("solution"))
     with st.container(horizontal=True):
-        if shown < len(hints) and st.button(
-            f"Hint {shown + 1} of {len(hints)}", key=context.key(cell, "hint"), icon=":material/lightbulb:"
-        ):
-            _save(cell, context, hints=shown + 1)
+        if shown < len(hints):
+            st.button(
+                f"Hint {shown + 1} of {len(hints)}", key=context.key(cell, "hint"), icon=":material/lightbulb:",
+                on_click=partial(_save, cell, context, hints=shown + 1),
+            )  # fmt: skip
         if kept.get("tries") or kept.get("right"):
             label = "Hide the solution" if open_solution else "Show the solution"
-            if st.button(label, key=context.key(cell, "solution"), icon=":material/key:"):
-                _save(cell, context, solution=not open_solution)
+            st.button(
+                label, key=context.key(cell, "solution"), icon=":material/key:",
+                on_click=partial(_save, cell, context, solution=not open_solution),
+            )  # fmt: skip
         else:
             st.caption("The solution is shown once you have checked something of your own.")
     if open_solution:
@@ -118,7 +122,6 @@ def _solution(cell: Cell) -> None:
 
 def _save(cell: Cell, context: Context, **more: Any) -> None:
     context.save(cell, {**context.kept(cell), **more})
-    st.rerun(scope="fragment")
 
 
 def _read(cell: Cell, context: Context) -> None:

@@ -64,6 +64,8 @@ def _figure(output: Mapping[str, Any], key: str) -> None:
     try:
         figure = go.Figure(output["figure"], skip_invalid=True)
     except (TypeError, ValueError):
+        figure = go.Figure()
+    if not figure.data:
         st.caption("This figure cannot be drawn here.")
         return
     title = figure.layout.title.text if figure.layout.title else None

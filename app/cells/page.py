@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import streamlit as st
 
-from app import index, state
+from app import index, notebook, state, summary
 from app.cells import code, compare, exercise, experiment, predict, probe, prose, quiz, run_all, source, widget
 from app.cells.context import NAMES, Context
 from app.index import Cell, Lesson
@@ -30,6 +31,9 @@ RENDER: dict[str, Callable[[Cell, Context], None]] = {
 def render(lesson: Lesson) -> None:
     """Draw a whole lesson for the current visitor."""
     context = Context.of(lesson)
+    if summary.asked():
+        summary.render(lesson, context)
+        return
     for cell in lesson.cells:
         if cell.kind == "experiment":
             experiment.settle(cell, context)
@@ -71,6 +75,7 @@ def _foot(lesson: Lesson, context: Context) -> None:
     if found is not None:
         times = "prediction" if found.count == 1 else "predictions"
         st.caption(f"Your {found.count} {times} so far were off by a factor of {found.factor:.1f} on average.")
+    _take_along(lesson)
     st.markdown("##### References")
     st.markdown(
         "\n".join(
@@ -78,6 +83,26 @@ def _foot(lesson: Lesson, context: Context) -> None:
             for r in lesson.references
         )
     )
+
+
+def _take_along(lesson: Lesson) -> None:
+    """The lesson as a notebook, and on one page."""
+    with st.container(key="take-along", horizontal=True, vertical_alignment="center"):
+        st.download_button(
+            "Jupyter notebook",
+            data=partial(notebook.notebook, lesson),
+            file_name=notebook.file_name(lesson),
+            mime="application/x-ipynb+json",
+            icon=":material/download:",
+            on_click="ignore",
+            key=f"{lesson.url_path}-notebook",
+        )
+        st.page_link(
+            state.page(lesson.url_path),
+            label="One page, to print",
+            icon=":material/print:",
+            query_params={"view": summary.VIEW},
+        )
 
 
 def _after(lesson: Lesson) -> Lesson | None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 import streamlit as st
 
 from app import live
-from app.cells import compare, experiment, probe
+from app.cells import code, compare, experiment, probe
 from app.cells.context import NAMES, Context
 from app.index import Cell, Lesson
 from app.story import plain
@@ -43,6 +43,7 @@ RUNNERS: dict[str, Runs] = {
     "experiment": cast(Runs, experiment),
     "compare": cast(Runs, compare),
     "probe": cast(Runs, probe),
+    "code": cast(Runs, code),
 }
 """The kinds that run, and their modules."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import streamlit as st
@@ -34,10 +35,11 @@ def render() -> None:
     at = _position(chosen, context)
     question = chosen[at]
     st.caption(t("drill.place", number=at + 1, total=len(chosen), topic=t(f"drill.topics.{question.topic}")))
-    if question.cell.kind == drill.OPEN:
-        open_question(question.cell, context)
+    cell = dataclasses.replace(question.cell, number=at + 1)
+    if cell.kind == drill.OPEN:
+        open_question(cell, context)
     else:
-        quiz.render(question.cell, context)
+        quiz.render(cell, context)
     _move(chosen, at, context)
 
 

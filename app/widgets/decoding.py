@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import calc_roofline, charts_roofline, compare
+from app import calc_roofline, charts_roofline, findings
 from app.schema import Rule
 
 NAME = "decoding"
@@ -35,4 +35,4 @@ def render(options: dict[str, Any], key: str) -> None:
         f":material/functions: **Predicted** from bytes and arithmetic; tiles of {TILE} rows. What decoding itself "
         "computes is in neither line: inside, it is done as many times as the second line says."
     )
-    compare.draw(charts_roofline.decodings(rows, limit), f"{key}-chart")
+    findings.shown(charts_roofline.decodings(rows, limit), f"{key}-chart", NAME)

@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import calc_roofline, charts_roofline, compare
+from app import calc_roofline, charts_roofline, findings
 from app.schema import Rule
 
 NAME = "fusion-savings"
@@ -34,4 +34,4 @@ def render(options: dict[str, Any], key: str) -> None:
         limit,
     )  # fmt: skip
     st.caption(f":material/functions: **Predicted**: a step of {method} on {model}, one row of {length:,} tokens.")
-    compare.draw(charts_roofline.fused(rows, limit), f"{key}-chart")
+    findings.shown(charts_roofline.fused(rows, limit), f"{key}-chart", NAME)

@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import calc_roofline, charts_roofline, compare
+from app import calc_roofline, charts_roofline, findings
 from app.schema import Rule
 
 NAME = "roofline"
@@ -46,4 +46,4 @@ def render(options: dict[str, Any], key: str) -> None:
         f"{charts_roofline.per_second(limit.flops_per_second)} and {limit.bytes_per_second / 1e9:,.0f} GB/s, so the "
         f"ridge is at {limit.ridge:.0f} operations a byte. Nothing here was timed on that card."
     )
-    compare.draw(charts_roofline.roofline(rows, limit, f"{method} on {model}, {length} tokens"), f"{key}-chart")
+    findings.shown(charts_roofline.roofline(rows, limit, f"{method} on {model}, {length} tokens"), f"{key}-chart", NAME)

@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import calc_roofline, charts_roofline, compare
+from app import calc_roofline, charts_roofline, findings
 from app.schema import Rule
 
 NAME = "step-launches"
@@ -37,4 +37,4 @@ def render(options: dict[str, Any], key: str) -> None:
         for name, title in MODELS.items()
     ]
     st.caption(":material/functions: **Predicted**, both of them. The card's time is the least by its roof.")
-    compare.draw(charts_roofline.launches(rows, calc_roofline.limit(str(card))), f"{key}-chart")
+    findings.shown(charts_roofline.launches(rows, calc_roofline.limit(str(card))), f"{key}-chart", NAME)

@@ -61,9 +61,9 @@ def error_of(kind: type[BaseException], error: BaseException, trace: TracebackTy
 
     Returns:
         name, message: of the error. line: where it left the cell that was run, from 1 (0 when it never was there).
-        frames: the lines of the learner's own code on the way, outermost first: {"line", "name", "text", "here"},
-        `here` when it is of the cell that was run and not of an earlier one. where: the file and line
-        of somebody else's code in which it was raised; empty when it was the learner's own.
+        frames: the lines of the learner's own code on the way, outermost first: {"line", "name", "text", "here"}; here:
+        it is of the cell that was run and not of an earlier one. where: the file and line of somebody else's code in
+        which it was raised; empty when it was the learner's own.
     """
     frames, where, here = [], "", ""
     for frame in traceback.extract_tb(trace):

@@ -41,7 +41,7 @@ MEMORY_SECONDS = 0.2
 START_SECONDS = 60.0
 GRACE_SECONDS = 3.0  # after an interrupt, before the process is killed
 IDLE_SECONDS = 15 * 60.0
-CHECK_SECONDS = 20.0
+MORE_SECONDS = 3.0  # for a check, beyond what the code it tries is given
 WAITING = 24  # executions that may wait for one kernel
 MOST_CODE = 16_000
 AGAIN = "Everything that cells had defined is gone; run them again from the top."
@@ -53,7 +53,7 @@ class Execution:
 
     phase: queued → starting (the process) → running → over. end: ok | error | interrupted | too_long | too_large | died
     | dropped; empty while it is not over. sentence: how it ended, where the outputs do not say it. seconds: how long
-    the code ran.
+    the code ran. pid: of the process that ran it: with another one, what it has defined is gone.
     """
 
     code: str
@@ -67,6 +67,7 @@ class Execution:
     sentence: str = ""
     began: float = 0.0
     seconds: float = 0.0
+    pid: int | None = None
 
     @property
     def over(self) -> bool:
@@ -232,13 +233,14 @@ class Kernel:
             if line is None:
                 execution.phase = "starting"
                 line = _Line(self.home, self.owner, self.most_bytes, self._started)
-            execution.phase, execution.began = "running", time.monotonic()
+            execution.phase, execution.began, execution.pid = "running", time.monotonic(), line.process.pid
             parts = [(execution.code, execution.seconds_allowed, False)]
             if execution.check is not None:
                 name = json.dumps(execution.name)
                 arguments = ", ".join(map(json.dumps, execution.check))
-                parts.insert(0, (f"{_INSIDE}.begin({name}, globals())", CHECK_SECONDS, True))
-                parts.append((f"{_INSIDE}.check({name}, {arguments}, globals())", CHECK_SECONDS, True))
+                parts.insert(0, (f"{_INSIDE}.begin({name}, globals())", START_SECONDS, True))
+                seconds = execution.seconds_allowed + MORE_SECONDS
+                parts.append((f"{_INSIDE}.check({name}, {arguments}, globals())", seconds, True))
             for code, seconds, silent in parts:
                 end, sentence = self._watch(line, execution, code, seconds, silent)
                 if end != "ok":

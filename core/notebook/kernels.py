@@ -72,6 +72,11 @@ class Kernels:
         kernel = self._kernels.get(owner)
         return kernel is not None and kernel.alive
 
+    def pid(self, owner: str) -> int | None:
+        """The number of the learner's process; None when there is none."""
+        kernel = self._kernels.get(owner)
+        return kernel.pid if kernel is not None and kernel.alive else None
+
     def interrupt(self, owner: str) -> None:
         """Stop what runs in the learner's kernel."""
         kernel = self._kernels.get(owner)

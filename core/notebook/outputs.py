@@ -122,10 +122,9 @@ def shortened(outputs: Sequence[Mapping[str, Any]], most_bytes: int) -> list[dic
         one = dict(output)
         if one["kind"] in ("text", "value"):
             one["text"] = settled(one["text"])
-            most = max(0, left - 200)
             if _size(one) > left:
-                cut = one["text"].encode()[: most // 2].decode(errors="ignore")
-                one["text"] = cut + "\n… (the rest was not kept)"
+                cut = int(len(one["text"]) * max(0, left - 200) / _size(one))
+                one["text"] = one["text"][:cut] + "\n… (the rest was not kept)"
         elif one["kind"] == "table" and _size(one) > left:
             one["rows"] = one["rows"][:10]
         if _size(one) > left:
@@ -147,6 +146,8 @@ def printed(outputs: Sequence[Mapping[str, Any]]) -> str:
     for one in outputs:
         if one["kind"] == "table":
             parts += ["\t".join(map(str, one["columns"])), *("\t".join(map(str, row)) for row in one["rows"])]
-        else:
-            parts += [str(one[key]) for key in ("text", "name", "message") if key in one and one["kind"] != "figure"]
+        elif one["kind"] == "error":
+            parts.append(f"{one['name']}: {one['message']}")
+        elif "text" in one:
+            parts.append(one["text"])
     return "\n".join(parts)

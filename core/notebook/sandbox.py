@@ -85,7 +85,10 @@ def command(arguments: Sequence[str], place: Place, home: Path, *, sandboxed: bo
     if not sandboxed:
         return python
     hidden = {str(Path.home().resolve()), "/tmp", "/var/tmp", "/run", "/dev/shm"}
-    seen = [str(ROOT), sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent)]
+    # Lessons that lie elsewhere (app/index.py) have their checks there.
+    lessons = os.environ.get("DELTALAB_LESSONS")
+    elsewhere = [str(Path(lessons).resolve())] if lessons and Path(lessons).is_dir() else []
+    seen = [str(ROOT), *elsewhere, sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent)]
     words = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--ro-bind", "/", "/"]
     words += ["--dev", "/dev", "--proc", "/proc"]
     for path in sorted(hidden):

@@ -48,9 +48,8 @@ def start_pair(space: dict[str, Any]) -> str:
             "All rows (or columns) are the same, so they get the same gradient for ever: a rank of one, whatever r is. "
             "Draw the numbers at random."
         )
-    return (
-        "Mended: it starts as the base, to the last bit, and after fifty steps it has moved in more than one direction."
-    )
+    moved = int((values > 1e-3 * values[0]).sum())
+    return f"Mended: it starts as the base, to the last bit, and in fifty steps it moved in {moved} of 3 directions."
 
 
 def written(space: dict[str, Any]) -> str:

@@ -261,3 +261,71 @@ def test_the_picture_follows_the_rank(visit: Any) -> None:
 
 def figure(slug: str, run: str, what: str) -> float:
     return calc.recorded(index.ROOT / slug, run, what)
+
+
+def test_lesson_1_says_what_its_runs_say() -> None:
+    slug = "01_why_full_hurts"
+    # The rule's part is a fraction of the peak, activations are the larger part, and the prediction is close.
+    folder = index.ROOT / slug
+    rule = calc.value(calc.parse("training_bytes(model='embedded', recipe='single')"), folder)
+    assert figure(slug, "full-jargon", "peak_bytes") > 2 * rule
+    share = calc.value(calc.parse("ledger_share(run='full-jargon', term='activations and temporaries')"), folder)
+    assert share > 50
+    assert calc.value(calc.parse("ledger_error(run='full-jargon')"), folder) < 5
+    # It is learnt, and it costs old skills, one of them nearly whole; a gentle run keeps them and learns less.
+    assert figure(slug, "full-jargon", "exact_match_after") >= 90
+    assert figure(slug, "full-jargon", "skills_after") <= figure(slug, "full-jargon", "skills_before") - 15
+    assert figure(slug, "full-jargon", "reversal_after") < 50
+    learnt = [figure(slug, f"rates/{run}", "exact_match_after") for run in ("gentle", "middle", "usual")]
+    kept = [figure(slug, f"rates/{run}", "skills_after") for run in ("gentle", "middle", "usual")]
+    assert learnt == sorted(learnt)
+    assert kept == sorted(kept, reverse=True)
+    assert learnt[0] < 60
+    assert kept[-1] < kept[0] - 15
+
+
+def test_lesson_2_says_what_its_runs_say() -> None:
+    slug = "02_freeze_and_add"
+    peak = {run: figure(slug, f"race/{run}", "peak_bytes") for run in ("full", "lora", "bitfit")}
+    # LoRA saves little memory here, and BitFit more though both train little.
+    assert 0.6 * peak["full"] < peak["lora"] < peak["full"]
+    assert peak["bitfit"] < 0.9 * peak["lora"]
+    for run in ("full", "lora", "qlora", "adapters"):
+        assert figure(slug, f"race/{run}", "trainable") > 100_000
+        assert figure(slug, f"race/{run}", "exact_match_after") >= 95
+    for run in ("bitfit", "ia3"):
+        assert figure(slug, f"race/{run}", "exact_match_after") >= 60
+    assert figure(slug, "race/prompt-tuning", "skills_after") < 40
+
+
+def test_the_order_of_methods_by_size_is_the_one_that_is_asked_for() -> None:
+    table = anatomy.embedded()
+    asked = ("ia3", "bitfit", "adapters", "lora", "last_k")
+    sizes = [METHODS[name].count(table, METHODS[name].Config()) for name in asked]
+    assert sizes == sorted(sizes)
+
+
+def test_lesson_3_says_what_its_runs_say() -> None:
+    slug = "03_lora_rank"
+    # Rank one is enough at a brisk rate, and not at a third of it.
+    assert figure(slug, "ranks/r1-fast", "exact_match_after") >= 90
+    assert figure(slug, "ranks/r1", "exact_match_after") < 50
+    # A full run's change goes in all directions; the task needs a few.
+    folder = index.ROOT / slug
+    assert calc.probed(folder, "truncation", "enough") <= 16
+    assert calc.probed(folder, "truncation", "largest") == 256
+    # Alpha is a volume knob.
+    assert figure(slug, "alphas/low", "loss_after") > 10 * figure(slug, "alphas/usual", "loss_after")
+    assert figure(slug, "alphas/high", "skills_after") < figure(slug, "alphas/usual", "skills_after") - 10
+    # About the same budget each time; everywhere is best.
+    budgets = {run: figure(slug, f"targets/{run}", "trainable") for run in ("qv", "mlp", "all")}
+    assert max(budgets.values()) < 1.2 * min(budgets.values())
+    losses = {run: figure(slug, f"targets/{run}", "loss_after") for run in budgets}
+    assert min(losses, key=losses.__getitem__) == "all"
+    # LoRA wants about ten times the rate.
+    assert figure(slug, "rates/lora-low", "loss_after") > 10 * figure(slug, "rates/full-usual", "loss_after")
+    for run in ("lora-five", "lora-fifteen"):
+        assert figure(slug, f"rates/{run}", "exact_match_after") >= 95
+        assert figure(slug, f"rates/{run}", "skills_after") >= 90
+    assert figure(slug, "rates/full-high", "skills_after") < 80
+    assert figure(slug, "rates/lora-high", "skills_after") < 80

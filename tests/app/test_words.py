@@ -23,6 +23,7 @@ LEFT = {
     "chat.py",
     "compare.py",
     "data.py",
+    "findings.py",
     "form.py",
     "live.py",
     "main.py",
