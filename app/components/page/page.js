@@ -44,6 +44,23 @@ function typing(target) {
   return target?.isContentEditable || ["INPUT", "TEXTAREA", "SELECT"].includes(target?.tagName)
 }
 
+// A definition stays inside the window, and Escape puts it away until the pointer or the focus comes back.
+function place(event) {
+  const box = event.target.closest?.(".term-box")
+  const text = box?.querySelector(".term-text")
+  if (!text) return
+  if (event.type === "focusin" || !box.contains(event.relatedTarget)) box.classList.remove("term-off")
+  text.style.translate = ""
+  const over = text.getBoundingClientRect().right - (document.documentElement.clientWidth - 12)
+  if (over > 0) text.style.translate = `${-over}px`
+}
+document.addEventListener("pointerover", place)
+document.addEventListener("focusin", place)
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return
+  for (const box of document.querySelectorAll(".term-box:hover, .term-box:focus-within")) box.classList.add("term-off")
+})
+
 let search = ""
 document.addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || typing(event.target) || !search) return
