@@ -7,6 +7,7 @@ import streamlit as st
 from app import sources
 from app.cells.context import Context, frame
 from app.index import Cell
+from app.words import t
 
 
 def render(cell: Cell, context: Context) -> None:
@@ -22,5 +23,5 @@ def render(cell: Cell, context: Context) -> None:
         if paper:
             section = f", {paper['section']}" if paper.get("section") else ""
             st.caption(f"[{paper['title']}]({paper['url']}){section}")
-        st.caption(f"`{found.path}`, line {found.line}")
+        st.caption(t("source.place", path=f"`{found.path}`", line=found.line))
         st.code(found.text, language="python", line_numbers=False, wrap_lines=True)
