@@ -96,8 +96,8 @@ def command(arguments: Sequence[str], place: Place, home: Path, *, sandboxed: bo
     for path in dict.fromkeys(seen):
         words += ["--ro-bind", path, path]
     words += ["--tmpfs", str(home.resolve())]
-    for path in (place.folder, place.line):
-        words += ["--bind", str(path.resolve()), str(path.resolve())]
+    for own in (place.folder.resolve(), place.line.resolve()):
+        words += ["--bind", str(own), str(own)]
     return [*words, "--chdir", str(place.work.resolve()), "--", *python]
 
 
