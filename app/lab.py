@@ -208,8 +208,11 @@ def reveal(said: float, run: Run | Mapping[str, Any], what: str, *, tolerance: f
     """
     from app.answers import closeness
 
-    found = (run.figures if isinstance(run, Run) else run).get(what)
-    if not isinstance(found, (int, float)):
+    found = (run.figures if isinstance(run, Run) else calc.probe_quantities(dict(run))).get(what)
+    if found is None and short():
+        print(f"You said {said:g}; the short form did not measure {what}.")
+        return
+    if found is None:
         raise BadInput(f"There is no figure {what!r} in this result.")
     words = {"close": "That is close.", "too high": "That was too high.", "too low": "That was too low."}
     verdict = words[closeness(said, float(found), tolerance)]
