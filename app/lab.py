@@ -1,7 +1,7 @@
 """A lesson's cells as functions, for the notebooks that lessons are exported to (app/notebook.py). No streamlit.
 
-    from app.lab import train
-    run = train("json-lora", method="lora", task="json", seed=0)
+    from app import lab
+    run = lab.train("json-lora", method="lora", task="json", seed=0)
     run.show()
     run.figures["exact_match_after"]
 

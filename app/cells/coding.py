@@ -11,6 +11,7 @@ What is kept of a cell: "code" (the draft, absent while it is the lesson's), and
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,7 @@ from core.units import seconds_text
 
 KEPT_BYTES = 24_000
 """Of a cell's outputs, kept in the store: the progress of a learner is read with every page."""
+KEPT_CODE = 36_000
 SECONDS = 30
 """How long a cell may run that says nothing else."""
 SPOKEN = 300
@@ -255,6 +257,8 @@ def _keep_draft(cell: Cell, context: Context, task: Task, code: str) -> None:
     _refresh(context)
     kept = context.kept(cell)
     code = code[:MOST_CODE]
+    if len(json.dumps(code)) > KEPT_CODE:
+        return  # letters of other scripts take more room; what is kept of a cell has an end (Store.set_progress)
     new = {k: v for k, v in kept.items() if k != "code"} if code == task.original else {**kept, "code": code}
     if new != kept:
         # An empty state means "never touched"; nothing is kept of a draft that was taken back.
@@ -270,7 +274,7 @@ def _acted(key: str, cell: Cell, context: Context, task: Task) -> None:
         _keep_draft(cell, context, task, asked["code"])
     try:
         if asked.get("do") == "run":
-            start(cell, context, task, context.kept(cell).get("code", task.original))
+            start(cell, context, task, str(asked.get("code", draft(cell, context, task))))
         elif asked.get("do") == "stop":
             state.kernels().interrupt(context.owner)
         elif asked.get("do") == "restart":
