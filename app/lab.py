@@ -24,7 +24,7 @@ from app.story import Story, happened
 from core import exercise
 from core.config import RunConfig, resolved, settings_of, with_settings
 from core.errors import BadInput, DeltalabError
-from core.events import Failed, Stopped, to_dict
+from core.events import Failed, Step, Stopped, to_dict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,7 +148,7 @@ def train(
         if isinstance(event, Stopped):
             raise DeltalabError("The run was stopped.")
         events.append(to_dict(event))
-        if event.kind == "step" and (event.step % max(1, total // 5) == 0 or event.step == 1):
+        if isinstance(event, Step) and (event.step % max(1, total // 5) == 0 or event.step == 1):
             print(f"{label or name}: step {event.step} of {total}, loss {event.loss:.3f}")
     return Run(name, label or name, config, tuple(events), folder)
 
