@@ -90,7 +90,7 @@ def _take_along(lesson: Lesson) -> None:
     """The lesson as a notebook, and on one page."""
     with st.container(key="take-along", horizontal=True, vertical_alignment="center"):
         st.download_button(
-            "Jupyter notebook",
+            t("summary.notebook"),
             data=partial(notebook.notebook, lesson),
             file_name=notebook.file_name(lesson),
             mime="application/x-ipynb+json",
@@ -100,7 +100,7 @@ def _take_along(lesson: Lesson) -> None:
         )
         st.page_link(
             state.page(lesson.url_path),
-            label="One page, to print",
+            label=t("summary.print"),
             icon=":material/print:",
             query_params={"view": summary.VIEW},
         )
