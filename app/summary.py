@@ -14,6 +14,7 @@ import streamlit as st
 
 from app import calc, charts, live, state
 from app.index import Cell, Lesson, recorded_path
+from app.words import t
 from core.errors import DeltalabError
 
 if TYPE_CHECKING:
@@ -84,17 +85,17 @@ def table(lesson: Lesson, context: Context) -> pd.DataFrame:
 def render(lesson: Lesson, context: Context) -> None:
     """Draw the page."""
     with st.container(key="summary-bar", horizontal=True, vertical_alignment="center"):
-        st.page_link(state.page(lesson.url_path), label="Back to the lesson", icon=":material/arrow_back:")
-        st.caption("Your browser's *Print* puts this on one page (Ctrl+P, on a Mac ⌘P).")
+        st.page_link(state.page(lesson.url_path), label=t("lesson.back"), icon=":material/arrow_back:")
+        st.caption(t("lesson.how_to_print"))
     st.title(context.text(lesson.title), anchor=False)
-    st.caption(f"Lesson {lesson.order} on one page")
+    st.caption(t("lesson.one_page", number=lesson.order))
     st.markdown(context.text(lesson.summary))
     st.markdown("\n".join(f"- {context.text(point)}" for point in lesson.summary_points or lesson.objectives))
     for formula in formulas(lesson):
         st.latex(formula)
     _measured(lesson, context)
     names = "; ".join(f"{r['authors']} ({r['year']}), *{r['title']}*" for r in lesson.references)
-    st.caption(f"From: {names}.")
+    st.caption(t("lesson.from", names=names))
 
 
 def _measured(lesson: Lesson, context: Context) -> None:
@@ -115,4 +116,4 @@ def _measured(lesson: Lesson, context: Context) -> None:
         chart.figure.update_layout(height=260 + 20 * len(stories))
         st.plotly_chart(chart.figure, key=f"{lesson.url_path}-summary", alt=chart.alt)
     st.table(table(lesson, context))
-    st.caption(f"Recorded runs, made with this engine: {where}.")
+    st.caption(t("lesson.recorded_runs", where=where))

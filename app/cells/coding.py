@@ -22,6 +22,7 @@ from app import components, live, state
 from app.cells import outputs as drawing
 from app.cells.context import Context
 from app.index import Cell
+from app.words import t
 from core.errors import DeltalabError
 from core.notebook.kernel import MOST_CODE, Execution
 from core.notebook.outputs import printed, settled, shortened
@@ -33,11 +34,8 @@ SECONDS = 30
 """How long a cell may run that says nothing else."""
 SPOKEN = 300
 """Letters of the output that a screen reader is told without being asked."""
-WORDS = {
-    "run": "Run", "stop": "Stop", "original": "Back to the original", "restart": "Restart the kernel",
-    "starting": "Starting your kernel …",
-    "hint": "Ctrl+Enter runs. Tab indents; to leave the editor with the keyboard, press Esc, then Tab.",
-}  # fmt: skip
+WORDS = ("run", "stop", "original", "restart", "starting", "hint")
+"""The words of the editor, under code in app/locales."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def editor(cell: Cell, context: Context, task: Task) -> dict[str, Any]:
             "value": code,
             "revision": st.session_state.get(f"{key}-revision", 0),
             "original": task.original,
-            "label": f"Python code: {cell.body['title']}",
+            "label": t("code.label", title=cell.body["title"]),
             "phase": phase,
             "alive": state.kernels().alive(context.owner),
             "status": status,
@@ -101,7 +99,7 @@ def editor(cell: Cell, context: Context, task: Task) -> dict[str, Any]:
             "error": error["line"] if error is not None and fresh and phase == "idle" else 0,
             "looks": st.session_state.get(f"{key}-looks", 0),
             "most": MOST_CODE,
-            "words": {**WORDS, **(task.words or {})},
+            "words": {**{name: t(f"code.{name}") for name in WORDS}, **(task.words or {})},
         },
         on_code_change=partial(_drafted, key, cell, context, task),
         on_act_change=partial(_acted, key, cell, context, task),
@@ -197,7 +195,7 @@ def _outputs(kept: Mapping[str, Any], running: Execution | None) -> list[dict[st
 def _said(kept: Mapping[str, Any], running: Execution | None, phase: str) -> tuple[str, str]:
     """What stands beside the buttons, and what a screen reader says."""
     if phase != "idle":
-        text = {"queued": "Waiting for another cell …", "starting": WORDS["starting"]}.get(phase, "Running …")
+        text = t({"queued": "code.queued", "starting": "code.starting"}.get(phase, "code.running"))
         return text, text
     if not kept.get("run"):
         return "", ""
@@ -206,19 +204,21 @@ def _said(kept: Mapping[str, Any], running: Execution | None, phase: str) -> tup
     found = _outputs(kept, running)
     if not end:
         # The server that ran it has ended meanwhile.
-        return "The server ended before this did.", ""
+        return t("code.server_ended"), ""
     if end == "ok":
         verdict = next((o for o in found if o["kind"] == "verdict"), None)
         said = settled(printed([o for o in found if o["kind"] != "verdict"])).strip()
-        spoken = f"Output: {said[:SPOKEN]}" if said else "There was no output."
+        spoken = t("code.output", text=said[:SPOKEN]) if said else t("code.no_output")
         if verdict is not None:
-            spoken = f"{'Right.' if verdict['right'] else 'Not yet.'} {verdict['text']} {spoken if said else ''}"
-        return f"Ran in {took}.", f"Ran in {took}. {spoken}".strip()
+            word = t("quiz.right") if verdict["right"] else t("exercise.not_yet")
+            spoken = f"{word} {verdict['text']} {spoken if said else ''}"
+        ran = t("code.ran", time=took)
+        return ran, f"{ran} {spoken}".strip()
     error = next((o for o in found if o["kind"] == "error"), None)
     if end == "error" and error is not None:
-        line = f" in line {error['line']}" if error["line"] else ""
-        return f"An error after {took}.", f"{error['name']}{line}: {error['message'][:SPOKEN]}"
-    return {"interrupted": "Stopped.", "too_long": "Stopped."}.get(end, "Ended."), sentence
+        line = " " + t("code.in_line", line=error["line"]) if error["line"] else ""
+        return t("code.error", time=took), f"{error['name']}{line}: {error['message'][:SPOKEN]}"
+    return t("code.stopped" if end in ("interrupted", "too_long") else "code.ended"), sentence
 
 
 def _results(cell: Cell, context: Context, kept: Mapping[str, Any], running: Execution | None, fresh: bool) -> None:
@@ -231,7 +231,7 @@ def _results(cell: Cell, context: Context, kept: Mapping[str, Any], running: Exe
         return
     with st.container(key=context.key(cell, "output"), gap="small"):
         if not fresh:
-            st.caption(":material/update: The code has been changed since. What follows is what the code before said.")
+            st.caption(f":material/update: {t('code.stale')}")
         drawing.draw(found, context.key(cell, "output"))
         if sentence:
             at = next((o["line"] for o in found if o["kind"] == "error" and o["line"]), 0)

@@ -10,6 +10,7 @@ from typing import Any
 import streamlit as st
 
 from app.story import plain
+from app.words import t
 from core.notebook.outputs import settled
 
 MOST_WIDE = 8
@@ -38,7 +39,7 @@ def _text(output: Mapping[str, Any]) -> None:
     text = settled(output["text"]).strip("\n")
     if text.strip():
         if output.get("name") == "stderr":
-            st.caption("Messages and warnings")
+            st.caption(t("code.messages"))
         st.code(text, language=None, wrap_lines=True)
 
 
@@ -55,7 +56,7 @@ def _table(output: Mapping[str, Any]) -> None:
     else:
         st.dataframe(table, hide_index=True)
     if total > len(rows):
-        st.caption(f"The first {len(rows)} of {total:,} rows.")
+        st.caption(t("code.rows", shown=len(rows), total=f"{total:,}"))
 
 
 def _figure(output: Mapping[str, Any], key: str) -> None:
@@ -66,7 +67,7 @@ def _figure(output: Mapping[str, Any], key: str) -> None:
     except (TypeError, ValueError):
         figure = go.Figure()
     if not figure.data:
-        st.caption("This figure cannot be drawn here.")
+        st.caption(t("code.no_figure"))
         return
     title = figure.layout.title.text if figure.layout.title else None
     st.plotly_chart(figure, key=key, alt=f"A figure made by the code{f': {title}' if title else ''}.")

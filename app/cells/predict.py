@@ -16,6 +16,7 @@ from app.cells import probe
 from app.cells.context import Context, frame, unbroken
 from app.cells.svg import document, draw
 from app.index import Cell
+from app.words import t
 from core.runs import together
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 OWN, RECORDED = "your run", "the recorded run"
 OWN_PROBE, RECORDED_PROBE = "your own measurement", "the recorded measurement"
+SOURCES = {OWN: "own", RECORDED: "recorded", OWN_PROBE: "own_probe", RECORDED_PROBE: "recorded_probe"}
+"""What is kept of a prediction's source -> how the words for it are called."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def _prediction(cell: Cell, context: Context) -> None:
     body = cell.body
     kept = context.kept(cell)
     with frame(cell, context, body["title"]):
-        st.markdown(context.text(body["question"]))
+        context.say(body["question"], f"{cell.id}:question")
         if kept.get("value") is None:
             _commit(cell, context, kept.get("was"))
         else:
@@ -121,8 +124,8 @@ def _commit(cell: Cell, context: Context, start: float | None) -> None:
     value = scale(body, context.key(cell, "value"))
     late = seen(cell, context)
     if late:
-        st.caption("You have seen a result already, so this one does not count towards your calibration.")
-    if st.button("Commit my prediction", key=context.key(cell, "commit"), icon=":material/lock:"):
+        st.caption(t("predict.late"))
+    if st.button(t("predict.commit"), key=context.key(cell, "commit"), icon=":material/lock:"):
         context.save(cell, {"value": value, "fair": not late})
         # The steps done at both ends of the page and the experiment's own run depend on this: draw everything again.
         st.rerun()
@@ -131,7 +134,7 @@ def _commit(cell: Cell, context: Context, start: float | None) -> None:
 def scale(body: dict[str, Any], key: str) -> float:
     """The slider: linear in about a hundred steps, or over the 1-2-5 series of a logarithmic scale."""
     low, high, unit = float(body["low"]), float(body["high"]), body.get("unit", "")
-    label = f"Your prediction ({unit})" if unit else "Your prediction"
+    label = t("predict.yours_unit", unit=unit) if unit else t("predict.yours")
     if body.get("scale") == "log":
         marks = log_marks(low, high)
         middle = min(marks, key=lambda m: abs(math.log(m / float(body.get("start", math.sqrt(low * high))))))
@@ -160,8 +163,8 @@ def _reveal(cell: Cell, context: Context, kept: dict[str, Any]) -> None:
     newest = measured(cell, context)
     found = newest if kept.get("measured") is None else Measured(kept["measured"], kept["source"])
     if found is None:
-        st.markdown(f":material/lock: You committed to **{said}**. Now {_next(cell, context)}.")
-        if st.button("Change it", key=context.key(cell, "change"), type="tertiary"):
+        st.markdown(f":material/lock: {t('predict.committed', value=said, next=_next(cell, context))}")
+        if st.button(t("predict.change"), key=context.key(cell, "change"), type="tertiary"):
             context.save(cell, {"was": kept["value"]})
             st.rerun()
         return
@@ -174,27 +177,22 @@ def _reveal(cell: Cell, context: Context, kept: dict[str, Any]) -> None:
         }
         context.save(cell, kept)
     verdict = answers.closeness(kept["value"], found.value, float(body["tolerance"]))
-    words = {
-        "close": "That is close.",
-        "too high": "Your prediction was too high.",
-        "too low": "Your prediction was too low.",
-    }[verdict]
-    verb = "gave" if found.source in (OWN_PROBE, RECORDED_PROBE) else "measured"
-    told = f"You said **{said}**; {found.source} {verb} **{number(found.value, unit)}**. {words}"
+    words = t(f"predict.verdict.{verdict.replace(' ', '_')}")
+    measured_by = t(f"predict.source.{SOURCES[found.source]}", value=number(found.value, unit))
+    told = t("predict.told", said=said, measured=measured_by) + f" {words}"
     st.markdown(unbroken(told))
     draw(*number_line(body, kept["value"], found.value, unit), most_wide=460)
     if newest is not None and newest.source in (OWN, OWN_PROBE) and newest.value != found.value:
-        which = "run measured" if newest.source == OWN else "measurement gave"
-        later = f"Your newest {which} {number(newest.value, unit)}. The first result is the one that counts."
+        which = "run" if newest.source == OWN else "measurement"
+        later = t(f"predict.newest.{which}", value=number(newest.value, unit))
         st.caption(unbroken(later))
-    st.markdown(context.text(body["why"]))
+    context.say(body["why"], f"{cell.id}:why")
 
 
 def _next(cell: Cell, context: Context) -> str:
     """What reveals the answer, with a link to it."""
     about = context.lesson.cell(cell.body["experiment"])
-    what = {"experiment": "run the experiment", "compare": "run the comparison", "probe": "make the measurement"}
-    return f"[{what[about.kind]}](#{about.id})"
+    return f"[{t(f'predict.next.{about.kind}')}](#{about.id})"
 
 
 def number(value: float, unit: str) -> str:
