@@ -9,6 +9,7 @@ let done = Date.now()
 let report = ""
 let timer = 0
 let led = ""
+const visited = new Set()
 
 for (const kind of ["keydown", "pointerdown", "pointermove", "wheel", "touchstart"])
   document.addEventListener(kind, () => { done = Date.now() }, { passive: true, capture: true })
@@ -75,6 +76,10 @@ export default function ({ data }) {
   search = data.search
   const goal = `${location.pathname} ${data.at}`
   if (data.at && goal !== led) lead(data.at)
+  // A link to a cell (#id): Streamlit scrolls when the heading comes, and what comes later pushes it away again. Only
+  // when the page is opened: afterwards the reader scrolls.
+  else if (!visited.has(location.pathname) && location.hash.length > 1) lead(decodeURIComponent(location.hash.slice(1)))
+  visited.add(location.pathname)
   led = goal
   clearInterval(timer)
   if (report) timer = setInterval(beat, data.every * 1000)
