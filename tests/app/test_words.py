@@ -19,13 +19,11 @@ OTHERS = [code for code in words.languages() if code != words.DEFAULT]
 LEFT = {
     "widgets/",  # all files of a folder
     "calculator_panels.py",
-    "chat.py",
     "data.py",
     "documents.py",
     "findings.py",
     "model_choice.py",
     "proposals.py",
-    "reading.py",
     "takeaway.py",
     "views/guide.py",
     "views/inside.py",
