@@ -49,7 +49,7 @@ def render(cell: Cell, context: Context) -> None:
     body = cell.body
     with frame(cell, context, body["title"]):
         if body.get("text"):
-            st.markdown(context.text(body["text"]))
+            context.say(body["text"], f"{cell.id}:text")
         runs = own_runs(cell, context)
         _controls(cell, context)
         if any(run is not None for run in runs.values()):

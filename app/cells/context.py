@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import state
+from app import state, terms
 from app.index import Cell, Lesson, filled
 from app.words import t
 
@@ -58,6 +58,10 @@ class Context:
     def text(self, source: str) -> str:
         """`source` with its calcs filled in."""
         return unbroken(filled(source, self.lesson.folder))
+
+    def say(self, source: str, where: str) -> None:
+        """Draw a text of the lesson with its terms explained. where: its place in the lesson, such as `cell:text`."""
+        terms.say(source, self.lesson.folder, f"{self.lesson.slug}:{where}")
 
     def key(self, cell: Cell, part: str = "") -> str:
         """A widget key that no other cell of any lesson has."""

@@ -34,7 +34,7 @@ def render(cell: Cell, context: Context) -> None:
     body = cell.body
     with frame(cell, context, body["title"]):
         if body.get("text"):
-            st.markdown(context.text(body["text"]))
+            context.say(body["text"], f"{cell.id}:text")
         _controls(cell, context)
         run = live.latest(context.run_name(cell))
         if run is None:

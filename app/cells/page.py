@@ -66,7 +66,9 @@ def _foot(lesson: Lesson, context: Context) -> None:
         st.markdown(f":material/task_alt: {t('lesson.complete', total=done.total)}")
         after = _after(lesson)
         if after is not None:
-            st.page_link(state.page(after.url_path), label=f"Next: {after.title}", icon=":material/arrow_forward:")
+            st.page_link(
+                state.page(after.url_path), label=t("lesson.next", title=after.title), icon=":material/arrow_forward:"
+            )
     else:
         title = done.next.body.get("title") or t("lesson.question", number=done.next.number)
         st.markdown(

@@ -112,7 +112,7 @@ def _prediction(cell: Cell, context: Context) -> None:
     body = cell.body
     kept = context.kept(cell)
     with frame(cell, context, body["title"]):
-        st.markdown(context.text(body["question"]))
+        context.say(body["question"], f"{cell.id}:question")
         if kept.get("value") is None:
             _commit(cell, context, kept.get("was"))
         else:
@@ -184,7 +184,7 @@ def _reveal(cell: Cell, context: Context, kept: dict[str, Any]) -> None:
     if newest is not None and newest.source in (OWN, OWN_PROBE) and newest.value != found.value:
         later = t(f"predict.newest.{SOURCES[newest.source]}", value=number(newest.value, unit))
         st.caption(unbroken(later))
-    st.markdown(context.text(body["why"]))
+    context.say(body["why"], f"{cell.id}:why")
 
 
 def _next(cell: Cell, context: Context) -> str:

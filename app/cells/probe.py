@@ -58,7 +58,7 @@ def render(cell: Cell, context: Context) -> None:
     body = cell.body
     with frame(cell, context, body["title"]):
         if body.get("text"):
-            st.markdown(context.text(body["text"]))
+            context.say(body["text"], f"{cell.id}:text")
         runs = own_runs(cell, context)
         settings = configured.measurement(cell, _knobs(cell, context) if body.get("knobs") else {})
         now = False
@@ -207,4 +207,4 @@ def _recorded(cell: Cell, context: Context) -> None:
         return
     findings.draw(cell.body["probe"], found["result"], context.key(cell, "recorded"), _method(cell, context))
     if cell.body.get("finding"):
-        st.markdown(context.text(cell.body["finding"]))
+        context.say(cell.body["finding"], f"{cell.id}:finding")

@@ -24,7 +24,7 @@ def _question(cell: Cell, context: Context) -> None:
     body = cell.body
     kept = context.kept(cell)
     with frame(cell, context, body["title"]):
-        st.markdown(context.text(body["question"]))
+        context.say(body["question"], f"{cell.id}:question")
         if body.get("kind") == "ordering":
             answer: Any = _order(cell, context, kept.get("answer"))
             checked = st.button(t("quiz.check"), key=context.key(cell, "check"))

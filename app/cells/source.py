@@ -16,7 +16,7 @@ def render(cell: Cell, context: Context) -> None:
     found = sources.source(body["object"])
     with frame(cell, context, body["title"]):
         if body.get("text"):
-            st.markdown(context.text(body["text"]))
+            context.say(body["text"], f"{cell.id}:text")
         if body.get("equation"):
             st.latex(body["equation"])
         paper = body.get("paper")
