@@ -31,7 +31,8 @@ def trained(model: str, method: str, rank: int = 0, targets: str = "") -> float:
     from core.anatomy import table_of
     from core.methods import METHODS
 
-    return float(METHODS[method].count(table_of(model), _settings(method, rank, targets)))
+    settings = _settings(method, rank, targets)
+    return float(METHODS[method].count(table_of(model), settings))
 
 
 def trained_share(model: str, method: str, rank: int = 0, targets: str = "") -> float:

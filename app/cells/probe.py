@@ -64,7 +64,7 @@ def render(cell: Cell, context: Context) -> None:
         if runs is None:
             titles = [context.lesson.cell(name.partition("/")[0]) for name in body["of"]]
             links = ", ".join(dict.fromkeys(f"[{plain(c.body['title'])}](#{c.id})" for c in titles))
-            st.caption(f"To measure a run of your own, make it first: {links}.")
+            st.caption(f"To measure a run of your own, make it first: {links}")
         else:
             now = _own(cell, context, runs, settings)
         before = own_result(cell, context)

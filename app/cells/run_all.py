@@ -79,7 +79,7 @@ def _offer(lesson: Lesson, context: Context, cells: list[Cell]) -> None:
         hint = f" {len(guesses)} predictions are still open." if len(guesses) > 1 else (
             " One prediction is still open." if guesses else ""
         )  # fmt: skip
-        st.caption(f"{_counted(cells)}, from top to bottom. What you have run already is not run again.{hint}")
+        st.caption(f"{_counted(cells)}, from top to bottom; what you have run already is kept.{hint}")
     said = st.session_state.get(_key(lesson) + "-said")
     if said:
         st.caption(f":material/info: {said}")
