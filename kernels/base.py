@@ -87,7 +87,8 @@ class Launch:
 
 def runs_on(x: torch.Tensor) -> bool:
     """Whether a kernel can be launched on this tensor."""
-    return INTERPRETED or (HAS_TRITON and x.is_cuda)
+    # (By its device, not by `is_cuda`: a traced tensor without data may claim to be on a card.)
+    return INTERPRETED or (HAS_TRITON and x.device.type == "cuda")
 
 
 @functools.cache
@@ -124,7 +125,7 @@ def pays(kernel: str, x: torch.Tensor, size: int) -> bool:
 @contextmanager
 def device_of(x: torch.Tensor) -> Iterator[None]:
     """Launches go to the device of `x`."""
-    if x.is_cuda:
+    if x.device.type == "cuda":
         with torch.cuda.device(x.device):
             yield
     else:

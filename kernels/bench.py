@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def row_of(name: str, case: dict[str, int], dtype: torch.dtype, device: str, reh
                 raise
             row.setdefault("failed", {})[called] = f"{type(error).__name__}: {error}"[:200]
             continue
-        calls[called] = lambda function=function, mine=mine: both_ways(function, mine)
+        calls[called] = partial(both_ways, function, mine)
     row["seconds"] = clock(calls, REPEATS)
     return row
 
@@ -140,7 +141,7 @@ def thresholds(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
     A kernel with one wrong result has no entry, and is never launched.
     """
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in KERNELS:
         mine = sorted((r for r in rows if r["kernel"] == name and "seconds" in r), key=lambda r: r["size"])
         if not mine or not all(r["passed"] for r in mine):

@@ -226,7 +226,7 @@ def random_weight(
     if nested:
         code2 = torch.cat([torch.linspace(-1, 1, 255), torch.zeros(1)]).sort()[0]
         packed = nest(packed, code2)
-    moved = {
+    moved: dict[str, Any] = {
         name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in vars(packed).items()
     }
     return Packed(**{**moved, "dtype": dtype})
@@ -261,6 +261,7 @@ def rivals() -> dict[str, Any]:
             if w.nested:
                 assert w.code2 is not None
                 assert w.absmax2 is not None
+                assert w.offset is not None
                 absmax = f.dequantize_blockwise(w.absmax, absmax=w.absmax2, code=w.code2, blocksize=NESTED_BLOCK)
                 absmax = absmax + w.offset
             return torch.ops.bitsandbytes.dequantize_4bit(

@@ -40,9 +40,9 @@ class Part:
             if isinstance(value, nn.Parameter) and value.requires_grad:
                 self.trained[name] = value
         if self.pair is not None:
-            for name, parameter in (("a", self.pair.lora_A.weight), ("b", self.pair.lora_B.weight)):
-                if parameter.requires_grad:
-                    self.trained[name] = parameter
+            for name, thin in (("a", self.pair.lora_A), ("b", self.pair.lora_B)):
+                if thin.weight.requires_grad:
+                    self.trained[name] = thin.get_parameter("weight")
 
     @property
     def a(self) -> torch.Tensor:

@@ -161,6 +161,18 @@ def test_the_run_says_which_way_it_goes(tmp_path: Path) -> None:
         assert run.eager_because in ("there is no CUDA device", "fast is off")
 
 
+def test_a_four_bit_layer_decodes_the_same_by_our_kernels_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a record says that the kernel pays, the layer decodes by it: bit for bit what bitsandbytes decodes."""
+    from core.layers import four_bit
+
+    layer = four_bit.FourBitLinear(torch.nn.Linear(128, 96))
+    theirs = layer.dense_weight(torch.bfloat16)
+    asked: list[int] = []
+    monkeypatch.setattr(four_bit, "pays", lambda kernel, x, size: asked.append(size) or True)
+    assert torch.equal(layer.dense_weight(torch.bfloat16), theirs)
+    assert asked == [96 * 128]
+
+
 # --- captured steps, as far as a machine without CUDA can tell --------------------------------------------------------
 
 
