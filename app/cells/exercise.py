@@ -64,7 +64,7 @@ def _exercise(cell: Cell, context: Context) -> None:
     body = cell.body
     done_before = cell_done(cell, context.kept(cell))
     with frame(cell, context, body["title"]):
-        st.markdown(context.text(body["text"]))
+        context.say(body["text"], f"{cell.id}:text")
         if not coding.allowed():
             _read(cell, context)
             return
@@ -82,8 +82,9 @@ def _verdict(cell: Cell, context: Context, kept: Mapping[str, Any]) -> None:
         if kept.get("right"):
             st.caption(f":material/task_alt: {t('exercise.solved')}")
         return
-    icon, word = ("check_circle", "right") if verdict["right"] else ("cancel", "not_yet")
-    st.markdown(f":material/{icon}: **{t(f'exercise.{word}')}** {verdict['text']}")
+    right = verdict["right"]
+    icon, word = (":material/check_circle:", "right") if right else (":material/cancel:", "not_yet")
+    st.markdown(f"{icon} **{t(f'exercise.{word}')}** {verdict['text']}")
     if verdict["right"] and cell.body.get("cost"):
         st.caption(context.text(cell.body["cost"]))
     elif not verdict["right"] and kept.get("right"):
