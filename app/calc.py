@@ -251,7 +251,7 @@ def probe_text(what: str, value: float) -> str:
 
 def knob_figures(events: list[dict[str, Any]]) -> dict[str, float]:
     """The numeric settings that a run was made with, by name: rank, learning_rate, steps …"""
-    config = next((e["config"] for e in events if e["kind"] == "started" and "config" in e), {})
+    config: dict[str, Any] = next((e["config"] for e in events if e["kind"] == "started" and "config" in e), {})
     settings = {**config.get("train", {}), **(config.get("settings") or {}), "seed": config.get("seed")}
     return {k: float(v) for k, v in settings.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
 

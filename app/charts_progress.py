@@ -14,8 +14,9 @@ from app.progress import Guess
 from app.words import n, t
 
 DONE, GOING, OPEN = "done", "in progress", "not started"
-PER_ROW = 4
-_STEP_X, _STEP_Y, _RADIUS = 168, 104, 19
+WIDE, NARROW = (4, 168), (3, 116)
+"""Stops in a row and the width of each, in pixels: beside prose, and on a phone."""
+_RADIUS, _LINE = 19, 15
 
 
 @dataclass(frozen=True)
@@ -29,41 +30,42 @@ class Stop:
     here: bool
 
 
-def path(stops: Sequence[Stop], per_row: int = PER_ROW) -> tuple[str, str]:
+def path(stops: Sequence[Stop], form: tuple[int, int] = WIDE) -> tuple[str, str, int]:
     """The course as a winding path: a full disc is done, a ring fills as steps are done, the next stop has a halo.
 
-    Returns the SVG and its alt text.
+    Returns the SVG, its alt text and its width in pixels.
     """
-    per_row = max(1, per_row)
+    per_row, step = form
+    lines = [_lines(stop.name, step // 7) for stop in stops]
+    down = 66 + _LINE * max([1, *map(len, lines)])
 
     def place(i: int) -> tuple[float, float]:
         row, column = divmod(i, per_row)
         if row % 2:
             column = per_row - 1 - column  # back again, so that the path never jumps
-        return 84 + _STEP_X * column, 34 + _STEP_Y * row
+        return step / 2 + step * column, 34 + down * row
 
     inner = []
     for i in range(len(stops) - 1):
         (x0, y0), (x1, y1) = place(i), place(i + 1)
         walked = stops[i].status == DONE
-        bow = 74 if (i // per_row) % 2 == 0 else -74  # how far the path swings out at the end of a row
+        bow = 0.44 * step * (1 if (i // per_row) % 2 == 0 else -1)  # how far the path swings out at the end of a row
         bend = (
             f"L{x1:.0f} {y1:.0f}" if y0 == y1 else f"C{x0 + bow:.0f} {y0:.0f} {x1 + bow:.0f} {y1:.0f} {x1:.0f} {y1:.0f}"
         )
         look = f'stroke="{TASK_STYLE.colour}"' if walked else 'stroke="currentColor" stroke-opacity="0.3"'
         inner.append(f'<path d="M{x0:.0f} {y0:.0f}{bend}" fill="none" {look} stroke-width="4"/>')
     for i, stop in enumerate(stops):
-        x, y = place(i)
-        inner.append(_disc(stop, x, y))
+        inner.append(_disc(stop, lines[i], *place(i)))
     rows = -(-len(stops) // per_row)
-    width, height = 168 * min(per_row, max(len(stops), 1)), 34 + _STEP_Y * (rows - 1) + 66
+    width, height = step * per_row, 34 + down * max(rows, 1) - 22
     done = sum(s.status == DONE for s in stops)
     here = next((s.name for s in stops if s.here), "")
     alt = n("path.alt", len(stops), done=done) + (" " + t("path.here", name=here) if here else "")
-    return document("".join(inner), width, height), alt
+    return document("".join(inner), width, height), alt, width
 
 
-def _disc(stop: Stop, x: float, y: float) -> str:
+def _disc(stop: Stop, lines: Sequence[str], x: float, y: float) -> str:
     """One stop with its number and name."""
     import math
 
@@ -88,22 +90,18 @@ def _disc(stop: Stop, x: float, y: float) -> str:
             turned = f'transform="rotate(-90 {x:.0f} {y:.0f})"'
             parts.append(ring(_RADIUS, f'fill="none" stroke="{colour}" stroke-width="5" {dashes} {turned}'))
         parts.append(f'<text x="{x:.0f}" y="{y + 5:.0f}" text-anchor="middle" font-weight="600">{stop.number}</text>')
-    for line, words in enumerate(_lines(stop.name)):
-        at = f'x="{x:.0f}" y="{y + _RADIUS + 19 + 15 * line:.0f}"'
-        parts.append(f'<text {at} text-anchor="middle" font-size="12.5">{html.escape(words)}</text>')
+    behind = 'stroke="PAGE" stroke-width="4" stroke-linejoin="round" paint-order="stroke"'  # the path does not cross it
+    for line, words in enumerate(lines):
+        at = f'x="{x:.0f}" y="{y + _RADIUS + 19 + _LINE * line:.0f}"'
+        parts.append(f'<text {at} text-anchor="middle" font-size="12.5" {behind}>{html.escape(words)}</text>')
     return "".join(parts)
 
 
-def _lines(name: str, most: int = 23) -> list[str]:
-    """A name in at most two lines."""
-    if len(name) <= most:
-        return [name]
-    words = name.split()
-    first = ""
-    while words and len(first) + len(words[0]) < most:
-        first = f"{first} {words.pop(0)}".strip()
-    rest = " ".join(words)
-    return [first, rest if len(rest) <= most else rest[: most - 1] + "…"]
+def _lines(name: str, most: int) -> list[str]:
+    """A name in lines of at most so many letters, where its words allow it."""
+    import textwrap
+
+    return textwrap.wrap(name, max(most, 8), break_long_words=False)[:3]
 
 
 def calibration(guesses: Sequence[Guess], titles: Sequence[str]) -> Chart:

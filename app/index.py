@@ -19,6 +19,7 @@ Everything that is wrong is collected and reported at once, each with file and l
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,8 @@ from app import calc, schema
 from core import glossary
 from core.errors import BadInput
 
-ROOT = Path(__file__).resolve().parent.parent / "lessons"
+ROOT = Path(os.environ.get("DELTALAB_LESSONS") or Path(__file__).resolve().parent.parent / "lessons")
+"""Where the lessons lie; whoever writes some elsewhere names their folder in $DELTALAB_LESSONS."""
 FOLDER = re.compile(r"(\d\d)_([a-z0-9]+(?:_[a-z0-9]+)*)")
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})\s*(.*)$")
 DIRECTIVE = re.compile(r"^\{([^}]*)\}\s*(.*)$")

@@ -17,12 +17,11 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from app import drill, index
 from core import glossary
 from core.catalog import FOLDER
-from core.errors import DeltalabError
 
 if TYPE_CHECKING:
     import apsw
@@ -38,7 +37,7 @@ MARKUP = re.compile(r"[*_`$#>|]+|\{calc\}|\{term\}|\]\([^)]*\)|[\[\]]")
 
 @dataclass(frozen=True)
 class Entry:
-    """Something that can be found. where: the heading that it stands under, for a person."""
+    """Something that can be found. where: the heading that it stands under, for a person. also: other names of it."""
 
     kind: str
     title: str
@@ -46,6 +45,7 @@ class Entry:
     where: str
     page: str
     query: dict[str, str] = field(default_factory=dict)
+    also: str = ""
 
     @property
     def short(self) -> str:
@@ -78,8 +78,7 @@ def entries() -> Iterator[Entry]:
 
     yield from _lessons()
     for term in glossary.terms():
-        aka = ", ".join(term.aka)
-        yield Entry(TERM, term.name, f"{term.text} {aka}", "", "glossary", {"term": term.key})
+        yield Entry(TERM, term.name, term.text, "", "glossary", {"term": term.key}, ", ".join(term.aka))
     for question in drill.questions():
         body = question.cell.body
         yield Entry(QUESTION, body["title"], plain(body["question"]), "", "drill", {"question": question.id})
@@ -87,23 +86,21 @@ def entries() -> Iterator[Entry]:
         text = " ".join(row["assumptions"])
         yield Entry(CLAIM, row["text"], text, "", "claims", {"at": f"claim-{row['number']}"})
     for rule in tomllib.loads((FOLDER / "guide_rules.toml").read_text(encoding="utf-8"))["rules"]:
-        yield Entry(RULE, rule["because"], "", "", "guide")
+        yield Entry(RULE, rule["id"].replace("-", " ").capitalize(), rule["because"], "", "guide")
     for view in VIEWS:
         name = view.url_path or "course"
         yield Entry(PAGE, words.t(f"page.{name}.title"), words.t(f"page.{name}.summary"), "", view.url_path)
+
+
+def text_of(source: str) -> str:
+    """A text of a lesson as it is read, without computed numbers: nobody looks for them, and some take a second."""
+    return plain(index.filled(source, index.ROOT, compute=lambda call, folder: "…"))
 
 
 def _lessons() -> Iterator[Entry]:
     """Each cell on its own; prose by its headings."""
     found = index.lessons()
     for lesson in found:
-
-        def text_of(source: str, folder: Any = lesson.folder) -> str:
-            try:
-                return plain(index.filled(source, folder))
-            except DeltalabError:
-                return plain(source)
-
         yield Entry(LESSON, text_of(lesson.title), text_of(lesson.summary), "", lesson.url_path)
         heading, at = text_of(lesson.title), ""
         for cell in lesson.cells:
@@ -142,12 +139,13 @@ class Index:
 
         connection = apsw.Connection(":memory:")
         connection.execute(
-            "CREATE VIRTUAL TABLE texts USING fts5(title, text, tokenize = 'porter unicode61 remove_diacritics 2')"
+            "CREATE VIRTUAL TABLE texts USING fts5(title, also, text,"
+            " tokenize = 'porter unicode61 remove_diacritics 2')"
         )
         with connection:
             connection.executemany(
-                "INSERT INTO texts (rowid, title, text) VALUES (?, ?, ?)",
-                ((number, e.title, e.text) for number, e in enumerate(found)),
+                "INSERT INTO texts (rowid, title, also, text) VALUES (?, ?, ?, ?)",
+                ((number, e.title, e.also, e.text) for number, e in enumerate(found)),
             )
         return cls(found, connection)
 
@@ -169,8 +167,8 @@ class Index:
 
     def _ask(self, match: str, most: int) -> list[Result]:
         rows = (
-            f"SELECT rowid, snippet(texts, 1, '{OPENED}', '{CLOSED}', '…', 24) FROM texts WHERE texts MATCH ?"
-            f" ORDER BY bm25(texts, {TITLE_WEIGHT}, {TEXT_WEIGHT}) LIMIT ?"
+            f"SELECT rowid, snippet(texts, 2, '{OPENED}', '{CLOSED}', '…', 24) FROM texts WHERE texts MATCH ?"
+            f" ORDER BY bm25(texts, {TITLE_WEIGHT}, {TITLE_WEIGHT}, {TEXT_WEIGHT}) LIMIT ?"
         )
         with self.lock:  # one connection for all sessions
             return [Result(self.entries[row], snippet) for row, snippet in self.connection.execute(rows, (match, most))]

@@ -116,13 +116,13 @@ class Elementwise:
 
 
 # (as PyTorch does it, as one kernel does it). Per number of: the normed tensor; q and k; the gate; the hidden state.
-RMS_NORM = Elementwise(36, 84, 12, 17), Elementwise(4, 6, 12, 2)
-ROPE = Elementwise(26, 24, 12, 16), Elementwise(4, 4, 6, 2)
+RMS_NORM = Elementwise(36, 84, 12, 22), Elementwise(4, 6, 12, 2)
+ROPE = Elementwise(20, 28, 12, 24), Elementwise(4, 4, 6, 2)
 SWIGLU = Elementwise(10, 18, 10, 5), Elementwise(6, 10, 10, 2)
 RESIDUAL = Elementwise(6, 6, 2, 2), Elementwise(4, 2, 2, 0)  # fused: into the norm that follows, which it also reads
 # Per logit: to 32 bits, log-softmax, the labels' places, and all that backward, against reading what was just written
 # and leaving the gradient in its place.
-CROSS_ENTROPY = Elementwise(14, 26, 10, 8), Elementwise(2, 4, 10, 1)
+CROSS_ENTROPY = Elementwise(14, 26, 10, 6), Elementwise(2, 4, 10, 1)
 # Per output, beside the products, by PEFT: (clone), times the scale, plus the base's output; and per input, backward,
 # the sum of two gradients. By `addmm_`: the base's output and the input's gradient are read and written once more.
 PEFT_OUTPUT_BYTES, PEFT_CLONE_BYTES, PEFT_SCALE_GRADIENT_BYTES, PEFT_INPUT_BYTES = 4 + 6, 4, 4, 6

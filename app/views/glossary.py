@@ -13,6 +13,7 @@ from core.errors import DeltalabError
 from core.glossary import Term
 
 PAGE = "glossary"
+MANY = 40  # words of a list that are drawn with everything that belongs to them
 QUERY = Choice(PAGE, "q", "", words(80))
 LETTER = Choice(PAGE, "letter", None, one_of([*"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "#"]))
 
@@ -26,7 +27,7 @@ def render() -> None:
         st.warning(t("glossary.unknown", name=plain(asked[:60])), icon=":material/help:")
     if found is not None:
         with st.container(border=True, key="glossary-asked"):
-            _term(found, True)
+            _term(found)
         st.button(t("glossary.all"), key="glossary-all", on_click=_forget, icon=":material/arrow_back:")
         return
     st.markdown(n("glossary.intro", len(glossary.terms())))
@@ -57,10 +58,22 @@ def _list() -> None:
     st.caption(n("glossary.count", len(shown)))
     for term in shown:
         with st.container(key=f"row-term-{term.key}"):
-            _term(term, False)
+            if len(shown) > MANY:
+                _line(term)
+            else:
+                _term(term)
 
 
-def _term(term: Term, whole: bool) -> None:
+def _line(term: Term) -> None:
+    """A word in a long list: one text, since hundreds of elements make a page slow."""
+    parts = [f"#### {plain(term.name)}", plain(term.text)]
+    others = [name for name in term.aka if name != term.short]
+    if others:
+        parts.append(f":small[{t('glossary.also', names=plain(', '.join(others)))}]")
+    st.markdown("\n\n".join(parts), anchors=False)
+
+
+def _term(term: Term) -> None:
     """A word with its meaning and where to go on."""
     st.subheader(plain(term.name), anchor=f"term-{term.key}")
     st.markdown(plain(term.text))
@@ -69,19 +82,19 @@ def _term(term: Term, whole: bool) -> None:
         st.caption(t("glossary.also", names=plain(", ".join(others))))
     lesson = _lesson(term.lesson)
     if term.see or lesson is not None:
-        with st.container(horizontal=True, gap="small"):
+        with st.container(horizontal=True, gap="small", key=f"links-{term.key}"):
             if lesson is not None:
                 st.page_link(
                     state.page(lesson.url_path), label=t("glossary.lesson", title=lesson.navigation),
                     icon=":material/menu_book:",
                 )  # fmt: skip
-            for key in term.see if whole else ():
+            for key in term.see:
                 other = glossary.find(key)
                 if other is not None:
-                    st.page_link(state.page(PAGE), label=plain(other.short), query_params={"term": other.key})
-    if not whole and term.see:
-        names = [other.short for key in term.see if (other := glossary.find(key)) is not None]
-        st.caption(t("glossary.see", names=plain(", ".join(names))))
+                    st.page_link(
+                        state.page(PAGE), label=plain(other.short), query_params={"term": other.key},
+                        icon=":material/arrow_forward:",
+                    )  # fmt: skip
     if term.reference is not None:
         r = term.reference
         st.caption(f"{plain(r.authors)} ({r.year}), [{plain(r.title)}]({r.address})")

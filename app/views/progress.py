@@ -42,10 +42,13 @@ def draw_path(found: Sequence[Lesson], progress: dict[str, Any]) -> None:
 
     if not found:
         return
-    svg, alt = charts_progress.path(stops(found, progress))
     dark = st.context.theme.type == "dark"
     page = charts.DARK_BACKGROUND if dark else charts.LIGHT_BACKGROUND
-    st.image(coloured(svg.replace("PAGE", page), text_colour()), alt=alt, width="stretch")
+    # How wide the visitor's screen is only the browser knows: the style sheet shows one of the two.
+    for name, form in (("path-wide", charts_progress.WIDE), ("path-narrow", charts_progress.NARROW)):
+        svg, alt, width = charts_progress.path(stops(found, progress), form)
+        with st.container(key=name, horizontal_alignment="center"):
+            st.image(coloured(svg.replace("PAGE", page), text_colour()), alt=alt, width=width)
 
 
 def render() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import streamlit as st
@@ -52,7 +53,10 @@ def render(options: dict[str, Any], key: str) -> None:
         if mine.saved_share > 0
         else "For a single task nothing is saved: the base has to be there too."
     )
-    chart = charts_memory.disk(rows, "lora")
+    # (In the units of disks, as above it; the calculator's title is in those of memory.)
+    what = f"{tasks:,} tasks" if tasks > 1 else "1 task"
+    title = f"{what}: {decimal_text(mine.total)}; as whole models {decimal_text(mine.whole)}"
+    chart = dataclasses.replace(charts_memory.disk(rows, "lora"), title=title)
     compare.draw(chart, f"{key}-chart")
     with st.expander("The numbers"):
         st.dataframe(chart.table, hide_index=True, alt=chart.alt)

@@ -14,6 +14,7 @@
     deltalab models              what can be trained on this machine, or on --gpu NAME
     deltalab doctor              what this machine has, and what will be slow
     deltalab serve               the app in the browser
+    deltalab lessons             the app's (app/command.py): check, list, export, record
 
 Answers go to standard output (one JSON object with --json), progress and mistakes to standard error. Exit codes:
 0 done, 1 a run failed or was interrupted, 2 bad input (one sentence says what is wrong). Nothing heavy is imported
@@ -36,22 +37,22 @@ COMMANDS: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def parser() -> Parser:
-    """The whole command line."""
+def parser(more: Sequence[Any] = ()) -> Parser:
+    """The whole command line; `more`: modules of another layer that have commands, too."""
     top = Parser(
         prog="deltalab", description="Learn efficient fine-tuning of language models by running it.",
         epilog="`deltalab serve` opens the app; `deltalab COMMAND --help` tells more about a command.",
     )  # fmt: skip
     top.add_argument("--version", action="store_true", help="print the version and exit")
     commands = top.add_subparsers(metavar="COMMAND", dest="command")
-    for one in COMMANDS:
+    for one in (*COMMANDS, *more):
         one.add(commands)
     return top
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, more: Sequence[Any] = ()) -> int:
     """Run the command line and return its exit code; nothing but defects of this program raise."""
-    top = parser()
+    top = parser(more)
     try:
         asked = top.parse_args(arguments)
         if asked.version:

@@ -1,4 +1,4 @@
-"""`python -m core.cli` is `deltalab`."""
+"""`python -m core.cli` is `deltalab` but for what is about lessons: that is the app's (`python -m app.command`)."""
 
 from core.cli import main
 

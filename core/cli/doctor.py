@@ -22,6 +22,7 @@ def _doctor(asked: argparse.Namespace) -> int:
     """Look at the machine, the libraries, the data folder and the store; 1 when something is broken."""
     quiet_libraries()
     from core.hardware import attached, attached_light, precision_choice, threads_choice
+    from core.notebook.sandbox import sandbox
     from core.units import bytes_text
 
     broken: list[str] = []
@@ -36,6 +37,7 @@ def _doctor(asked: argparse.Namespace) -> int:
     threads = threads_choice()
     embedded = _embedded_facts(broken)
     place, runs = _data_facts(broken)
+    code = sandbox()
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
     if asked.json:
         print(
@@ -45,6 +47,7 @@ def _doctor(asked: argparse.Namespace) -> int:
                 | {
                     "threads": int(threads.value), "threads_why": threads.why, "data_folder": place, "runs": runs,
                     "embedded": embedded, "offline": offline, "broken": broken,
+                    "code": {"sandbox": code.on, "why": code.why},
                 }
             )
         )  # fmt: skip
@@ -63,6 +66,7 @@ def _doctor(asked: argparse.Namespace) -> int:
         ("data folder", place or "unknown"),
         ("runs", "unknown" if runs is None else str(runs)),
         ("embedded base", embedded or "missing"),
+        ("code cells", f"run {code.words}"),
         (
             "hub",
             "switched off (HF_HUB_OFFLINE)" if offline else os.environ.get("HF_ENDPOINT", "https://huggingface.co"),

@@ -11,8 +11,10 @@ from typing import Any
 
 from core.cli.arguments import DONE, FAILED, command
 from core.errors import BadInput, Refused
+from core.notebook.permission import CHOICES, VARIABLE, Permission, permission
 
 HOST, PORT = "127.0.0.1", 8501
+SHORTEST_KEY = 8  # of a teacher, as in app/classroom.py
 
 
 def add(commands: Any) -> None:
@@ -20,7 +22,16 @@ def add(commands: Any) -> None:
     serve = command(commands, "serve", _serve, "open the app in the browser")
     serve.add_argument("--host", default=HOST, help=f"address to listen on (default: {HOST}, this machine only)")
     serve.add_argument("--port", type=int, default=PORT, help=f"port; 0 takes a free one (default: {PORT})")
+    serve.add_argument(
+        "--code", choices=CHOICES, default=None,
+        help="whether learners may run code in lessons (default: auto, that is only while no other machine can reach "
+        f"the server; or {VARIABLE})",
+    )  # fmt: skip
     serve.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    serve.add_argument(
+        "--teacher-key-file", metavar="FILE", default="",
+        help="a file with the key that makes its reader a teacher, who sees how everyone is doing",
+    )  # fmt: skip
     serve.add_argument("--json", action="store_true", help="say where the app is with one JSON object, once it answers")
 
 
@@ -33,6 +44,9 @@ def _serve(asked: argparse.Namespace) -> int:
     if not 0 <= asked.port <= 65535:
         raise BadInput(f"--port must be from 0 to 65535, not {asked.port}.")
     script = _app_script()
+    variables = {**os.environ, **_teacher_key(asked.teacher_key_file)}
+    if asked.code:
+        variables[VARIABLE] = asked.code
     try:
         family, _, _, _, address = socket.getaddrinfo(asked.host, asked.port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -58,9 +72,12 @@ def _serve(asked: argparse.Namespace) -> int:
         # Nobody here knows by which names others call this machine. And without an address to print, Streamlit would
         # ask a service on the internet for one.
         command += ["--server.allowedHosts=*", f"--browser.serverAddress={shown}"]
+    code = permission(reachable=not alone, environment=variables)
     # Streamlit reads .streamlit/config.toml from the working folder. The server is in a session of its own, so that a
     # Ctrl-C reaches it once, through us, and not a second time from the terminal.
-    server = subprocess.Popen(command, cwd=script.parents[1], start_new_session=True, stdout=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        command, cwd=script.parents[1], env=variables, start_new_session=True, stdout=subprocess.DEVNULL
+    )
     stopped = False
 
     def stop(_number: int, _frame: Any) -> None:
@@ -80,21 +97,51 @@ def _serve(asked: argparse.Namespace) -> int:
                 print(f"Deltalab: {url}\nCtrl-C ends the server; runs go on without it.", flush=True)
             if not alone:
                 print("Everyone who can reach this address can use this machine for training.", file=sys.stderr)
+                print(_code_words(code), file=sys.stderr)
             if not asked.no_browser and has_display():
                 import webbrowser
 
                 webbrowser.open(url)
-        code = server.wait()
+        status = server.wait()
     finally:
         if server.poll() is None:
             server.terminate()
             server.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
-    if code == 0 or stopped:
+    if status == 0 or stopped:
         return DONE
-    print(f"The server ended with status {code}; what it said is above.", file=sys.stderr)
+    print(f"The server ended with status {status}; what it said is above.", file=sys.stderr)
     return FAILED
+
+
+def _code_words(code: Permission) -> str:
+    """What an operator should know of code in lessons, on a server that others reach."""
+    if not code.on:
+        return "Code cells of lessons are off, because others can reach this server; --code on turns them on."
+    from core.notebook.sandbox import sandbox
+
+    return f"Everyone who can reach this address can run code here, {sandbox().words}."
+
+
+def _teacher_key(file: str) -> dict[str, str]:
+    """The environment by which the app knows its teacher's key: where it stands, not what it is.
+
+    Raises:
+        BadInput: the file is not there, cannot be read, or holds too little to be a key.
+    """
+    if not file:
+        return {}
+    path = Path(file).expanduser().resolve()
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as why:
+        raise BadInput(
+            f"The teacher key's file {file} cannot be read.", "Give a text file with the key in it."
+        ) from why
+    if len(key) < SHORTEST_KEY:
+        raise BadInput(f"The key in {file} is too short.", f"It needs at least {SHORTEST_KEY} characters.")
+    return {"DELTALAB_TEACHER_KEY_FILE": str(path)}
 
 
 def _stop_signals() -> list[Any]:

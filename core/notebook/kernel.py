@@ -41,9 +41,10 @@ MEMORY_SECONDS = 0.2
 START_SECONDS = 60.0
 GRACE_SECONDS = 3.0  # after an interrupt, before the process is killed
 IDLE_SECONDS = 15 * 60.0
-CHECK_SECONDS = 20.0
+MORE_SECONDS = 3.0  # for a check, beyond what the code it tries is given
 WAITING = 24  # executions that may wait for one kernel
 MOST_CODE = 16_000
+MOST_MESSAGE = 16_000_000  # bytes
 AGAIN = "Everything that cells had defined is gone; run them again from the top."
 
 
@@ -53,7 +54,7 @@ class Execution:
 
     phase: queued → starting (the process) → running → over. end: ok | error | interrupted | too_long | too_large | died
     | dropped; empty while it is not over. sentence: how it ended, where the outputs do not say it. seconds: how long
-    the code ran.
+    the code ran. pid: of the process that ran it: with another one, what it has defined is gone.
     """
 
     code: str
@@ -67,6 +68,7 @@ class Execution:
     sentence: str = ""
     began: float = 0.0
     seconds: float = 0.0
+    pid: int | None = None
 
     @property
     def over(self) -> bool:
@@ -232,13 +234,14 @@ class Kernel:
             if line is None:
                 execution.phase = "starting"
                 line = _Line(self.home, self.owner, self.most_bytes, self._started)
-            execution.phase, execution.began = "running", time.monotonic()
+            execution.phase, execution.began, execution.pid = "running", time.monotonic(), line.process.pid
             parts = [(execution.code, execution.seconds_allowed, False)]
             if execution.check is not None:
                 name = json.dumps(execution.name)
                 arguments = ", ".join(map(json.dumps, execution.check))
-                parts.insert(0, (f"{_INSIDE}.begin({name}, globals())", CHECK_SECONDS, True))
-                parts.append((f"{_INSIDE}.check({name}, {arguments}, globals())", CHECK_SECONDS, True))
+                parts.insert(0, (f"{_INSIDE}.begin({name}, globals())", START_SECONDS, True))
+                seconds = execution.seconds_allowed + MORE_SECONDS
+                parts.append((f"{_INSIDE}.check({name}, {arguments}, globals())", seconds, True))
             for code, seconds, silent in parts:
                 end, sentence = self._watch(line, execution, code, seconds, silent)
                 if end != "ok":
@@ -276,6 +279,9 @@ class Kernel:
             now = time.monotonic()
             # The kernel says twice that it is done. A flood of output can drown the one that comes among the output.
             if status and (line.idle(number) or now - replied_at > 1.0):
+                if not line.idle(number):
+                    execution.outputs.add({"kind": "note", "text": "A part of the output was too large to be shown."})
+                    line.reconnect()
                 break
             if line.process.poll() is not None:
                 raise Gone(_death(line.process.returncode))
@@ -343,7 +349,6 @@ class _Line:
     """
 
     def __init__(self, home: Path, owner: str, most_bytes: int, started: Any) -> None:
-        from jupyter_client.blocking.client import BlockingKernelClient
         from jupyter_client.connect import write_connection_file
 
         self.place = Place.of(home, owner)
@@ -367,11 +372,10 @@ class _Line:
                 start_new_session=True,
             )  # fmt: skip
         started(self.process)
-        self.client = BlockingKernelClient()
-        self.client.load_connection_info(facts)
-        self.client.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=True)
+        self._facts, self._log = facts, log
+        self.client = self._connected()
         try:
-            self._wait(log)
+            self._wait()
         except Gone:
             self.close()
             raise
@@ -379,13 +383,34 @@ class _Line:
             # Both ends have read it, and a file could be read by others.
             Path(file).unlink(missing_ok=True)
 
-    def _wait(self, log: Path) -> None:
+    def _connected(self) -> Any:
+        import zmq
+        from jupyter_client.blocking.client import BlockingKernelClient
+
+        client = BlockingKernelClient()
+        # What is larger is not received: one print of a gigabyte must not become the server's gigabyte.
+        client.context.setsockopt(zmq.MAXMSGSIZE, MOST_MESSAGE)
+        client.load_connection_info(self._facts)
+        client.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=True)
+        return client
+
+    def reconnect(self) -> None:
+        """Connect anew: a message that was too large has ended the connection.
+
+        Raises:
+            Gone: the process does not answer.
+        """
+        self.client.stop_channels()
+        self.client = self._connected()
+        self._wait()
+
+    def _wait(self) -> None:
         """Until the process answers, and what it says is heard here."""
         deadline = time.monotonic() + START_SECONDS
         asked_at = 0.0
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                said = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
+                said = (self._log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
                 logger.error("a kernel did not start; it said: %s", said)
                 raise Gone("The kernel did not start.")
             if time.monotonic() - asked_at > 1.0:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from core.errors import BadInput, Refused
 from core.notebook.kernel import IDLE_SECONDS, Execution, Kernel, share_of_memory
+from core.notebook.sandbox import Place
 from core.units import GIB
 
 KEPT = 400
@@ -39,6 +40,7 @@ class Kernels:
         self._mutex = threading.Lock()
         self._kernels: dict[str, Kernel] = {}
         self._last: OrderedDict[tuple[str, str], Execution] = OrderedDict()
+        Place.sweep(home)
 
     def run(
         self, owner: str, name: str, code: str, *, seconds: float, check: tuple[str, str] | None = None
@@ -71,6 +73,11 @@ class Kernels:
         """Whether the learner's kernel is there, with what its cells have defined."""
         kernel = self._kernels.get(owner)
         return kernel is not None and kernel.alive
+
+    def pid(self, owner: str) -> int | None:
+        """The number of the learner's process; None when there is none."""
+        kernel = self._kernels.get(owner)
+        return kernel.pid if kernel is not None and kernel.alive else None
 
     def interrupt(self, owner: str) -> None:
         """Stop what runs in the learner's kernel."""

@@ -78,7 +78,8 @@ class Outputs:
     def message(self, kind: str, content: Mapping[str, Any]) -> None:
         """Take a message of the kernel's IOPub channel (jupyter-client.readthedocs.io, "Messaging in Jupyter")."""
         if kind == "stream":
-            self.add({"kind": "text", "name": content["name"], "text": ANSI.sub("", content["text"])})
+            text = content["text"][: 2 * MOST_CHARACTERS]
+            self.add({"kind": "text", "name": content["name"], "text": ANSI.sub("", text)})
         elif kind in ("display_data", "execute_result"):
             shown = of_bundle(content["data"])
             if shown is not None:
@@ -106,7 +107,7 @@ def of_bundle(data: Mapping[str, Any]) -> dict[str, Any] | None:
     if "image/png" in data:
         return {"kind": "image", "png": "".join(str(data["image/png"]).split())}
     text = data.get("text/markdown") or data.get("text/plain")
-    return None if text is None else {"kind": "value", "text": ANSI.sub("", str(text))}
+    return None if text is None else {"kind": "value", "text": ANSI.sub("", str(text)[: 2 * MOST_CHARACTERS])}
 
 
 def settled(text: str) -> str:
@@ -122,10 +123,9 @@ def shortened(outputs: Sequence[Mapping[str, Any]], most_bytes: int) -> list[dic
         one = dict(output)
         if one["kind"] in ("text", "value"):
             one["text"] = settled(one["text"])
-            most = max(0, left - 200)
             if _size(one) > left:
-                cut = one["text"].encode()[: most // 2].decode(errors="ignore")
-                one["text"] = cut + "\n… (the rest was not kept)"
+                cut = int(len(one["text"]) * max(0, left - 200) / _size(one))
+                one["text"] = one["text"][:cut] + "\n… (the rest was not kept)"
         elif one["kind"] == "table" and _size(one) > left:
             one["rows"] = one["rows"][:10]
         if _size(one) > left:
@@ -147,6 +147,8 @@ def printed(outputs: Sequence[Mapping[str, Any]]) -> str:
     for one in outputs:
         if one["kind"] == "table":
             parts += ["\t".join(map(str, one["columns"])), *("\t".join(map(str, row)) for row in one["rows"])]
-        else:
-            parts += [str(one[key]) for key in ("text", "name", "message") if key in one and one["kind"] != "figure"]
+        elif one["kind"] == "error":
+            parts.append(f"{one['name']}: {one['message']}")
+        elif "text" in one:
+            parts.append(one["text"])
     return "\n".join(parts)

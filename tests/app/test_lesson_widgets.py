@@ -15,7 +15,7 @@ from core.quantization import blockwise
 from core.quantization.formats import FORMATS, normal_float
 
 
-def drawn(name: str, options: dict[str, Any]) -> None:
+def drawn(name, options):
     from app import widgets
 
     widgets.renderer(name)(options, "w")
@@ -33,7 +33,7 @@ def draw(visit: Any, name: str, **options: Any) -> Any:
 def test_nf4_levels_step_by_step(visit: Any) -> None:
     page = draw(visit, "nf4-levels", bits=4)
     assert "16 heights" in said(page)
-    page.button_group[0].set_value(["Levels"]).run()
+    page.button_group[0].set_value("Levels").run()
     assert f"{normal_float(4).positive[-1][1]:.3f}" in said(page)
     assert len(page.dataframe[0].value) == 16
 
@@ -56,7 +56,7 @@ def test_block_size_counts_bits_as_the_engine_does(visit: Any, double: bool) -> 
 def test_two_criteria_on_both_kinds_of_numbers(visit: Any) -> None:
     page = draw(visit, "two-criteria")
     normal = said(page)
-    page.button_group[0].set_value(["real"]).run()
+    page.button_group[0].set_value("real").run()
     assert "NF4 errs by" in normal
     assert said(page) != normal
 

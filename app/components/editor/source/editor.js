@@ -49,7 +49,8 @@ const look = EditorView.theme({
   ".cm-cursor": { borderLeftColor: "var(--st-text-color)" },
   ".cm-gutters": { backgroundColor: "transparent", border: "none", color: COLOURS.comment },
   ".cm-lineNumbers .cm-gutterElement": { minWidth: "2.2rem" },
-  ".cm-activeLine, .cm-activeLineGutter": { backgroundColor: "color-mix(in srgb, var(--st-text-color) 5%, transparent)" },
+  ".cm-activeLine, .cm-activeLineGutter": { backgroundColor: "transparent" },
+  "&.cm-focused .cm-activeLine, &.cm-focused .cm-activeLineGutter": { backgroundColor: "color-mix(in srgb, var(--st-text-color) 5%, transparent)" },
   "&.cm-focused > .cm-scroller > .cm-selectionLayer .cm-selectionBackground, .cm-selectionBackground": {
     backgroundColor: "color-mix(in srgb, var(--st-primary-color) 28%, transparent)",
   },

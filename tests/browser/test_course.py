@@ -1,0 +1,44 @@
+"""The course around the lessons, in a real browser: a word's meaning, search, drill, language, the clock, a class."""
+
+from __future__ import annotations
+
+from tests.browser.conftest import Server, Visitors, idle
+from tests.browser.test_accessibility import check
+
+
+def test_search_leads_to_the_place_by_keyboard_alone(server: Server, visitors: Visitors) -> None:
+    page = visitors.new(server).tab("/runs")
+    page.keyboard.press("/")
+    page.wait_for_url("**/search*")
+    idle(page)
+    field = page.get_by_label("What are you looking for?")
+    field.fill("how many numbers does LoRA train")
+    field.press("Enter")
+    page.get_by_role("link", name="How many numbers does LoRA train?").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/start-here?at=count*")
+    idle(page)
+    page.wait_for_function("document.activeElement.id === 'count'")
+    top = page.evaluate("document.getElementById('count').getBoundingClientRect().top")
+    assert 0 <= top < 300
+    check(page, "dark")
+
+
+def test_a_missed_question_comes_back_in_german_on_a_phone(server: Server, visitors: Visitors) -> None:
+    phone = visitors.new(server, viewport={"width": 412, "height": 839}, has_touch=True)
+    page = phone.tab("/drill?topic=lora&lang=de")
+    assert page.evaluate("document.documentElement.lang") == "de"
+    page.get_by_label("Your answer").fill("8000")
+    page.get_by_role("button", name="Check").click()
+    page.get_by_text("one of the two matrices").wait_for()
+    page.get_by_role("link", name="Verfehltes wiederholen").click()
+    page.wait_for_url("**/review*lang=de*")
+    page.get_by_text("Frage wartet").wait_for()
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= 412
+    page.get_by_text("English", exact=True).click()
+    page.get_by_text("1 question waits").wait_for()
+    assert "lang" not in page.url
+    page.reload()
+    idle(page)
+    page.get_by_text("1 question waits").wait_for()
