@@ -142,6 +142,21 @@ def _figure(number: int, name: str) -> Any:
     return found
 
 
+def scored_at(folder: Path, run: str, step: int, what: str) -> float:
+    """Scores of a recorded run in between, in per cent: what is task, skills (their mean) or the name of a skill."""
+    from app.calc import recorded_events
+
+    events = recorded_events(folder / "runs" / f"{run}.jsonl")
+    looks = {e["step"]: e for e in events if e["kind"] == "evaluated"}
+    if step not in looks:
+        raise BadInput(f"The run {run} was not scored at step {step}.", f"It was at {', '.join(map(str, looks))}.")
+    skills = looks[step]["skills"]
+    known = {"task": looks[step]["exact_match"], "skills": sum(skills.values()) / max(1, len(skills)), **skills}
+    if what not in known:
+        raise BadInput(f"The run {run} has no score called {what!r}.", f"It has {', '.join(known)}.")
+    return 100 * float(known[what])
+
+
 def merged(folder: Path, probe: str, form: str, what: str) -> str:
     """Of a recorded merge: exact_match, skills (mean) or same (answers equal to the trained model's), in per cent."""
     row = _row(folder, probe, "form", form)
@@ -202,6 +217,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "shelf_text": (shelf_text, str),
     "ledger_figure": (ledger_figure, str),
     "ledger_value": (ledger_value, lambda v: f"{v:.4g}"),
+    "scored_at": (scored_at, _percent),
     "merged": (merged, str),
     "delayed": (delayed, str),
 }

@@ -116,6 +116,8 @@ def _ledger_row(folder: Path, run: str, term: str) -> dict[str, Any]:
 
     end = recorded_events(folder / "runs" / f"{run}.jsonl")[-1]
     rows = {row["name"]: row for row in residuals(end.get("predicted") or {}, end.get("ledger") or {})}
+    if rows and term == "gradients":  # (a term of which there is nothing at the peak has no row)
+        return rows.get(term, {"predicted": 0, "measured": 0})
     if term not in rows:
         raise BadInput(f"The recorded run {run} has no term {term!r}.", f"It has {', '.join(rows) or 'none'}.")
     return rows[term]
@@ -151,6 +153,6 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "disk_bytes": (disk_bytes, decimal_text),
     "ledger_bytes": (ledger_bytes, bytes_text),
     "ledger_share": (ledger_share, percent),
-    "ledger_error": (ledger_error, percent),
+    "ledger_error": (ledger_error, lambda v: "less than 0.01 %" if v < 0.01 else percent(v)),
     "card_price": (card_price, dollars),
 }

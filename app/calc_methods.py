@@ -31,7 +31,8 @@ def trained(model: str, method: str, rank: int = 0, targets: str = "") -> float:
     from core.anatomy import table_of
     from core.methods import METHODS
 
-    return float(METHODS[method].count(table_of(model), _settings(method, rank, targets)))
+    settings = _settings(method, rank, targets)
+    return float(METHODS[method].count(table_of(model), settings))
 
 
 def trained_share(model: str, method: str, rank: int = 0, targets: str = "") -> float:
@@ -64,14 +65,6 @@ def method_title(method: str) -> str:
 
     _settings(method, 0, "")
     return METHODS[method].TITLE
-
-
-def method_formula(method: str) -> str:
-    """Its equation, in the paper's letters, as code."""
-    from core.methods import METHODS
-
-    _settings(method, 0, "")
-    return METHODS[method].FORMULA
 
 
 def methods_count() -> float:
@@ -236,7 +229,6 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "trains": (trains, str),
     "saved_bytes": (saved_bytes, bytes_text),
     "method_title": (method_title, str),
-    "method_formula": (method_formula, lambda text: f"`{text}`"),
     "methods_count": (methods_count, grouped),
     "model_name": (model_name, str),
     "gpt": (gpt, grouped),

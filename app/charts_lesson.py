@@ -74,14 +74,17 @@ def against(runs: Sequence[Compared], x: str, y: str, *, log: bool = False) -> C
         fig.add_trace(
             go.Scatter(
                 x=[run.figures[x] / by_x], y=[run.figures[y] / by_y], mode="markers+text", name=run.label,
-                text=[run.label], textposition="top center", cliponaxis=False,
+                text=[run.label], textposition="top center", textfont={"size": 13}, cliponaxis=False,
                 marker={"symbol": style.marker, "size": 12, "color": style.colour},
                 hovertemplate=f"{run.label}<br>{quantity_title(x)}: {_text(x, run.figures)}<br>"
                 f"{quantity_title(y)}: {_text(y, run.figures)}<extra></extra>",
             )
         )  # fmt: skip
     if log:
-        fig.update_xaxes(type="log")
+        places = sorted({r.figures[x] for r in told})
+        fig.update_xaxes(
+            type="log", tickvals=[value / by_x for value in places], ticktext=[quantity_text(x, v) for v in places]
+        )  # fmt: skip
     if quantity_axis(y)[0] == "%":
         fig.update_yaxes(range=[-5, 112], tickvals=[0, 20, 40, 60, 80, 100])
     alt = f"{quantity_title(y)} against {_lower(quantity_title(x))}. " + " ".join(

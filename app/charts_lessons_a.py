@@ -116,6 +116,11 @@ def rule_line(name: str, parameters: int, chosen: float, claims: Mapping[str, fl
     return Chart(title, fig, alt, table)
 
 
+def apart(off: float) -> str:
+    """A difference in per cent: 0.031 -> '0.031 %', 0.00002 -> 'less than 0.01 %'."""
+    return f"less than 0.01{SPACE}%" if off < 0.01 else f"{off:.2g}{SPACE}%"
+
+
 def ledger_sides(rows: Sequence[Mapping[str, Any]], whose: str) -> Chart:
     """A run's memory term by term, predicted and measured side by side (rows of core.memory.predicted.residuals)."""
     import plotly.graph_objects as go
@@ -135,12 +140,13 @@ def ledger_sides(rows: Sequence[Mapping[str, Any]], whose: str) -> Chart:
         )  # fmt: skip
     fig.update_layout(hovermode="closest", legend={"orientation": "h", "y": -0.25})
     fig.update_yaxes(autorange="reversed")
-    fig.update_xaxes(rangemode="tozero")
+    most = max(max(r["predicted"], r["measured"]) for r in rows) / MIB
+    fig.update_xaxes(range=[-0.03 * most, 1.06 * most])
     whole = rows[-1]
     off = 100 * abs(whole["predicted"] / whole["measured"] - 1) if whole["measured"] else 0.0
     title = (
         f"{whose}: predicted {bytes_text(whole['predicted'])}, measured {bytes_text(whole['measured'])}, "
-        f"{off:.2g}{SPACE}% apart"
+        f"{apart(off)} apart"
     )
     alt = "Memory of one training step, predicted and measured. " + " ".join(
         f"{n}: {bytes_text(r['predicted'])} and {bytes_text(r['measured'])}." for n, r in zip(names, rows, strict=True)

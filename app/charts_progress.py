@@ -90,9 +90,10 @@ def _disc(stop: Stop, lines: Sequence[str], x: float, y: float) -> str:
             turned = f'transform="rotate(-90 {x:.0f} {y:.0f})"'
             parts.append(ring(_RADIUS, f'fill="none" stroke="{colour}" stroke-width="5" {dashes} {turned}'))
         parts.append(f'<text x="{x:.0f}" y="{y + 5:.0f}" text-anchor="middle" font-weight="600">{stop.number}</text>')
+    behind = 'stroke="PAGE" stroke-width="4" stroke-linejoin="round" paint-order="stroke"'  # the path does not cross it
     for line, words in enumerate(lines):
         at = f'x="{x:.0f}" y="{y + _RADIUS + 19 + _LINE * line:.0f}"'
-        parts.append(f'<text {at} text-anchor="middle" font-size="12.5">{html.escape(words)}</text>')
+        parts.append(f'<text {at} text-anchor="middle" font-size="12.5" {behind}>{html.escape(words)}</text>')
     return "".join(parts)
 
 

@@ -23,15 +23,16 @@ COSTS = {
     "update_items": "Items for it",
     "retrieve_ms": "To retrieve",
     "first_ms": "To the first token",
-    "rest_ms": "Rest of the answer",
+    "token_ms": "Each further token",
     "context_tokens": "Tokens in the prompt",
     "storage_bytes": "Stored beside the base",
 }
 """Measure -> title of its column."""
 MORE = {
-    "facts": {"faithful": "stands in the passage"},
+    "facts": {"sourced": "answers from the passage about the one asked"},
+    "crowd": {"borrowed": "answers from somebody else's passage", "refused": "says that it is not said"},
     "changed": {"stale": "still the old answer", "right_after_update": "right after training anew"},
-    "nowhere": {"invented": "invented"},
+    "nowhere": {"invented": "invented", "borrowed": "answers from somebody else's passage"},
 }
 """Need -> measure -> how its row is called."""
 _OF = {"update_seconds": "changed", "update_items": "changed", "context_tokens": "facts"}
@@ -48,7 +49,7 @@ def arm_style(arm: str) -> Style:
 
 
 def needs(found: Bands) -> Chart:
-    """Right answers of every arm on every need, a row a need."""
+    """Right answers of every arm on every need, a row a need, with the interval that its questions leave each."""
     import plotly.graph_objects as go
 
     arms = [arm for arm in ARMS if any((arm, need, "right") in found for need in NEEDS)]
@@ -64,11 +65,11 @@ def needs(found: Bands) -> Chart:
                 name=ARMS[arm], mode="markers",
                 marker={"symbol": style.marker, "size": 10, "color": style.colour},
                 error_x={
-                    "type": "data", "symmetric": False, "array": [100 * (b.high - b.mean) for _, b in points],
-                    "arrayminus": [100 * (b.mean - b.low) for _, b in points], "thickness": 1.5, "width": 4,
-                    "visible": any(b.seeds > 1 for _, b in points),
+                    "type": "data", "symmetric": False, "array": [100 * (b.interval[1] - b.mean) for _, b in points],
+                    "arrayminus": [100 * (b.mean - b.interval[0]) for _, b in points], "thickness": 1, "width": 3,
                 },
-                customdata=[n.title for n, _ in points], hovertemplate="%{customdata}: %{x:.0f} %",
+                customdata=[f"{n.title}, {b.questions} questions" for n, b in points],
+                hovertemplate="%{customdata}: %{x:.0f} %",
             )
         )  # fmt: skip
     fig.update_layout(hovermode="closest")
@@ -101,13 +102,14 @@ def _finding(found: Bands) -> str:
 
 
 def numbers(found: Bands, measure: str) -> pd.DataFrame:
-    """One measure as numbers: a row for each need and arm, with the range over the seeds."""
+    """One measure as numbers: a row for each need and arm, with the range over the seeds and the 95 % interval."""
     rows = []
     for (arm, need, name), band in found.items():
         if name == measure and need:
             rows.append(
                 {"need": need, "approach": arm, measure: round(band.mean, 4), "low": round(band.low, 4),
-                 "high": round(band.high, 4), "seeds": band.seeds, "questions": band.count}
+                 "high": round(band.high, 4), "interval_low": round(band.interval[0], 4),
+                 "interval_high": round(band.interval[1], 4), "seeds": band.seeds, "questions": band.questions}
             )  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -118,18 +120,21 @@ def needs_table(found: Bands) -> pd.DataFrame:
     for need in NEEDS.values():
         for measure, what in {"right": "", **MORE.get(need.name, {})}.items():
             title = f"{need.title}: {what}" if what else need.title
-            line: dict[str, Any] = {"Need": title}
+            line: dict[str, Any] = {"Need": title, "Questions": ""}
+            counts = set()
             for arm, name in ARMS.items():
                 band = found.get((arm, need.name, measure))
                 line[name] = "–" if band is None else share(band)
+                counts |= {band.questions} if band is not None else set()
+            line["Questions"] = " to ".join(str(n) for n in sorted({min(counts), max(counts)})) if counts else ""
             rows.append(line)
     return pd.DataFrame(rows)
 
 
 def share(band: Band) -> str:
-    """A share with its range over the seeds, if there is one."""
-    low, high = f"{100 * band.low:.0f}", f"{100 * band.high:.0f}"
-    return f"{100 * band.mean:.0f} %" + ("" if low == high else f" ({low} to {high})")
+    """A share with the interval that its questions leave it."""
+    low, high = band.interval
+    return f"{100 * band.mean:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def costs_table(found: Bands) -> pd.DataFrame:
@@ -151,7 +156,7 @@ def verdict_table(rows: Sequence[Verdict]) -> pd.DataFrame:
         [
             {
                 "Concern": v.claim.concern, "Of": v.claim.side, "It is said": v.claim.says, "Verdict": v.verdict,
-                "Measured": v.figures or "–", "Why a small model may differ": v.claim.small,
+                "Measured": v.figures or "–", "But": v.but, "Why a small model may differ": v.claim.small,
             }
             for v in rows
         ]
@@ -234,7 +239,8 @@ def rules_table(book: RuleBook) -> pd.DataFrame:
         does += [f"rules out: {PULLS[p].lower()}" for p in rule.rules_out]
         rows.append(
             {"Rule": rule.id, "When": when, "Does": ", ".join(does), "Because": rule.because,
-             "Measured": ", ".join(rule.measured), "Literature": ", ".join(rule.literature)}
+             "Measured": ", ".join(rule.measured) or "judgement, not measured",
+             "Literature": ", ".join(rule.literature)}
         )  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -9,6 +9,7 @@ import streamlit as st
 
 from app import charts, form, live, state
 from app.story import Story, plain
+from app.words import t
 from core.config import RunConfig
 from core.errors import DeltalabError
 
@@ -98,14 +99,14 @@ def compare(runs: Sequence[Run], key: str, *, label: str = "Compare", default: S
         format_func=labels.__getitem__,
         key=key,
         max_selections=MOST,
-        placeholder="Choose two or more runs",
+        placeholder=t("compare.choose"),
         on_change=_keep_in_link,
         args=(key,),
     )
     picked = [(labels[i], story(by_id[i])) for i in chosen if i in by_id]
     if len(picked) < 2:
         if picked:
-            st.caption("Choose one more to see them side by side.")
+            st.caption(t("compare.one_more"))
         return
     side_by_side(picked, key)
 
@@ -127,9 +128,9 @@ def side_by_side(picked: Sequence[tuple[str, Story]], key: str) -> None:
     ):
         with column:
             draw(chart, f"{key}-{name}")
-    st.dataframe(charts.comparison(picked), hide_index=True, alt="The runs side by side, one row each.")
+    st.dataframe(charts.comparison(picked), hide_index=True, alt=t("compare.alt"))
     st.download_button(
-        "Table as CSV",
+        t("shared.table_csv"),
         charts.csv(charts.comparison_numbers(picked)),
         "runs.csv",
         "text/csv",

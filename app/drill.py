@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from app import index, schema
+from app import answers, index, schema
 from app.index import Cell, Lesson, LessonMistakes, Mistake
 
 FILE = index.ROOT / "drill" / "questions.yaml"
@@ -89,6 +89,9 @@ def read(path: Path) -> tuple[list[Question], list[Mistake]]:
         if row.get("id") in seen:
             report(line, f"The id {row['id']!r} is taken already.")
         seen.add(str(row.get("id")))
+        if isinstance(body.get("choices"), list):
+            # In the file the right choice stands first, where it is easily seen; here it stands anywhere.
+            body["choices"] = [body["choices"][i] for i in answers.shuffled(len(body["choices"]), str(row.get("id")))]
         kind = OPEN if is_open else "quiz"
         out.append(Question(str(row.get("topic")), Cell(kind, str(row.get("id")), len(out) + 1, line, body)))
     return out, mistakes

@@ -19,6 +19,7 @@ from typing import Any
 
 import streamlit as st
 
+from app.words import t
 from core.config import RunConfig, default_row, problems, warnings
 from core.export import link as run_link
 from core.methods import METHODS
@@ -54,10 +55,10 @@ class Knob:
         """What the knob does, why its default is what it is, and its range."""
         parts = [self.meta["doc"]]
         if self.meta.get("why"):
-            parts.append(f"**Default {shown(self.default)}.** {self.meta['why']}")
+            parts.append(f"**{t('form.default', value=shown(self.default))}** {self.meta['why']}")
         low, high = self.meta.get("low"), self.meta.get("high")
         if low is not None and high is not None:
-            parts.append(f"From {low:g} to {high:g}.")
+            parts.append(t("form.range", low=f"{low:g}", high=f"{high:g}"))
         return "\n\n".join(parts)
 
 
@@ -201,7 +202,7 @@ def run_form(
     show: Sequence[str] | None = None,
     lock: Sequence[str] = (),
     hide: Sequence[str] = (),
-    label: str = "Run",
+    label: str = "",
     busy: bool = False,
     ready: bool = True,
     per_row: int = PER_ROW,
@@ -216,7 +217,7 @@ def run_form(
             loop's config when None.
         lock: knobs shown but not changeable: their defaults hold, whatever the address says.
         hide: knobs that are not shown; their defaults hold.
-        label: the button's text.
+        label: the button's text; "Run" when empty.
         busy: a run of this form is active: the button is disabled and says so.
         ready: False disables the button without a word (the page says what is missing).
         per_row: knobs side by side.
@@ -233,10 +234,10 @@ def run_form(
             with column:
                 values[knob.name] = _draw(knob, widget_key(key, defaults, knob), locked=knob.name in lock)
                 if knob.meta.get("why"):
-                    st.caption(f"Default {shown(knob.default)}. {knob.meta['why']}")
+                    st.caption(f"{t('form.default', value=shown(knob.default))} {knob.meta['why']}")
     folded = [k for k in every if k not in visible]
     if folded:
-        with st.expander("More settings", key=f"{key}-more"):
+        with st.expander(t("form.more"), key=f"{key}-more"):
             columns = st.columns(per_row, gap="medium")
             for i, knob in enumerate(folded):
                 with columns[i % per_row]:
@@ -253,7 +254,7 @@ def run_form(
     for sentence in warnings(config):
         st.caption(f":material/warning: {_readable(sentence)}")
     pressed = st.button(
-        "Running" if busy else label,
+        t("form.running") if busy else label or t("form.run"),
         key=f"{key}-run",
         type="primary",
         icon=":material/hourglass_top:" if busy else ":material/play_arrow:",
@@ -283,7 +284,7 @@ def common_knobs(defaults: RunConfig, key: str, names: Sequence[str]) -> dict[st
                     knob = next(k for k in knobs(defaults) if k.name == name)
                     value, default = _draw(knob, widget_key(key, defaults, knob), locked=False), knob.default
                     if knob.meta.get("why"):
-                        st.caption(f"Default {shown(default)}. {knob.meta['why']}")
+                        st.caption(f"{t('form.default', value=shown(default))} {knob.meta['why']}")
                 if value != default:
                     changed[name] = value
     return changed
@@ -301,13 +302,13 @@ def changed_knobs(defaults: RunConfig, key: str, names: Sequence[str]) -> dict[s
 def _seed(defaults: RunConfig, key: str, *, locked: bool) -> int:
     return int(
         st.number_input(
-            "Seed",
+            t("shared.seed"),
             min_value=0,
             max_value=2**31 - 1,
             value=defaults.seed,
             step=1,
             key=f"{key}-seed",
-            help="Where every random choice comes from: the same settings and seed give the same run.",
+            help=t("form.seed_help"),
             bind="query-params",
             disabled=locked,
         )

@@ -27,6 +27,7 @@ import streamlit as st
 
 from app import api, charts, components, state
 from app.story import Story, happened, percent, plain, slim, small
+from app.words import t
 from core.base import CLASSIFICATION, kind_of_base
 from core.config import EMBEDDED, RunConfig, resolved
 from core.errors import DeltalabError, NotFound
@@ -225,7 +226,7 @@ def run_panel(
     story = story_of(run)
     _provenance(run, story)
     if own is not None and stale is not None and own.status not in ACTIVE and differs(own, stale):
-        st.caption(":material/update: The settings have changed since this run. *Run* shows what they do.")
+        st.caption(f":material/update: {t('run.changed')}")
     if own is not None and own.status in ("failed", "interrupted") and own.sentence:
         box = st.error if own.status == "failed" else st.warning
         icon = ":material/error:" if own.status == "failed" else ":material/power_off:"
@@ -242,7 +243,7 @@ def run_panel(
 def _provenance(run: Run | Recorded, story: Story) -> None:
     """Where this was made, in one line: recorded is never passed off as live."""
     if isinstance(run, Recorded):
-        st.markdown(f":material/history: **Recorded**, not your run · {run.label}")
+        st.markdown(f":material/history: {t('run.recorded')} · {run.label}")
         return
     from core.methods import METHODS
 
@@ -311,8 +312,8 @@ def _curve(run: Run | Recorded, story: Story, key: str) -> None:
         if result.done is not None:
             st.rerun()
         if not state.kept():
-            st.caption("Your browser keeps no cookie for this page, so the curves stand still. Refresh to see more.")
-            st.button("Refresh", key=f"{key}-refresh", icon=":material/refresh:")
+            st.caption(t("run.no_cookie"))
+            st.button(t("run.refresh"), key=f"{key}-refresh", icon=":material/refresh:")
 
 
 def _nothing() -> None:
@@ -325,17 +326,17 @@ def _actions(run: Run, key: str, on_new: Callable[[Run], None] | None) -> None:
     try:
         with st.container(horizontal=True, key=f"{key}-actions"):
             if run.status in ACTIVE:
-                label = "Cancelling" if run.cancelling else "Cancel"
+                label = t("run.cancelling") if run.cancelling else t("run.cancel")
                 if st.button(label, key=f"{key}-cancel", icon=":material/stop:", disabled=run.cancelling):
                     store.cancel(run.id, owner)
                     st.rerun()
                 return
             # An interrupted run without a checkpoint begins again; that is what its advice says.
             can = run.resumable or run.status == "interrupted"
-            if can and st.button("Resume", key=f"{key}-resume", icon=":material/play_arrow:"):
+            if can and st.button(t("run.resume"), key=f"{key}-resume", icon=":material/play_arrow:"):
                 store.resume(run.id, owner, key=f"resume:{run.id}:{run.attempt}")
                 st.rerun()
-            pressed = st.button("Run again", key=f"{key}-again", icon=":material/replay:")
+            pressed = st.button(t("run.again"), key=f"{key}-again", icon=":material/replay:")
         if pressed:
             new = start(config_of(run), key=f"{key}-again-{run.id}", cell=run.cell, title=run.title)
             if new is not None:
@@ -375,30 +376,30 @@ def _figures(story: Story) -> None:
         if after is not None and after["exact_match"] is not None:
             gain = None
             if before is not None and before["exact_match"] is not None:
-                gain = f"{100 * (after['exact_match'] - before['exact_match']):+.0f} points"
-            name = "Accuracy" if story.classifies else "Exact match"
-            still = gain == "+0 points"
+                gain = t("run.points", points=f"{100 * (after['exact_match'] - before['exact_match']):+.0f}")
+            name = t("run.accuracy") if story.classifies else t("run.exact_match")
+            still = gain == t("run.points", points="+0")
             st.metric(name, percent(after["exact_match"]), gain, width="content",
                       delta_color="off" if still else "normal", delta_arrow="off" if still else "auto")  # fmt: skip
             if after.get("macro_f1") is not None:
-                st.metric("Macro F1", percent(after["macro_f1"]), width="content")
+                st.metric(t("run.macro"), percent(after["macro_f1"]), width="content")
         elif after is not None and after["loss"] is not None:
             known = before is not None and before["loss"] is not None
             change = f"{after['loss'] - before['loss']:+.2f}" if before is not None and known else None
-            st.metric("Held-out loss", f"{after['loss']:.2f}", change, delta_color="inverse", width="content")
+            st.metric(t("run.held_out_loss"), f"{after['loss']:.2f}", change, delta_color="inverse", width="content")
         share = started["trainable"] / started["total"] if started["total"] else 0
         st.metric(
-            "Trained parameters",
+            t("run.trained"),
             count_text(started["trainable"]),
-            f"{small(share)} of the model",
+            t("run.of_model", share=small(share)),
             delta_color="off",
             delta_arrow="off",
             width="content",
         )
         if story.seconds:
-            rate = f"{len(story.steps) / story.seconds:.1f} steps a second" if story.steps else None
+            rate = t("run.rate", rate=f"{len(story.steps) / story.seconds:.1f}") if story.steps else None
             st.metric(
-                "Training time",
+                t("run.time"),
                 seconds_text(story.seconds),
                 rate,
                 delta_color="off",
@@ -406,7 +407,7 @@ def _figures(story: Story) -> None:
                 width="content",
             )
         if end is not None and end.get("peak_bytes"):
-            st.metric("Peak memory", bytes_text(end["peak_bytes"]), width="content")
+            st.metric(t("run.peak"), bytes_text(end["peak_bytes"]), width="content")
 
 
 def _words(run: Run | Recorded, story: Story, expect: Mapping[str, float] | None) -> None:
@@ -415,7 +416,7 @@ def _words(run: Run | Recorded, story: Story, expect: Mapping[str, float] | None
     sentences = happened(story, expect=expect, title=task_title(task) if task else "")
     notes = list((story.started or {}).get("notes", ()))
     if sentences:
-        st.markdown("##### What happened")
+        st.markdown(f"##### {t('run.happened')}")
         # A number and its sign stay on one line.
         st.markdown("\n".join(f"- {s}" for s in sentences).replace(" %", "\u00a0%"))
     for note in notes:
@@ -426,13 +427,17 @@ def _numbers(story: Story, key: str) -> None:
     """The same as tables and CSV."""
     if not story.steps and not story.evaluated:
         return
-    with st.expander("The numbers behind the curves", key=f"{key}-numbers"):
+    with st.expander(t("run.numbers"), key=f"{key}-numbers"):
         scores, steps = charts.scores_table(story), charts.steps_table(story)
         if not scores.empty:
-            st.dataframe(scores.round(3), hide_index=True, alt="Held-out scores at each look.")
-        st.dataframe(steps, hide_index=True, height=240, alt="Loss, learning rate and more at each step.")
+            st.dataframe(scores.round(3), hide_index=True, alt=t("run.scores_alt"))
+        st.dataframe(steps, hide_index=True, height=240, alt=t("run.steps_alt"))
         with st.container(horizontal=True):
-            st.download_button("Scores as CSV", charts.csv(scores), "scores.csv", "text/csv", key=f"{key}-scores-csv",
-                               icon=":material/download:", on_click="ignore")  # fmt: skip
-            st.download_button("Steps as CSV", charts.csv(steps), "steps.csv", "text/csv", key=f"{key}-steps-csv",
-                               icon=":material/download:", on_click="ignore")  # fmt: skip
+            st.download_button(
+                t("run.scores_csv"), charts.csv(scores), "scores.csv", "text/csv", key=f"{key}-scores-csv",
+                icon=":material/download:", on_click="ignore",
+            )  # fmt: skip
+            st.download_button(
+                t("run.steps_csv"), charts.csv(steps), "steps.csv", "text/csv", key=f"{key}-steps-csv",
+                icon=":material/download:", on_click="ignore",
+            )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Any
 import streamlit as st
 from starlette.middleware import Middleware
 
-from app import live, state, uploads
+from app import index, live, search, state, uploads
 from app.api import ROUTES
 from app.identity import Guard
+from app.words import t
 from core.errors import DeltalabError
 
 logger = logging.getLogger("deltalab.app")
@@ -36,6 +38,7 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
     import app.views  # noqa: F401  # isort: skip
 
     uploads.sweep()
+    threading.Thread(target=_warm, name="deltalab-warm", daemon=True).start()
     supervisor = Supervisor(state.store())
     supervisor.start()
     gc.collect()
@@ -47,6 +50,15 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
         state.close()
 
 
+def _warm() -> None:
+    """Read the lessons and make the index of the search while nobody waits for them."""
+    try:
+        index.lessons()
+        search.find("rank")
+    except DeltalabError:
+        logger.exception("a lesson cannot be read")
+
+
 def failed(error: Exception) -> bool:
     """A page that could not be drawn: say it in words, and keep the details for the log. True: it has been said."""
     if isinstance(error, DeltalabError):
@@ -54,8 +66,7 @@ def failed(error: Exception) -> bool:
         return True
     logger.error("a page failed", exc_info=error)
     st.error(
-        f"**This page met a mistake of ours ({type(error).__name__}).** Reload it; your runs are not touched. "
-        "The server's log has the details.",
+        t("shell.mistake", kind=type(error).__name__),
         icon=":material/error:",
     )
     return True

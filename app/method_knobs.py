@@ -9,6 +9,7 @@ import streamlit as st
 
 from app import form
 from app.choices import Choice, number, one_of, switch, whole, words
+from app.words import t
 from core.config import RunConfig
 from core.methods import METHODS
 
@@ -21,7 +22,7 @@ def settings(method: str, page: str, skip: Sequence[str] = ()) -> Any:
     """
     knobs = [k for k in form.knobs(RunConfig(method=method)) if k.part == "settings"]
     if not knobs:
-        st.caption("It has no settings of its own.")
+        st.caption(t("form.no_settings"))
         return METHODS[method].Config()
     columns = st.columns(3, gap="medium")
     values = {}

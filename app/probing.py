@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from app import live, state
+from app.words import t
 from core.errors import DeltalabError
 from core.runs.prober import CANCELLED, FAILED, FINISHED, WAITING, Probing
 from core.units import seconds_text
@@ -76,17 +77,17 @@ def _section(
     if now is not None and now.status == FINISHED and now.result is not None:
         st.session_state[last_key] = (ids, settings)
         show(now.result)
-        st.caption(f"Measured in {seconds_text(now.seconds)} on {state.device_text()}.")
+        st.caption(t("measure.measured", time=seconds_text(now.seconds), device=state.device_text()))
         return
     if now is not None and now.active:
         _progress(now)
-        if st.button("Stop", key=f"{key}-{name}-stop", icon=":material/stop_circle:"):
+        if st.button(t("measure.stop"), key=f"{key}-{name}-stop", icon=":material/stop_circle:"):
             prober.cancel(name, ids, settings, owner)
         return
     if now is not None and now.status == FAILED:
         live.say(DeltalabError(now.sentence, now.advice))
     elif now is not None and now.status == CANCELLED:
-        st.caption("Stopped before it was done.")
+        st.caption(t("measure.stopped"))
     with st.container(horizontal=True, vertical_alignment="center"):
         if st.button(label, key=f"{key}-{name}-start", icon=":material/play_arrow:", type="primary"):
             try:
@@ -95,13 +96,13 @@ def _section(
                 live.say(error)
             else:
                 st.rerun()
-        st.caption(f"It takes {takes}, in a process of its own.")
+        st.caption(t("measure.takes", time=takes))
     if keep:
         _stale(name, st.session_state.get(last_key), ids, show)
 
 
 def _progress(now: Probing) -> None:
-    text = "Waiting for another measurement" if now.status == WAITING else now.text
+    text = t("measure.waiting") if now.status == WAITING else now.text
     st.progress(min(max(now.share or 0.0, 0.0), 1.0), text=f"{text} …")
 
 
@@ -112,5 +113,5 @@ def _stale(name: str, last: tuple[list[str], dict[str, Any]] | None, ids: list[s
     before = state.prober().look(name, ids, last[1], state.owner())
     if before is None or before.result is None:
         return
-    st.caption(":material/update: What follows was measured with other settings.")
+    st.caption(f":material/update: {t('measure.stale')}")
     show(before.result)

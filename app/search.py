@@ -17,12 +17,11 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from app import drill, index
 from core import glossary
 from core.catalog import FOLDER
-from core.errors import DeltalabError
 
 if TYPE_CHECKING:
     import apsw
@@ -93,17 +92,15 @@ def entries() -> Iterator[Entry]:
         yield Entry(PAGE, words.t(f"page.{name}.title"), words.t(f"page.{name}.summary"), "", view.url_path)
 
 
+def text_of(source: str) -> str:
+    """A text of a lesson as it is read, without computed numbers: nobody looks for them, and some take a second."""
+    return plain(index.filled(source, index.ROOT, compute=lambda call, folder: "…"))
+
+
 def _lessons() -> Iterator[Entry]:
     """Each cell on its own; prose by its headings."""
     found = index.lessons()
     for lesson in found:
-
-        def text_of(source: str, folder: Any = lesson.folder) -> str:
-            try:
-                return plain(index.filled(source, folder))
-            except DeltalabError:
-                return plain(source)
-
         yield Entry(LESSON, text_of(lesson.title), text_of(lesson.summary), "", lesson.url_path)
         heading, at = text_of(lesson.title), ""
         for cell in lesson.cells:

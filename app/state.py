@@ -125,7 +125,9 @@ def device_text() -> str:
 
 def device_chip() -> None:
     """The line that says what everything here runs on."""
-    st.caption(f":material/memory: Runs on {device_text()}")
+    from app.words import t
+
+    st.caption(f":material/memory: {t('shared.runs_on', device=device_text())}")
 
 
 def local_time(moment: float) -> datetime.datetime:

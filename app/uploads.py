@@ -48,6 +48,19 @@ def keep(owner: str, name: str, content: bytes) -> Path:
     return path
 
 
+def token(path: Path) -> str:
+    """How a link names a file that `keep` has written; it says nothing about whose it is."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def kept(owner: str, name: str) -> Path | None:
+    """The file of this owner that a link names by its `token`; None where there is none, or none any more."""
+    if not re.fullmatch(r"[0-9a-f]{16}/[\w-][\w.-]{0,79}", name):
+        return None
+    path = folder(owner) / name
+    return path if path.is_file() else None
+
+
 def _make(own: Path) -> None:
     """Make an upload's folder, or mark it as used now. A sweep elsewhere may remove it while this looks."""
     while True:

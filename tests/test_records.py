@@ -148,3 +148,15 @@ def test_answers_come_in_time(memory: dict[str, Any]) -> None:
     assert took["first trace of a new process, 8B"] <= 10
     assert took["fit of a model without a surrogate"] <= 10
     assert all(seconds <= 3 for what, seconds in took.items() if what.startswith("trace, 8B"))
+
+
+def test_the_recorded_race_is_of_every_method() -> None:
+    """Nobody adds a method and leaves it out of the race that is shown at once."""
+    from core.methods import METHODS
+    from core.race import aggregate, recorded
+
+    record = recorded()
+    found = aggregate(record["rows"])
+    assert set(found) == set(METHODS)
+    assert all(band["exact_match"].count == record["seeds"] for band in found.values())
+    assert not record["changed"]

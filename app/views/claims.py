@@ -12,6 +12,7 @@ import streamlit as st
 from app import charts
 from app.choices import Choice, one_of
 from app.story import plain
+from app.words import n, t
 
 if TYPE_CHECKING:
     from core.claims import Claim
@@ -20,36 +21,31 @@ PAGE = "claims"
 PRICES = 25  # the claim whose inputs a reader may change
 ALL = "all"
 VERDICTS = {
-    "holds": (":material/check_circle:", "holds"), "holds if": (":material/rule:", "holds if"),
-    "off": (":material/block:", "is off"), "open": (":material/help:", "open"),
+    "holds": (":material/check_circle:", "claims.holds"), "holds if": (":material/rule:", "claims.holds_if"),
+    "off": (":material/block:", "claims.off"), "open": (":material/help:", "claims.open"),
 }  # fmt: skip
-SUMS = {"holds": "hold", "holds if": "hold under assumptions", "off": "are off", "open": "open: not measured here"}
 TOPICS = [ALL, "memory", "parameters", "storage", "hardware", "quality"]
 TOPIC = Choice(PAGE, "topic", ALL, one_of(TOPICS))
 
 
 def render() -> None:
     """Draw the page."""
-    st.title("Claims", anchor=False)
-    st.markdown(
-        "Statements that circulate in courses on fine-tuning. Each is computed here, from the models' own tables, from "
-        "traced steps and from this program's recorded runs: under which assumptions it holds, and where it does not."
-    )
-    with st.spinner("Computing every claim", show_time=True):
+    st.title(t("page.claims.title"), anchor=False)
+    st.markdown(t("claims.intro"))
+    with st.spinner(t("claims.computing"), show_time=True):
         every = _every()
     counts = {verdict: sum(c.verdict == verdict for c in every) for verdict in VERDICTS}
     st.markdown(
         " ".join(
-            f"{VERDICTS[verdict][0]} **{count}** {words}."
+            VERDICTS[verdict][0] + " " + n(f"claims.sum.{verdict.replace(' ', '_')}", count)
             for verdict, count in counts.items()
             if count
-            for words in [SUMS[verdict]]
         )
     )
     TOPIC.start()
     st.segmented_control(
-        "Topic", TOPICS, format_func=str.capitalize, required=True, label_visibility="collapsed",
-        **TOPIC.one(),
+        t("claims.topic"), TOPICS, format_func=lambda key: t(f"claims.topics.{key}"), required=True,
+        label_visibility="collapsed", **TOPIC.one(),
     )  # fmt: skip
     shown = [c for c in every if TOPIC.value in (None, ALL, c.topic)]
     for one in shown:
@@ -84,7 +80,7 @@ def _priced(listed: Claim) -> None:
     with st.container(horizontal=True, key="row-claims-prices"):
         for row in rows:
             st.number_input(
-                f"{row['gpu']}, US dollars", 1, 1_000_000, int(row["usd"]), step=100, width=220,
+                t("claims.price", card=row["gpu"]), 1, 1_000_000, int(row["usd"]), step=100, width=220,
                 key=f"claims-price-{row['gpu']}",
             )  # fmt: skip
 
@@ -93,15 +89,18 @@ def _claim(one: Claim) -> None:
     icon, verdict = VERDICTS[one.verdict]
     with st.container(key=f"row-claim-{one.number}"):
         st.subheader(f"{one.number}. {plain(one.text)}", anchor=f"claim-{one.number}")
-        st.markdown(f"{icon} **{verdict.capitalize()}.** {plain(one.told)}")
+        st.markdown(f"{icon} **{t(verdict)}.** {plain(one.told)}")
         true, looked = one.cases
         if looked > 1:
-            st.caption(f"True in {true} of the {looked} cases looked at.")
-        with st.expander("Figures, assumptions, reference", key=f"claim-{one.number}-more"):
+            st.caption(t("claims.cases", true=true, looked=looked))
+        with st.expander(t("claims.more"), key=f"claim-{one.number}-more"):
             table = pd.DataFrame(
-                [{"Figure": f.name, "Value": f.text, "How it comes about": f.formula} for f in one.figures]
+                [
+                    {t("claims.figure"): f.name, t("claims.value"): f.text, t("claims.formula"): f.formula}
+                    for f in one.figures
+                ]
             )
-            st.dataframe(table, hide_index=True, alt=f"The figures behind claim {one.number}.")
+            st.dataframe(table, hide_index=True, alt=t("claims.alt", number=one.number))
             for text in one.assumptions:
                 st.markdown(f"- {plain(text)}")
             for r in one.references:
@@ -120,6 +119,6 @@ def _table(every: Sequence[Claim]) -> None:
         ]
     )  # fmt: skip
     st.download_button(
-        "All figures as CSV", charts.csv(rows), "claims.csv", "text/csv", key="claims-csv", icon=":material/download:",
+        t("claims.csv"), charts.csv(rows), "claims.csv", "text/csv", key="claims-csv", icon=":material/download:",
         on_click="ignore",
     )  # fmt: skip

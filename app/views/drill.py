@@ -20,6 +20,15 @@ ALL = "all"
 TOPIC = Choice(PAGE, "topic", ALL, one_of([ALL, *drill.TOPICS]))
 
 
+class Drilling(Context):
+    """The context of the drill: an answer draws the whole page again, since the score stands around the question."""
+
+    def save(self, cell: Cell, value: dict[str, Any]) -> None:
+        """Keep the answer."""
+        super().save(cell, value)
+        st.rerun()
+
+
 def render() -> None:
     """Draw the page. ?topic= picks a topic, ?question= an exact question."""
     st.title(t("drill.title"), anchor=False)
@@ -30,7 +39,7 @@ def render() -> None:
         label_visibility="collapsed", **TOPIC.one(),
     )  # fmt: skip
     chosen = list(drill.of_topic(None if TOPIC.value in (None, ALL) else TOPIC.value))
-    context = Context.of(drill.as_lesson())
+    context = Drilling.of(drill.as_lesson())
     _standing(chosen, context)
     at = _position(chosen, context)
     question = chosen[at]
@@ -66,7 +75,7 @@ def _position(chosen: list[Question], context: Context) -> int:
 
 def _move(chosen: list[Question], at: int, context: Context) -> None:
     """Back, on, and to the next one that is open."""
-    with st.container(horizontal=True, gap="small"):
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         st.button(
             t("drill.back"), key="drill-back", on_click=_go, args=(chosen[at - 1].id,), disabled=at == 0,
             icon=":material/arrow_back:",
@@ -98,7 +107,7 @@ def _open(cell: Cell, context: Context) -> None:
     with st.container(border=True, key=f"{key}-cell"):
         st.caption(t("drill.open"))
         st.subheader(body["title"], anchor=cell.id)
-        st.markdown(context.text(body["question"]))
+        context.say(body["question"], f"{cell.id}:question")
         st.text_area(t("drill.yours"), value=kept.get("text", ""), key=f"{key}-text", max_chars=2000, height=140)
         shown = f"_{key}-shown"
         if "points" not in kept and not st.session_state.get(shown):
@@ -113,7 +122,6 @@ def _open(cell: Cell, context: Context) -> None:
         ]
         if st.button(t("drill.mark"), key=f"{key}-mark", icon=":material/check:"):
             _keep(cell, context, points, kept, str(st.session_state.get(f"{key}-text", "")))
-            st.rerun()
         if "points" in kept:
             told = "drill.enough" if drill.enough(cell, kept["points"]) else "drill.short"
             st.markdown(t(told, points=len(kept["points"]), total=len(body["rubric"])))

@@ -1,9 +1,10 @@
-"""Guide: twelve questions, and which of prompting, retrieval and fine-tuning they call for, with the reasons."""
+"""Guide: an interview, and which of prompting, retrieval and fine-tuning they call for, with the reasons."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import streamlit as st
 
@@ -11,9 +12,9 @@ from app import charts_rag, compare, state
 from app.address import keep_in_link, linked
 from app.story import plain
 from core.guide import Decision, Question, RuleBook, decide, rule_book, sensitivity
-from core.guide.evidence import measured
+from core.guide.evidence import UNMEASURED, measured, section
 from core.guide.method import Choice, choose
-from core.guide.plan import markdown, playground_link, vram_link
+from core.guide.plan import markdown, playground_link, together, vram_link
 
 NONE = ""
 ICONS = {
@@ -29,8 +30,9 @@ def render() -> None:
     """Draw the page."""
     st.title("RAG or fine-tuning?", anchor=False)
     st.markdown(
-        "Answer what you know; leave the rest. The recommendation follows from rules that you can read, each with what "
-        "the experiment here measured. Your answers are in the address, so a link keeps them."
+        "Answer what you know; leave the rest. The recommendation follows from rules that you can read: with what the "
+        "experiment here measured, where it measured one, and marked as a judgement where it did not. Your answers are "
+        "in the address, so a link keeps them."
     )
     book = rule_book()
     answers = _interview(book)
@@ -39,17 +41,26 @@ def render() -> None:
     _reasons(decision, book)
     choice = choose(decision, answers)
     _method(decision, answers, choice)
-    _sensitivity(answers, book)
+    _sensitivity(answers, decision, book)
     st.download_button(
-        "Take the plan away", markdown(answers, decision, book), "plan.md", "text/markdown", key="plan",
-        icon=":material/download:", on_click="ignore", type="primary",
+        "Take the plan away", markdown(answers, decision, book, address=_address()), "plan.md", "text/markdown",
+        key="plan", icon=":material/download:", on_click="ignore", type="primary",
     )  # fmt: skip
     with st.expander(f"All {len(book.rules)} rules", key="rules"):
+        judged = sum(not rule.measured for rule in book.rules)
         st.caption(
             f"A rule holds when its answers were given. Its points pull towards an approach; from {book.strong} points "
-            "on a pull is strong. Retrieval and fine-tuning both strong mean both; nothing strong means prompting."
+            "on a pull is strong. Retrieval and fine-tuning both strong mean both; nothing strong means prompting, and "
+            "a strong prompt takes the place of what has fewer points than it. The experiment measured "
+            f"{len(book.rules) - judged} of the rules; {judged} are judgements."
         )
         st.dataframe(charts_rag.rules_table(book), hide_index=True, alt="The rules, one a row.")
+
+
+def _address() -> str:
+    """Of the app, in front of its pages' links; "" where there is none."""
+    parts = urlsplit(st.context.url or "")
+    return f"{parts.scheme}://{parts.netloc}" if parts.netloc else ""
 
 
 def _worded(question: Question, key: str) -> str:
@@ -82,10 +93,17 @@ def _recommendation(decision: Decision, answers: dict[str, str], book: RuleBook)
     st.header(f"{ICONS[decision.approach]} {decision.title}", anchor="recommendation")
     if not answers:
         st.caption("Nothing is answered yet; prompting is where everybody begins.")
+    elif decision.certain and not decision.open:
+        st.caption(":material/check: Every question is answered.")
     elif decision.certain:
-        st.caption(":material/check: No answer that is still open could change this.")
-    else:
+        st.caption(":material/check: Nothing that is still open could change this, however it is answered.")
+    elif any(other.question in decision.open for other in sensitivity(answers, book)):
         st.caption(f":material/help: {len(decision.open)} questions are open, and some of them could change this.")
+    else:
+        st.caption(
+            f":material/help: {len(decision.open)} questions are open. None of them could change this by itself; "
+            "together they could, as is said below."
+        )
     for text in decision.conflicts:
         st.warning(plain(text), icon=":material/compare_arrows:")
     for _, rule in decision.lacking:
@@ -100,11 +118,18 @@ def _reasons(decision: Decision, book: RuleBook) -> None:
     for reason in decision.reasons:
         st.markdown(f"- {plain(reason.rule.because)}")
         lines = [f":material/science: {plain(text)}" for text in measured(reason.rule)]
+        if lines:
+            lines[-1] += f" [See it measured](rag#{section(reason.rule)})"
+        else:
+            lines = [f":material/balance: {UNMEASURED}"]
         for key in reason.rule.literature:
             paper = book.references[key]
-            lines.append(f":material/article: {plain(paper.found)} [{plain(paper.authors)} {paper.year}]({paper.url})")
-        if lines:
-            st.caption("  \n".join(lines).replace(" %", "\u00a0%"))
+            first, *more = paper.authors.split(", ")
+            who = f"{first} et al." if more else first
+            lines.append(f":material/article: {plain(paper.found)} [{plain(who)} {paper.year}]({paper.url})")
+        st.caption("  \n".join(lines).replace(" %", "\u00a0%"))
+    if any(reason.rule.measured for reason in decision.reasons):
+        st.caption("In brackets: where the share lies with 95\u00a0% confidence, as far as so many questions tell.")
     st.page_link(
         state.page("rag"), label="The experiment behind these figures: change a fact, and ask again",
         icon=":material/science:",
@@ -134,9 +159,11 @@ def _is_a_page(url_path: str) -> bool:
     return any(view.url_path == url_path for view in VIEWS)
 
 
-def _sensitivity(answers: dict[str, str], book: RuleBook) -> None:
+def _sensitivity(answers: dict[str, str], decision: Decision, book: RuleBook) -> None:
     st.subheader("What would change this", anchor="sensitivity")
     others = sensitivity(answers, book)
+    if len(decision.change) > 1:
+        st.markdown(plain(together(decision, book)))
     if not others:
         st.markdown("No single other answer would.")
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -234,6 +235,9 @@ def _material(facts: dict[str, Any]) -> tuple[str | None, Any]:
         else:
             _example(str(task))
         return str(task), None
+    made = _made()
+    if made is not None:
+        return None, made
     given = st.file_uploader(
         "Your file",
         type=data.ENDINGS,
@@ -245,6 +249,36 @@ def _material(facts: dict[str, Any]) -> tuple[str | None, Any]:
         st.caption(data.LABEL_FORMATS if encoder else data.FORMATS)
         return None, None
     return None, given
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file that another page has made for the visitor, in the form of an upload."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def getvalue(self) -> bytes:
+        return self.path.read_bytes()
+
+
+def _made() -> Made | None:
+    """The file that the address names, if it is the visitor's and still there."""
+    path = uploads.kept(state.owner(), st.query_params.get("kept", ""))
+    if path is None:
+        return None
+    left, right = st.columns([3, 2], vertical_alignment="center")
+    left.markdown(f":material/description: **{plain(path.name)}**, made for you on another page.")
+    right.button("Another file", key="another-file", icon=":material/upload_file:", on_click=_forget_made)
+    return Made(path)
+
+
+def _forget_made() -> None:
+    """A button's callback: an upload takes the file's place."""
+    st.query_params.pop("kept", None)
 
 
 def _own(given: Any, base: str | None) -> Path | None:

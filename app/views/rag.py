@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import charts, charts_rag, compare, live, probing, state, uploads
+from app import charts, charts_rag, compare, documents, live, probing, reading, state
 from app.address import keep_in_link, linked
 from app.story import plain
 from core.config import EMBEDDED
 from core.errors import DeltalabError
 from core.guide.evidence import value_text
-from core.rag import experiment, quality, read
-from core.rag.answer import citations, declines, prompt
-from core.rag.desk import PEOPLE, Desk, value_in
+from core.rag import bench, experiment
+from core.rag.answer import citations
+from core.rag.desk import PEOPLE, TABLE, Desk, value_in
 from core.rag.experiment import Cell, bands, recorded
 from core.rag.needs import STATEMENTS_TOLD, WORDINGS
-from core.rag.retrieve import HYBRID, MODES, Retriever
-from core.rag.verdicts import GOOD, verdicts
-from core.units import seconds_text
+from core.rag.retrieve import HYBRID, Retriever
+from core.rag.verdicts import (
+    CONFIRMED,
+    GOOD,
+    NOT_CONFIRMED,
+    RAG,
+    TUNING,
+    UNDECIDED,
+    UNKNOWN,
+    Verdict,
+    threshold,
+    verdicts,
+)
+from core.units import bytes_text, seconds_text
 from core.world import question
 from core.world.people import ATTRIBUTES, VALUES
 
 if TYPE_CHECKING:
+    from core.rag.answer import Fitted
     from core.rag.retrieve import Hit
     from core.runs.store import Run
 
@@ -33,19 +46,21 @@ PASSAGES = ["1", "2", "3"]
 SEEDS = ["1", "2", "3"]
 LONGEST = 24  # tokens of an answer here
 MOST_RUNS = 100
-SHOWN = 5  # passages of own documents
+BUSY = 1.5  # times the processor's time by the clock: something else was running
 _CHANGED, _TOLD = "_rag_changed", "_rag_told"  # session_state: the last change, the last answers
 
 
 @dataclass(frozen=True)
 class Told:
-    """A question and its answers: who answered -> what; with the passages that the first was given."""
+    """A question and its answers: who answered -> what; with the passages that were read, and how many of those that
+    were found did not fit."""
 
     question: str
     wanted: str
     answers: dict[str, str]
     hits: tuple[Hit, ...]
     retrieve_seconds: float
+    left_out: int = 0
 
 
 def render() -> None:
@@ -62,7 +77,7 @@ def render() -> None:
     _needs(found, result, own)
     _verdicts(found)
     _wordings(result)
-    _documents()
+    documents.section()
 
 
 # --- change a fact, ask again -----------------------------------------------------------------------------------------
@@ -72,8 +87,8 @@ def render() -> None:
 def _desk() -> None:
     st.header("Change a fact, and ask again", anchor="change")
     st.markdown(
-        f"A table of 220 people is indexed, and {len(PEOPLE)} of them the base has never met. Change a row of theirs: "
-        "it is indexed again at once, and nothing is trained."
+        f"A table of {TABLE} people is indexed, and {len(PEOPLE)} of them the base has never met. Change a row of "
+        "theirs: it is indexed again at once, and nothing is trained."
     )
     desk = Desk(state.home(), state.owner())
     left, right = st.columns(2, gap="large")
@@ -182,21 +197,16 @@ def _answered(desk: Desk, asked: str, count: int, run: Run | None, wanted: str) 
     Raises:
         DeltalabError: no question, or one that is too long; the model could not be asked.
     """
+    memory = reading.fitted(asked, (), EMBEDDED, LONGEST)  # first: what is too long by itself is not searched for
     with desk.world() as store:
         found = Retriever(store).find(asked, count)
-    passages = [hit.chunk.text for hit in found.hits]
-    sides: dict[str, tuple[str | None, str]] = {
-        "With retrieval": (None, prompt(asked, passages)),
-        "From memory": (None, asked),
-    }
+    read = reading.fitted(asked, found.hits, EMBEDDED, LONGEST)
+    sides: dict[str, tuple[str | None, Fitted]] = {"With retrieval": (None, read), "From memory": (None, memory)}
     if run is not None:
-        sides[f"{run.title or 'Your run'}, from memory"] = (run.id, asked)
-        sides[f"{run.title or 'Your run'}, with retrieval"] = (run.id, prompt(asked, passages))
-    answers = {}
-    for side, (run_id, text) in sides.items():
-        pieces = state.talker().ask(run_id, EMBEDDED, [{"role": "user", "content": text}], LONGEST, state.owner())
-        answers[side] = "".join(pieces).strip()
-    return Told(asked, wanted, answers, found.hits, found.seconds)
+        sides[f"{run.title or 'Your run'}, from memory"] = (run.id, memory)
+        sides[f"{run.title or 'Your run'}, with retrieval"] = (run.id, read)
+    answers = {side: reading.said(run_id, EMBEDDED, text, LONGEST) for side, (run_id, text) in sides.items()}
+    return Told(asked, wanted, answers, read.hits, found.seconds, read.left_out)
 
 
 def _told(told: Told) -> None:
@@ -204,22 +214,14 @@ def _told(told: Told) -> None:
     st.markdown(f":material/chat: **{plain(told.question)}**")
     if told.wanted:
         st.caption(f"The row says: {plain(told.wanted)}")
-    passages = [hit.chunk.text for hit in told.hits]
     for column, (side, text) in zip(st.columns(len(told.answers), gap="medium"), told.answers.items(), strict=True):
         with column:
             st.caption(plain(side))
             st.code(text or "(no answer)", language=None, wrap_lines=True)
-            if declines(text):
-                st.caption("It says that it is not said.")
-            elif citations(text, passages):
-                st.caption(f":material/verified: Stands in passage {', '.join(map(str, citations(text, passages)))}.")
-            else:
-                st.caption(":material/report: Stands in none of the passages.")
+            st.caption(plain(reading.source_of(text, told.hits, told.question)))
     st.caption(f"Retrieved in {1000 * told.retrieve_seconds:.1f} ms:")
-    cited = citations(next(iter(told.answers.values())), passages)
-    for number, hit in enumerate(told.hits, 1):
-        mark = ":material/verified:" if number in cited else ":material/article:"
-        st.markdown(f"{mark} **[{number}] {plain(hit.chunk.citation)}**  \n{plain(hit.chunk.text)}")
+    cited = citations(next(iter(told.answers.values())), [hit.chunk.text for hit in told.hits])
+    reading.sources(told.hits, cited, told.left_out)
 
 
 # --- the experiment ---------------------------------------------------------------------------------------------------
@@ -253,26 +255,67 @@ def _needs(found: charts_rag.Bands, result: Mapping[str, Any], own: bool) -> Non
     settings = result["settings"]
     seeds = "one seed" if settings["seeds"] == 1 else f"{settings['seeds']} seeds"
     if own:
-        st.caption(f":material/person: **Your run**: {seeds}, {settings['items']} questions a need.")
+        st.caption(f":material/person: **Your run**: {seeds}; the table says how many questions of each need.")
     else:
         st.caption(
             f":material/history: **Recorded**, not your run · {result['device']}, {result['date']}: {seeds}, "
-            f"{settings['items']} questions a need, {seconds_text(result['seconds'])}. Your own takes its place."
+            f"{seconds_text(result['seconds'])}; the table says how many questions of each need. Your own takes its "
+            "place."
         )
     compare.draw(charts_rag.needs(found), "rag-needs")
-    if settings["seeds"] > 1:
-        st.caption("Marks are means over the seeds, bars their range.")
+    st.caption(
+        "Bars, and in the table the brackets, are where a share lies with 95\u00a0% confidence, as far as so many "
+        "questions tell"
+        + (", whatever the seed." if settings["seeds"] > 1 else "; how much is luck of the one training they do not.")
+    )
     table = charts_rag.needs_table(found)
     st.dataframe(table, hide_index=True, height="content", alt="Right answers, a row a need, a column an approach.")
+    st.caption(
+        "A dash: not asked, because it would say nothing new. Namesakes come with retrieved passages only; and where "
+        "nothing can be looked up (a format, a manner), *RAG + LoRA* is LoRA. *RAG* itself is there given the nearest "
+        "of many solved examples, which is prompting too. *RAFT* learns to read passages and no format. A source is "
+        "counted among the answers that were given, so without those that say that it is not said."
+    )
     _csv(charts_rag.numbers(found, "right"), "rag-right")
     st.subheader("What it costs", anchor="costs")
     costs = charts_rag.costs_table(found)
     st.dataframe(costs, hide_index=True, alt="Costs, a row an approach.")
     st.caption(
         "An update of retrieval indexes the rows that changed; one of fine-tuning trains on all facts anew, the "
-        "changed ones among them."
+        "changed ones among them. Times of an answer are medians over questions that every approach was asked in turn."
     )
+    _large()
     _examples(result)
+    _preset()
+
+
+def _large() -> None:
+    """What a search of a large index takes, as recorded."""
+    found = bench.recorded()
+    quick = found["modes"][HYBRID]
+    busy = " while other work ran" if quick["median_ms"] > BUSY * quick["cpu_median_ms"] else ""
+    st.caption(
+        f"This index has {TABLE} rows. With {found['chunks']:,} passages it takes {bytes_text(found['bytes'])} on "
+        f"disk, and a question {quick['cpu_median_ms']:.0f} ms of the processor's time in the middle: "
+        f"{quick['median_ms']:.0f} ms by the clock{busy} (recorded on {found['device']}, {found['date']}; "
+        "`deltalab rag bench` measures it here)."
+    )
+
+
+def _preset() -> None:
+    """RAFT to try: its rows, and the way to train on them."""
+    with st.expander("Train a reader with distractors yourself (RAFT)", key="rag-preset"):
+        st.markdown(
+            "Each row asks about a newcomer, with the passages that a search brings up: mostly the right one among "
+            "wrong ones, sometimes the wrong ones alone. A run on them can answer above, with three passages to read."
+        )
+        if st.button("Make the training rows", key="raft-world", icon=":material/dataset:"):
+            try:
+                with Desk(state.home(), state.owner()).world() as store:
+                    documents.raft_preset(store)
+            except DeltalabError as error:
+                live.say(error)
+        documents.playground_link("world")
 
 
 def _examples(result: Mapping[str, Any]) -> None:
@@ -294,16 +337,50 @@ def _examples(result: Mapping[str, Any]) -> None:
 def _verdicts(found: charts_rag.Bands) -> None:
     st.header("The usual table, cell by cell", anchor="verdicts")
     rows = verdicts(found)
-    held = sum(v.verdict == "confirmed here" for v in rows)
+    counts = Counter(v.verdict for v in rows)
+    kinds = (CONFIRMED, NOT_CONFIRMED, UNDECIDED, UNKNOWN)
+    told = ", ".join(f"{counts[kind]} {kind}" for kind in kinds if counts[kind])
     st.markdown(
-        "A table circulates that says what retrieval and fine-tuning do about five concerns. Of its claims "
-        f"**{held} of {len(rows)}** are confirmed by these figures."
+        f"A table circulates that says what retrieval and fine-tuning do about five concerns. Of its {len(rows)} "
+        f"claims **{told}**."
     )
+    st.caption(
+        f"A share is above another when their intervals do not overlap; good is {100 * GOOD:.0f}\u00a0% for certain. "
+        "Where the questions are too few to tell, the claim is not decided."
+    )
+    for concern in dict.fromkeys(v.claim.concern for v in rows):
+        st.markdown(f"**{plain(concern)}**")
+        sides = [v for v in rows if v.claim.concern == concern]
+        columns = dict(zip((RAG, TUNING), st.columns(2, gap="large"), strict=True))
+        for verdict in sides:
+            side = verdict.claim.side
+            _verdict(columns[side] if side in columns else st.container(), verdict)
     table = charts_rag.verdict_table(rows)
-    st.dataframe(
-        table, hide_index=True, height="content", alt="The usual claims, each with what was measured and its verdict."
-    )
+    with st.expander("The same as one table", key="verdict-table"):
+        st.dataframe(
+            table,
+            hide_index=True,
+            height="content",
+            alt="The usual claims, each with what was measured and its verdict.",
+        )
     _csv(table, "rag-verdicts")
+
+
+BADGES = {
+    CONFIRMED: ("green", ":material/check:"),
+    NOT_CONFIRMED: ("orange", ":material/close:"),
+    UNDECIDED: ("gray", ":material/question_mark:"),
+    UNKNOWN: ("gray", ":material/remove:"),
+}
+
+
+def _verdict(place: Any, found: Verdict) -> None:
+    """One cell of the usual table: what is said, the verdict, and what it rests on."""
+    colour, icon = BADGES[found.verdict]
+    with place:
+        st.markdown(f"{plain(found.claim.side)}: {plain(found.claim.says)}  \n:{colour}-badge[{icon} {found.verdict}]")
+        lines = [plain(part) for part in (found.but, found.figures) if part]
+        st.caption("  \n".join([*lines, f"*A small model:* {plain(found.claim.small)}"]).replace(" %", "\u00a0%"))
 
 
 @st.fragment
@@ -340,70 +417,23 @@ def _wordings(result: Mapping[str, Any]) -> None:
         if round(100 * named) > round(100 * right):
             st.caption(f"In {100 * named:.0f} % the value stands in the answer, with more around it.")
     compare.draw(charts_rag.wordings(rows, (str(how), count)), "rag-wordings")
-    most = max((r["right"] for r in rows if r["told"] == STATEMENTS_TOLD), default=1.0)
-    if most < GOOD:
-        st.caption(
-            f"Statements stay at {100 * most:.0f}\u00a0% and below, in however many wordings. In the paper paraphrases "
-            "help in pre-training; this is a short fine-tuning on nothing else."
-        )
+    for way in ways:
+        enough = threshold(rows, way)
+        tried = max(WORDINGS[way])
+        if enough is None:
+            st.caption(
+                f"Told as {way}: up to {tried} wordings there is no number from which on {100 * GOOD:.0f}\u00a0% of "
+                "the questions are answered for certain."
+            )
+        else:
+            several = f"from {enough} wordings on" if enough > 1 else "one wording is enough"
+            st.caption(f"Told as {way}: {several}, {100 * GOOD:.0f}\u00a0% or more are answered for certain.")
+    if threshold(rows, STATEMENTS_TOLD) is None:
+        st.caption("In the paper paraphrases help in pre-training; this is a short fine-tuning on nothing else.")
 
 
 def _csv(table: Any, key: str) -> None:
     st.download_button(
         "Table as CSV", charts.csv(table), f"{key}.csv", "text/csv", key=f"{key}-csv", icon=":material/download:",
         on_click="ignore",
-    )  # fmt: skip
-
-
-# --- own documents ----------------------------------------------------------------------------------------------------
-
-
-@st.fragment
-def _documents() -> None:
-    st.header("Your own documents", anchor="own")
-    st.markdown(
-        "How well are the right passages found in yours? They stay on this machine. (To have a base of your own answer "
-        'from them: `deltalab rag ask INDEX "…" --base …` in a terminal.)'
-    )
-    desk = Desk(state.home(), state.owner())
-    given = st.file_uploader(
-        "Documents", type=[e.removeprefix(".") for e in read.ENDINGS], accept_multiple_files=True, key="documents"
-    )
-    for one in given or []:
-        try:
-            path = uploads.keep(state.owner(), one.name, one.getvalue())
-            change = desk.add(read.documents(path, one.name))
-        except DeltalabError as error:
-            live.say(error)
-            continue
-        if change.added:
-            st.caption(f":material/check: {plain(one.name)}: {change.added:,} passages.")
-    with desk.own() as store:
-        held = store.sources()
-        if not held:
-            st.caption("Nothing is indexed yet: txt, md, pdf or csv.")
-            return
-        st.caption(", ".join(f"{plain(name)} ({n:,})" for name, n in list(held.items())[:20]))
-        left, right = st.columns([3, 1], vertical_alignment="bottom")
-        asked = left.text_input("Search", key="own-question", max_chars=2000)
-        mode = right.selectbox("How", MODES, index=MODES.index(HYBRID), key="own-mode")
-        try:
-            if asked.strip():
-                for hit in Retriever(store, str(mode)).find(asked, SHOWN).hits:
-                    text = hit.chunk.text
-                    st.markdown(
-                        f"**{plain(hit.chunk.citation)}**  \n{plain(text[:600])}{'…' if len(text) > 600 else ''}"
-                    )
-            if st.button("Measure the search", key="own-measure", icon=":material/straighten:"):
-                rows = quality.all_modes(store, quality.from_chunks(store, 60))
-                st.dataframe(charts_rag.quality_table(rows), hide_index=True, alt="Recall and MRR by way to search.")
-                st.caption(
-                    f"{rows[0].questions} sentences of your documents, each asked for with half of its words left out. "
-                    "People's questions are harder; with a file of them: `deltalab rag evaluate --questions`."
-                )
-        except DeltalabError as error:
-            live.say(error)
-    st.button(
-        "Remove all of them", key="own-forget", icon=":material/delete:", type="tertiary", on_click=_forget,
-        args=("own",),
     )  # fmt: skip

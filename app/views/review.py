@@ -52,12 +52,13 @@ class Again(Context):
         first = not st.session_state.get(_ATTEMPT)
         st.session_state[_ATTEMPT] = dict(value)
         if not first or self.due is None:
-            return
+            st.rerun()
         right = drill.enough(cell, value["points"]) if "points" in value else bool(value.get("right"))
         entry = review.after(self.due.entry, right, review.clock(self.progress), today())
         name = review.name_of(self.due.lesson, cell)
         state.store().set_progress(self.owner, name, entry)
         self.progress[name] = entry
+        st.rerun()  # the way on stands outside of the question
 
     def key(self, cell: Cell, part: str = "") -> str:
         """Not the key that the lesson's own cell has."""
@@ -90,7 +91,7 @@ def render() -> None:
         open_question(asked.cell, context)
     else:
         quiz.render(asked.cell, context)
-    with st.container(horizontal=True, gap="small"):
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         answered = bool(st.session_state.get(_ATTEMPT))
         st.button(
             t("review.next"), key="review-next", on_click=_on, type="primary" if answered else "secondary",

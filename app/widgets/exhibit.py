@@ -27,7 +27,8 @@ def render(options: dict[str, Any], key: str) -> None:
     provenance, story = _story(options["run"])
     st.caption(
         f":material/history: **Recorded**, not your run · {provenance['device']}, {provenance['date'][:10]} · "
-        f"{story.total_steps} steps, {(story.started or {}).get('examples', 0):,} examples"
+        f"{story.total_steps} steps, {(story.started or {}).get('examples', 0):,} examples, "
+        f"{(story.started or {}).get('trainable', 0):,} parameters train"
     )
     beside = None
     if options.get("mended") and st.toggle("Put the mended run beside it", key=f"{key}-mended"):

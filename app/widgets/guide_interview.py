@@ -28,7 +28,7 @@ def render(options: dict[str, Any], key: str) -> None:
             start = choices.index(options[name]) if options.get(name) in choices else 0
             with column:
                 said = st.selectbox(
-                    question.ask, choices, index=start, format_func=question.options.get, key=f"{key}-{name}"
+                    question.ask, choices, index=start, format_func=question.options.__getitem__, key=f"{key}-{name}"
                 )
             given[name] = str(said)
     decision = decide(answers_of(given), book)
@@ -38,6 +38,6 @@ def render(options: dict[str, Any], key: str) -> None:
         lines = "  \n".join(plain(text) for text in measured(reason.rule))
         st.markdown(f"- {plain(reason.rule.because)}" + (f"  \n  :small[{lines}]" if lines else ""))
     st.page_link(
-        state.page("guide"), label="All twelve questions, and a plan to take away", icon=":material/alt_route:",
-        query_params=given,
+        state.page("guide"), label=f"All {len(book.questions)} questions, and a plan to take away",
+        icon=":material/alt_route:", query_params=given,
     )  # fmt: skip

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from core.errors import BadInput
@@ -87,6 +88,22 @@ def pairs_of(texts: Sequence[str]) -> dict[str, str]:
             raise BadInput(f"--set takes KEY=VALUE, not {text!r}.", "For example: --set rank=4 steps=60.")
         pairs[key.strip().replace("-", "_")] = value.strip()
     return pairs
+
+
+def output_file(path: Path) -> Path:
+    """`path`, if a file can be written there; asked before the work whose result it is to hold.
+
+    Raises:
+        BadInput: its folder is missing or not to be written to, or it is a folder itself.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder.", "Name a file in it.")
+    if not folder.is_dir():
+        raise BadInput(f"{path} cannot be written: there is no folder {folder}.", "Make it, or name another file.")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise BadInput(f"{path} cannot be written: permission is denied.", "Name another file.")
+    return path
 
 
 def processes_argument(one: argparse.ArgumentParser) -> None:

@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
 def _guide(asked: argparse.Namespace) -> int:
     from core.guide import answers_of, decide, rule_book, sensitivity
     from core.guide.decide import references
-    from core.guide.evidence import measured
+    from core.guide.evidence import UNMEASURED, measured
     from core.guide.method import choose
     from core.guide.plan import markdown, playground_link, vram_link
 
@@ -72,7 +72,9 @@ def _guide(asked: argparse.Namespace) -> int:
                         {"pull": pull, "because": r.because, "instead": r.instead} for pull, r in found.lacking
                     ],
                     "conflicts": list(found.conflicts), "open": list(found.open), "certain": found.certain,
+                    "together": dict(found.change), "instead": found.instead if found.change else None,
                     "method": choice and choice.method, "model": choice and choice.model, "gpu": choice and choice.gpu,
+                    "gpus": choice and choice.gpus, "method_because": choice and choice.because,
                     "playground": playground_link(found, answers, choice), "vram": vram_link(choice),
                     "sensitivity": [
                         {"question": s.question, "answer": s.answer, "approach": s.approach} for s in others
@@ -92,14 +94,19 @@ def _guide(asked: argparse.Namespace) -> int:
         print(f"  ! {rule.because} {rule.instead}")
     for reason in found.reasons:
         print(f"  - {reason.rule.because}")
-        for text in measured(reason.rule):
+        told = measured(reason.rule)
+        for text in told:
             print(f"      measured here: {text}")
+        if not told:
+            print(f"      {UNMEASURED}")
     if choice is not None:
         print(choice.because)
-    if others:
+    if others or found.change:
         print("What would change it:")
         for other in others:
             print(f"  {other.question}={other.answer}: {other.title}")
+        if len(found.change) > 1:
+            print(f"  {' '.join(f'{q}={a}' for q, a in found.change.items())}: {found.instead}")
     return DONE
 
 

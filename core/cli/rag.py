@@ -18,7 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from core.cli.arguments import DONE, command, json_argument, pairs_of, quiet_libraries
+from core.cli.arguments import DONE, command, json_argument, output_file, pairs_of, quiet_libraries
+
+SINGLE, SEVERAL = 1, 4  # passages that are retrieved by default, for the embedded base and for others
 
 
 def add(commands: Any) -> None:
@@ -66,20 +68,27 @@ def add(commands: Any) -> None:
 
     one = command(actions, "experiment", _experiment, "prompting, retrieval, fine-tuning and both on the same needs")
     one.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="settings",
-                     help="seeds, items, steps, part")  # fmt: skip
+                     help="seeds, items, steps, part, arms")  # fmt: skip
     one.add_argument("--record", type=Path, metavar="FILE", help="also write the result, with device and versions")
-    one.add_argument("--add", action="store_true", help="go on with further seeds behind those that FILE holds")
+    one.add_argument(
+        "--add", action="store_true", help="go on with further seeds behind those that FILE holds; with part=latency "
+        "or with arms=…, measure these anew for the same seeds",
+    )  # fmt: skip
     json_argument(one)
 
     one = command(actions, "bench", _bench, "time queries on a large index")
     one.add_argument("--chunks", type=int, default=100_000, help="how many (default: 100,000)")
     one.add_argument("--queries", type=int, default=50, help="how many questions are timed (default: 50)")
     one.add_argument("--folder", type=Path, help="keep the index here (default: a temporary folder)")
+    one.add_argument("--record", type=Path, metavar="FILE", help="also write the result, with device and versions")
     json_argument(one)
 
 
 def _retrieval(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--passages", type=int, default=4, help="how many passages to retrieve (default: 4)")
+    one.add_argument(
+        "--passages", type=int, help=f"how many passages to retrieve (default: {SINGLE} for the embedded base, which "
+        f"confuses namesakes with more, else {SEVERAL})",
+    )  # fmt: skip
     one.add_argument("--mode", default="hybrid", help="dense, lexical or hybrid (default: hybrid)")
 
 
@@ -103,7 +112,8 @@ def _index(asked: argparse.Namespace) -> int:
     read = [d for path in asked.paths for d in documents(path)]  # before the index is touched: a mistake leaves it be
     if asked.world:
         read += world_documents()
-    with Store(asked.to, embed=asked.embedder, cutting=cutting, create=True) as store:
+    adds = bool(asked.paths or asked.world)  # who only deletes makes no index of a mistyped name
+    with Store(asked.to, embed=asked.embedder, cutting=cutting, create=adds) as store:
         change = Change()
         for source in asked.delete:
             change += store.delete(source)
@@ -125,6 +135,7 @@ def _index(asked: argparse.Namespace) -> int:
 
 
 def _ask(asked: argparse.Namespace) -> int:
+    from core.config import EMBEDDED
     from core.rag.answer import Reader
     from core.rag.retrieve import Retriever
     from core.rag.store import Store, Where
@@ -132,7 +143,7 @@ def _ask(asked: argparse.Namespace) -> int:
     with Store(asked.index) as store:
         retriever, where = Retriever(store, asked.mode), Where(sources=tuple(asked.source))
         if asked.retrieve_only:
-            found = retriever.find(asked.question, asked.passages, where)
+            found = retriever.find(asked.question, SEVERAL if asked.passages is None else asked.passages, where)
             _print_hits(found.hits, (), as_json=asked.json, seconds=found.seconds)
             return DONE
         quiet_libraries()
@@ -144,7 +155,9 @@ def _ask(asked: argparse.Namespace) -> int:
             run = runs.get(find_run(runs, asked.run), OWNER)
             base, revision, adapter = run.config["base"], run.config.get("revision"), run.adapter
         reader = Reader(base, adapter, revision=revision)
-        answer = reader.ask(asked.question, retriever, asked.passages, where=where)
+        usual = SINGLE if base == EMBEDDED else SEVERAL
+        count = usual if asked.passages is None else asked.passages
+        answer = reader.ask(asked.question, retriever, count, where=where)
     if asked.json:
         print(
             json.dumps(
@@ -160,10 +173,12 @@ def _ask(asked: argparse.Namespace) -> int:
         return DONE
     print(answer.text or "(no answer)")
     if answer.supported is False:
-        print("None of the passages says so.")
+        print("The words of this answer stand in none of the passages.")
     if answer.left_out:
         print(f"{answer.left_out} passages did not fit into the prompt.")
     _print_hits(answer.hits, answer.cited, as_json=False)
+    if answer.cited:
+        print("* The words of the answer stand in this passage. Whether it is about what was asked is for you to see.")
     return DONE
 
 
@@ -185,9 +200,10 @@ def _print_hits(hits: Any, cited: tuple[int, ...], *, as_json: bool, seconds: fl
 
 def _evaluate(asked: argparse.Namespace) -> int:
     from core.errors import BadInput
-    from core.rag.quality import KS, all_modes, from_chunks, from_file, world_documents, world_queries
+    from core.rag.quality import KS, RULE, all_modes, common, from_chunks, from_file, world_documents, world_queries
     from core.rag.store import Store
 
+    vague = None
     if asked.index is None:
         if asked.questions is not None:
             raise BadInput("Questions need an index to be asked of.", "Name it.")
@@ -196,30 +212,39 @@ def _evaluate(asked: argparse.Namespace) -> int:
             found = all_modes(store, world_queries())
     else:
         with Store(asked.index, embed=asked.embedder) as store:
-            found = all_modes(store, from_file(asked.questions) if asked.questions else from_chunks(store))
+            queries = from_file(asked.questions) if asked.questions else from_chunks(store)
+            found = all_modes(store, queries)
+            vague = common(store, queries) if asked.questions else None
     if asked.json:
-        print(json.dumps([dataclasses.asdict(q) for q in found], ensure_ascii=False))
+        more = {} if vague is None else {"rule": RULE, "common": vague}
+        print(json.dumps([dataclasses.asdict(q) | more for q in found], ensure_ascii=False))
         return DONE
     print(f"{found[0].questions} questions, embedder {found[0].embedder}")
     print(f"{'':10}" + "".join(f"recall@{k:<4}" for k in KS) + "MRR     median")
     for q in found:
         shares = "".join(f"{100 * q.recall[k]:>5.1f} %    " for k in KS)
         print(f"{q.mode:10}{shares}{q.mrr:.3f}   {q.median_ms:.1f} ms")
+    if vague is not None:
+        print(RULE)
+        if vague:
+            print(f"Of the answers, {vague} stand in more than a tenth of the passages: to find one of these is easy.")
+    elif asked.index is not None:
+        print("The questions are sentences of the documents with half of their words left out; people's are harder.")
     return DONE
 
 
 def _raft(asked: argparse.Namespace) -> int:
     from core.config import settings_of
-    from core.dataset import read_file
-    from core.rag.raft import Raft, Solved, rows, write
+    from core.rag.quality import pairs
+    from core.rag.raft import Raft, rows, write
     from core.rag.retrieve import Retriever
     from core.rag.store import Store
 
-    given = read_file(asked.questions).dialogues
-    solved = [Solved(d.question[-1].content, d.answer) for d in given]
+    out = output_file(asked.out)
+    solved = pairs(asked.questions)
     with Store(asked.index) as store:
         made = rows(solved, Retriever(store), settings_of(Raft, pairs_of(asked.settings)), base=asked.base)
-    write(asked.out, made)
+    write(out, made)
     left = len(solved) - len(made)
     if asked.json:
         print(json.dumps({"rows": len(made), "left_out": left, "out": str(asked.out)}))
@@ -238,11 +263,14 @@ def _experiment(asked: argparse.Namespace) -> int:
     from core.rag import experiment
 
     config = settings_of(experiment.Config, pairs_of(asked.settings))
+    if asked.record is not None:
+        output_file(asked.record)  # now, and not when all is measured
     before = None
     if asked.add:
         before = _recorded(asked.record)
         seeds = before["settings"]["seeds"]
-        again = config.part == "latency"  # of the same seeds; else of those that follow
+        # Of the same seeds; else of those that follow.
+        again = config.part == "latency" or config.arms != experiment.EVERY
         config = (
             dataclasses.replace(config, first=0, seeds=seeds) if again else dataclasses.replace(config, first=seeds)
         )
@@ -265,7 +293,7 @@ def _experiment(asked: argparse.Namespace) -> int:
     if asked.record is not None:
         more = " --add" if asked.add else ""
         line = f"deltalab rag experiment{_given(asked.settings)} --record {asked.record.name}{more}"
-        _write(asked.record, result, line if before is None else f"{before['command']}; {line}")
+        _write(asked.record, result, line, before)
     if asked.json:
         print(json.dumps(result))
         return DONE
@@ -294,8 +322,8 @@ def _given(settings: list[str]) -> str:
     return f" --set {' '.join(settings)}" if settings else ""
 
 
-def _write(path: Path, result: dict[str, Any], line: str) -> None:
-    """The record of core.rag.experiment: what was measured, with what it was measured on."""
+def _write(path: Path, result: dict[str, Any], line: str, before: dict[str, Any] | None = None) -> None:
+    """A record: what was measured, with what it was measured on; behind what was there before, if it was added to."""
     import datetime
 
     from core.hardware import attached_light
@@ -304,10 +332,14 @@ def _write(path: Path, result: dict[str, Any], line: str) -> None:
     from core.sweep import base_hash
     from core.train import versions
 
+    commands, devices = [line], [attached_light().name]
+    if before is not None:  # parts that were measured elsewhere keep that in sight
+        commands = [before["command"], line]
+        devices = list(dict.fromkeys([*before["device"].split(" and "), *devices]))
     record = {
-        "command": line,
+        "command": "; ".join(commands),
         "date": datetime.date.today().isoformat(),
-        "device": attached_light().name,
+        "device": " and ".join(devices),
         **commit_facts(),
         "versions": versions(),
         "base": base_hash(),
@@ -321,7 +353,14 @@ def _bench(asked: argparse.Namespace) -> int:
     from core.rag.bench import bench
     from core.units import bytes_text, seconds_text
 
+    if asked.record is not None:
+        output_file(asked.record)
     found = bench(asked.chunks, asked.queries, asked.folder)
+    if asked.record is not None:
+        _write(
+            asked.record, found,
+            f"deltalab rag bench --chunks {asked.chunks} --queries {asked.queries} --record {asked.record.name}",
+        )  # fmt: skip
     if asked.json:
         print(json.dumps(found))
         return DONE

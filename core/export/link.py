@@ -36,8 +36,8 @@ KEY = "knob"  # what the names of the Playground's knobs begin with
 METHOD, TASK, OWN = "lora", next(iter(TASKS)), "own"
 LONGEST = 8_000  # characters: what browsers and servers pass on
 _FILE = re.compile(r"[^/\\\0-\x1f]{1,200}")
-# Parameters of a page that say nothing about the settings: a run that it shows, runs beside it.
-_OTHERS = ("run", "beside", "compare", "embed", "embed_options")
+# Parameters of a page that say nothing about the settings: a run that it shows, a file that it made, runs beside it.
+_OTHERS = ("run", "kept", "beside", "compare", "embed", "embed_options")
 
 
 def name_of(key: str, method: str, task: str | None, part: str, field: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from urllib.parse import urlencode
 
 from core.guide.decide import BOTH, DEEP, PROMPTING, RAG, TUNING, Decision, references, sensitivity
-from core.guide.evidence import Bands, measured
-from core.guide.method import BATCH, LENGTH, Choice, choose
+from core.guide.evidence import UNMEASURED, Bands, measured
+from core.guide.method import BATCH, LENGTH, ZERO, Choice, choose
 from core.guide.rules import Answers, RuleBook, rule_book
 
 _TASK = {"format": "json", "tone": "persona", "domain": "jargon", "knowledge": "facts"}
@@ -43,6 +43,12 @@ _STEPS = {
 }  # fmt: skip
 
 
+_INSIDE = (
+    "Nothing may leave the house: take an open model that runs on a machine of your own, with the index, the embedder "
+    "and any training beside it. (All commands above work without a network once the models are there.)"
+)
+
+
 def playground_link(decision: Decision, answers: Answers, choice: Choice | None) -> dict[str, str] | None:
     """Query parameters with which the Playground shows the recipe on a task like the one at hand; None where nothing is
     trained."""
@@ -58,23 +64,43 @@ def playground_link(decision: Decision, answers: Answers, choice: Choice | None)
             break
     else:
         task = "facts" if answers.get("format", "free") == "free" and answers.get("knowledge") == "many" else task
-    method = choice.method if choice is not None and choice.method else "lora"
+    method = choice.tried if choice is not None else "lora"
     return parameters(RunConfig(task=task, method=method))
 
 
 def vram_link(choice: Choice | None) -> dict[str, str] | None:
-    """Query parameters of the VRAM calculator; None where nothing is trained."""
+    """Query parameters of the VRAM calculator; None where nothing is trained.
+
+    All that the sentence beside it rests on is said, also what is a default there: the page keeps what was chosen on it
+    before, unless the link says otherwise.
+    """
     if choice is None:
         return None
-    out = {"model": choice.model, "method": choice.method or "qlora", "batch": str(BATCH), "length": str(LENGTH)}
-    return out | ({"gpu": choice.gpu} if choice.gpu else {})
+    return {
+        "from": "catalogue", "model": choice.model, "method": choice.tried, "card": choice.gpu, "batch": str(BATCH),
+        "length": str(LENGTH), "gpus": str(choice.gpus), "zero": str(ZERO if choice.gpus > 1 else 0),
+        "checkpointing": "on" if choice.recomputed else "off",
+    }  # fmt: skip
 
 
-def markdown(answers: Answers, decision: Decision, book: RuleBook | None = None, found: Bands | None = None) -> str:
+def memory_line(choice: Choice) -> str:
+    """The same question in a terminal."""
+    more = f" --gpus {choice.gpus} --zero {ZERO}" if choice.gpus > 1 else ""
+    more += " --set gradient_checkpointing=true" if choice.recomputed else ""
+    return (
+        f"deltalab memory --model {choice.model} --method {choice.tried} --batch {BATCH} --seq {LENGTH} --gpu "
+        f'"{choice.gpu}"{more}'
+    )
+
+
+def markdown(
+    answers: Answers, decision: Decision, book: RuleBook | None = None, found: Bands | None = None, address: str = ""
+) -> str:
     """The plan.
 
     Args:
         found: what the experiment measured; the recorded one if None.
+        address: of the app, in front of its pages' links: http://host:port. Without one the links say how to open it.
     """
     book = book or rule_book()
     choice = choose(decision, answers)
@@ -92,7 +118,8 @@ def markdown(answers: Answers, decision: Decision, book: RuleBook | None = None,
         lines.append("- No answer calls for more than a prompt.")
     for reason in decision.reasons:
         lines.append(f"- {reason.rule.because}")
-        lines += [f"  - Measured here: {text}" for text in measured(reason.rule, found)]
+        told = measured(reason.rule, found)
+        lines += [f"  - Measured here: {text}" for text in told] if told else [f"  - {UNMEASURED}"]
     lines += ["", "## What to do", "", f"1. {_FIRST}"]
     steps = [*_STEPS[RAG], *_STEPS[TUNING][:-1]] if decision.approach == BOTH else list(_STEPS[decision.approach])
     if decision.approach == DEEP and decision.retrieves:
@@ -103,30 +130,36 @@ def markdown(answers: Answers, decision: Decision, book: RuleBook | None = None,
             "--questions FILE --out rows.jsonl`, then `deltalab train --data rows.jsonl`."
         )
         steps.append(_STEPS[TUNING][-1])
+    if answers.get("leaves") == "no":
+        steps.append(_INSIDE)
     lines += [f"{n}. {step}" for n, step in enumerate(steps, 2)]
     if choice is not None:
         lines += ["", "## Which method", "", choice.because]
-        if choice.method:
-            card = f' --gpu "{choice.gpu}"' if choice.gpu else ""
-            lines += [
-                "", "```", f"deltalab memory --model {choice.model} --method {choice.method} --batch {BATCH} --seq "
-                f"{LENGTH}{card}", "```",
-            ]  # fmt: skip
+        lines += ["", "```", memory_line(choice), "```"]
         play, vram = playground_link(decision, answers, choice), vram_link(choice)
-        lines += ["", "In the app:", ""]
-        lines.append(f"- try the recipe: /playground?{urlencode(play or {})}".rstrip("?"))
-        lines.append(f"- will it fit: /vram?{urlencode(vram or {})}")
+        where = "In the app:" if address else "In the app (`deltalab serve`; put its address in front):"
+        lines += ["", where, ""]
+        lines.append(f"- try the recipe: {address}/playground?{urlencode(play or {})}".rstrip("?"))
+        lines.append(f"- will it fit: {address}/vram?{urlencode(vram or {})}")
     others = sensitivity(answers, book)
-    if others:
+    if others or decision.change:
         lines += ["", "## What would change this", ""]
         for other in others:
             question = book.questions[other.question]
             lines.append(f"- {question.ask} *{question.options[other.answer]}*: {other.title}")
+        if len(decision.change) > 1:
+            lines.append(f"- {together(decision, book)}")
     papers = references(decision, book)
     if papers:
         lines += ["", "## What others found", ""]
         lines += [f"- {p.authors} ({p.year}), {p.title}. {p.where}. {p.found} <{p.url}>" for p in papers]
     return "\n".join(lines) + "\n"
+
+
+def together(decision: Decision, book: RuleBook) -> str:
+    """A sentence about the open questions that would change the recommendation only together."""
+    said = "; ".join(f"{book.questions[q].ask} {book.questions[q].options[a]}" for q, a in decision.change.items())
+    return f"Answers to several open questions together: {said}. That would be: {decision.instead}."
 
 
 _PULLS = {"rag": "retrieval", "tune": "fine-tuning", "deep": "continued pre-training", "prompt": "prompting"}

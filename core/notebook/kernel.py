@@ -44,6 +44,7 @@ IDLE_SECONDS = 15 * 60.0
 MORE_SECONDS = 3.0  # for a check, beyond what the code it tries is given
 WAITING = 24  # executions that may wait for one kernel
 MOST_CODE = 16_000
+MOST_MESSAGE = 16_000_000  # bytes
 AGAIN = "Everything that cells had defined is gone; run them again from the top."
 
 
@@ -278,6 +279,9 @@ class Kernel:
             now = time.monotonic()
             # The kernel says twice that it is done. A flood of output can drown the one that comes among the output.
             if status and (line.idle(number) or now - replied_at > 1.0):
+                if not line.idle(number):
+                    execution.outputs.add({"kind": "note", "text": "A part of the output was too large to be shown."})
+                    line.reconnect()
                 break
             if line.process.poll() is not None:
                 raise Gone(_death(line.process.returncode))
@@ -345,7 +349,6 @@ class _Line:
     """
 
     def __init__(self, home: Path, owner: str, most_bytes: int, started: Any) -> None:
-        from jupyter_client.blocking.client import BlockingKernelClient
         from jupyter_client.connect import write_connection_file
 
         self.place = Place.of(home, owner)
@@ -369,11 +372,10 @@ class _Line:
                 start_new_session=True,
             )  # fmt: skip
         started(self.process)
-        self.client = BlockingKernelClient()
-        self.client.load_connection_info(facts)
-        self.client.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=True)
+        self._facts, self._log = facts, log
+        self.client = self._connected()
         try:
-            self._wait(log)
+            self._wait()
         except Gone:
             self.close()
             raise
@@ -381,13 +383,34 @@ class _Line:
             # Both ends have read it, and a file could be read by others.
             Path(file).unlink(missing_ok=True)
 
-    def _wait(self, log: Path) -> None:
+    def _connected(self) -> Any:
+        import zmq
+        from jupyter_client.blocking.client import BlockingKernelClient
+
+        client = BlockingKernelClient()
+        # What is larger is not received: one print of a gigabyte must not become the server's gigabyte.
+        client.context.setsockopt(zmq.MAXMSGSIZE, MOST_MESSAGE)
+        client.load_connection_info(self._facts)
+        client.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=True)
+        return client
+
+    def reconnect(self) -> None:
+        """Connect anew: a message that was too large has ended the connection.
+
+        Raises:
+            Gone: the process does not answer.
+        """
+        self.client.stop_channels()
+        self.client = self._connected()
+        self._wait()
+
+    def _wait(self) -> None:
         """Until the process answers, and what it says is heard here."""
         deadline = time.monotonic() + START_SECONDS
         asked_at = 0.0
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                said = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
+                said = (self._log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
                 logger.error("a kernel did not start; it said: %s", said)
                 raise Gone("The kernel did not start.")
             if time.monotonic() - asked_at > 1.0:

@@ -14,16 +14,18 @@ import hashlib
 import shutil
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from core.errors import BadInput, NotFound
-from core.rag.quality import world_documents
+from core.rag.quality import world_documents, world_people
 from core.rag.read import Document
 from core.rag.store import Change, Store
 from core.world import NEWCOMERS
 from core.world.people import ATTRIBUTES, STATEMENTS, VALUES, say
 
 MOST_CHUNKS = 20_000  # of own documents
+TABLE = 220  # people
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Desk:
         """The table of 220 people; to be closed."""
         store = Store(self.folder / "world", create=True)
         if not len(store):
-            store.put(world_documents())
+            store.put(world_documents(TABLE))
         return store
 
     def own(self) -> Store:
@@ -117,6 +119,17 @@ def value_in(text: str, name: str, attribute: str) -> str:
             if say(wording, name, value) in text:
                 return value
     return ""
+
+
+def subject(text: str) -> str:
+    """Whom a row of the table is about; "" of any other text."""
+    return next((name for name in _everybody() if name in text), "")
+
+
+@lru_cache(maxsize=1)
+def _everybody() -> tuple[str, ...]:
+    """All names of the table, the longest first."""
+    return tuple(sorted((p.name for p in world_people(TABLE, 0)), key=len, reverse=True))
 
 
 PEOPLE = tuple(person.name for person in NEWCOMERS)

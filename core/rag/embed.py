@@ -13,6 +13,7 @@ embedders cannot be compared.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zlib
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from core.errors import BadInput, BaseUnavailable
+from core.units import MIB
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +34,7 @@ OFFLINE = {
     SPELLING: "Letter groups (offline)",
 }
 _BATCH = 256
+_COMPUTES = (".safetensors", ".json", ".txt", ".model")  # files that settle what a model computes
 
 
 class Embedder(Protocol):
@@ -240,6 +243,11 @@ def _fetched(source: str) -> Path:
 
 
 def _print_of(folder: Path) -> str:
-    """Tells a model's weights from others: names and sizes of its files."""
-    sizes = sorted((str(f.relative_to(folder)), f.stat().st_size) for f in folder.rglob("*.safetensors"))
-    return f"{zlib.crc32(repr(sizes).encode()):08x}"
+    """Tells what a model computes from what others do: a digest of its weights and settings, by content."""
+    digest = hashlib.sha256()
+    for path in sorted(f for f in folder.rglob("*") if f.is_file() and f.suffix in _COMPUTES):
+        digest.update(f"{path.relative_to(folder).as_posix()}\n{path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            while piece := file.read(MIB):
+                digest.update(piece)
+    return digest.hexdigest()[:16]

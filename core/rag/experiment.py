@@ -2,7 +2,8 @@
 
     base     the question alone
     prompt   the base, with three solved examples before the question
-    rag      the base, with the best passage retrieved for the question
+    rag      the base, with the best passage retrieved for the question; where there is nothing to look up (a format, a
+             manner), with the solved examples that are nearest to it, so that there it is prompting, too
     lora     the base fine-tuned with LoRA, nothing retrieved
     full     the base fine-tuned whole, nothing retrieved
     both     the LoRA of `lora`, with passages retrieved
@@ -54,6 +55,7 @@ RUNS = (0, 0)
 MOST_SEEDS = 3
 PASSAGES = {"crowd": 3}  # retrieved for a need; else one
 TIMED = 12  # questions asked one by one, for the latency
+REPEATS = 3  # times each of them is asked; other work can only add to a time, so the shortest counts
 ANSWER_TOKENS = 64
 RAFT_STEPS = 2 / 3  # of those for new facts: its examples are several times as long
 ARMS = {
@@ -66,10 +68,11 @@ ARMS = {
     "raft": "RAFT",
 }
 RETRIEVING = ("rag", "both", "raft")
-LATENCY = ("retrieve_ms", "first_ms", "rest_ms")
+LATENCY = ("retrieve_ms", "first_ms", "token_ms")
+EVERY = "all"
 SHOWN, EXAMPLES = 3, 200  # solved examples in a prompt, and among which the nearest are looked up
 RECORD = Path(__file__).parents[1] / "catalog" / "rag_embedded.json"
-"""Written by `deltalab rag experiment --seeds 3 --record`."""
+"""Written by `deltalab rag experiment --record core/catalog/rag_embedded.json`; see its `command`."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +81,15 @@ class Config:
 
     seeds: int = knob(
         1, "How often everything is drawn, trained and asked anew.", unit="seeds", low=1, high=MOST_SEEDS, folded=False,
-        why="One answers within minutes; three say how much of it was luck.",
+        why="One takes about a quarter of an hour on two cores; three say how much of it was luck.",
     )  # fmt: skip
     first: int = knob(
         0, "The first of the seeds; others go on where an earlier experiment ended.", low=0, high=99, form=False,
         why="0: from the beginning.",
     )  # fmt: skip
     items: int = knob(
-        40, "Questions of each need.", unit="questions", low=8, high=200, why="Resolves differences of a few per cent.",
+        40, "Questions of a need, at most: there are ten changed facts and sixteen rare ones.", unit="questions", low=8,
+        high=200, why="With forty, shares near a half are known to within 15 points; with three times as many, to 9.",
     )  # fmt: skip
     steps: float = knob(
         1.0, "Training steps, as a multiple of what the sweep found.", low=0.05, high=4.0,
@@ -93,8 +97,28 @@ class Config:
     )  # fmt: skip
     part: str = knob(
         "all", "Which part: the needs, the rewordings, or both; or the latency alone.",
-        choices=("all", "needs", "wordings", "latency"), form=False, why="Together they take minutes.",
+        choices=("all", "needs", "wordings", "latency"), form=False, why="Together they take a quarter of an hour.",
     )  # fmt: skip
+    arms: str = knob(
+        EVERY, "Which arms are asked about the needs: all, or some with commas between, to measure them anew.",
+        form=False, why="What trains nothing (base,prompt,rag) is measured within a minute.",
+    )  # fmt: skip
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The arms, in the order of ARMS.
+
+        Raises:
+            BadInput: there is no such arm; or parts are measured that are of all arms.
+        """
+        if self.arms == EVERY:
+            return tuple(ARMS)
+        wanted = {name.strip() for name in self.arms.split(",")}
+        if wanted - set(ARMS):
+            raise BadInput(f"There is no arm {min(wanted - set(ARMS))!r}.", f"The arms are {', '.join(ARMS)}.")
+        if self.part != "needs":
+            raise BadInput("Some of the arms can be asked about the needs only.", "Add part=needs.")
+        return tuple(arm for arm in ARMS if arm in wanted)
 
 
 @dataclass(frozen=True)
@@ -114,14 +138,16 @@ MEASURES = {
     "right": "right answers",
     "stale": "answers that were right before the change",
     "invented": "answers to what nobody has told",
-    "faithful": "answers that stand in what was retrieved",
+    "refused": "answers that say that it is not said",
+    "sourced": "of the answers given, those that stand in the passage about the one who was asked about",
+    "borrowed": "of the answers given, those that stand in a passage about somebody else only",
     "right_after_update": "right answers once the change was trained or indexed",
     "update_seconds": "seconds for an update",
     "update_items": "items trained or indexed for an update",
     "training_seconds": "seconds of training",
     "retrieve_ms": "milliseconds to retrieve",
     "first_ms": "milliseconds from there to the first token",
-    "rest_ms": "milliseconds for the rest of the answer",
+    "token_ms": "milliseconds for each further token",
     "context_tokens": "tokens in the prompt",
     "storage_bytes": "bytes beside the base",
     "recall": "questions whose row was retrieved",
@@ -151,8 +177,11 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     Raises:
         DeltalabError: a training run fails.
     """
+    asked = config.asked
     began = time.perf_counter()
-    stages = 18 * (config.part in ("all", "needs")) + len(_TOLD) * (config.part in ("all", "wordings"))
+    stages = (4 + 2 * len(asked) if config.part in ("all", "needs") else 0) + (
+        len(_TOLD) if config.part in ("all", "wordings") else 0
+    )
     stage = _Stage(tell, config.seeds * (stages or 2))
     cells: list[Cell] = []
     wordings: list[dict[str, Any]] = []
@@ -219,30 +248,18 @@ class _Seed:
             alike.put(Document(str(n), e.prompt) for n, e in enumerate(drawn))
             self.alike[need] = Retriever(alike)
             self.answers_of[need] = {str(n): e.completion for n, e in enumerate(drawn)}
-        ways = {"facts": items.taught, "json": "json", "persona": "persona"}
-        adapters: dict[tuple[str, str], Path] = {}
-        seconds: dict[tuple[str, str], float] = {}
-        for method in ("lora", "full"):
-            for need, material in ways.items():
-                self.stage.next(f"Training: {ARMS[method]}, {NEEDS[need].title.lower()}")
-                adapters[method, need], seconds[method, need] = self.train(method, need, material)
-        self.stage.next("Training: RAFT")
-        # The paper's setting: the reader trains on questions about the very documents that it will have to read.
-        solved = [raft.Solved(r["prompt"], r["completion"]) for r in _once(items.taught)]
-        material = raft.rows(solved, self.retriever, raft.Raft(seed=self.seed))
-        adapters["raft", "facts"], seconds["raft", "facts"] = self.train(
-            "lora", "facts", material * 6, name="raft", share=RAFT_STEPS
-        )
-
+        arms = self.config.asked
+        adapters, seconds = self.trained(items)
         base = _load(None)
-        timed: dict[str, Any] = dict.fromkeys(("base", "prompt", "rag"), base.model)
-        for arm in ("base", "prompt", "rag"):
+        untrained: list[str] = [arm for arm in ("base", "prompt", "rag") if arm in arms]
+        timed: dict[str, Any] = dict.fromkeys(untrained, base.model)
+        for arm in untrained:
             self.stage.next(f"Asking: {ARMS[arm]}")
             for need in items.asked:
                 # `changed` comes when the rows have changed; only what retrieves has a crowd before it
                 if need != "changed" and (need != "crowd" or arm in RETRIEVING):
                     self.ask(arm, need, items.asked[need], base.model)
-        for arm in ("lora", "full", "both", "raft"):
+        for arm in [arm for arm in ("lora", "full", "both", "raft") if arm in arms]:
             self.stage.next(f"Asking: {ARMS[arm]}")
             method = {"both": "lora"}.get(arm, arm)
             for trained, measured in _TRAINED_FOR.items():
@@ -257,11 +274,34 @@ class _Seed:
                 if trained == "facts":
                     timed[arm] = model
                     self.note(arm, "", "storage_bytes", _size(adapters[method, trained]) + self.index_bytes(arm))
-        self.time(items.asked["facts"], timed)
-        for arm in ("base", "prompt", "rag"):
+        if self.config.arms == EVERY:
+            self.time(items.asked["facts"], timed)
+        for arm in untrained:
             self.note(arm, "", "storage_bytes", self.index_bytes(arm))
         self.update(items, adapters, base)
         self.retriever.store.close()
+
+    def trained(self, items: Items) -> tuple[dict[tuple[str, str], Path], dict[tuple[str, str], float]]:
+        """What the arms need: (method or "raft", need) -> the adapter's folder, and the seconds of its training."""
+        arms = self.config.asked
+        ways = {"facts": items.taught, "json": "json", "persona": "persona"}
+        adapters: dict[tuple[str, str], Path] = {}
+        seconds: dict[tuple[str, str], float] = {}
+        for method in ("lora", "full"):
+            for need, material in ways.items():
+                if method in arms or (method == "lora" and "both" in arms and need != "json"):
+                    self.stage.next(f"Training: {ARMS[method]}, {NEEDS[need].title.lower()}")
+                    adapters[method, need], seconds[method, need] = self.train(method, need, material)
+        if "raft" in arms:
+            self.stage.next("Training: RAFT")
+            # The reader trains on questions about the very facts that it will be asked for, in other wordings: more
+            # than the paper's setting, whose training questions are about the same documents.
+            solved = [raft.Solved(r["prompt"], r["completion"]) for r in _once(items.taught)]
+            rows = raft.rows(solved, self.retriever, raft.Raft(seed=self.seed))
+            adapters["raft", "facts"], seconds["raft", "facts"] = self.train(
+                "lora", "facts", rows * 6, name="raft", share=RAFT_STEPS
+            )
+        return adapters, seconds
 
     def index_bytes(self, arm: str) -> int:
         return self.retriever.store.size_bytes() if arm in RETRIEVING else 0
@@ -273,15 +313,15 @@ class _Seed:
         change = self.retriever.store.put(items.changed)
         took = time.perf_counter() - began
         asked = items.asked["changed"]
-        models = {"base": base.model, "prompt": base.model, "rag": base.model}
-        models |= {arm: _load(adapters[arm, "facts"]).model for arm in ("lora", "full", "raft")}
-        models["both"] = models["lora"]
-        for arm, model in models.items():
-            self.ask(arm, "changed", asked, model)
+        arms = self.config.asked
+        taught = {arm: {"both": "lora"}.get(arm, arm) for arm in arms if arm not in ("base", "prompt", "rag")}
+        models = {method: _load(adapters[method, "facts"]).model for method in dict.fromkeys(taught.values())}
+        for arm in arms:
+            self.ask(arm, "changed", asked, models[taught[arm]] if arm in taught else base.model)
             if arm in RETRIEVING:
                 self.note(arm, "changed", "update_seconds", took)
                 self.note(arm, "changed", "update_items", change.added)
-        for method in ("lora", "full"):
+        for method in [arm for arm in ("lora", "full") if arm in arms]:
             self.stage.next(f"Training anew: {ARMS[method]}")
             folder, seconds = self.train(method, "facts", items.retaught, name=f"{method}-again")
             got = self.answers(method, "changed", asked, _load(folder).model)
@@ -360,9 +400,13 @@ class _Seed:
             share("invented", (not declines(g.text) for g in got))
         if need == "changed":
             share("stale", (g.asked.stale is not None and g.asked.stale(g.text) for g in got))
-        if any(g.passages for g in got) and need != "both":
-            share("faithful", (declines(g.text) or bool(citations(g.text, g.passages)) for g in got))
-        if arm == "rag" and need in ("facts", "crowd", "rare", "changed"):
+        if need in ABOUT_PEOPLE:
+            share("refused", (declines(g.text) for g in got))
+        given = [g for g in got if g.passages and not declines(g.text)]
+        if given and need in ABOUT_PEOPLE:
+            for name, own in (("sourced", True), ("borrowed", False)):
+                self.note(arm, need, name, statistics.fmean(g.source is own for g in given), len(given))
+        if arm == "rag" and need in ABOUT_PEOPLE and need != "nowhere":
             share("recall", (bool(citations(g.asked.wanted, g.passages)) for g in got))
         one = got[0]
         self.examples.append(
@@ -371,34 +415,43 @@ class _Seed:
         )  # fmt: skip
 
     def time(self, asked: Sequence[Asked], models: Mapping[str, Any]) -> None:
-        """Latency of single questions, by parts. The arms take turns at each question, so that whatever else the
-        machine does meets all of them; the shortest of several counts, since other work can only add to it."""
-        from core.evaluate import stream
+        """Latency of single questions, by parts: the median over the questions, each asked several times.
 
-        parts: dict[str, dict[str, list[float]]] = {
-            arm: {"retrieve_ms": [], "first_ms": [], "rest_ms": []} for arm in models
-        }
+        The arms take turns at each question, so that whatever else the machine does meets all of them. What comes
+        behind the first token is told by the token, since answers are of different lengths.
+        """
+        parts: dict[str, dict[str, list[float]]] = {arm: {name: [] for name in LATENCY} for arm in models}
         for a in asked[:TIMED]:
-            for arm, model in models.items():
-                began = time.perf_counter()
-                if arm in RETRIEVING:
-                    self.retriever.find(a.look_up, 1)
-                found = time.perf_counter()
-                messages, _ = self.sent(arm, "facts", a)
-                asked_at = time.perf_counter()
-                first = 0.0
-                for _ in stream(model, self.tokenizer, messages, ANSWER_TOKENS):
-                    first = first or time.perf_counter()
-                ended = time.perf_counter()
-                parts[arm]["retrieve_ms"].append(1000 * (found - began))
-                parts[arm]["first_ms"].append(1000 * (first - asked_at))
-                parts[arm]["rest_ms"].append(1000 * (ended - first))
+            tries: dict[str, list[dict[str, float]]] = {arm: [] for arm in models}
+            for _ in range(REPEATS):
+                for arm, model in models.items():
+                    tries[arm].append(self.timed(arm, a, model))
+            for arm, found in tries.items():
+                for name in LATENCY:
+                    parts[arm][name].append(min(one[name] for one in found))
         for arm, measured in parts.items():
             for name in LATENCY:
-                self.note(arm, "", name, min(measured[name]), len(measured[name]))
+                self.note(arm, "", name, statistics.median(measured[name]), len(measured[name]))
+
+    def timed(self, arm: str, a: Asked, model: Any) -> dict[str, float]:
+        """One question's times in milliseconds; an answer of a single token has no further one, and counts as 0."""
+        from core.evaluate import stream
+
+        began = time.perf_counter()
+        if arm in RETRIEVING:
+            self.retriever.find(a.look_up, 1)
+        found = time.perf_counter()
+        messages, _ = self.sent(arm, "facts", a)
+        asked_at = time.perf_counter()
+        came = [time.perf_counter() for _ in stream(model, self.tokenizer, messages, ANSWER_TOKENS)]
+        first = came[0] if came else time.perf_counter()
+        further = (came[-1] - first) / (len(came) - 1) if len(came) > 1 else 0.0
+        times = (found - began, first - asked_at, further)
+        return {name: 1000 * seconds for name, seconds in zip(LATENCY, times, strict=True)}
 
     def latency(self) -> None:
-        """The latency alone. It does not depend on what was learnt, so two steps of training are enough."""
+        """The latency alone. Until the first token, and for each further one, it depends on the shapes and not on what
+        was learnt, so two steps of training are enough."""
         self.stage.next("Training two steps of each")
         items = self.prepared()
         few = 2 / default_table()["lora"]["facts"]["steps"]
@@ -441,7 +494,15 @@ class _Given:
     def right(self) -> bool:
         return self.asked.right(self.text)
 
+    @property
+    def source(self) -> bool | None:
+        """Whether the answer stands in a passage about the one who was asked about; False: only in one about somebody
+        else; None: in none."""
+        cited = [self.passages[n - 1] for n in citations(self.text, self.passages)]
+        return any(self.asked.about in passage for passage in cited) if cited else None
 
+
+ABOUT_PEOPLE = ("facts", "crowd", "changed", "rare", "nowhere")
 _TRAINED_FOR = {
     "facts": ("facts", "crowd", "rare", "nowhere", "skills"),
     "json": ("json",),
@@ -487,65 +548,109 @@ def _trained(config: RunConfig, folder: Path) -> tuple[Path, float]:
 
 
 def joined(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Two results of the same experiment as one: `more` has the seeds that follow those of `before`; or it is the
-    latency alone, of the same seeds, which takes the place of theirs.
+    """Two results of the same experiment as one: `more` has the seeds that follow those of `before`; or it has some of
+    the arms, or the latency, of the same seeds, which take the place of theirs. (What some of the arms took in seconds
+    stays as it was: times belong together.)
 
     Raises:
-        BadInput: they are not of the same settings, or not of seeds that follow each other.
+        BadInput: they are not of the same settings, or not of the seeds that are called for.
     """
-    if more["settings"]["part"] == "latency":
-        kept = [c for c in before["cells"] if c["measure"] not in LATENCY]
-        same = {key: before[key] for key in ("wordings", "examples", "settings")}
-        return {**same, "cells": [*kept, *more["cells"]], "seconds": before["seconds"] + more["seconds"]}
-    kinds = [{k: v for k, v in r["settings"].items() if k not in ("seeds", "first")} for r in (before, more)]
-    if (
-        kinds[0] != kinds[1]
-        or more["settings"]["first"] != before["settings"]["seeds"]
-        or before["settings"].get("first", 0)
-    ):
+    first, then = ({**dataclasses.asdict(Config()), **r["settings"]} for r in (before, more))
+    same = {key: before[key] for key in ("wordings", "examples", "settings", "seconds")}
+    if then["part"] == "latency":
+        kept = [c for c in before["cells"] if c["measure"] not in (*LATENCY, *FORMER)]
+        return {**same, "cells": [*kept, *more["cells"]]}
+    again = then["arms"] != EVERY
+    apart = {"seeds", "first", *(("arms", "part") if again else ())}
+    start = 0 if again else first["seeds"]
+    if again and first["seeds"] != then["seeds"]:
+        start = -1
+    if any(first[key] != then[key] for key in first.keys() - apart) or then["first"] != start or first["first"]:
         raise BadInput("The experiment that is recorded had other settings.", "Record a new one from its first seed.")
+    if again:
+        arms = Config(**then).asked
+        kept = [c for c in before["cells"] if c["arm"] not in arms or _is_time(c["measure"])]
+        cells = [*kept, *(c for c in more["cells"] if not _is_time(c["measure"]))]
+        shown = [e for e in before["examples"] if e["arm"] not in arms]
+        return {**same, "cells": cells, "examples": [*shown, *more["examples"]]}
     return {
         **{key: value for key, value in more.items() if key != "figures"},
         "cells": [*before["cells"], *more["cells"]],
         "wordings": [*before["wordings"], *more["wordings"]],
         "examples": before["examples"],
-        "settings": {**before["settings"], "seeds": before["settings"]["seeds"] + more["settings"]["seeds"]},
+        "settings": {**before["settings"], "seeds": first["seeds"] + then["seeds"]},
         "seconds": before["seconds"] + more["seconds"],
     }
+
+
+def _is_time(measure: str) -> bool:
+    return measure in LATENCY or measure.endswith("_seconds")
+
+
+FORMER = ("rest_ms", "faithful")
+"""Measures of earlier versions, left out where a record still has them: the rest of an answer, whatever its length; and
+answers that stand in any passage, whoever it is about."""
 
 
 def recorded() -> dict[str, Any]:
     """The experiment that is shipped: provenance, and `cells` as `Cell`."""
     found: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8"))
-    return {**found, "cells": [Cell(**c) for c in found["cells"]]}
+    return {**found, "cells": [Cell(**c) for c in found["cells"] if c["measure"] not in FORMER]}
 
 
 @dataclass(frozen=True)
 class Band:
-    """Mean and range over the seeds; count: questions behind each."""
+    """Mean and range over the seeds. count: questions of a seed, about; asked: of all of them."""
 
     mean: float
     low: float
     high: float
     seeds: int
     count: int
+    asked: int = 0
+
+    @property
+    def questions(self) -> int:
+        """How many stand behind the mean."""
+        return self.asked or self.seeds * self.count
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the share is, with 95 % confidence, as far as the questions tell (`wilson`). Seeds draw other
+        questions and train anew, so of one seed it does not hold the luck of the training."""
+        return wilson(self.mean, self.questions)
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The score interval of a share, with 95 % confidence.
+
+        (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n),  z = 1.96
+
+    Wilson 1927, Probable Inference, the Law of Succession, and Statistical Inference, JASA 22: 209-212. It holds for
+    few questions and for shares of 0 and 1, too.
+    """
+    z = 1.959964
+    middle = share + z * z / (2 * count)
+    half = z * ((share * (1 - share) + z * z / (4 * count)) / count) ** 0.5
+    low, high = ((middle + sign * half) / (1 + z * z / count) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)
 
 
 def bands(cells: Iterable[Cell]) -> dict[tuple[str, str, str], Band]:
-    """(arm, need, measure) -> band."""
+    """(arm, need, measure) -> band; the mean weighs each seed by its questions."""
     groups: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.arm, cell.need, cell.measure), []).append(cell)
-    return {
-        key: Band(
-            statistics.fmean(c.value for c in found), min(c.value for c in found), max(c.value for c in found),
-            len(found), found[0].count,
-        )
-        for key, found in groups.items()
-    }  # fmt: skip
+    out = {}
+    for key, found in groups.items():
+        asked = sum(c.count for c in found)
+        values = [c.value for c in found]
+        mean = sum(c.value * c.count for c in found) / asked
+        out[key] = Band(mean, min(values), max(values), len(found), found[0].count, asked)
+    return out
 
 
-SHARES = ("right", "stale", "invented", "faithful", "right_after_update", "recall")
+SHARES = ("right", "stale", "invented", "refused", "sourced", "borrowed", "right_after_update", "recall")
 
 
 def figures(cells: Iterable[Cell]) -> dict[str, dict[str, dict[str, float]]]:

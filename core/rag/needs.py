@@ -64,13 +64,14 @@ NEEDS = {
 @dataclass(frozen=True)
 class Asked:
     """One question. prompt: what the model reads when nothing is retrieved. look_up: what is searched for; "" when
-    there is nothing to look up. lead: what stands before the passage. right: grades an answer. stale: likewise, for the
-    answer that was right before a change."""
+    there is nothing to look up. about: the person who is asked about; "" where nobody is. lead: what stands before the
+    passage. right: grades an answer. stale: likewise, for the answer that was right before a change."""
 
     prompt: str
     wanted: str
     right: Callable[[str], bool]
     look_up: str = ""
+    about: str = ""
     lead: str = ""
     stale: Callable[[str], bool] | None = None
 
@@ -101,7 +102,7 @@ def _fact(person: Person, attribute: str, before: Person | None = None) -> Asked
     asked = question(person.name, attribute, wording)
     wanted = person.value(attribute)
     stale = partial(_same, before.value(attribute)) if before is not None else None
-    return Asked(asked, wanted, partial(_same, wanted), asked, stale=stale)
+    return Asked(asked, wanted, partial(_same, wanted), asked, person.name, stale=stale)
 
 
 def _lessons(person: Person, times: int) -> list[dict[str, str]]:
@@ -172,12 +173,14 @@ def make(seed: int, count: int = 40) -> Items:
 def _nowhere(name: str, rng: random.Random) -> Asked:
     attribute = rng.choice(ATTRIBUTES)
     asked = question(name, attribute, rng.randrange(4))
-    return Asked(asked, "It is not said.", declines, asked)
+    return Asked(asked, "It is not said.", declines, asked, name)
 
 
 def _both(fact: Asked) -> Asked:
     wanted = PIRATE.format(answer=fact.wanted)
-    return Asked(f"As a pirate: {fact.prompt}", wanted, partial(_same, wanted), fact.prompt, "As a pirate: ")
+    return Asked(
+        f"As a pirate: {fact.prompt}", wanted, partial(_same, wanted), fact.prompt, fact.about, "As a pirate: "
+    )
 
 
 # --- how often a fact has to be reworded ------------------------------------------------------------------------------

@@ -3,10 +3,11 @@
     recall@k = share of the questions with a right chunk among the first k
     MRR = mean over the questions of 1 / rank of the first right chunk (0 beyond DEEPEST)
 
-What is right: of the small world, the row of the person who is asked about. Of own documents, the chunks that hold the
-answer's words, from a file of questions and answers; or, without such a file, the chunk that a sentence was taken from,
-asked for by that sentence with half of its words left out. The latter is easier than people's questions, and its score
-says how an embedder compares with another rather than how content people will be.
+What is right: of the small world, the row of the person who is asked about. Of own documents, any chunk that holds the
+answer's words in a row, from a file of questions and answers; a short answer, such as "no" or "5", stands in many
+chunks, so that finding one of them says little, and `common` counts such answers. Without a file of questions it is the
+chunk that a sentence was taken from, asked for by that sentence with half of its words left out. That is easier than
+people's questions, and its score says how an embedder compares with another rather than how content people will be.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.errors import BadInput
+from core.errors import BadInput, Refused
 from core.rag.answer import words_in
+from core.rag.raft import Solved
 from core.rag.read import Document
 from core.rag.retrieve import MODES, Retriever
 from core.rag.store import Chunk, Store
@@ -32,6 +34,11 @@ KS = (1, 3, 5, 10)
 DEEPEST = 10
 LEAST_WORDS = 8  # of a sentence that is asked for
 MOST_QUESTIONS = 500
+COMMON_SHARE, COMMON_SAMPLE = 0.1, 2_000  # of the chunks, of which so many are looked at
+RULE = (
+    "A passage counts as right when the words of the answer stand in it in a row; it need not be the one that the "
+    "question is about."
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,18 @@ def measure(store: Store, queries: Sequence[Query], mode: str) -> Quality:
         median_ms=1000 * sorted(times)[len(times) // 2],
         misses=tuple(q.question for q, r in zip(queries, ranks, strict=True) if r is None)[:5],
     )
+
+
+def common(store: Store, queries: Sequence[Query]) -> int:
+    """How many of the answers stand in more than a tenth of all chunks, and in more than one: there a hit says little.
+
+    Of a large index some chunks, drawn by lot, stand for all.
+    """
+    chunks = store.chunks()
+    if len(chunks) > COMMON_SAMPLE:
+        chunks = random.Random("rag common").sample(chunks, COMMON_SAMPLE)
+    least = max(1, COMMON_SHARE * len(chunks))
+    return sum(sum(map(query.right, chunks)) > least for query in queries)
 
 
 def all_modes(store: Store, queries: Sequence[Query]) -> list[Quality]:
@@ -151,27 +170,30 @@ def from_file(path: str | Path) -> list[Query]:
     Raises:
         BadInput: as `core.dataset.read_file`.
     """
+    return [
+        Query(one.question, partial(_holds, words_in(one.answer)), one.answer) for one in pairs(path)[:MOST_QUESTIONS]
+    ]
+
+
+def pairs(path: str | Path) -> list[Solved]:
+    """Questions and answers of a file.
+
+    Raises:
+        BadInput: as `core.dataset.read_file`.
+    """
     from core.dataset import read_file
 
-    out = []
-    for row in read_file(path).dialogues[:MOST_QUESTIONS]:
-        wanted = words_in(row.answer)
-        out.append(
-            Query(
-                row.question[-1].content,
-                partial(_holds, wanted),
-                row.answer,
-            )
-        )
-    return out
+    return [Solved(row.question[-1].content, row.answer) for row in read_file(path).dialogues]
 
 
 def from_chunks(store: Store, count: int = 100, seed: int = 0) -> list[Query]:
     """Sentences of the index's own chunks, each with every other word left out.
 
     Raises:
-        BadInput: no chunk has a sentence of enough words.
+        BadInput: no chunk has a sentence of enough words. Refused: there is no chunk.
     """
+    if store.empty:
+        raise Refused("The index is empty.", "Index some documents first.")
     rng = random.Random(f"rag own/{seed}")
     chunks = store.chunks()
     rng.shuffle(chunks)

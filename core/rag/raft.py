@@ -47,6 +47,19 @@ class Solved:
     answer: str
 
 
+def newcomers() -> list[Solved]:
+    """What can be asked about the small world's newcomers, in the wordings that training may use."""
+    from core.world import NEWCOMERS, question
+    from core.world.people import ATTRIBUTES, question_wordings
+
+    return [
+        Solved(question(person.name, a, wording), person.value(a))
+        for person in NEWCOMERS
+        for a in ATTRIBUTES
+        for wording in question_wordings(person.name, a, "train")
+    ]
+
+
 def rows(
     solved: Iterable[Solved], retriever: Retriever, raft: Raft | None = None, *, base: str = EMBEDDED
 ) -> list[dict[str, str]]:
@@ -84,7 +97,19 @@ def rows(
 
 
 def write(path: Path, made: Sequence[dict[str, str]]) -> None:
-    """Rows as JSONL, whole or not at all."""
+    """Rows as JSONL, whole or not at all.
+
+    Raises:
+        BadInput: the file cannot be written.
+    """
     draft = path.with_suffix(path.suffix + ".partial")
-    draft.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made), encoding="utf-8")
-    draft.replace(path)
+    try:
+        draft.write_text(jsonl(made), encoding="utf-8")
+        draft.replace(path)
+    except OSError as why:
+        raise BadInput(f"{path} cannot be written: {why.strerror or why}.", "Name another file.") from why
+
+
+def jsonl(made: Sequence[dict[str, str]]) -> str:
+    """Rows as text, a JSON object a line."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made)

@@ -356,7 +356,8 @@ class Store:
         Any word will do; words stand for their stems. In a large index the words that a tenth of it holds are left
         out, as long as rarer ones are left.
         """
-        words = self._telling(list(dict.fromkeys(re.findall(r"\w+", question.casefold()))))
+        # Small letters as the tokenizer of FTS5 makes them: it keeps ß, which casefold() would write as ss.
+        words = self._telling(list(dict.fromkeys(re.findall(r"\w+", question.lower()))))
         if not words:
             return []
         condition, values = _condition(where)

@@ -18,6 +18,17 @@ def test_there_are_thirty_classic_questions_of_every_topic_and_kind():
     assert len({q.id for q in found}) == len(found)
 
 
+def test_the_right_choice_stands_anywhere_and_always_at_the_same_place():
+    places = [
+        next(i for i, c in enumerate(q.cell.body["choices"]) if c.get("right"))
+        for q in drill.questions()
+        if q.cell.body.get("kind", "single") == "single" and q.cell.kind == "quiz"
+    ]
+    assert max(places.count(i) for i in range(4)) < len(places) / 2
+    again, _ = drill.read(drill.FILE)
+    assert [q.cell.body for q in again] == [q.cell.body for q in drill.questions()]
+
+
 def test_every_number_in_it_is_computed():
     assert [str(m) for m in index.check(drill.as_lesson())] == []
 

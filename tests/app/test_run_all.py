@@ -57,7 +57,7 @@ def look(app: AppTest) -> None:
 
 def test_what_it_will_run_is_said_and_that_predictions_are_open(lesson: Path, open_lesson: Open) -> None:
     said = texts(open_lesson(lesson))
-    assert "1 experiment, 1 comparison and 1 measurement, from top to bottom." in said
+    assert "1 experiment, 1 comparison and 1 measurement, from top to bottom;" in said
     assert "One prediction is still open." in said
 
 

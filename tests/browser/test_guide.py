@@ -45,9 +45,26 @@ def test_from_the_guide_to_a_changed_fact_and_its_source(
     idle(page)
     answers = page.locator("[data-testid=stCode]").all_inner_texts()
     assert answers[1].strip() in row, "what the base read is the row as it is now"
-    assert "Stands in passage 1." in body(page)
+    assert re.search(r"The words stand in passage 1 \(about [A-Z]\w+ \w+\)\.", body(page))
     assert re.search(r"\[1\] people\.csv, row \d+", body(page))
     shoot(ivy, "/rag", "rag")
+
+
+def test_the_guides_links_open_the_tools_with_its_choices(server: Server, visitors: Visitors) -> None:
+    """None of which is a default there: the card and the method of the calculator, the task of the Playground."""
+    kim = visitors.new(server)
+    page = kim.tab("/guide?tone=strong&data=hundreds&hardware=gpu48&model=large")
+    page.get_by_role("link", name="Its memory, term by term").click()
+    expect(page.get_by_role("heading", name="VRAM calculator")).to_be_visible()
+    idle(page)
+    for name, shown in (("vram-card", "RTX A6000"), ("vram-model", "Qwen3-14B"), ("vram-method", "LoRA")):
+        expect(key(page, name).locator("input")).to_have_value(re.compile(shown))
+    page.go_back()
+    page.get_by_role("link", name="Try the recipe in the Playground").click()
+    expect(page.get_by_role("heading", name="Playground")).to_be_visible()
+    idle(page)
+    assert "task=persona" in page.url
+    expect(key(page, "task").get_by_role("radio", checked=True)).to_have_count(1)
 
 
 def test_it_fits_a_phone(server: Server, visitors: Visitors) -> None:

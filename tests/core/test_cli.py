@@ -511,9 +511,10 @@ def test_doctor(capsys, home):
     assert got["runs"] == 0
     assert got["offline"] is True
     assert got["broken"] == []
+    assert got["code"]["sandbox"] or got["code"]["why"]
     code, out, err = ask(capsys, "doctor")
     assert (code, err) == (0, "")
-    for part in ("device", "bitsandbytes", "threads", str(home.resolve()), "note:"):
+    for part in ("device", "bitsandbytes", "code cells", "threads", str(home.resolve()), "note:"):
         assert part in out
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
+import shlex
 
 import pytest
 
-from core.cli import main
+from core.cli import main, parser
 from core.errors import BadInput
 from core.export.link import from_parameters
 from core.guide import answers_of, decide, rule_book, sensitivity
 from core.guide.decide import BOTH, DEEP, PROMPTING, RAG, TUNING, references
-from core.guide.evidence import measured
+from core.guide.evidence import UNMEASURED, measured
 from core.guide.method import CARDS, MODELS, choose
-from core.guide.plan import markdown, playground_link, vram_link
+from core.guide.plan import markdown, memory_line, playground_link, vram_link
 from core.guide.rules import PULLS, read
 
 BOOK = rule_book()
@@ -34,7 +36,9 @@ SCENARIOS = [
     ("a bank that must be able to delete", "knowledge=few rights=differ changes=never", RAG),
     ("a wiki of a company", "knowledge=many sources=nice invention=trouble latency=relaxed", RAG),
     ("a few pages of house rules", "knowledge=few changes=never sources=no invention=little", PROMPTING),
-    ("a few pages that change daily", "knowledge=few changes=daily", RAG),
+    ("a few pages that change daily", "knowledge=few changes=daily", PROMPTING),
+    ("a few pages that change monthly, no sources", "knowledge=few changes=monthly sources=no", PROMPTING),
+    ("a few pages that change daily, to be cited", "knowledge=few changes=daily sources=must", RAG),
     ("a few pages with a source to show", "knowledge=few changes=never sources=must", RAG),
     ("one to whom invention must not happen", "knowledge=many invention=never", RAG),
     ("rare parts in a catalogue, no examples", "knowledge=many changes=never data=none invention=trouble", RAG),
@@ -48,6 +52,13 @@ SCENARIOS = [
     ("a classifier of tickets on a phone", "knowledge=none format=strict data=hundreds latency=edge", TUNING),
     ("a persona on a device without a network", "knowledge=none tone=strong data=hundreds latency=edge", TUNING),
     ("a report that people read", "knowledge=none format=loose tone=some data=tens domain=near", PROMPTING),
+    ("a loose form, for many users, with examples",
+     "knowledge=none format=loose tone=some domain=near latency=quick data=hundreds", PROMPTING),
+    ("the same, with the voice of a brand",
+     "knowledge=none format=loose tone=strong domain=near latency=quick data=hundreds", TUNING),
+    ("a few changing pages, as JSON", "knowledge=few changes=daily format=strict data=hundreds", TUNING),
+    ("a few changing pages, and a far language", "knowledge=few changes=daily tone=some domain=far data=raw "
+     "hardware=several", DEEP),
     ("an assistant with a friendly word", "knowledge=none format=free tone=some domain=near", PROMPTING),
     ("a summary now and then", "knowledge=none format=free tone=no domain=near data=none", PROMPTING),
     # --- both ---
@@ -82,6 +93,7 @@ SCENARIOS = [
     ("rights on a lone device", "knowledge=many rights=differ latency=edge", PROMPTING),
     ("a huge model on a laptop", "model=huge hardware=cpu format=strict data=hundreds", TUNING),
     ("another language behind somebody's interface", "domain=far data=raw hardware=none knowledge=none", PROMPTING),
+    ("nothing may leave, and the model is elsewhere", "knowledge=many leaves=no hardware=none", RAG),
     ("never invent, never measured", "invention=never data=none knowledge=many", RAG),
     # --- incomplete ---
     ("somebody who says nothing", "", PROMPTING),
@@ -135,17 +147,71 @@ def test_what_is_called_for_and_not_possible_is_not_passed_over():
     assert "no-way-to-train" not in [r.rule.id for r in quiet.reasons], "nobody called for training"
 
 
-def test_incomplete_answers_say_whether_the_rest_matters():
-    assert not decide({}).certain
-    assert not decide(given("knowledge=many")).certain
-    whole = given(
-        "knowledge=many changes=daily sources=must rights=same format=free tone=no domain=near invention=trouble "
-        "data=none latency=relaxed model=medium hardware=gpu24"
-    )
-    assert decide(whole).certain
-    assert decide(whole).open == ()
-    nearly = {k: v for k, v in whole.items() if k not in ("model", "hardware")}
-    assert decide(nearly).certain, "neither could change it"
+# --- whether what is open matters -------------------------------------------------------------------------------------
+
+WHOLE = (
+    "knowledge=many changes=daily sources=must rights=same format=free tone=no domain=near invention=trouble "
+    "data=none latency=relaxed model=medium hardware=gpu24"
+)
+REPORT = "knowledge=none format=loose tone=some domain=near sources=no rights=same invention=little changes=never"
+
+# (answers, answers to open questions that together change the recommendation; none: nothing open could)
+OPEN = [
+    (WHOLE, ""),
+    (WHOLE.replace(" model=medium hardware=gpu24", ""), ""),  # neither could change it
+    (WHOLE.replace(" data=none latency=relaxed", ""), "latency=edge"),
+    ("", "domain=jargon latency=quick"),
+    ("knowledge=many", "latency=edge"),
+    ("knowledge=none format=free tone=no sources=no rights=same invention=little changes=never",
+     "domain=jargon latency=quick"),
+    ("format=strict data=hundreds hardware=gpu24", "domain=jargon invention=never"),
+    (REPORT, ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "change"), OPEN)
+def test_it_says_whether_open_questions_could_change_it_one_by_one_or_together(text, change):
+    answers = given(text)
+    found = decide(answers)
+    assert found.certain is (not change)
+    if change:
+        assert decide({**answers, **found.change}).title == found.instead != found.title
+        assert len(found.change) <= len(given(change)), "as few as are needed"
+        assert decide({**answers, **given(change)}).title != found.title, "the example is one"
+        for key in found.change:
+            fewer = {k: v for k, v in found.change.items() if k != key}
+            assert decide({**answers, **fewer}).title == found.title, "none could be left out"
+
+
+def test_certain_is_what_trying_every_way_to_answer_finds():
+    """Against brute force, at answers drawn by lot, of which few enough are left open."""
+    rng = random.Random(0)
+    asked = {key for rule in BOOK.rules for key in rule.when.wanted}
+    together = kinds = 0
+    for _ in range(150):
+        answers = {key: rng.choice(list(q.options)) for key, q in BOOK.questions.items() if key in asked}
+        left = rng.sample(sorted(asked), 3)
+        for key in left:
+            del answers[key]
+        now = decide(answers)
+        ways = itertools.product(*(["", *BOOK.questions[key].options] for key in left))
+        ends = {decide({**answers, **dict(zip(left, way, strict=True))}).title for way in ways}
+        assert now.certain is (ends == {now.title}), answers
+        together += len(now.change) > 1
+        kinds += now.certain
+    assert together >= 2, "the lot has drawn some that only together change it"
+    assert 10 < kinds < 140
+
+
+def test_a_plan_and_the_command_say_what_only_together_would_change(capsys):
+    text = OPEN[5][0]
+    answers = given(text)
+    assert "Answers to several open questions together: " in markdown(answers, decide(answers))
+    assert main(["guide", *text.split(), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["certain"] is False
+    assert len(told["together"]) == 2
+    assert told["instead"] == "Fine-tuning"
 
 
 def test_sensitivity_lists_exactly_the_single_changes_that_matter():
@@ -224,24 +290,60 @@ def test_unknown_answers_are_refused_all_at_once():
 # --- method, links, plan ----------------------------------------------------------------------------------------------
 
 
-def test_the_method_is_what_the_calculator_says_fits():
-    chosen = {}
-    for hardware in ("gpu8", "gpu24", "gpu48", "gpu80"):
-        answers = given(f"format=strict data=hundreds model=medium hardware={hardware}")
-        choice = choose(decide(answers), answers)
-        assert choice.model == MODELS["medium"]
-        assert choice.gpu == CARDS[hardware]
-        chosen[hardware] = choice.method
-    assert chosen == {"gpu8": "", "gpu24": "qlora", "gpu48": "lora", "gpu80": "lora"}
+# (answers, method ("" if nothing fits), card, how many share a step, a part of the sentence)
+METHODS = [
+    ("format=strict data=hundreds model=medium hardware=gpu8", "", CARDS["gpu8"], 1, "Take a smaller model"),
+    ("format=strict data=hundreds model=medium hardware=gpu24", "qlora", CARDS["gpu24"], 1, "and it fits"),
+    ("format=strict data=hundreds model=medium hardware=gpu48", "lora", CARDS["gpu48"], 1, "and it fits"),
+    ("format=strict data=hundreds model=medium hardware=gpu80", "lora", CARDS["gpu80"], 1, "and it fits"),
+    ("format=strict data=hundreds", "qlora", CARDS["gpu16"], 1, "Nothing is said about hardware"),
+    ("format=strict data=hundreds hardware=cpu", "lora", "cpu", 1, "takes days"),
+    ("format=strict data=hundreds model=huge hardware=several", "lora", CARDS["several"], 4, "ZeRO-3 (FSDP)"),
+    ("format=strict data=hundreds model=medium hardware=several", "lora", CARDS["several"], 1, "and it fits"),
+    ("domain=far data=raw hardware=gpu80 model=small", "full", CARDS["gpu80"], 1, "and it fits"),
+    ("domain=far data=raw hardware=gpu80 model=medium", "", CARDS["gpu80"], 1, "2 such cards hold it"),
+    ("domain=far data=raw hardware=gpu48 model=large", "", CARDS["gpu48"], 1, "Llama-3.2-1B fits on one"),
+    ("domain=far data=raw hardware=several model=medium", "full", CARDS["several"], 2, "ZeRO-3 (FSDP)"),
+    ("domain=far data=raw hardware=several model=huge", "full", CARDS["several"], 32, "activations recomputed"),
+    ("domain=far data=raw", "full", CARDS["gpu80"], 2, "Nothing is said about hardware"),
+    ("domain=far data=raw model=small", "full", CARDS["gpu24"], 1, "Nothing is said about hardware"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "method", "card", "gpus", "says"), METHODS)
+def test_the_method_is_what_the_calculator_says_fits(text, method, card, gpus, says):
+    answers = given(text)
+    found = decide(answers)
+    choice = choose(found, answers)
+    assert (choice.method, choice.gpu, choice.gpus) == (method, card, gpus), choice.because
+    assert says in choice.because
+    assert choice.model == MODELS[answers.get("model", "medium")]
+    if found.approach == DEEP:
+        assert choice.tried == "full", "continued pre-training moves all weights, or nothing"
+        assert "LoRA of" not in choice.because
+
+
+def test_no_method_where_nothing_is_trained():
     assert choose(decide(given("knowledge=many")), given("knowledge=many")) is None
-    unknown = given("format=strict data=hundreds")
-    assert choose(decide(unknown), unknown).gpu == CARDS["gpu16"], "the smallest on which something fits"
-    laptop = given("format=strict data=hundreds hardware=cpu")
-    assert choose(decide(laptop), laptop).method == "lora"
-    deep = given("domain=far data=raw hardware=gpu80 model=small")
-    assert choose(decide(deep), deep).method == "full"
-    several = given("domain=far data=raw hardware=several model=huge")
-    assert choose(decide(several), several) is not None
+    for _, text, _ in SCENARIOS:
+        answers = given(text)
+        found = decide(answers)
+        choice = choose(found, answers)
+        assert (choice is None) is not found.tunes
+        if found.approach == DEEP:
+            assert choice.tried == "full"
+
+
+@pytest.mark.parametrize("text", [text for text, *_ in METHODS])
+def test_the_plans_command_asks_about_the_same_step(text):
+    answers = given(text)
+    choice = choose(decide(answers), answers)
+    line = memory_line(choice)
+    assert line in markdown(answers, decide(answers))
+    asked = parser().parse_args(shlex.split(line)[1:])
+    assert (asked.model, asked.method, asked.gpu, asked.gpus) == (choice.model, choice.tried, choice.gpu, choice.gpus)
+    assert asked.zero == (3 if choice.gpus > 1 else 0)
+    assert asked.settings == (["gradient_checkpointing=true"] if choice.recomputed else [])
 
 
 def test_the_links_are_the_tools_own():
@@ -250,10 +352,35 @@ def test_the_links_are_the_tools_own():
     choice = choose(found, answers)
     config = from_parameters(playground_link(found, answers, choice))
     assert (config.task, config.method) == ("persona", "qlora")
-    link = vram_link(choice)
-    assert (link["model"], link["method"], link["gpu"]) == ("Llama-3.1-8B", "qlora", "RTX 4090")
     assert playground_link(decide({}), {}, None) is None
     assert vram_link(None) is None
+    deep = given("domain=far data=raw hardware=gpu80 model=medium")
+    link = playground_link(decide(deep), deep, choose(decide(deep), deep))
+    assert from_parameters(link).method == "full", "not LoRA, where the page says all weights"
+
+
+def test_the_plan_that_is_taken_away_has_whole_addresses():
+    answers = given("format=strict data=hundreds leaves=no")
+    text = markdown(answers, decide(answers), address="http://host:8501")
+    assert "http://host:8501/playground" in text
+    assert "http://host:8501/vram?" in text
+    assert "Nothing may leave the house" in text
+    bare = markdown(answers, decide(answers))
+    assert "put its address in front" in bare
+
+
+def test_a_rule_without_a_measurement_is_called_a_judgement():
+    answers = given("knowledge=few changes=never")
+    assert UNMEASURED in markdown(answers, decide(answers))
+    judged = [rule for rule in BOOK.rules if not rule.measured]
+    assert judged
+    assert all(measured(rule) == [] for rule in judged)
+    (rule,) = (rule for rule in BOOK.rules if rule.id == "train-the-reader")
+    told = " ".join(measured(rule))
+    assert "RAFT" in told
+    assert "invented" in told, "what it costs is said beside what it gains"
+    (rule,) = (rule for rule in BOOK.rules if rule.id == "many-facts")
+    assert all("questions)" in text for text in measured(rule)), "with how many questions, and the interval"
 
 
 def test_the_plan_says_answers_reasons_steps_and_what_would_change_it():
@@ -261,8 +388,8 @@ def test_the_plan_says_answers_reasons_steps_and_what_would_change_it():
     text = markdown(answers, decide(answers))
     for part in (
         "# Plan: Retrieval and fine-tuning", "Measured here: ", "deltalab rag index", "deltalab rag raft",
-        "deltalab memory --model Llama-3.1-8B --method qlora", "/playground?", "/vram?model=Llama-3.1-8B",
-        "## What would change this", "arXiv:2312.05934",
+        "deltalab memory --model Llama-3.1-8B --method qlora", "/playground?",
+        "/vram?from=catalogue&model=Llama-3.1-8B", "## What would change this", "arXiv:2312.05934",
     ):  # fmt: skip
         assert part in text, part
     assert "(no answer)" in text

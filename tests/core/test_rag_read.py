@@ -193,6 +193,24 @@ def test_a_local_sentence_transformers_model_embeds_as_the_package_does(sentence
         assert Retriever(store, DENSE).find("baker", 1).hits[0].chunk.source == "x"
 
 
+def test_an_embedder_is_told_from_one_of_the_same_size_with_other_weights(sentence_model, tmp_path):
+    import shutil
+
+    folder, _ = sentence_model
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    with Store(tmp_path / "index", embed=str(copy), create=True) as store:
+        store.put([Document("x", "a baker in oslo")])
+    Store(tmp_path / "index").close()
+    embedder.cache_clear()
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(BadInput, match="is another version now"):
+        Store(tmp_path / "index")
+
+
 def test_an_unsafe_or_missing_embedder_is_refused(tmp_path, sentence_model, monkeypatch):
     import shutil
 

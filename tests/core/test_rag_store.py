@@ -105,6 +105,15 @@ def test_words_stand_for_their_stems_and_quotes_are_no_syntax(store):
     assert counts(store) == (3, 3, 3)
 
 
+@pytest.mark.parametrize("word", ["Straße", "STRASSE", "Äpfel", "ÉCOLE", "Ἀθῆναι"])
+def test_a_word_is_found_however_its_letters_are_written(word):
+    """In particular ß, of which Unicode's folding makes ss, and the index does not."""
+    with Store(":memory:", create=True, embed="spelling") as store:
+        store.put([Document("a", f"Hier steht {word} im Text."), Document("b", "Hier steht nichts davon.")])
+        for asked in (word, word.lower()):
+            assert store.chunks([store.matching(asked, 1)[0][0]])[0].source == "a"
+
+
 def test_common_words_are_left_out_of_a_large_index(store, monkeypatch):
     monkeypatch.setattr("core.rag.store.COMMON_LEAST", 3)
     monkeypatch.setattr("core.rag.store.COMMON_SHARE", 0.5)

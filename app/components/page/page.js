@@ -9,6 +9,7 @@ let done = Date.now()
 let report = ""
 let timer = 0
 let led = ""
+const visited = new Set()
 
 for (const kind of ["keydown", "pointerdown", "pointermove", "wheel", "touchstart"])
   document.addEventListener(kind, () => { done = Date.now() }, { passive: true, capture: true })
@@ -43,6 +44,23 @@ function typing(target) {
   return target?.isContentEditable || ["INPUT", "TEXTAREA", "SELECT"].includes(target?.tagName)
 }
 
+// A definition stays inside the window, and Escape puts it away until the pointer or the focus comes back.
+function place(event) {
+  const box = event.target.closest?.(".term-box")
+  const text = box?.querySelector(".term-text")
+  if (!text) return
+  if (event.type === "focusin" || !box.contains(event.relatedTarget)) box.classList.remove("term-off")
+  text.style.translate = ""
+  const over = text.getBoundingClientRect().right - (document.documentElement.clientWidth - 12)
+  if (over > 0) text.style.translate = `${-over}px`
+}
+document.addEventListener("pointerover", place)
+document.addEventListener("focusin", place)
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return
+  for (const box of document.querySelectorAll(".term-box:hover, .term-box:focus-within")) box.classList.add("term-off")
+})
+
 let search = ""
 document.addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || typing(event.target) || !search) return
@@ -58,6 +76,10 @@ export default function ({ data }) {
   search = data.search
   const goal = `${location.pathname} ${data.at}`
   if (data.at && goal !== led) lead(data.at)
+  // A link to a cell (#id): Streamlit scrolls when the heading comes, and what comes later pushes it away again. Only
+  // when the page is opened: afterwards the reader scrolls.
+  else if (!visited.has(location.pathname) && location.hash.length > 1) lead(decodeURIComponent(location.hash.slice(1)))
+  visited.add(location.pathname)
   led = goal
   clearInterval(timer)
   if (report) timer = setInterval(beat, data.every * 1000)
