@@ -1,7 +1,7 @@
 """Kernels compiled ahead of time for cards that are not here, and what came out: registers, spills, instructions.
 
     python -m tests.kernels.ahead                    # every launch for every generation (some minutes); prints a table
-    python -m tests.kernels.ahead --short            # one launch of each kernel file, for two generations
+    python -m tests.kernels.ahead --short            # one launch of each kernel file, for Hopper
 
 Triton's own assembler makes the machine code; no card is needed. Spilled registers (local memory) would mean a kernel
 that waits for memory where it should compute. A kernel that multiplies matrices must use its generation's instruction:
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
-SHORT = (80, 90)
+SHORT = (90,)
 
 
 @dataclass(frozen=True)

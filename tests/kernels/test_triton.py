@@ -35,7 +35,7 @@ def test_in_the_interpreter() -> None:
 
 
 def test_compiled_for_cards_that_are_not_here() -> None:
-    """The first kernel of each file for Ampere and Hopper: nothing spilled, the fitting matrix instruction.
+    """The first kernel of each file for Hopper: nothing spilled, the fitting matrix instruction.
     `make kernels` compiles all of them for every generation."""
     assert " 0 wrong" in run("tests.kernels.ahead", "--short")
 
