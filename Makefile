@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help env run test check bench bench-memory gpu editor clean
+.PHONY: help env run test check bench bench-memory kernels mutants gpu editor clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -48,6 +48,12 @@ bench: $(VENV)/.test-stamp  ## step speed and peak memory against transformers.T
 
 bench-memory: $(VENV)/.test-stamp  ## the memory and parameter calculators against real steps and published figures (CPU)
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m tests.bench_memory
+
+kernels: $(VENV)/.test-stamp  ## compile every kernel for every generation of cards, without one (some minutes)
+	$(BIN)/python -m tests.kernels.ahead
+
+mutants: $(VENV)/.test-stamp  ## break the kernels on purpose, one line at a time: do their tests notice?
+	$(BIN)/python -m tests.kernels.mutants
 
 gpu: $(VENV)/.test-stamp  ## GPU tests and benchmarks; writes their records (needs a CUDA device)
 	$(BIN)/python -m tests.gpu

@@ -229,7 +229,7 @@ def quantity_text(what: str, value: float) -> str:
     if what == "seconds" or what.endswith("_seconds"):
         return seconds_text(value)
     if what.startswith(("loss_", "first_loss", "last_loss")):
-        return f"{value:.2f}"
+        return f"{value:.2f}" if value >= 0.1 else plain(float(f"{value:.2g}"))
     if what in ("trainable", "total", "steps", "examples", "held_out", "batch_size"):
         return grouped(value)
     if what.endswith(("_before", "_after", "_percent")):

@@ -67,14 +67,6 @@ def method_title(method: str) -> str:
     return METHODS[method].TITLE
 
 
-def method_formula(method: str) -> str:
-    """Its equation, in the paper's letters, as code."""
-    from core.methods import METHODS
-
-    _settings(method, 0, "")
-    return METHODS[method].FORMULA
-
-
 def methods_count() -> float:
     """How many methods there are."""
     from core.methods import METHODS
@@ -237,7 +229,6 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "trains": (trains, str),
     "saved_bytes": (saved_bytes, bytes_text),
     "method_title": (method_title, str),
-    "method_formula": (method_formula, lambda text: f"`{text}`"),
     "methods_count": (methods_count, grouped),
     "model_name": (model_name, str),
     "gpt": (gpt, grouped),

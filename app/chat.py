@@ -10,6 +10,7 @@ import streamlit as st
 
 from app import live, state
 from app.story import plain
+from app.words import t
 from core.base import CLASSIFICATION, kind_of_base
 from core.config import EMBEDDED
 from core.errors import DeltalabError
@@ -27,7 +28,7 @@ HEADINGS = {
     MERGED: "Merged: the change inside the weights",
 }
 LABEL_HEADINGS = {**HEADINGS, BEFORE: "Before: the head as it began"}
-WHOM = {1: "it", 2: "both", 3: "all three"}
+WHOM = {1: "it", 2: "both", 3: "all"}
 ROUNDED = (
     "A change added to the weights is rounded elsewhere than one added to what they compute, so where two tokens are "
     "almost equally likely the other one may win."
@@ -120,7 +121,7 @@ def section(run: Run, key: str, *, suggestions: Sequence[str] | None = None, kno
         knobs: offer a choice of sides, temperature and length; without them base and adapter answer, greedily.
     """
     if run.adapter is None:
-        st.caption("There is nothing to talk to yet: the run has to finish first.")
+        st.caption(t("chat.nothing"))
         return
     _chat(run, key, suggestions, knobs)
 
@@ -139,7 +140,7 @@ def _chat(run: Run, key: str, suggestions: Sequence[str] | None, knobs: bool) ->
     place = st.container()
     whom = WHOM.get(len(how.sides))
     typed = st.chat_input(
-        "Choose a side first" if whom is None else f"Give {whom} a text" if labels else f"Ask {whom}",
+        t("chat.side_first") if whom is None else t(f"chat.{'give' if labels else 'ask'}.{whom}"),
         key=f"{key}-input",
         max_chars=2000,
         submit_mode="stop",
@@ -152,13 +153,17 @@ def _chat(run: Run, key: str, suggestions: Sequence[str] | None, knobs: bool) ->
             _answer(run, talk, Turn(*asked, how, {side: Answer() for side in how.sides}), heard_other)
     if talk.turns:
         st.button(
-            "Clear", key=f"{key}-clear", icon=":material/delete_sweep:", type="tertiary", on_click=talk.turns.clear
+            t("chat.clear"),
+            key=f"{key}-clear",
+            icon=":material/delete_sweep:",
+            type="tertiary",
+            on_click=talk.turns.clear,
         )
 
 
 def heading(run: Run) -> str:
     """What the section with the chat is called."""
-    return "Try a text, before and after" if gives_labels(run) else "Talk to it, before and after"
+    return t("chat.try_it") if gives_labels(run) else t("experiment.talk")
 
 
 def gives_labels(run: Run) -> bool:
@@ -171,44 +176,42 @@ def _knobs(run: Run, key: str) -> How:
     method = str(run.config["method"])
     why = why_not_merged(method)
     sides = st.segmented_control(
-        "Sides",
+        t("chat.sides"),
         [side for side in SIDES if side != MERGED or why is None],
         selection_mode="multi",
         default=[BEFORE, AFTER],
         format_func=lambda side: SIDES[side],
         key=f"{key}-sides",
-        help="The base; the base with the change beside its weights; a plain model with the change inside them, which "
-        "is what gets shipped.",
+        help=t("chat.sides_help"),
         bind="query-params",
     )
     if why is not None:
-        st.caption(f"There is no merged side. {why}")
+        st.caption(f"{t('chat.no_merged')} {why}")
     elif not sides:
-        st.caption("Choose at least one side.")
+        st.caption(t("chat.choose_side"))
     elif MERGED in sides and METHODS[method].BASE == "quantized":
-        st.caption(f"The base here is the 4-bit base. **Merged:** {DECODED}")
+        st.caption(f"{t('chat.four_bits')} {DECODED}")
     chosen = tuple(side for side in SIDES if side in sides)
     if gives_labels(run):
         return How(chosen)
     columns = st.columns(3, gap="medium")
     temperature = columns[0].slider(
-        "Temperature",
+        t("chat.temperature"),
         0.0, 1.5, 0.0, 0.1,
         key=f"{key}-temperature",
-        help="0 takes the likeliest token each time. Above 0 tokens are drawn: the higher, the more unlikely ones.",
+        help=t("chat.temperature_help"),
         bind="query-params",
     )  # fmt: skip
     longest = columns[1].slider(
-        "Longest answer (tokens)", 16, 512, LONGEST, 16,
-        key=f"{key}-longest", help="An answer that is not over by then is cut.", bind="query-params",
+        t("chat.longest"), 16, 512, LONGEST, 16,
+        key=f"{key}-longest", help=t("chat.longest_help"), bind="query-params",
     )  # fmt: skip
     seed = 0
     if temperature > 0:
         seed = columns[2].number_input(
-            "Seed", 0, 2**31 - 1, 0, 1,
+            t("shared.seed"), 0, 2**31 - 1, 0, 1,
             key=f"{key}-seed",
-            help="The same seed gives the same answers again. All sides get the same random numbers, so they differ by "
-            "what they find likely and not by luck.",
+            help=t("chat.seed_help"),
             bind="query-params",
         )  # fmt: skip
     return How(chosen, float(temperature), int(longest), int(seed or 0))
@@ -217,8 +220,7 @@ def _knobs(run: Run, key: str) -> How:
 def _suggestions(offered: Sequence[tuple[str, str | None]], key: str, what: str) -> tuple[str, str | None] | None:
     """Buttons for what can be asked; the one that was pressed."""
     pressed = None
-    own = "write a text of your own" if what == "text" else "ask in your own words"
-    st.caption(f"Try one of these, or {own}:")
+    st.caption(t("chat.try_text" if what == "text" else "chat.try_question"))
     with st.container(horizontal=True, gap="small", key=f"{key}-suggestions"):
         for i, (prompt, wanted) in enumerate(offered):
             short = prompt if len(prompt) <= 64 else prompt[:61].rstrip() + "…"
@@ -307,7 +309,7 @@ def _answer(run: Run, talk: Talk, turn: Turn, heard_other: bool) -> None:
         _said(place, "…")
     alone = run.config.get("base") == EMBEDDED or gives_labels(run)
     try:
-        with st.spinner("Answering; the first answer waits for the model to load", show_time=True):
+        with st.spinner(t("chat.answering"), show_time=True):
             for side, said in state.talker().sides(
                 run.id,
                 {side: talk.messages(side, turn.question, alone=alone) for side in turn.answers},

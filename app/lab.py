@@ -1,7 +1,7 @@
 """A lesson's cells as functions, for the notebooks that lessons are exported to (app/notebook.py). No streamlit.
 
-    from app.lab import train
-    run = train("json-lora", method="lora", task="json", seed=0)
+    from app import lab
+    run = lab.train("json-lora", method="lora", task="json", seed=0)
     run.show()
     run.figures["exact_match_after"]
 
@@ -24,7 +24,7 @@ from app.story import Story, happened
 from core import exercise
 from core.config import RunConfig, resolved, settings_of, with_settings
 from core.errors import BadInput, DeltalabError
-from core.events import Failed, Stopped, to_dict
+from core.events import Failed, Step, Stopped, to_dict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,7 +148,7 @@ def train(
         if isinstance(event, Stopped):
             raise DeltalabError("The run was stopped.")
         events.append(to_dict(event))
-        if event.kind == "step" and (event.step % max(1, total // 5) == 0 or event.step == 1):
+        if isinstance(event, Step) and (event.step % max(1, total // 5) == 0 or event.step == 1):
             print(f"{label or name}: step {event.step} of {total}, loss {event.loss:.3f}")
     return Run(name, label or name, config, tuple(events), folder)
 
@@ -208,8 +208,11 @@ def reveal(said: float, run: Run | Mapping[str, Any], what: str, *, tolerance: f
     """
     from app.answers import closeness
 
-    found = (run.figures if isinstance(run, Run) else run).get(what)
-    if not isinstance(found, (int, float)):
+    found = (run.figures if isinstance(run, Run) else calc.probe_quantities(dict(run))).get(what)
+    if found is None and short():
+        print(f"You said {said:g}; the short form did not measure {what}.")
+        return
+    if found is None:
         raise BadInput(f"There is no figure {what!r} in this result.")
     words = {"close": "That is close.", "too high": "That was too high.", "too low": "That was too low."}
     verdict = words[closeness(said, float(found), tolerance)]

@@ -82,7 +82,7 @@ def readable(names: Sequence[str]) -> list[index.Lesson]:
 
 def list_(asked: argparse.Namespace) -> int:
     """One line a lesson."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for lesson in readable(()):
         kinds = Counter(cell.kind for cell in lesson.cells if cell.kind not in ("prose", "image"))
         rows.append(

@@ -382,7 +382,7 @@ def _figures(story: Story) -> None:
             st.metric(name, percent(after["exact_match"]), gain, width="content",
                       delta_color="off" if still else "normal", delta_arrow="off" if still else "auto")  # fmt: skip
             if after.get("macro_f1") is not None:
-                st.metric(t("run.macro_f1"), percent(after["macro_f1"]), width="content")
+                st.metric(t("run.macro"), percent(after["macro_f1"]), width="content")
         elif after is not None and after["loss"] is not None:
             known = before is not None and before["loss"] is not None
             change = f"{after['loss'] - before['loss']:+.2f}" if before is not None and known else None

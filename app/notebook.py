@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import keyword
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -68,7 +69,7 @@ Made = Iterator[tuple[str, dict[str, Any]]]
 
 def _cells(lesson: Lesson) -> Made:
     yield "head", prose(_head(lesson))
-    yield "setup", code(_setup(lesson))
+    yield "setup", code(SETUP)
     number = 0
     for cell in lesson.cells:
         if cell.kind in ("prose", "image"):
@@ -94,17 +95,7 @@ def _head(lesson: Lesson) -> str:
     return "\n".join(lines)
 
 
-def _setup(lesson: Lesson) -> str:
-    kinds = {cell.kind for cell in lesson.cells}
-    wanted = {
-        "experiment": "train", "compare": "compare", "probe": "measure", "exercise": "check", "predict": "reveal",
-    }  # fmt: skip
-    names = [name for kind, name in wanted.items() if kind in kinds]
-    names += ["told"] if "probe" in kinds else []
-    names += ["lesson_folder"] if "exercise" in kinds else []
-    if not names:
-        return "import core  # Deltalab's engine"
-    return f"from app.lab import {', '.join(sorted(names))}"
+SETUP = "from app import lab  # the lesson's cells as functions, a few lines around Deltalab's engine"
 
 
 def _references(lesson: Lesson) -> str:
@@ -148,7 +139,9 @@ def _title(cell: Cell, lesson: Lesson, *parts: str) -> dict[str, Any]:
 def variable(cell_id: str) -> str:
     """A cell's name as Python has it."""
     name = re.sub(r"\W", "_", cell_id)
-    return f"_{name}" if name[:1].isdigit() else name
+    if name[:1].isdigit():
+        return f"_{name}"
+    return f"{name}_" if keyword.iskeyword(name) or name == "lab" else name
 
 
 def _experiment(cell: Cell, lesson: Lesson) -> Made:
@@ -158,14 +151,14 @@ def _experiment(cell: Cell, lesson: Lesson) -> Made:
     arguments = [repr(cell.id), f"method={body['method']!r}", f"task={body['task']!r}", f"seed={body.get('seed', 0)}"]
     if body.get("settings"):
         arguments.append(f"settings={plain(body['settings'])!r}")
-    yield f"{cell.id}-run", code(f"{name} = train({', '.join(arguments)})\n{name}.show()")
+    yield f"{cell.id}-run", code(f"{name} = lab.train({', '.join(arguments)})\n{name}.show()")
 
 
 def _compare(cell: Cell, lesson: Lesson) -> Made:
     body = cell.body
     yield cell.id, _title(cell, lesson, text(body.get("text", ""), lesson))
     name = variable(cell.id)
-    lines = [f"{name} = compare(", f"    {cell.id!r},", "    {"]
+    lines = [f"{name} = lab.compare(", f"    {cell.id!r},", "    {"]
     for run in body["runs"]:
         own = {k: plain(run[k]) for k in ("label", "method", "seed", "settings") if k in run}
         own["label"] = text(own["label"], lesson)
@@ -185,7 +178,7 @@ def _probe(cell: Cell, lesson: Lesson) -> Made:
     name = variable(cell.id)
     runs = ", ".join(_run(of) for of in body["of"])
     settings = f", {plain(body['settings'])!r}" if body.get("settings") else ""
-    yield f"{cell.id}-run", code(f"{name} = measure({body['probe']!r}, [{runs}]{settings})\ntold({name})")
+    yield f"{cell.id}-run", code(f"{name} = lab.measure({body['probe']!r}, [{runs}]{settings})\nlab.told({name})")
     yield from _finding(cell, lesson)
 
 
@@ -220,7 +213,7 @@ def _revealed(cell: Cell, lesson: Lesson) -> Made:
         body = guess.body
         run = variable(cell.id) + (f"[{body['run']!r}]" if body.get("run") else "")
         unit = f", unit={body['unit']!r}" if body.get("unit") else ""
-        call = f"reveal(my_{variable(guess.id)}, {run}, {body['what']!r}, tolerance={body['tolerance']:g}{unit})"
+        call = f"lab.reveal(my_{variable(guess.id)}, {run}, {body['what']!r}, tolerance={body['tolerance']:g}{unit})"
         yield f"{guess.id}-reveal", code(call)
         yield f"{guess.id}-why", prose(folded("Why", text(body["why"], lesson)))
 
@@ -275,7 +268,7 @@ def _exercise(cell: Cell, lesson: Lesson) -> Made:
     body = cell.body
     yield cell.id, _title(cell, lesson, text(body["text"], lesson))
     name = body.get("check", cell.id.replace("-", "_"))
-    call = f"check(lesson_folder({lesson.slug!r}) / 'checks.py', {name!r}, globals())"
+    call = f"lab.check(lab.lesson_folder({lesson.slug!r}) / 'checks.py', {name!r}, globals())"
     # A stub may stop with an error; the rest of the notebook is to run all the same.
     yield f"{cell.id}-stub", code(body["stub"], tags=("raises-exception",))
     yield f"{cell.id}-check", code(f"{call};")

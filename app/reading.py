@@ -16,6 +16,7 @@ import streamlit as st
 
 from app import data, state
 from app.story import plain
+from app.words import n
 from core.errors import BadInput
 from core.rag.answer import Fitted, citations, declines, fit
 from core.rag.desk import subject
@@ -81,5 +82,4 @@ def sources(hits: Sequence[Hit], cited: Sequence[int] = (), left_out: int = 0) -
         shown = f"{plain(text[:MOST_SHOWN])}{'…' if len(text) > MOST_SHOWN else ''}"
         st.markdown(f"{mark} **[{number}] {plain(hit.chunk.citation)}**  \n{shown}")
     if left_out:
-        found = "passage was" if left_out == 1 else "passages were"
-        st.caption(f"{left_out} more {found} found, for which there is no room in what this base reads.")
+        st.caption(n("reading.left_out", left_out))

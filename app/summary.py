@@ -14,6 +14,7 @@ import streamlit as st
 
 from app import calc, charts, live, state
 from app.index import Cell, Lesson, recorded_path
+from app.words import t
 from core.errors import DeltalabError
 
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ FORMULAS = 6
 RUNS = 8
 FORMULA = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
 COLUMNS = {
-    "trainable": "trained", "exact_match_before": "before", "exact_match_after": "after", "skills_after": "old skills",
+    "trainable": "trained", "exact_match_before": "before", "exact_match_after": "after", "skills_after": "skills",
     "seconds": "time", "adapter_bytes": "file",
 }  # fmt: skip
-"""What stands in the table of runs: a figure of `calc.quantities` -> its heading."""
+"""What stands in the table of runs: a figure of `calc.quantities` -> the key of its heading."""
 
 
 def asked() -> bool:
@@ -74,7 +75,7 @@ def table(lesson: Lesson, context: Context) -> pd.DataFrame:
     for label, name in runs(lesson):
         found = calc.quantities(calc.recorded_events(recorded_path(lesson.folder, name)))
         rows[context.text(label)] = {
-            heading: calc.quantity_text(what, found[what]) if what in found else "–"
+            t(f"summary.{heading}"): calc.quantity_text(what, found[what]) if what in found else "–"
             for what, heading in COLUMNS.items()
         }
     frame = pd.DataFrame.from_dict(rows, orient="index")
@@ -84,17 +85,17 @@ def table(lesson: Lesson, context: Context) -> pd.DataFrame:
 def render(lesson: Lesson, context: Context) -> None:
     """Draw the page."""
     with st.container(key="summary-bar", horizontal=True, vertical_alignment="center"):
-        st.page_link(state.page(lesson.url_path), label="Back to the lesson", icon=":material/arrow_back:")
-        st.caption("Your browser's *Print* puts this on one page (Ctrl+P, on a Mac ⌘P).")
+        st.page_link(state.page(lesson.url_path), label=t("summary.back"), icon=":material/arrow_back:")
+        st.caption(t("summary.how"))
     st.title(context.text(lesson.title), anchor=False)
-    st.caption(f"Lesson {lesson.order} on one page")
+    st.caption(t("summary.which", number=lesson.order))
     st.markdown(context.text(lesson.summary))
     st.markdown("\n".join(f"- {context.text(point)}" for point in lesson.summary_points or lesson.objectives))
     for formula in formulas(lesson):
         st.latex(formula)
     _measured(lesson, context)
     names = "; ".join(f"{r['authors']} ({r['year']}), *{r['title']}*" for r in lesson.references)
-    st.caption(f"From: {names}.")
+    st.caption(t("summary.sources", names=names))
 
 
 def _measured(lesson: Lesson, context: Context) -> None:
@@ -115,4 +116,4 @@ def _measured(lesson: Lesson, context: Context) -> None:
         chart.figure.update_layout(height=260 + 20 * len(stories))
         st.plotly_chart(chart.figure, key=f"{lesson.url_path}-summary", alt=chart.alt)
     st.table(table(lesson, context))
-    st.caption(f"Recorded runs, made with this engine: {where}.")
+    st.caption(t("summary.recorded", where=where))

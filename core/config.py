@@ -132,6 +132,11 @@ class TrainConfig:
         True, "Put examples of similar length into the same batch, so that less padding is computed.",
         why="The same examples, fewer wasted tokens.",
     )  # fmt: skip
+    fast: bool = knob(
+        True, "Take the faster forms of a step where there are some (a written-out decoder on a CPU, a captured step "
+        "and fused kernels on a GPU); off: PyTorch's and transformers' own operations, one by one.",
+        why="They compute the same up to the rounding of sums; off is for comparing.",
+    )  # fmt: skip
     max_length: int = knob(
         256, "Longest example in tokens; longer ones are left out and counted in the report.", unit="tokens", low=8,
         high=32_768, why="The embedded base was trained up to this length.",

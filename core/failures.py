@@ -229,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     share: list[float] = []
 
-    def faulty(config: RunConfig, folder: Path) -> Iterator[Event]:
+    def faulty(config: RunConfig, folder: Path, **_: Any) -> Iterator[Event]:
         from core.train import ADAPTER
 
         yield from _run(config, folder, found.breaks)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import time
@@ -39,11 +40,15 @@ from core.config import RunConfig, resolved
 from core.distributed import ALONE, World, joined, part_like, whole_tensor
 from core.errors import BadInput, DeltalabError, Diverged, OutOfMemory
 from core.events import Evaluated, Event, Failed, Finished, Preparing, Sampled, Saved, Started, Step, Stopped
+from core.fast.graphed import GraphedStep, make_capturable, set_rate
+from core.fast.graphed import why_not as why_not_captured
+from core.fast.llama import written_out
 from core.fetch import fetching
 from core.memory.measure import Mark, measure_step
 from core.methods import METHODS, attach, loading
-from core.objective import objective_for
+from core.objective import CausalLM, objective_for
 from core.optimizers import load_optimizer_state, make_optimizer, optimizer_state
+from core.template import pad_id
 
 CHECKPOINT = "checkpoint.safetensors"
 ADAPTER = "adapter"
@@ -51,6 +56,7 @@ CHECKPOINT_SECONDS = 10.0
 # On a CPU, on rows this short, plain attention is a good fifth faster than the fused kernel's backward pass (`make
 # bench`); on longer ones its square of probabilities takes the memory that the fused kernel spares.
 EAGER_TOKENS = 256
+logger = logging.getLogger("deltalab.train")
 FORMAT = 2  # of the checkpoint file; raised when its content changes meaning
 
 
@@ -192,6 +198,7 @@ class _Run:
         self.world.seed(self.config.seed)
         self.model.train()
         self.loss_sum = self.world.wrap(self.model, self.objective.loss_sum, loop.parallel)
+        self._write_out()
         self.named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.parameters = list(self.named.values())
         self.trainable = sum(p.numel() for p in self.parameters)
@@ -203,6 +210,7 @@ class _Run:
             loop.weight_decay,
             [factors.get(name, 1.0) for name in self.named],
         )
+        self._prepare_graphs()
         self.plan = Plan(lengths, loop.batch_size, self.config.seed, buckets=loop.length_buckets)
         # Memory is measured in the step that computes on most tokens, once the optimizer's state exists: of the first
         # epoch, or the first possible step where an epoch is shorter than that. (In several processes the second step
@@ -224,6 +232,32 @@ class _Run:
             notes=(*self.objective.notes, *optimizer_notes, *self.world.notes(loop.parallel, self.plan.size)),
             time=time.time(),
         )
+
+    def _write_out(self) -> None:
+        """On a processor: take the decoder that is written out by hand, where it fits base, method and precision."""
+        self.plain_because = "fast is off" if not self.loop.fast else ""
+        self.plain_loss_sum = self.loss_sum
+        if self.loop.fast and self.world.size == 1 and isinstance(self.objective, CausalLM):
+            form, self.plain_because = written_out(self.model, self.precision, max(self.objective.lengths))
+            if form is not None:
+                self.loss_sum = form
+
+    def _prepare_graphs(self) -> None:
+        """On a CUDA device: capture whole steps and replay them, where that can be done."""
+        self.graphs: GraphedStep | None = None
+        self.eager_because = "fast is off"
+        if self.loop.fast:
+            self.eager_because = why_not_captured(
+                self.model, self.optimizer, device=self.device, processes=self.world.size,
+                passes=self.loop.accumulation, recomputing=self.loop.gradient_checkpointing,
+                causal=isinstance(self.objective, CausalLM),
+            )  # fmt: skip
+        if not self.eager_because:
+            make_capturable(self.optimizer, self.device)
+            self.graphs = GraphedStep(
+                self.model, self.parameters, self.optimizer, self.loop.clip or math.inf, self._autocast,
+                pad_id(self.tokenizer), self.device,
+            )  # fmt: skip
 
     def _micro(self, step: int) -> range:
         """Numbers of the plan's batches that make up step `step` (from 1)."""
@@ -286,14 +320,61 @@ class _Run:
                 return event
 
             buffers = self.world.buffer_bytes()
+            # This one step goes the plain way: it is what the calculators predict, and it takes more than the fast one.
+            quick, self.loss_sum = self.loss_sum, self.plain_loss_sum
             event, ledger = measure_step(both, self.model, self.optimizer, self.device, buffers)
+            self.loss_sum = quick
             self.ledger = ledger.to_dict()
             self.predicted = self._predicted()
             self.peak_bytes = max(self.peak_bytes, ledger.allocated_bytes)
             return event
+        if self.graphs is not None:
+            event = self._graphed_step(self.graphs)
+            if event is not None:
+                return event
         event = self._gradient_step()
         self._apply()
         return event
+
+    def _graphed_step(self, graphs: GraphedStep) -> Step | None:
+        """A whole step in one launch; None: this one has to be carried out as it comes.
+
+        Raises:
+            Diverged: as `_gradient_step`; the weights have moved by then, and nothing of them is saved.
+        """
+        batch = self.objective.batch(self.plan.rows(self.step))
+        if not isinstance(batch, Batch) or not graphs.takes(batch):
+            return None
+        rate = self._next_step()
+        start = time.perf_counter()
+        loss, norm = graphs.step(batch)
+        if graphs.reason and not self.eager_because:
+            self.eager_because = graphs.reason
+            logger.warning("steps are not captured: %s", graphs.reason)
+        self.seconds += time.perf_counter() - start
+        return self._stepped(loss, norm, batch.count, rate)
+
+    def _next_step(self) -> float:
+        """Count a step and set its learning rate, which is returned."""
+        self.step += 1
+        rate = self.peak_rate * learning_rate_factor(self.step, self.steps, self.loop.warmup, self.loop.schedule)
+        for group in self.optimizer.param_groups:
+            set_rate(group, rate * group["rate_factor"])
+        return rate
+
+    def _stepped(self, loss: float, norm: float, tokens: int, rate: float) -> Step:
+        """The event of a step.
+
+        Raises:
+            Diverged: the loss or the gradient is not a finite number.
+        """
+        self.tokens += tokens
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise Diverged(
+                f"The loss was {loss:g} and the gradient norm {norm:g} in step {self.step}: the run has diverged.",
+                f"Lower the learning rate (it is {self.peak_rate:g}) or lengthen the warm-up.",
+            )
+        return Step(self.step, loss, rate, norm, tokens, self.seconds, self._memory())
 
     def _predicted(self) -> dict[str, Any]:
         """What this step was expected to take, where an estimate ships; never a reason for a run to fail."""
@@ -321,20 +402,11 @@ class _Run:
         Raises:
             Diverged: the loss or the gradient is not a finite number.
         """
-        self.step += 1
-        rate = self.peak_rate * learning_rate_factor(self.step, self.steps, self.loop.warmup, self.loop.schedule)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["rate_factor"]
+        rate = self._next_step()
         start = time.perf_counter()
         loss, norm, tokens = self._gradients(mark)
         self.seconds += time.perf_counter() - start
-        self.tokens += tokens
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise Diverged(
-                f"The loss was {loss:g} and the gradient norm {norm:g} in step {self.step}: the run has diverged.",
-                f"Lower the learning rate (it is {self.peak_rate:g}) or lengthen the warm-up.",
-            )
-        return Step(self.step, loss, rate, norm, tokens, self.seconds, self._memory())
+        return self._stepped(loss, norm, tokens, rate)
 
     def _gradients(self, mark: Mark) -> tuple[float, float, int]:
         """Gradients of one step, clipped; returns mean loss, gradient norm before clipping, and what was counted."""
@@ -485,6 +557,7 @@ class _Run:
                 self.attached.save(target)
         self.world.wait()
         size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
+        self._account_for_graphs()
         yield Saved(self.step, "adapter", ADAPTER, size)
         yield Finished(
             step=self.step,
@@ -502,6 +575,19 @@ class _Run:
         # Only when the consumer comes back for more has it made the end safe; until then a kill can go on from here.
         if self.world.is_main:
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def _account_for_graphs(self) -> None:
+        """Captured steps keep their activations' memory between steps: a term beside those of the measured step."""
+        if self.graphs is None or not self.graphs.bytes or not self.ledger:
+            return
+        kept, count = self.graphs.bytes, len(self.graphs.graphs)
+        term = {"name": "captured steps", "bytes": kept, "formula": f"memory that {count} captured steps keep",
+                "source": "growth of the allocator's reserve while capturing"}  # fmt: skip
+        self.ledger = {
+            **self.ledger, "terms": [*self.ledger["terms"], term],
+            "allocated_bytes": self.ledger["allocated_bytes"] + kept,
+            "reserved_bytes": self.ledger["reserved_bytes"] + kept,
+        }  # fmt: skip
 
 
 def _device_name(device: torch.device) -> str:

@@ -1,12 +1,15 @@
 """Step speed and peak memory of the engine against the stock stack, `transformers.Trainer` with PEFT, on this machine.
 
     make bench                                  # all of it; writes tests/records/bench_cpu.json
+    .venv/bin/python -m tests.bench --add --method lora --kind identical   # one comparison, into that record
     .venv/bin/python -m tests.bench --rounds 2  # quicker
 
-Two comparisons, both on the embedded base and the json task:
+Two comparisons on the embedded base and one on a larger model, all on the json task:
 - *defaults*: each as it comes. Trainer: batches of 8, padded to the longest, float32, logits everywhere. The engine:
   its own default batch size, length buckets, precision and threads. Figure: training examples per second.
 - *identical*: the same ready-made batches, the same precision (float32) and threads for both.
+- *135M*: the same, on a model of SmolLM2-135M's shape with random weights (and biases, so that BitFit has something to
+  train), batches of 4.
 
 The two train in turn, one step of the engine between every step (or few) of Trainer's, so a machine whose speed drifts
 slows both alike; a round's ratio is that of the examples per second over all its steps, and the median of the rounds is
@@ -26,20 +29,22 @@ import itertools
 import json
 import logging
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from core.batches import IGNORED, Batch, collate
-from core.config import RunConfig, TrainConfig, resolved
+from core.config import EMBEDDED, RunConfig, TrainConfig, resolved
 from core.methods import METHODS
 from core.sweep import base_hash
 from core.template import dialogue, encode_all, pad_id
@@ -55,6 +60,9 @@ ROUNDS, STEPS = 3, 12  # the whole table in about half an hour on two cores
 # PEFT has no bottleneck adapters, and LoRA-FA only as an optimizer of its own.
 BENCHED = tuple(m for m in METHODS if m not in ("adapters", "lora_fa"))
 KINDS = ("defaults", "identical")
+LARGER = "135M"
+LARGER_METHODS = ("full", "lora", "qlora", "bitfit")
+LARGER_STEPS, LARGER_BATCH = 4, 4
 SIDES = ("engine", "stock")
 STOCK_BATCH = 8  # Trainer's default
 
@@ -62,11 +70,12 @@ STOCK_BATCH = 8  # Trainer's default
 class Engine:
     """The engine's own run, stepped by hand: what `core.train.train` does between two scores."""
 
-    def __init__(self, method: str, batch_size: int | None, precision: str) -> None:
-        loop = {"eval_items": 4, "skill_items": 0, "steps": 10_000, "learning_rate": 1e-3, "precision": precision}
+    def __init__(self, method: str, batch_size: int | None, precision: str, base: str, fast: bool = True) -> None:
+        loop: dict[str, Any] = {"fast": fast, "eval_items": 4, "skill_items": 0, "steps": 10_000, "learning_rate": 1e-3,
+                                "precision": precision}  # fmt: skip
         if batch_size is not None:
             loop["batch_size"] = batch_size
-        config = resolved(RunConfig(method=method, train=TrainConfig(**loop)))  # type: ignore[arg-type]
+        config = resolved(RunConfig(base=base, method=method, train=TrainConfig(**loop)))
         self.folder = tempfile.TemporaryDirectory()
         self.run = _Run(config, Path(self.folder.name), lambda: False)
         self.run._prepare()
@@ -88,20 +97,33 @@ class Engine:
 class Stock:
     """`transformers.Trainer` on a PEFT model (or the plain model with some parameters frozen)."""
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, source: str) -> None:
         from core.base import load_base
 
-        base = load_base("embedded", dtype="float32", device=str(pick_device()))
+        base = load_base(source, dtype="float32", device=str(pick_device()))
         self.tokenizer, self.model = base.tokenizer, peft_model(base.model, method)
 
+    @classmethod
+    def of(cls, model: Any) -> Stock:
+        """Around a model that is set up already; it can be trained on ready-made batches."""
+        made = cls.__new__(cls)
+        made.tokenizer, made.model = None, model
+        return made
+
     def steps(
-        self, steps: int, batches: list[Batch] | None, between: Callable[[], None] = lambda: None
+        self,
+        steps: int,
+        batches: list[Batch] | None,
+        between: Callable[[], None] = lambda: None,
+        *,
+        bf16: bool = False,
     ) -> list[tuple[int, float]]:
         """Train `steps` steps, on the given batches or on Trainer's own default ones; returns each one's examples and
         seconds. A step is what Trainer does from one to the next, its data loading included.
 
         Args:
             between: called after every step; the time it takes is not Trainer's.
+            bf16: compute in bfloat16.
         """
         from transformers import (
             DataCollatorForSeq2Seq,
@@ -137,7 +159,7 @@ class Stock:
             arguments = TrainingArguments(
                 folder, max_steps=steps, report_to=[], save_strategy="no", logging_strategy="no",
                 disable_tqdm=True, use_cpu=pick_device().type == "cpu", learning_rate=1e-3,
-                remove_unused_columns=False, **own,
+                remove_unused_columns=False, bf16=bf16, **own,
             )  # fmt: skip
             trainer = Trainer(
                 model=self.model, args=arguments, train_dataset=data, data_collator=collator, callbacks=[Clock()]
@@ -194,14 +216,38 @@ def quantized(model: Any) -> Any:
     return loaded
 
 
-def engine_of(method: str, kind: str) -> Engine:
+def engine_of(method: str, kind: str, base: str) -> Engine:
     """The engine's side of a comparison."""
-    return Engine(method, None, "float32" if kind == "identical" else "auto")
+    return Engine(method, LARGER_BATCH if kind == LARGER else None, "auto" if kind == "defaults" else "float32", base)
 
 
 def stock_steps_of(kind: str) -> int:
     """Trainer's steps to one of the engine's: its default batch is smaller, and both shall see as many examples."""
-    return 1 if kind == "identical" else TrainConfig().batch_size // STOCK_BATCH
+    return TrainConfig().batch_size // STOCK_BATCH if kind == "defaults" else 1
+
+
+@contextmanager
+def base_of(kind: str) -> Iterator[str]:
+    """The base of a comparison: the embedded one, or a folder with a model of SmolLM2-135M's shape."""
+    if kind != LARGER:
+        yield EMBEDDED
+        return
+    from transformers import AutoModelForCausalLM
+
+    from core.base import EMBEDDED_FOLDER
+    from core.catalog import config_of, model
+
+    config = config_of(model("SmolLM2-135M"))
+    config.attention_bias = config.mlp_bias = True
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            if (EMBEDDED_FOLDER / name).exists():
+                shutil.copy(EMBEDDED_FOLDER / name, folder)
+        own = json.loads((EMBEDDED_FOLDER / "config.json").read_text(encoding="utf-8"))
+        config.pad_token_id, config.eos_token_id, config.bos_token_id = own["pad_token_id"], own["eos_token_id"], None
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        yield folder
 
 
 def examples_per_second(timed: list[tuple[int, float]]) -> float:
@@ -209,9 +255,9 @@ def examples_per_second(timed: list[tuple[int, float]]) -> float:
     return sum(examples for examples, _ in timed) / sum(seconds for _, seconds in timed)
 
 
-def ratio(method: str, kind: str, steps: int) -> float:
+def ratio(method: str, kind: str, steps: int, base: str) -> float:
     """Examples per second of the engine over Trainer's, both training `steps` steps (of the engine's) in turn."""
-    engine, stock = engine_of(method, kind), Stock(method)
+    engine, stock = engine_of(method, kind, base), Stock(method, base)
     total = steps + SKIPPED
     each = stock_steps_of(kind)
     mine: list[tuple[int, float]] = []
@@ -221,7 +267,7 @@ def ratio(method: str, kind: str, steps: int) -> float:
         if next(calls) % each == 0:
             mine.append(engine.step())
 
-    theirs = stock.steps(total * each, engine.batches(total) if kind == "identical" else None, between)
+    theirs = stock.steps(total * each, None if kind == "defaults" else engine.batches(total), between)
     return examples_per_second(mine[SKIPPED:]) / examples_per_second(theirs[SKIPPED * each :])
 
 
@@ -243,29 +289,29 @@ def own_peak_bytes() -> int:
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
-def train_one_side(side: str, method: str, kind: str, steps: int, batches: Path | None) -> int:
+def train_one_side(side: str, method: str, kind: str, steps: int, batches: Path | None, base: str) -> int:
     """Train in this process, with nothing else in it, and return its peak memory in bytes.
 
     Args:
         batches: file with the ready-made batches, for the stock side of the identical comparison.
     """
     if side == "engine":
-        engine = engine_of(method, kind)
+        engine = engine_of(method, kind, base)
         for _ in range(steps + SKIPPED):
             engine.step()
     else:
         rows = [Batch(*row) for row in torch.load(batches, weights_only=True)] if batches is not None else None
-        Stock(method).steps((steps + SKIPPED) * stock_steps_of(kind), rows)
+        Stock(method, base).steps((steps + SKIPPED) * stock_steps_of(kind), rows)
     return own_peak_bytes()
 
 
-def peak_bytes(side: str, method: str, kind: str, steps: int) -> int:
+def peak_bytes(side: str, method: str, kind: str, steps: int, base: str) -> int:
     """`train_one_side` in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "tests.bench", "--side", side, "--method", method, "--kind", kind,
-                   "--steps", str(steps)]  # fmt: skip
-        if side == "stock" and kind == "identical":
-            made = engine_of(method, kind).batches(steps + SKIPPED)
+                   "--steps", str(steps), "--base", base]  # fmt: skip
+        if side == "stock" and kind != "defaults":
+            made = engine_of(method, kind, base).batches(steps + SKIPPED)
             torch.save([dataclasses.astuple(b) for b in made], Path(folder) / "batches.pt")
             command += ["--batches", str(Path(folder) / "batches.pt")]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -277,8 +323,9 @@ def peak_bytes(side: str, method: str, kind: str, steps: int) -> int:
 def compare(method: str, kind: str, rounds: int, steps: int) -> dict[str, Any]:
     """Engine against Trainer: median and range of the ratio of examples per second over `rounds`, and the peak memory
     of each in bytes."""
-    ratios = [ratio(method, kind, steps) for _ in range(rounds)]
-    most = {side: peak_bytes(side, method, kind, steps) for side in SIDES}
+    with base_of(kind) as base:
+        ratios = [ratio(method, kind, steps, base) for _ in range(rounds)]
+        most = {side: peak_bytes(side, method, kind, steps, base) for side in SIDES}
     row = {
         "method": method, "comparison": kind, "rounds": rounds, "engine_steps": steps,
         "ratio_median": round(statistics.median(ratios), 3),
@@ -291,6 +338,12 @@ def compare(method: str, kind: str, rounds: int, steps: int) -> dict[str, Any]:
         flush=True,
     )
     return row
+
+
+def comparisons(methods: list[str]) -> list[tuple[str, str]]:
+    """(method, kind) of every comparison, in the record's order."""
+    larger = [(m, LARGER) for m in methods if m in LARGER_METHODS]
+    return [(m, k) for m in methods for k in KINDS] + larger
 
 
 def command_of(arguments: list[str]) -> str:
@@ -306,31 +359,44 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--method", choices=list(METHODS), action="append")
     parser.add_argument("--out", type=Path, default=RECORD)
+    parser.add_argument("--add", action="store_true", help="put the rows into the record that is there")
     # How this program starts itself: one side alone, whose peak memory it prints.
-    for name, choices in (("--side", SIDES), ("--kind", KINDS)):
-        parser.add_argument(name, choices=choices, help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--base", default=EMBEDDED, help=argparse.SUPPRESS)
+    parser.add_argument("--kind", choices=(*KINDS, LARGER), action="append", help="one comparison only")
     parser.add_argument("--batches", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(given)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     if args.side is not None:
-        print(train_one_side(args.side, args.method[0], args.kind, args.steps, args.batches))
+        print(train_one_side(args.side, args.method[0], args.kind[0], args.steps, args.batches, args.base))
         return 0
     from core.hardware import attached_light
 
     print("engine ÷ (Trainer + PEFT), examples per second: median (range) over rounds; peak memory: engine / the other")
     methods = args.method or list(BENCHED)
-    rows = [compare(method, kind, args.rounds, args.steps) for method in methods for kind in KINDS]
+    wanted = [pair for pair in comparisons(methods) if args.kind is None or pair[1] in args.kind]
+    date = time.strftime("%Y-%m-%d")
+    rows = [
+        {**compare(method, kind, args.rounds, min(args.steps, LARGER_STEPS) if kind == LARGER else args.steps),
+         "date": date}
+        for method, kind in wanted
+    ]  # fmt: skip
+    if args.add and args.out.exists():
+        known = json.loads(args.out.read_text(encoding="utf-8"))
+        kept = {(r["method"], r["comparison"]): r for r in [*known["rows"], *rows]}
+        rows = [kept[pair] for pair in comparisons(list(BENCHED)) if pair in kept]
     import accelerate
     import peft
 
     record = {
-        "what": "engine / (transformers.Trainer + PEFT), training examples per second, embedded base, json task; peak "
-        "resident memory of a process that does nothing else, libraries included",
+        "what": "engine / (transformers.Trainer + PEFT), training examples per second, json task, embedded base and "
+        "(135M) SmolLM2-135M's shape with random weights; peak resident memory of a process that does nothing else, "
+        "libraries included",
         "base": base_hash(),
-        "command": command_of(given),
-        "arguments": {"rounds": args.rounds, "steps": args.steps, "methods": methods},
-        "date": time.strftime("%Y-%m-%d"),
+        "command": command_of([] if args.add and len(rows) == len(comparisons(list(BENCHED))) else given),
+        "arguments": {"rounds": args.rounds, "steps": args.steps, "methods": list(BENCHED) if args.add else methods},
+        "date": date,
         "device": attached_light().name,
         "threads": torch.get_num_threads(),
         "versions": {**versions(), "peft": peft.__version__, "accelerate": accelerate.__version__},

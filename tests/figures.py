@@ -101,13 +101,19 @@ def bench_lines() -> list[str]:
         f"**Step speed** against `transformers.Trainer` + PEFT, examples per second, side by side on {record['device']}"
         f" ({record['threads']} threads, {record['date']}); median and range of the rounds; `make bench`:",
         "",
-        "| method | as each comes by default | identical batches and precision |",
-        "|---|--:|--:|",
     ]
+    kinds = {"defaults": "as each comes by default", "identical": "identical batches and precision"}
+    if any(row["comparison"] == "135M" for row in record["rows"]):
+        kinds["135M"] = "identical, 135M parameters (random weights)"
+    lines += ["| method | " + " | ".join(kinds.values()) + " |", "|---|" + "--:|" * len(kinds)]
     for method in dict.fromkeys(row["method"] for row in record["rows"]):
         cells = []
-        for kind in ("defaults", "identical"):
-            row = next(r for r in record["rows"] if (r["method"], r["comparison"]) == (method, kind))
+        for kind in kinds:
+            found = [r for r in record["rows"] if (r["method"], r["comparison"]) == (method, kind)]
+            if not found:
+                cells.append("–")
+                continue
+            row = found[0]
             cells.append(f"{row['ratio_median']:.2f}× ({row['ratio_min']:.2f}–{row['ratio_max']:.2f})")
         lines.append(f"| {METHODS[method].TITLE} | " + " | ".join(cells) + " |")
     return lines

@@ -1,18 +1,28 @@
-"""`make gpu`: the GPU tests, then step speed and memory on the attached GPU, in one command of a few minutes.
+"""`make gpu`: everything that needs a GPU, in one command of under ten minutes.
 
-Writes `tests/records/gpu_<device>.json` with the device, the versions, the date and every figure, and prints a table;
-predicted beside measured memory comes from `tests/gpu_memory.py`, with a record of its own.
-Runs unattended and without a network. Without a CUDA device it says so and ends with exit code 2.
+    python -m tests.gpu               # tests, kernels, steps, runs, memory; writes records; prints a table
+    python -m tests.gpu --dry-run     # a rehearsal on any machine: all of it but the timing; writes nothing
+
+Parts: the GPU tests; every kernel against its reference and rivals (kernels/bench.py), which also decides which kernels
+are used on this kind of card (kernels/measured.json) and feeds the Kernels page (kernels/records); the engine's step,
+captured and as it comes, against Trainer + PEFT + bitsandbytes (tests/gpu_steps.py), with the share of the roofline;
+default runs of the main methods; predicted beside measured memory (tests/gpu_memory.py).
+
+Runs unattended and without a network, with the packages that are there; what is missing is skipped and said. Each part
+has its share of the time, and each record is written when its part is done, so that a run that is cut off leaves what
+it has. Without a CUDA device it says so and ends with exit code 2.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +30,20 @@ import torch
 
 from core.config import RunConfig, TrainConfig
 from core.events import Evaluated, Failed, Finished
-from core.methods import METHODS
 from core.train import train, versions
-from tests import bench, gpu_memory
+from kernels import bench as kernel_bench
+from tests import gpu_memory, gpu_steps
 
 ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "tests" / "records"
 COMPARED = ("full", "lora", "qlora", "bitfit")
-"""Against Trainer: not every method, so that the whole takes less than ten minutes."""
+SECONDS = 570.0  # in all
+MEMORY_SECONDS = 150.0  # that are left to the memory cases, at least
+TESTS = ["-m", "gpu", "tests/core", "tests/oracles", "tests/kernels"]
 
 
 def run_default(method: str) -> dict[str, Any]:
     """The default json run of a method on this GPU: quality, seconds, measured memory by term."""
-    events = []
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         events = list(train(RunConfig(method=method, train=TrainConfig()), Path(folder)))
@@ -51,41 +63,112 @@ def run_default(method: str) -> dict[str, Any]:
     }
 
 
+def slug(name: str) -> str:
+    """A card's name as part of a file's."""
+    return re.sub("[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def written(path: Path, record: dict[str, Any]) -> None:
+    """Write a record."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {path.relative_to(ROOT)}", flush=True)
+
+
+def rehearse() -> int:
+    """Every part's path, on small shapes and on the CPU if there is no GPU; nothing is timed or written."""
+    collected = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--collect-only", *TESTS],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    print("GPU tests found:", (collected.stdout.strip().splitlines() or ["none"])[-1], flush=True)
+    parts: list[tuple[str, Callable[[], int]]] = [
+        ("GPU tests", lambda: collected.returncode),
+        ("kernels", lambda: kernel_bench.main(["--dry-run"])),
+        ("steps", lambda: gpu_steps.main(["--dry-run"])),
+        ("memory", lambda: gpu_memory.main(["--dry-run"])),
+    ]
+    failed = []
+    for name, part in parts:
+        print(f"--- {name}", flush=True)
+        if part():
+            failed.append(name)
+    print(f"Rehearsed {len(parts)} parts; {'failed: ' + ', '.join(failed) if failed else 'all went through'}.")
+    return 1 if failed else 0
+
+
 def main(given: list[str] | None = None) -> int:
-    """Test, measure, write the record, print the table. `--dry-run` rehearses the memory part on a CPU."""
-    if "--dry-run" in (sys.argv[1:] if given is None else given):
-        return gpu_memory.main(["--dry-run"])
+    """Test, measure, write the records, print the table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.gpu", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--dry-run", action="store_true", help="rehearse without timing; writes nothing")
+    asked = parser.parse_args(given)
+    if asked.dry_run:
+        return rehearse()
     if not torch.cuda.is_available():
         print("make gpu needs a CUDA device, and torch sees none here. Nothing was measured.", file=sys.stderr)
         return 2
+    began = time.monotonic()
+
+    def left() -> float:
+        return SECONDS - (time.monotonic() - began)
+
     name = torch.cuda.get_device_name()
+    about = {**kernel_bench.about(), "command": "make gpu"}
+    about["versions"] = {**versions(), **about["versions"]}
     tests = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/core", "tests/oracles"],
+        [sys.executable, "-m", "pytest", "-q", "--timeout", "120", *TESTS],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    print(tests.stdout[-3000:])
-    runs = [run_default(method) for method in METHODS]
-    rows = [bench.compare(m, kind, 3, 30) for m in COMPARED for kind in bench.KINDS]
+    print(tests.stdout[-4000:], flush=True)
+
+    print("--- kernels", flush=True)
+    kernel_rows = kernel_bench.measure(
+        list(kernel_bench.KERNELS), False, lambda row: print(kernel_bench.line(row), flush=True)
+    )
+    ceilings = kernel_bench.ceilings()
+    thresholds = kernel_bench.thresholds(kernel_rows) if tests.returncode == 0 else {}
+    kernel_bench.keep(str(about["capability"]), thresholds)
+    kernel_record = {
+        "what": "kernels, forward and backward, against their references and rivals", **about, "ceilings": ceilings,
+        "thresholds": thresholds, "rows": kernel_rows,
+    }  # fmt: skip
+    written(ROOT / "kernels" / "records" / f"{slug(name)}.json", kernel_record)
+
+    print("--- steps", flush=True)
+    steps: list[dict[str, Any]] = []
+    known: dict[tuple[str, str], bool] = {}
+    for case in gpu_steps.cases(False):
+        if left() < MEMORY_SECONDS:
+            steps.append({**case, "left_out": "There was no time left for it."})
+            continue
+        steps.append(gpu_steps.run(case, False, known, min(120.0, left())))
+    steps = gpu_steps.with_shares(steps, ceilings)
+    for row in steps:
+        print(gpu_steps.line(row), flush=True)
+    runs = [run_default(method) if left() > MEMORY_SECONDS else {"method": method, "failed": "no time left"}
+            for method in COMPARED]  # fmt: skip
     record = {
-        "what": "GPU tests; default json runs on the embedded base; engine / (Trainer + PEFT), examples a second, and "
-        "the most GPU memory that each took",
-        "command": "make gpu",
-        "date": time.strftime("%Y-%m-%d"),
-        "device": name,
-        "capability": ".".join(map(str, torch.cuda.get_device_capability())),
-        "cuda": torch.version.cuda,
-        "versions": versions(),
+        "what": "GPU tests; a training step three ways, with the share of the roofline; default json runs on the "
+        "embedded base",
+        **about,
         "tests": tests.stdout.strip().splitlines()[-1] if tests.stdout.strip() else "no output",
-        "runs": runs,
-        "speed": rows,
-    }
-    path = ROOT / "tests" / "records" / f"gpu_{re.sub('[^a-z0-9]+', '_', name.lower()).strip('_')}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    memory = gpu_memory.main([])
+        "ceilings": ceilings, "steps": steps, "runs": runs,
+    }  # fmt: skip
+    written(RECORDS / f"gpu_{slug(name)}.json", record)
+
+    print("--- memory", flush=True)
+    memory = gpu_memory.main(["--seconds", f"{max(30.0, left()):.0f}"])
+    print("--- all of it")
+    print(record["tests"])
+    for row in kernel_rows:
+        print(kernel_bench.line(row))
+    for row in steps:
+        print(gpu_steps.line(row))
     for run in runs:
         print({k: v for k, v in run.items() if k != "ledger"})
-    print(f"written to {path}")
-    return tests.returncode or memory
+    print(f"{time.monotonic() - began:.0f} s")
+    wrong = not all(r["passed"] for r in kernel_rows)
+    return tests.returncode or memory or int(wrong)
 
 
 if __name__ == "__main__":

@@ -165,6 +165,7 @@ def main(given: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.gpu_memory", description=main.__doc__)
     parser.add_argument("--dry-run", action="store_true", help="rehearse on a CPU with small models; writes nothing")
     parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="cases that begin later are left out")
     asked = parser.parse_args(given)
     if asked.one:
         print(json.dumps(one(json.loads(asked.one), asked.dry_run)))
@@ -175,8 +176,12 @@ def main(given: list[str] | None = None) -> int:
         print("There is no CUDA device; --dry-run rehearses on the CPU. Nothing was measured.", file=sys.stderr)
         return 2
     rows = []
+    began = time.monotonic()
     for case in cases(asked.dry_run):
-        rows.append(run(case, asked.dry_run))
+        if time.monotonic() - began > asked.seconds:
+            rows.append({**case, "left_out": "There was no time left for it."})
+        else:
+            rows.append(run(case, asked.dry_run))
         print(line(rows[-1]), flush=True)
     broken = [r for r in rows if "failed" in r]
     if asked.dry_run:

@@ -40,7 +40,7 @@ def halt(cell: Cell, context: Context) -> None:
 def _code(cell: Cell, context: Context) -> None:
     with frame(cell, context, cell.body["title"]):
         if cell.body.get("text"):
-            st.markdown(context.text(cell.body["text"]))
+            context.say(cell.body["text"], f"{cell.id}:text")
         if coding.allowed():
             coding.editor(cell, context, task(cell))
         else:

@@ -11,6 +11,7 @@ What is kept of a cell: "code" (the draft, absent while it is the lesson's), and
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from app import components, live, state
 from app.cells import outputs as drawing
 from app.cells.context import Context
 from app.index import Cell
+from app.words import t
 from core.errors import DeltalabError
 from core.notebook.kernel import MOST_CODE, Execution
 from core.notebook.outputs import printed, settled, shortened
@@ -29,15 +31,13 @@ from core.units import seconds_text
 
 KEPT_BYTES = 24_000
 """Of a cell's outputs, kept in the store: the progress of a learner is read with every page."""
+KEPT_CODE = 36_000
 SECONDS = 30
 """How long a cell may run that says nothing else."""
 SPOKEN = 300
 """Letters of the output that a screen reader is told without being asked."""
-WORDS = {
-    "run": "Run", "stop": "Stop", "original": "Back to the original", "restart": "Restart the kernel",
-    "starting": "Starting your kernel …",
-    "hint": "Ctrl+Enter runs. Tab indents; to leave the editor with the keyboard, press Esc, then Tab.",
-}  # fmt: skip
+BUTTONS = ("run", "stop", "original", "restart", "starting")
+"""What the editor itself has words on."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,13 @@ class Task:
     """What an editor is for.
 
     original: the code that the lesson comes with. seconds: how long it may run. check: a lesson's checks.py and the
-    function in it. words: what differs from WORDS. before: called with the kept state and the code when it is run,
+    function in it; with one, to run is to check. before: called with the kept state and the code when it is run,
     after: with the kept state and the execution when it is over; both return the new kept state.
     """
 
     original: str
     seconds: float = SECONDS
     check: tuple[str, str] | None = None
-    words: Mapping[str, str] | None = None
     before: Callable[[dict[str, Any], str], dict[str, Any]] | None = None
     after: Callable[[dict[str, Any], Execution], dict[str, Any]] | None = None
 
@@ -92,7 +91,7 @@ def editor(cell: Cell, context: Context, task: Task) -> dict[str, Any]:
             "value": code,
             "revision": st.session_state.get(f"{key}-revision", 0),
             "original": task.original,
-            "label": f"Python code: {cell.body['title']}",
+            "label": t("code.label", title=cell.body["title"]),
             "phase": phase,
             "alive": state.kernels().alive(context.owner),
             "status": status,
@@ -101,7 +100,7 @@ def editor(cell: Cell, context: Context, task: Task) -> dict[str, Any]:
             "error": error["line"] if error is not None and fresh and phase == "idle" else 0,
             "looks": st.session_state.get(f"{key}-looks", 0),
             "most": MOST_CODE,
-            "words": {**WORDS, **(task.words or {})},
+            "words": _words("check" if task.check else "run"),
         },
         on_code_change=partial(_drafted, key, cell, context, task),
         on_act_change=partial(_acted, key, cell, context, task),
@@ -112,6 +111,11 @@ def editor(cell: Cell, context: Context, task: Task) -> dict[str, Any]:
         live.say(refusal)
     _results(cell, context, kept, running, fresh)
     return kept
+
+
+def _words(run: str) -> dict[str, str]:
+    """What stands on the editor's buttons and below them; `run`: what the first of them does."""
+    return {what: t(f"code.{what}") for what in BUTTONS} | {"run": t(f"code.{run}"), "hint": t(f"code.hint_{run}")}
 
 
 def draft(cell: Cell, context: Context, task: Task) -> str:
@@ -197,7 +201,7 @@ def _outputs(kept: Mapping[str, Any], running: Execution | None) -> list[dict[st
 def _said(kept: Mapping[str, Any], running: Execution | None, phase: str) -> tuple[str, str]:
     """What stands beside the buttons, and what a screen reader says."""
     if phase != "idle":
-        text = {"queued": "Waiting for another cell …", "starting": WORDS["starting"]}.get(phase, "Running …")
+        text = t({"queued": "code.waiting", "starting": "code.starting"}.get(phase, "code.running"))
         return text, text
     if not kept.get("run"):
         return "", ""
@@ -206,19 +210,19 @@ def _said(kept: Mapping[str, Any], running: Execution | None, phase: str) -> tup
     found = _outputs(kept, running)
     if not end:
         # The server that ran it has ended meanwhile.
-        return "The server ended before this did.", ""
+        return t("code.server_ended"), ""
     if end == "ok":
         verdict = next((o for o in found if o["kind"] == "verdict"), None)
         said = settled(printed([o for o in found if o["kind"] != "verdict"])).strip()
-        spoken = f"Output: {said[:SPOKEN]}" if said else "There was no output."
+        spoken = t("code.output", text=said[:SPOKEN]) if said else t("code.no_output")
         if verdict is not None:
-            spoken = f"{'Right.' if verdict['right'] else 'Not yet.'} {verdict['text']} {spoken if said else ''}"
-        return f"Ran in {took}.", f"Ran in {took}. {spoken}".strip()
+            word = t("exercise.right" if verdict["right"] else "exercise.not_yet")
+            spoken = f"{word} {verdict['text']} {spoken if said else ''}"
+        return t("code.ran", took=took), f"{t('code.ran', took=took)} {spoken}".strip()
     error = next((o for o in found if o["kind"] == "error"), None)
     if end == "error" and error is not None:
-        line = f" in line {error['line']}" if error["line"] else ""
-        return f"An error after {took}.", f"{error['name']}{line}: {error['message'][:SPOKEN]}"
-    return {"interrupted": "Stopped.", "too_long": "Stopped."}.get(end, "Ended."), sentence
+        return t("code.failed", took=took), f"{drawing.error_name(error)}: {error['message'][:SPOKEN]}"
+    return t("code.stopped" if end in ("interrupted", "too_long") else "code.ended"), sentence
 
 
 def _results(cell: Cell, context: Context, kept: Mapping[str, Any], running: Execution | None, fresh: bool) -> None:
@@ -231,11 +235,11 @@ def _results(cell: Cell, context: Context, kept: Mapping[str, Any], running: Exe
         return
     with st.container(key=context.key(cell, "output"), gap="small"):
         if not fresh:
-            st.caption(":material/update: The code has been changed since. What follows is what the code before said.")
+            st.caption(f":material/update: {t('code.changed')}")
         drawing.draw(found, context.key(cell, "output"))
         if sentence:
             at = next((o["line"] for o in found if o["kind"] == "error" and o["line"]), 0)
-            st.warning(f"{sentence}{f' It was in line {at}.' if at else ''}", icon=":material/stop_circle:")
+            st.warning(f"{sentence} {t('code.in_line', line=at) if at else ''}".rstrip(), icon=":material/stop_circle:")
 
 
 def _refresh(context: Context) -> None:
@@ -253,6 +257,8 @@ def _keep_draft(cell: Cell, context: Context, task: Task, code: str) -> None:
     _refresh(context)
     kept = context.kept(cell)
     code = code[:MOST_CODE]
+    if len(json.dumps(code)) > KEPT_CODE:
+        return  # letters of other scripts take more room; what is kept of a cell has an end (Store.set_progress)
     new = {k: v for k, v in kept.items() if k != "code"} if code == task.original else {**kept, "code": code}
     if new != kept:
         # An empty state means "never touched"; nothing is kept of a draft that was taken back.
@@ -268,7 +274,7 @@ def _acted(key: str, cell: Cell, context: Context, task: Task) -> None:
         _keep_draft(cell, context, task, asked["code"])
     try:
         if asked.get("do") == "run":
-            start(cell, context, task, context.kept(cell).get("code", task.original))
+            start(cell, context, task, str(asked.get("code", draft(cell, context, task))))
         elif asked.get("do") == "stop":
             state.kernels().interrupt(context.owner)
         elif asked.get("do") == "restart":

@@ -17,6 +17,7 @@ from app.charts_lesson import Compared
 from app.compare import story
 from app.index import Cell, recorded_path
 from app.story import Story, plain
+from app.words import t
 from core.config import RunConfig, problems
 from core.errors import DeltalabError
 from core.runs import together
@@ -48,7 +49,7 @@ def render(cell: Cell, context: Context) -> None:
     body = cell.body
     with frame(cell, context, body["title"]):
         if body.get("text"):
-            st.markdown(context.text(body["text"]))
+            context.say(body["text"], f"{cell.id}:text")
         runs = own_runs(cell, context)
         _controls(cell, context)
         if any(run is not None for run in runs.values()):
@@ -77,7 +78,7 @@ def _controls(cell: Cell, context: Context) -> None:
         st.error(plain(sentence), icon=":material/error:")
     with st.container(horizontal=True, vertical_alignment="center"):
         pressed = st.button(
-            "Running" if busy else f"Run all {len(wanted)}",
+            t("comparison.running") if busy else t("comparison.run", count=len(wanted)),
             key=f"{key}-run", type="primary", disabled=busy or bool(wrong),
             icon=":material/hourglass_top:" if busy else ":material/play_arrow:",
         )  # fmt: skip
@@ -87,7 +88,7 @@ def _controls(cell: Cell, context: Context) -> None:
         st.rerun()
     made = [(run, wanted[name]) for name, run in runs.items() if run is not None]
     if made and not busy and any(live.differs(run, config) for run, config in made):
-        st.caption(":material/update: The runs below were made with other settings. *Run* shows what these do.")
+        st.caption(f":material/update: {t('comparison.stale')}")
 
 
 def start(cell: Cell, context: Context, configs: dict[str, RunConfig]) -> bool:
@@ -117,7 +118,7 @@ def _takes(cell: Cell, context: Context) -> str:
     for run in cell.body["runs"]:
         lines = live.recorded(recorded_path(context.lesson.folder, f"{cell.id}/{run['name']}")).events
         seconds += float(lines[-1].get("seconds") or 0.0)
-    return f"They took {seconds_text(seconds)} where they were recorded. You may leave the page meanwhile."
+    return t("comparison.takes", time=seconds_text(seconds))
 
 
 # --- as a part of Run all ---------------------------------------------------------------------------------------------
@@ -167,8 +168,9 @@ def _own(cell: Cell, context: Context, runs: Runs) -> None:
         name, now = next(((n, r) for n, r in active if r.status == "running"), active[0])
         done = len(runs) - len(active)
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(f":material/hourglass_top: **{done} of {len(runs)} done.** Now: {plain(labels[name])}")
-            if st.button("Stop", key=f"{key}-stop", icon=":material/stop_circle:"):
+            now_on = t("comparison.now", done=done, total=len(runs), name=plain(labels[name]))
+            st.markdown(f":material/hourglass_top: {now_on}")
+            if st.button(t("comparison.stop"), key=f"{key}-stop", icon=":material/stop_circle:"):
                 halt(cell, context)
                 st.rerun()
         live.run_panel(now, key=f"{key}-now", brief=True, actions=False)
@@ -179,7 +181,7 @@ def _own(cell: Cell, context: Context, runs: Runs) -> None:
     ]
     if not told:
         return
-    st.markdown(f":material/person: **Your runs** · {len(told)} of {len(runs)}")
+    st.markdown(f":material/person: {t('comparison.own', count=len(told), total=len(runs))}")
     _side_by_side(cell, context, [c for c, _ in told], [s for _, s in told], "own")
 
 
@@ -195,14 +197,14 @@ def _recorded(cell: Cell, context: Context) -> None:
         told.append(Compared(run["label"], run["method"], calc.run_figures(calc.recorded_events(path))))
         stories.append(live.story_of(live.recorded(path)))
     label = live.recorded(recorded_path(context.lesson.folder, f"{cell.id}/{cell.body['runs'][0]['name']}")).label
-    st.markdown(f":material/history: **Recorded**, not your runs · {plain(label)}")
+    st.markdown(f":material/history: {t('comparison.recorded')} · {plain(label)}")
     if context.kept(cell).get("shown") or not context.lesson.predictions_of(cell.id):
         _side_by_side(cell, context, told, stories, "recorded")
         return
     named = [(c.label, s) for c, s in zip(told, stories, strict=True)]
     findings.shown(charts.losses(named), f"{context.key(cell)}-covered", f"{cell.id}-losses")
-    st.caption("What these runs came to is covered, because your predictions are about it.")
-    if st.button("Uncover the recorded results", key=context.key(cell, "show"), icon=":material/visibility:"):
+    st.caption(t("comparison.covered"))
+    if st.button(t("comparison.uncover"), key=context.key(cell, "show"), icon=":material/visibility:"):
         context.save(cell, {**context.kept(cell), "shown": True})
         st.rerun()
 
@@ -218,12 +220,12 @@ def _side_by_side(cell: Cell, context: Context, told: Sequence[Compared], storie
         findings.shown(charts.losses(named), f"{key}-losses", f"{cell.id}-losses")
     columns: list[str] = cell.body["columns"]
     table: Any = charts_lesson.table(told, columns)
-    st.dataframe(table, hide_index=True, alt="The runs side by side, one row each.")
+    st.dataframe(table, hide_index=True, alt=t("comparison.alt"))
     st.download_button(
-        "Table as CSV", charts.csv(charts_lesson.numbers(told, columns)), f"{cell.id}.csv", "text/csv",
+        t("comparison.csv"), charts.csv(charts_lesson.numbers(told, columns)), f"{cell.id}.csv", "text/csv",
         key=f"{key}-table-csv", icon=":material/download:", on_click="ignore",
     )  # fmt: skip
     if cell.body.get("finding"):
         if part == "own":
-            st.caption("The lesson was written beside the recorded runs, which came to this:")
+            st.caption(t("comparison.written"))
         st.markdown(context.text(cell.body["finding"]))

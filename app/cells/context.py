@@ -9,23 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import state
+from app import state, terms
 from app.index import Cell, Lesson, filled
+from app.words import t
 
 if TYPE_CHECKING:
     from core.runs.store import Run
 
-NAMES = {
-    "predict": "Prediction",
-    "experiment": "Experiment",
-    "quiz": "Question",
-    "widget": "Try it",
-    "compare": "Comparison",
-    "probe": "Measurement",
-    "source": "Source",
-    "code": "Code",
-    "exercise": "Exercise",
-}
+
+def name_of(kind: str) -> str:
+    """What a kind of cell is called: 'Prediction', 'Experiment' …"""
+    return t(f"cell.kind.{kind}")
 
 
 def unbroken(text: str) -> str:
@@ -65,6 +59,10 @@ class Context:
         """`source` with its calcs filled in."""
         return unbroken(filled(source, self.lesson.folder))
 
+    def say(self, source: str, where: str) -> None:
+        """Draw a text of the lesson with its terms explained. where: its place in the lesson, such as `cell:text`."""
+        terms.say(source, self.lesson.folder, f"{self.lesson.slug}:{where}")
+
     def key(self, cell: Cell, part: str = "") -> str:
         """A widget key that no other cell of any lesson has."""
         return "-".join(p for p in (self.lesson.url_path, cell.id, part) if p)
@@ -94,11 +92,11 @@ def frame(cell: Cell, context: Context, title: str) -> Iterator[None]:
     key = context.key(cell, "folded")
     with st.container(border=True, key=context.key(cell, "cell")):
         with st.container(horizontal=True, vertical_alignment="center", key=context.key(cell, "cellhead")):
-            st.caption(f"{cell.number} · {NAMES[cell.kind]}")
+            st.caption(f"{cell.number} · {name_of(cell.kind)}")
             folded = bool(st.session_state.get(key))
-            label = "Unfold" if folded else "Fold"
+            label = t("cell.unfold" if folded else "cell.fold", number=cell.number)
             st.button(
-                f"{label} {cell.number}", key=context.key(cell, "fold"), type="tertiary", on_click=_fold, args=(key,),
+                label, key=context.key(cell, "fold"), type="tertiary", on_click=_fold, args=(key,),
                 icon=":material/unfold_more:" if folded else ":material/unfold_less:",
             )  # fmt: skip
         st.subheader(title, anchor=cell.id)

@@ -17,6 +17,7 @@ from app.cells import coding
 from app.cells.context import Context, frame
 from app.index import Cell
 from app.progress import cell_done
+from app.words import t
 from core.notebook.kernel import Execution
 
 
@@ -28,7 +29,6 @@ def task(cell: Cell, context: Context) -> coding.Task:
         stub,
         float(cell.body.get("seconds", coding.SECONDS)),
         check=(str((context.lesson.folder / "checks.py").resolve()), check),
-        words={"run": "Check", "hint": coding.WORDS["hint"].replace("runs", "checks")},
         before=lambda kept, code: tried(kept, code, stub),
         after=judged,
     )
@@ -64,7 +64,7 @@ def _exercise(cell: Cell, context: Context) -> None:
     body = cell.body
     done_before = cell_done(cell, context.kept(cell))
     with frame(cell, context, body["title"]):
-        st.markdown(context.text(body["text"]))
+        context.say(body["text"], f"{cell.id}:text")
         if not coding.allowed():
             _read(cell, context)
             return
@@ -80,14 +80,15 @@ def _verdict(cell: Cell, context: Context, kept: Mapping[str, Any]) -> None:
     verdict = next((o for o in kept.get("outputs") or () if o["kind"] == "verdict"), None)
     if verdict is None:
         if kept.get("right"):
-            st.caption(":material/task_alt: You have solved this one.")
+            st.caption(f":material/task_alt: {t('exercise.solved')}")
         return
-    icon, word = (":material/check_circle:", "Right.") if verdict["right"] else (":material/cancel:", "Not yet.")
-    st.markdown(f"{icon} **{word}** {verdict['text']}")
+    right = verdict["right"]
+    icon, word = (":material/check_circle:", "right") if right else (":material/cancel:", "not_yet")
+    st.markdown(f"{icon} **{t(f'exercise.{word}')}** {verdict['text']}")
     if verdict["right"] and cell.body.get("cost"):
         st.caption(context.text(cell.body["cost"]))
     elif not verdict["right"] and kept.get("right"):
-        st.caption(":material/task_alt: You have solved this one before.")
+        st.caption(f":material/task_alt: {t('exercise.solved_before')}")
 
 
 def _help(cell: Cell, context: Context, kept: dict[str, Any]) -> None:
@@ -95,28 +96,29 @@ def _help(cell: Cell, context: Context, kept: dict[str, Any]) -> None:
     hints = cell.body["hints"]
     shown = min(int(kept.get("hints", 0)), len(hints))
     for number, hint in enumerate(hints[:shown], 1):
-        st.markdown(f":material/lightbulb: **Hint {number} of {len(hints)}.** {context.text(hint)}")
+        which = t("exercise.hint", number=number, count=len(hints))
+        st.markdown(f":material/lightbulb: **{which}.** {context.text(hint)}")
     open_solution = bool(kept.get("solution"))
     with st.container(horizontal=True):
         if shown < len(hints):
             st.button(
-                f"Hint {shown + 1} of {len(hints)}", key=context.key(cell, "hint"), icon=":material/lightbulb:",
-                on_click=partial(_save, cell, context, hints=shown + 1),
+                t("exercise.hint", number=shown + 1, count=len(hints)), key=context.key(cell, "hint"),
+                icon=":material/lightbulb:", on_click=partial(_save, cell, context, hints=shown + 1),
             )  # fmt: skip
         if kept.get("tries") or kept.get("right"):
-            label = "Hide the solution" if open_solution else "Show the solution"
+            label = t("exercise.hide" if open_solution else "exercise.show")
             st.button(
                 label, key=context.key(cell, "solution"), icon=":material/key:",
                 on_click=partial(_save, cell, context, solution=not open_solution),
             )  # fmt: skip
         else:
-            st.caption("The solution is shown once you have checked something of your own.")
+            st.caption(t("exercise.first_try"))
     if open_solution:
         _solution(cell)
 
 
 def _solution(cell: Cell) -> None:
-    st.caption("One solution:")
+    st.caption(t("exercise.solution"))
     coding.read_only(cell.body["solution"])
 
 
@@ -128,10 +130,10 @@ def _read(cell: Cell, context: Context) -> None:
     """Where code cannot run: the stub, the hints, and the solution to be compared with one's own on paper."""
     kept = context.kept(cell)
     coding.read_only(cell.body["stub"])
-    with st.expander("Hints", icon=":material/lightbulb:"):
+    with st.expander(t("exercise.hints"), icon=":material/lightbulb:"):
         st.markdown("\n".join(f"{i}. {context.text(hint)}" for i, hint in enumerate(cell.body["hints"], 1)))
     if kept.get("solution"):
         _solution(cell)
-    elif st.button("I have worked it out: show the solution", key=context.key(cell, "read"), icon=":material/key:"):
+    elif st.button(t("exercise.worked_out"), key=context.key(cell, "read"), icon=":material/key:"):
         context.save(cell, {**kept, "solution": True, "right": True})
         st.rerun()

@@ -11,6 +11,7 @@ import streamlit as st
 from app import calc, chat, configured, form, live, state, tasks
 from app.cells.context import Context, frame
 from app.index import Cell, recorded_path
+from app.words import t
 from core.config import RunConfig
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def render(cell: Cell, context: Context) -> None:
     body = cell.body
     with frame(cell, context, body["title"]):
         if body.get("text"):
-            st.markdown(context.text(body["text"]))
+            context.say(body["text"], f"{cell.id}:text")
         _controls(cell, context)
         run = live.latest(context.run_name(cell))
         if run is None:
@@ -54,7 +55,7 @@ def _controls(cell: Cell, context: Context) -> None:
         if _start(config, cell, context):
             st.rerun()
     elif run is not None and not busy and live.differs(run, form.config_of(usual, key, (*locked, *hidden))):
-        st.caption(":material/update: The run below was made with other settings. *Run* shows what these do.")
+        st.caption(f":material/update: {t('experiment.stale')}")
 
 
 def _usual(cell: Cell, context: Context) -> tuple[RunConfig, tuple[str, ...], tuple[str, ...]]:
@@ -104,13 +105,13 @@ def _own(cell: Cell, context: Context, run: Run) -> None:
         # Not while a prediction is open: it would give the answer away.
         reached = live.outcome(live.recorded(recorded_path(context.lesson.folder, cell.id)))
         if reached is not None and reached["after"] is not None:
-            expect["The recorded run reached"] = reached["after"]
+            expect[t("experiment.recorded_reached")] = reached["after"]
     # "Run" above does what "Run again" would; a run that is not finished can be cancelled or resumed here.
     live.run_panel(run, key=context.key(cell, "own"), expect=expect, actions=run.status != "finished")
     if run.status == "finished":
         if cell.body.get("goal"):
             _goal(cell, context, run)
-        st.markdown("#### Talk to it, before and after")
+        st.markdown(f"#### {t('experiment.talk')}")
         asked, knobs = cell.body.get("chat"), cell.body.get("chat_knobs", False)
         chat.section(run, key=context.key(cell, "chat"), suggestions=asked, knobs=knobs)
 
@@ -140,7 +141,7 @@ def _predicted(cell: Cell, context: Context) -> dict[str, float]:
     for guess in context.lesson.predictions_of(cell.id):
         value = context.kept(guess).get("value")
         if guess.body["what"] == "exact_match_after" and value is not None:
-            return {"You predicted": float(value) / 100}
+            return {t("experiment.predicted"): float(value) / 100}
     return {}
 
 
@@ -152,7 +153,7 @@ def _recorded(cell: Cell, context: Context) -> None:
         return
     covered = dataclasses.replace(run, events=tuple(e for e in run.events if e["kind"] in COVERED))
     live.run_panel(covered, key=context.key(cell, "covered"), brief=True)
-    st.caption("The scores of this recorded run are covered, because your predictions are about them.")
-    if st.button("Uncover the recorded scores", key=context.key(cell, "show"), icon=":material/visibility:"):
+    st.caption(t("experiment.covered"))
+    if st.button(t("experiment.uncover"), key=context.key(cell, "show"), icon=":material/visibility:"):
         context.save(cell, {**context.kept(cell), "shown": True})
         st.rerun()

@@ -10,6 +10,7 @@ from typing import Any
 import streamlit as st
 
 from app.story import plain
+from app.words import t
 from core.notebook.outputs import settled
 
 MOST_WIDE = 8
@@ -38,7 +39,7 @@ def _text(output: Mapping[str, Any]) -> None:
     text = settled(output["text"]).strip("\n")
     if text.strip():
         if output.get("name") == "stderr":
-            st.caption("Messages and warnings")
+            st.caption(t("code.stderr"))
         st.code(text, language=None, wrap_lines=True)
 
 
@@ -55,7 +56,7 @@ def _table(output: Mapping[str, Any]) -> None:
     else:
         st.dataframe(table, hide_index=True)
     if total > len(rows):
-        st.caption(f"The first {len(rows)} of {total:,} rows.")
+        st.caption(t("code.first_rows", shown=len(rows), total=f"{total:,}"))
 
 
 def _figure(output: Mapping[str, Any], key: str) -> None:
@@ -66,10 +67,10 @@ def _figure(output: Mapping[str, Any], key: str) -> None:
     except (TypeError, ValueError):
         figure = go.Figure()
     if not figure.data:
-        st.caption("This figure cannot be drawn here.")
+        st.caption(t("code.no_figure"))
         return
     title = figure.layout.title.text if figure.layout.title else None
-    st.plotly_chart(figure, key=key, alt=f"A figure made by the code{f': {title}' if title else ''}.")
+    st.plotly_chart(figure, key=key, alt=t("code.figure_alt_title", title=title) if title else t("code.figure_alt"))
 
 
 def _image(output: Mapping[str, Any]) -> None:
@@ -78,23 +79,26 @@ def _image(output: Mapping[str, Any]) -> None:
     except (binascii.Error, ValueError):
         return
     if content.startswith(b"\x89PNG"):
-        st.image(content, alt="A picture made by the code.")
+        st.image(content, alt=t("code.image_alt"))
+
+
+def error_name(error: Mapping[str, Any]) -> str:
+    """What it is called, and the line that it came from."""
+    return t("code.error_line", name=error["name"], line=error["line"]) if error["line"] else str(error["name"])
 
 
 def error_text(error: Mapping[str, Any]) -> str:
     """An error as Markdown: what, where in the learner's own code, and where else."""
     said = f": {plain(error['message'])}" if error["message"] else ""
-    line = f" in line {error['line']}" if error["line"] else ""
-    parts = [f"**{error['name']}{line}**{said}"]
+    parts = [f"**{error_name(error)}**{said}"]
     frames = [f for f in error["frames"] if f["text"].strip()]
     if frames:
         parts.append("```text\n" + "\n".join(_frame(f) for f in frames) + "\n```")
     if error.get("where"):
-        parts.append(f"It was raised in `{error['where']}`, which your line has called.")
+        parts.append(t("code.raised_in", place=f"`{error['where']}`"))
     return "\n\n".join(parts)
 
 
 def _frame(frame: Mapping[str, Any]) -> str:
-    cell = "" if frame["here"] else "of an earlier cell "
-    place = f", in {frame['name']}" if frame["name"] else ""
-    return f"line {frame['line']} {cell}{place}".replace(" ,", ",").rstrip() + f":  {frame['text'].strip()}"
+    key = f"code.frame{'' if frame['here'] else '_earlier'}{'_in' if frame['name'] else ''}"
+    return f"{t(key, line=frame['line'], name=frame['name'])}:  {frame['text'].strip()}"

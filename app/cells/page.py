@@ -9,9 +9,10 @@ import streamlit as st
 
 from app import index, notebook, state, summary
 from app.cells import code, compare, exercise, experiment, predict, probe, prose, quiz, run_all, source, widget
-from app.cells.context import NAMES, Context
+from app.cells.context import Context, name_of
 from app.index import Cell, Lesson
 from app.progress import calibration, completion
+from app.words import n, t
 
 RENDER: dict[str, Callable[[Cell, Context], None]] = {
     "prose": prose.render,
@@ -50,33 +51,35 @@ def render(lesson: Lesson) -> None:
 def _head(lesson: Lesson, context: Context) -> None:
     st.title(context.text(lesson.title), anchor=False)
     done = completion(lesson, context.progress)
-    st.caption(f"Lesson {lesson.order} · about {lesson.minutes} minutes · {done.done} of {done.total} steps done")
+    head = {"number": lesson.order, "minutes": lesson.minutes, "done": done.done, "total": done.total}
+    st.caption(t("lesson.head", **head))
     st.markdown(context.text(lesson.summary))
-    with st.expander("What you will be able to do, and what you need", icon=":material/flag:"):
+    with st.expander(t("lesson.goals"), icon=":material/flag:"):
         st.markdown("\n".join(f"- {context.text(line)}" for line in lesson.objectives))
-        st.markdown("You need: " + "; ".join(context.text(line) for line in lesson.prerequisites) + ".")
+        st.markdown(t("lesson.needs", needs="; ".join(context.text(line) for line in lesson.prerequisites)))
 
 
 def _foot(lesson: Lesson, context: Context) -> None:
     """What is done and what is open; then the references."""
     done = completion(lesson, context.progress)
     if done.next is None:
-        st.markdown(f":material/task_alt: **Lesson complete.** All {done.total} steps are done.")
+        st.markdown(f":material/task_alt: {t('lesson.complete', total=done.total)}")
         after = _after(lesson)
         if after is not None:
-            st.page_link(state.page(after.url_path), label=f"Next: {after.title}", icon=":material/arrow_forward:")
+            st.page_link(
+                state.page(after.url_path), label=t("lesson.next", title=after.title), icon=":material/arrow_forward:"
+            )
     else:
-        title = done.next.body.get("title") or f"question {done.next.number}"
+        title = done.next.body.get("title") or t("lesson.question", number=done.next.number)
         st.markdown(
-            f":material/radio_button_unchecked: **{done.done} of {done.total} steps done.** "
-            f"Open: [{done.next.number} · {NAMES[done.next.kind]}: {title}](#{done.next.id})"
+            f":material/radio_button_unchecked: {t('lesson.open', done=done.done, total=done.total)} "
+            f"[{done.next.number} · {name_of(done.next.kind)}: {title}](#{done.next.id})"
         )
     found = calibration(context.progress)
     if found is not None:
-        times = "prediction" if found.count == 1 else "predictions"
-        st.caption(f"Your {found.count} {times} so far were off by a factor of {found.factor:.1f} on average.")
+        st.caption(n("lesson.calibration", found.count, factor=f"{found.factor:.1f}"))
     _take_along(lesson)
-    st.markdown("##### References")
+    st.markdown(f"##### {t('lesson.references')}")
     st.markdown(
         "\n".join(
             f"- {r['authors']} ({r['year']}). [{r['title']}]({r['url']})." + (f" {r['note']}" if r.get("note") else "")
@@ -89,7 +92,7 @@ def _take_along(lesson: Lesson) -> None:
     """The lesson as a notebook, and on one page."""
     with st.container(key="take-along", horizontal=True, vertical_alignment="center"):
         st.download_button(
-            "Jupyter notebook",
+            t("summary.notebook"),
             data=partial(notebook.notebook, lesson),
             file_name=notebook.file_name(lesson),
             mime="application/x-ipynb+json",
@@ -99,7 +102,7 @@ def _take_along(lesson: Lesson) -> None:
         )
         st.page_link(
             state.page(lesson.url_path),
-            label="One page, to print",
+            label=t("summary.print"),
             icon=":material/print:",
             query_params={"view": summary.VIEW},
         )

@@ -16,6 +16,7 @@ from app.cells import probe
 from app.cells.context import Context, frame, unbroken
 from app.cells.svg import document, draw
 from app.index import Cell
+from app.words import t
 from core.runs import together
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 OWN, RECORDED = "your run", "the recorded run"
 OWN_PROBE, RECORDED_PROBE = "your own measurement", "the recorded measurement"
+SOURCES = {OWN: "own", RECORDED: "recorded", OWN_PROBE: "own_probe", RECORDED_PROBE: "recorded_probe"}
+"""Where a result is from, as it is kept -> the end of its key in app/locales."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def _prediction(cell: Cell, context: Context) -> None:
     body = cell.body
     kept = context.kept(cell)
     with frame(cell, context, body["title"]):
-        st.markdown(context.text(body["question"]))
+        context.say(body["question"], f"{cell.id}:question")
         if kept.get("value") is None:
             _commit(cell, context, kept.get("was"))
         else:
@@ -121,8 +124,8 @@ def _commit(cell: Cell, context: Context, start: float | None) -> None:
     value = scale(body, context.key(cell, "value"))
     late = seen(cell, context)
     if late:
-        st.caption("You have seen a result already, so this one does not count towards your calibration.")
-    if st.button("Commit my prediction", key=context.key(cell, "commit"), icon=":material/lock:"):
+        st.caption(t("predict.late"))
+    if st.button(t("predict.commit"), key=context.key(cell, "commit"), icon=":material/lock:"):
         context.save(cell, {"value": value, "fair": not late})
         # The steps done at both ends of the page and the experiment's own run depend on this: draw everything again.
         st.rerun()
@@ -131,7 +134,7 @@ def _commit(cell: Cell, context: Context, start: float | None) -> None:
 def scale(body: dict[str, Any], key: str) -> float:
     """The slider: linear in about a hundred steps, or over the 1-2-5 series of a logarithmic scale."""
     low, high, unit = float(body["low"]), float(body["high"]), body.get("unit", "")
-    label = f"Your prediction ({unit})" if unit else "Your prediction"
+    label = t("predict.label_in", unit=unit) if unit else t("predict.label")
     if body.get("scale") == "log":
         marks = log_marks(low, high)
         middle = min(marks, key=lambda m: abs(math.log(m / float(body.get("start", math.sqrt(low * high))))))
@@ -160,8 +163,8 @@ def _reveal(cell: Cell, context: Context, kept: dict[str, Any]) -> None:
     newest = measured(cell, context)
     found = newest if kept.get("measured") is None else Measured(kept["measured"], kept["source"])
     if found is None:
-        st.markdown(f":material/lock: You committed to **{said}**. Now {_next(cell, context)}.")
-        if st.button("Change it", key=context.key(cell, "change"), type="tertiary"):
+        st.markdown(f":material/lock: {t('predict.committed', value=said)} {_next(cell, context)}")
+        if st.button(t("predict.change"), key=context.key(cell, "change"), type="tertiary"):
             context.save(cell, {"was": kept["value"]})
             st.rerun()
         return
@@ -174,27 +177,20 @@ def _reveal(cell: Cell, context: Context, kept: dict[str, Any]) -> None:
         }
         context.save(cell, kept)
     verdict = answers.closeness(kept["value"], found.value, float(body["tolerance"]))
-    words = {
-        "close": "That is close.",
-        "too high": "Your prediction was too high.",
-        "too low": "Your prediction was too low.",
-    }[verdict]
-    verb = "gave" if found.source in (OWN_PROBE, RECORDED_PROBE) else "measured"
-    told = f"You said **{said}**; {found.source} {verb} **{number(found.value, unit)}**. {words}"
-    st.markdown(unbroken(told))
+    words = t(f"predict.{verdict.replace(' ', '_')}")
+    told = t(f"predict.told.{SOURCES[found.source]}", said=said, found=number(found.value, unit))
+    st.markdown(unbroken(f"{told} {words}"))
     draw(*number_line(body, kept["value"], found.value, unit), most_wide=460)
     if newest is not None and newest.source in (OWN, OWN_PROBE) and newest.value != found.value:
-        which = "run measured" if newest.source == OWN else "measurement gave"
-        later = f"Your newest {which} {number(newest.value, unit)}. The first result is the one that counts."
+        later = t(f"predict.newest.{SOURCES[newest.source]}", value=number(newest.value, unit))
         st.caption(unbroken(later))
-    st.markdown(context.text(body["why"]))
+    context.say(body["why"], f"{cell.id}:why")
 
 
 def _next(cell: Cell, context: Context) -> str:
     """What reveals the answer, with a link to it."""
     about = context.lesson.cell(cell.body["experiment"])
-    what = {"experiment": "run the experiment", "compare": "run the comparison", "probe": "make the measurement"}
-    return f"[{what[about.kind]}](#{about.id})"
+    return t(f"predict.next.{about.kind}", link=f"#{about.id}")
 
 
 def number(value: float, unit: str) -> str:
@@ -219,17 +215,20 @@ def number_line(body: dict[str, Any], said: float, found: float, unit: str) -> t
     tolerance = float(body["tolerance"])
     left, right = at(found - tolerance if not log else max(found - tolerance, low)), at(found + tolerance)
     x_said, x_found = at(said), at(found)
-    alt = (
-        f"On a scale from {number(low, unit)} to {number(high, unit)}: you said {number(said, unit)}, "
-        f"measured {number(found, unit)}."
+    alt = t(
+        "predict.alt",
+        low=number(low, unit),
+        high=number(high, unit),
+        said=number(said, unit),
+        found=number(found, unit),
     )
     inner = f"""
 <line x1="20" y1="38" x2="360" y2="38" stroke="currentColor" stroke-opacity="0.45" stroke-width="2"/>
 <line x1="{left:.0f}" y1="38" x2="{right:.0f}" y2="38" stroke="currentColor" stroke-opacity="0.25" stroke-width="14"/>
 <circle cx="{x_found:.0f}" cy="38" r="7"/>
 <circle cx="{x_said:.0f}" cy="38" r="8" fill="none" stroke="currentColor" stroke-width="2.5"/>
-<text x="{x_said:.0f}" y="18" text-anchor="{anchor(x_said)}">you said</text>
-<text x="{x_found:.0f}" y="66" text-anchor="{anchor(x_found)}">measured</text>"""
+<text x="{x_said:.0f}" y="18" text-anchor="{anchor(x_said)}">{t("predict.you_said")}</text>
+<text x="{x_found:.0f}" y="66" text-anchor="{anchor(x_found)}">{t("predict.measured")}</text>"""
     return document(inner, 380, 74), alt
 
 

@@ -13,6 +13,7 @@ from app.cells.context import Context, frame
 from app.form import shown
 from app.index import Cell, probed_path
 from app.story import plain
+from app.words import n, t
 from core.errors import DeltalabError, Refused
 from core.probes import probe as find
 from core.runs import together
@@ -57,21 +58,21 @@ def render(cell: Cell, context: Context) -> None:
     body = cell.body
     with frame(cell, context, body["title"]):
         if body.get("text"):
-            st.markdown(context.text(body["text"]))
+            context.say(body["text"], f"{cell.id}:text")
         runs = own_runs(cell, context)
         settings = configured.measurement(cell, _knobs(cell, context) if body.get("knobs") else {})
         now = False
         if runs is None:
             titles = [context.lesson.cell(name.partition("/")[0]) for name in body["of"]]
             links = ", ".join(dict.fromkeys(f"[{plain(c.body['title'])}](#{c.id})" for c in titles))
-            st.caption(f"To measure a run of your own, make it first: {links}")
+            st.caption(t("probe.first", links=links))
         else:
             now = _own(cell, context, runs, settings)
         before = own_result(cell, context)
         if before is None:
             _recorded(cell, context)
         elif not now:
-            st.caption(":material/update: What follows was measured with other settings or on an earlier run.")
+            st.caption(f":material/update: {t('probe.earlier')}")
             _earlier(cell, context, before)
 
 
@@ -97,7 +98,7 @@ def _knobs(cell: Cell, context: Context) -> dict[str, Any]:
             else:
                 st.text_input(label, value=str(default), **common)
             if meta.get("why"):
-                st.caption(f"Default {shown(default)}. {meta['why']}")
+                st.caption(t("probe.default", value=shown(default), why=meta["why"]))
     return changed(cell, context)
 
 
@@ -163,8 +164,8 @@ def _own(cell: Cell, context: Context, runs: list[Run], settings: dict[str, Any]
     probing.section(
         cell.body["probe"], runs, settings, key=context.key(cell, "own"), keep=False,
         show=partial(_found, cell=cell, context=context, runs=[run.id for run in runs], settings=settings),
-        label="Measure your run" if len(runs) == 1 else "Measure your runs" if runs else "Measure it here",
-        takes=f"{seconds_text(recorded['seconds'])} where it was recorded",
+        label=n("probe.measure", len(runs)) if runs else t("probe.measure_here"),
+        takes=t("probe.takes", time=seconds_text(recorded["seconds"])),
     )  # fmt: skip
     found = state.prober().look(cell.body["probe"], [run.id for run in runs], settings, context.owner)
     return found is not None and found.result is not None
@@ -176,7 +177,7 @@ def _found(result: dict[str, Any], cell: Cell, context: Context, runs: list[str]
     if kept.get("measured") != asked:
         context.save(cell, {**kept, "measured": asked})
         st.rerun(scope="app")  # the recorded result goes, predictions are revealed, and one more step is done
-    st.markdown(":material/person: **Your measurement**")
+    st.markdown(f":material/person: {t('probe.own')}")
     findings.draw(cell.body["probe"], result, context.key(cell, "own"), _method(cell, context))
 
 
@@ -197,13 +198,13 @@ def _recorded(cell: Cell, context: Context) -> None:
     """The recorded result, covered while a prediction about it is open."""
     found = calc.probed_result(probed_path(context.lesson.folder, cell.id))
     p = found["provenance"]
-    st.markdown(f":material/history: **Recorded**, not your measurement · {plain(live.made_where(p))}")
+    st.markdown(f":material/history: {t('probe.recorded')} · {plain(live.made_where(p))}")
     if context.lesson.predictions_of(cell.id) and not context.kept(cell).get("shown"):
-        st.caption("What was measured is covered, because your predictions are about it.")
-        if st.button("Uncover the recorded result", key=context.key(cell, "show"), icon=":material/visibility:"):
+        st.caption(t("probe.covered"))
+        if st.button(t("probe.uncover"), key=context.key(cell, "show"), icon=":material/visibility:"):
             context.save(cell, {**context.kept(cell), "shown": True})
             st.rerun(scope="app")
         return
     findings.draw(cell.body["probe"], found["result"], context.key(cell, "recorded"), _method(cell, context))
     if cell.body.get("finding"):
-        st.markdown(context.text(cell.body["finding"]))
+        context.say(cell.body["finding"], f"{cell.id}:finding")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import terms
 from app.cells.context import Context
 from app.cells.svg import draw
 from app.index import Cell
@@ -16,7 +15,7 @@ def render(cell: Cell, context: Context) -> None:
     if cell.body.get("code"):
         st.markdown(text)
     else:
-        terms.say(text, context.lesson.folder, f"{context.lesson.slug}:{cell.line}")
+        context.say(text, str(cell.line))
 
 
 def render_image(cell: Cell, context: Context) -> None:

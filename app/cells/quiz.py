@@ -11,6 +11,7 @@ from app import answers
 from app.cells.context import Context, frame
 from app.index import Cell
 from app.progress import cell_done
+from app.words import t
 
 
 def render(cell: Cell, context: Context) -> None:
@@ -23,16 +24,16 @@ def _question(cell: Cell, context: Context) -> None:
     body = cell.body
     kept = context.kept(cell)
     with frame(cell, context, body["title"]):
-        st.markdown(context.text(body["question"]))
+        context.say(body["question"], f"{cell.id}:question")
         if body.get("kind") == "ordering":
             answer: Any = _order(cell, context, kept.get("answer"))
-            checked = st.button("Check", key=context.key(cell, "check"))
+            checked = st.button(t("quiz.check"), key=context.key(cell, "check"))
         else:
             with st.form(context.key(cell, "form"), border=False):
                 answer = _ask(cell, context, kept.get("answer"))
-                checked = st.form_submit_button("Check", key=context.key(cell, "check"))
+                checked = st.form_submit_button(t("quiz.check"), key=context.key(cell, "check"))
         if checked and answer in (None, "", []):
-            wish = "Type a number first." if body.get("kind") == "numeric" else "Choose an answer first."
+            wish = t("quiz.type_first" if body.get("kind") == "numeric" else "quiz.choose_first")
             st.markdown(f":material/help: {wish}")
             return
         if checked:
@@ -51,20 +52,20 @@ def _ask(cell: Cell, context: Context, given: Any) -> Any:
     key = context.key(cell, "answer")
     if kind == "numeric":
         unit = body.get("unit", "")
-        label = f"Your answer ({unit})" if unit else "Your answer"
+        label = t("quiz.answer_in", unit=unit) if unit else t("quiz.answer")
         return st.text_input(label, value=given if isinstance(given, str) else "", key=key, width=280)
     texts = [context.text(c["text"]) for c in body["choices"]]
     if kind == "single":
         index = given if isinstance(given, int) and given < len(texts) else None
         return st.radio(
-            "Choose one",
+            t("quiz.choose_one"),
             range(len(texts)),
             index=index,
             format_func=texts.__getitem__,
             key=key,
             label_visibility="collapsed",
         )
-    st.caption("Choose all that are right.")
+    st.caption(t("quiz.choose_all"))
     before = given if isinstance(given, list) else []
     return [i for i, text in enumerate(texts) if st.checkbox(text, value=i in before, key=f"{key}-{i}")]
 
@@ -80,13 +81,13 @@ def _order(cell: Cell, context: Context, given: Any) -> list[int]:
         before = given if isinstance(given, list) and sorted(given) == list(range(count)) else None
         st.session_state[key] = before or answers.shuffled(count, cell.id)
     order: list[int] = st.session_state[key]
-    st.caption("Move them until the first stands on top.")
+    st.caption(t("quiz.move"))
     for place, item in enumerate(order):
         with st.container(horizontal=True, vertical_alignment="center", key=f"{key}-row-{place}"):
             st.markdown(f"**{place + 1}.** {items[item]}")
-            for step, name, icon in ((-1, "Up", "arrow_upward"), (1, "Down", "arrow_downward")):
+            for step, name, icon in ((-1, "up", "arrow_upward"), (1, "down", "arrow_downward")):
                 st.button(
-                    f"{name} from {place + 1}", key=f"{key}-{name.lower()}-{place}", icon=f":material/{icon}:",
+                    t(f"quiz.{name}", place=place + 1), key=f"{key}-{name}-{place}", icon=f":material/{icon}:",
                     disabled=not 0 <= place + step < count, on_click=_move, args=(key, place, place + step),
                 )  # fmt: skip
     return list(order)
@@ -116,5 +117,6 @@ def _keep(cell: Cell, context: Context, answer: Any, before: dict[str, Any]) -> 
 
 def _tell(cell: Cell, context: Context, kept: dict[str, Any]) -> None:
     verdict = answers.grade(cell.body, kept["answer"], context.lesson.folder)
-    icon, word = (":material/check_circle:", "Right.") if verdict.right else (":material/cancel:", "Not quite.")
+    icon = ":material/check_circle:" if verdict.right else ":material/cancel:"
+    word = t("quiz.right" if verdict.right else "quiz.wrong")
     st.markdown(f"{icon} **{word}** " + "\n\n".join(verdict.explanations))

@@ -13,9 +13,10 @@ import streamlit as st
 
 from app import live
 from app.cells import code, compare, experiment, probe
-from app.cells.context import NAMES, Context
+from app.cells.context import Context
 from app.index import Cell, Lesson
 from app.story import plain
+from app.words import n, t
 from core.errors import DeltalabError
 
 LOOK_SECONDS = 1.5
@@ -71,15 +72,13 @@ def bar(lesson: Lesson, context: Context) -> None:
 
 def _offer(lesson: Lesson, context: Context, cells: list[Cell]) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key=f"{_key(lesson)}-bar"):
-        if st.button("Run all", key=_key(lesson) + "-start", icon=":material/fast_forward:"):
+        if st.button(t("run_all.start"), key=_key(lesson) + "-start", icon=":material/fast_forward:"):
             st.session_state[_key(lesson)] = {"at": None, "done": 0}
             st.session_state.pop(_key(lesson) + "-said", None)
             st.rerun()
         guesses = [c for c in lesson.cells if c.kind == "predict" and context.kept(c).get("value") is None]
-        hint = f" {len(guesses)} predictions are still open." if len(guesses) > 1 else (
-            " One prediction is still open." if guesses else ""
-        )  # fmt: skip
-        st.caption(f"{_counted(cells)}, from top to bottom; what you have run already is kept.{hint}")
+        hint = f" {n('run_all.guesses', len(guesses))}" if guesses else ""
+        st.caption(t("run_all.what", parts=_counted(cells)) + hint)
     said = st.session_state.get(_key(lesson) + "-said")
     if said:
         st.caption(f":material/info: {said}")
@@ -90,10 +89,8 @@ def _counted(cells: list[Cell]) -> str:
     parts = []
     for kind in dict.fromkeys(cell.kind for cell in cells):
         count = sum(cell.kind == kind for cell in cells)
-        name = "piece of code" if kind == "code" else NAMES[kind].lower()
-        many = "pieces of code" if kind == "code" else f"{name}s"
-        parts.append(f"{count} {name if count == 1 else many}")
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+        parts.append(n(f"run_all.count.{kind}", count))
+    return parts[0] if len(parts) == 1 else t("run_all.and", first=", ".join(parts[:-1]), last=parts[-1])
 
 
 def _going(lesson: Lesson, context: Context) -> None:
@@ -106,15 +103,16 @@ def _going(lesson: Lesson, context: Context) -> None:
     done = [cell for cell in cells if RUNNERS[cell.kind].standing(cell, context) == DONE]
     current = next((cell for cell in cells if cell not in done), None)
     if current is None:
-        _end(key, "All of it is there.")
+        _end(key, t("run_all.all_there"))
         return
     name = f"{current.number} · {plain(current.body['title'])}"
     st.progress(
-        len(done) / len(cells), text=f"{len(done)} of {len(cells)} done. Now: [{name}](#{current.id})"
+        len(done) / len(cells),
+        text=t("run_all.now", done=len(done), total=len(cells), name=f"[{name}](#{current.id})"),
     )  # fmt: skip
-    if st.button("Stop here", key=f"{key}-stop", icon=":material/stop_circle:"):
+    if st.button(t("run_all.stop"), key=f"{key}-stop", icon=":material/stop_circle:"):
         RUNNERS[current.kind].halt(current, context)
-        _end(key, f"Stopped at {name}.")
+        _end(key, t("run_all.stopped", name=name))
         return
     _advance(current, context, state, key)
     if len(done) != state["done"]:
@@ -130,15 +128,15 @@ def _advance(cell: Cell, context: Context, state: dict[str, Any], key: str) -> N
         return
     name = f"{cell.number} · {plain(cell.body['title'])}"
     if state["at"] == cell.id:
-        _end(key, f"{name} came to no result; it says why. What comes after it was not run.")
+        _end(key, t("run_all.no_result", name=name))
         return
     try:
         begun = runner.begin(cell, context)
     except DeltalabError as error:
-        _end(key, f"{name} could not be started. {live.spoken(error.sentence, error.advice)}")
+        _end(key, f"{t('run_all.not_started', name=name)} {live.spoken(error.sentence, error.advice)}")
         return
     if not begun:
-        _end(key, f"{name} could not be started.")
+        _end(key, t("run_all.not_started", name=name))
         return
     state["at"] = cell.id
     st.rerun(scope="app")  # the cell shows that it is on

@@ -7,6 +7,7 @@ import streamlit as st
 from app import sources
 from app.cells.context import Context, frame
 from app.index import Cell
+from app.words import t
 
 
 def render(cell: Cell, context: Context) -> None:
@@ -15,12 +16,12 @@ def render(cell: Cell, context: Context) -> None:
     found = sources.source(body["object"])
     with frame(cell, context, body["title"]):
         if body.get("text"):
-            st.markdown(context.text(body["text"]))
+            context.say(body["text"], f"{cell.id}:text")
         if body.get("equation"):
             st.latex(body["equation"])
         paper = body.get("paper")
         if paper:
             section = f", {paper['section']}" if paper.get("section") else ""
             st.caption(f"[{paper['title']}]({paper['url']}){section}")
-        st.caption(f"`{found.path}`, line {found.line}")
+        st.caption(t("source.place", path=f"`{found.path}`", line=found.line))
         st.code(found.text, language="python", line_numbers=False, wrap_lines=True)

@@ -18,5 +18,5 @@ def render(cell: Cell, context: Context) -> None:
 def _widget(cell: Cell, context: Context) -> None:
     with frame(cell, context, cell.body["title"]):
         if cell.body.get("text"):
-            st.markdown(context.text(cell.body["text"]))
+            context.say(cell.body["text"], f"{cell.id}:text")
         widgets.renderer(cell.body["widget"])(cell.body.get("options") or {}, context.key(cell))

@@ -37,7 +37,7 @@ def render() -> None:
     counts = {verdict: sum(c.verdict == verdict for c in every) for verdict in VERDICTS}
     st.markdown(
         " ".join(
-            f"{VERDICTS[verdict][0]} {n(VERDICTS[verdict][1] + '_sum', count)}"
+            VERDICTS[verdict][0] + " " + n(f"claims.sum.{verdict.replace(' ', '_')}", count)
             for verdict, count in counts.items()
             if count
         )

@@ -107,7 +107,7 @@ def _open(cell: Cell, context: Context) -> None:
     with st.container(border=True, key=f"{key}-cell"):
         st.caption(t("drill.open"))
         st.subheader(body["title"], anchor=cell.id)
-        st.markdown(context.text(body["question"]))
+        context.say(body["question"], f"{cell.id}:question")
         st.text_area(t("drill.yours"), value=kept.get("text", ""), key=f"{key}-text", max_chars=2000, height=140)
         shown = f"_{key}-shown"
         if "points" not in kept and not st.session_state.get(shown):

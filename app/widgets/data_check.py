@@ -54,7 +54,11 @@ def render(options: dict[str, Any], key: str) -> None:
 
     names = list(TITLES)
     chosen = st.selectbox(
-        "File", names, index=names.index(options.get("file", names[0])), format_func=TITLES.get, key=f"{key}-file"
+        "File",
+        names,
+        index=names.index(options.get("file", names[0])),
+        format_func=TITLES.__getitem__,
+        key=f"{key}-file",
     )
     if chosen == PASTED:
         text = st.text_area("Rows, one JSON object a line", EXAMPLE, key=f"{key}-rows", height=140, max_chars=200_000)

@@ -28,7 +28,7 @@ def render(options: dict[str, Any], key: str) -> None:
             start = choices.index(options[name]) if options.get(name) in choices else 0
             with column:
                 said = st.selectbox(
-                    question.ask, choices, index=start, format_func=question.options.get, key=f"{key}-{name}"
+                    question.ask, choices, index=start, format_func=question.options.__getitem__, key=f"{key}-{name}"
                 )
             given[name] = str(said)
     decision = decide(answers_of(given), book)

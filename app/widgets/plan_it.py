@@ -37,7 +37,7 @@ def render(options: dict[str, Any], key: str) -> None:
     card = second.selectbox("Card", cards, index=cards.index(options.get("card", "RTX 4090")), key=f"{key}-card")
     method = st.segmented_control(
         "Method", METHODS, default=options.get("method", "qlora"), required=True, key=f"{key}-method",
-        format_func=TITLES.get,
+        format_func=TITLES.__getitem__,
     )  # fmt: skip
     first, second, third = st.columns(3, gap="medium")
     length = first.select_slider(

@@ -32,7 +32,7 @@ def render(options: dict[str, Any], key: str) -> None:
     with third:
         method = st.segmented_control(
             "Method", METHODS, default=options.get("method", "lora"), required=True, key=f"{key}-method",
-            format_func={"full": "Full", "lora": "LoRA", "qlora": "QLoRA"}.get,
+            format_func={"full": "Full", "lora": "LoRA", "qlora": "QLoRA"}.__getitem__,
         )  # fmt: skip
     with fourth:
         length = st.select_slider(

@@ -32,7 +32,7 @@ def render(options: dict[str, Any], key: str) -> None:
     with second:
         method = st.segmented_control(
             "Method", METHODS, default=options.get("method", "qlora"), required=True, key=f"{key}-method",
-            format_func=TITLES.get,
+            format_func=TITLES.__getitem__,
         )  # fmt: skip
     card, length = options.get("card", "RTX 4090"), options.get("length", 1024)
     try:

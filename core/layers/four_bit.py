@@ -23,6 +23,8 @@ from transformers.pytorch_utils import Conv1D
 from core.layers.decoded import Decoded, Product
 from core.layers.low_rank import compute_dtype
 from core.layers.quiet_bitsandbytes import bnb
+from kernels import nf4
+from kernels.base import pays
 
 BLOCK_SIZE = 64
 
@@ -79,6 +81,8 @@ class FourBitLinear(Decoded, bnb.nn.Linear4bit):
     def dense_weight(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The weight the layer really computes with, (out, in), decoded into `dtype` (default: the base's own)."""
         state = self.weight.quant_state
+        if state.quant_type == "nf4" and pays("nf4", self.weight, state.shape.numel()):
+            return nf4.fused(nf4.Packed.of_bitsandbytes(self.weight), dtype or self.dense_dtype)
         absmax = state.absmax
         if state.nested:
             absmax = bnb.functional.dequantize_blockwise(absmax, state.state2) + state.offset

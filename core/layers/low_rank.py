@@ -5,23 +5,24 @@
 W₀ is the base's weight, of shape (out, in), frozen. A, of shape (r, in), starts as random as any linear layer; B, of
 shape (out, r), starts at zero, so at the first step the layer computes exactly what the base computed.
 
-How it is fast: the update is added into the base's output by one `addmm_`, so no tensor of the size of the output is
-made for it; the backward pass is written out below and keeps only x (where A trains) and Ax. What it is not: it does
-not change W₀ (see `merge` in core/methods/lora.py), and it knows nothing of 4-bit weights beyond asking its base for
-`dense_weight`.
+How it is fast: kernels/lora_linear.py. The update is added into the base's output by one `addmm_`, so no tensor of the
+size of the output is made for it; the backward pass is written out and keeps only x (where A trains) and Ax. What it
+is not: it does not change W₀ (see `merge` in core/methods/lora.py), and it knows nothing of 4-bit weights beyond
+asking its base for `dense_weight`.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
 from core.layers.wrapping import Wrapping
+from kernels.lora_linear import LoRALinear
 
 
 def compute_dtype(x: torch.Tensor) -> torch.dtype:
@@ -64,47 +65,6 @@ def with_weight(base_layer: Any, weight: torch.Tensor) -> nn.Module:
     return base_layer
 
 
-class _AddLowRank(torch.autograd.Function):
-    """y = base(x) + s·(xAᵀ)Bᵀ in one node, with its gradients by hand.
-
-    Given G = ∂loss/∂y (rows are tokens), P = s·GB and H = xAᵀ:
-        ∂x = G·W₀ + P·A        ∂A = Pᵀ·x        ∂B = s·Gᵀ·H
-    W₀ itself gets no gradient: it is frozen.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, base_layer: nn.Module, scale: float
-    ) -> torch.Tensor:
-        dtype = compute_dtype(x)
-        cast = x.detach().to(dtype)  # once, for the base and for A
-        y = base_layer(cast)  # (..., out), fresh memory: added into below
-        rows = cast.reshape(-1, x.shape[-1])  # (N, in)
-        h = rows @ a.t().to(dtype)  # (N, r)
-        y.view(-1, y.shape[-1]).addmm_(h, b.t().to(dtype), alpha=scale)
-        # Only ∂A needs x: where A is frozen, (N, r) is kept of a layer's input instead of (N, in).
-        ctx.save_for_backward(rows if ctx.needs_input_grad[1] else None, h, a, b)
-        ctx.base_layer, ctx.scale, ctx.shape, ctx.dtype, ctx.compute = base_layer, scale, x.shape, x.dtype, dtype
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-        rows, h, a, b = ctx.saved_tensors
-        g = grad.reshape(-1, grad.shape[-1]).to(ctx.compute)  # (N, out)
-        p = (g @ b.to(ctx.compute)).mul_(ctx.scale)  # (N, r)
-        grad_x = grad_a = grad_b = None
-        if ctx.needs_input_grad[0]:
-            grad_x = (g @ dense_weight(ctx.base_layer, ctx.compute)).addmm_(p, a.to(ctx.compute))
-            grad_x = grad_x.view(ctx.shape).to(ctx.dtype)
-        if ctx.needs_input_grad[1]:
-            grad_a = (p.t() @ rows).to(a.dtype)  # (r, in)
-        if ctx.needs_input_grad[2]:
-            # Transposed, because the product is several times faster with the long side in the middle and r in front.
-            grad_b = (h.t() @ g).mul_(ctx.scale).to(b.dtype).t().contiguous()  # (out, r)
-        return grad_x, grad_a, grad_b, None, None
-
-
 class LowRank(Wrapping):
     """A linear layer (nn.Linear, Conv1D or a 4-bit one) with a low-rank update beside it.
 
@@ -140,11 +100,14 @@ class LowRank(Wrapping):
         base_trains = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
         # (What trains of the base can only be its bias: LoRA's `bias` setting.)
         if (self.dropout and self.training) or base_trains:
-            # Step by step, for autograd: what _AddLowRank does in one, with dropout on the input of A.
+            # Step by step, for autograd: what LoRALinear does in one, with dropout on the input of A.
             z = nn.functional.dropout(x, self.dropout, self.training).to(compute_dtype(x))
             h = nn.functional.linear(z, a.to(z.dtype)) * self.scale
             return self.base_layer(x) + nn.functional.linear(h, b.to(z.dtype))
-        return _AddLowRank.apply(x, a, b, self.base_layer, self.scale)
+        y: torch.Tensor = LoRALinear.apply(
+            x, a, b, self.scale, self.base_layer, partial(dense_weight, self.base_layer), compute_dtype(x)
+        )
+        return y
 
     def delta(self) -> torch.Tensor:
         """ΔW = (α/r)·BA, of shape (out, in), in float32."""

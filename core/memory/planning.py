@@ -96,14 +96,14 @@ def plan(
 
 
 def first_that_fits(
-    name: str, card: str, methods: Sequence[str] = ("full", "lora", "qlora"), **step: int
+    name: str, card: str, methods: Sequence[str] = ("full", "lora", "qlora"), *, batch: int = 1, length: int = 1024
 ) -> str | None:
     """The first of the methods whose step is likely to fit on the card; None: none is.
 
     Args:
-        step: batch and length, as for `plan`.
+        batch, length: as for `plan`.
     """
-    return next((m for m in methods if plan(name, m, card, **step).possible), None)
+    return next((m for m in methods if plan(name, m, card, batch=batch, length=length).possible), None)
 
 
 __all__ = ["UNKNOWN", "Plan", "first_that_fits", "plan"]

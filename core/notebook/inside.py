@@ -65,7 +65,8 @@ def error_of(kind: type[BaseException], error: BaseException, trace: TracebackTy
         it is of the cell that was run and not of an earlier one. where: the file and line of somebody else's code in
         which it was raised; empty when it was the learner's own.
     """
-    frames, where, here = [], "", ""
+    frames: list[dict[str, Any]] = []
+    where, here = "", ""
     for frame in traceback.extract_tb(trace):
         if own(frame.filename):
             here = here or frame.filename
@@ -116,7 +117,7 @@ def begin(name: str, space: dict[str, Any]) -> None:
 
 def check(name: str, checks: str, function: str, space: dict[str, Any]) -> None:
     """After it: remember what was defined, check it, and show the verdict."""
-    from IPython.display import publish_display_data  # type: ignore[attr-defined]
+    from IPython.display import publish_display_data
 
     _defined[name] = {
         key: id(value) for key, value in space.items() if not key.startswith("_") and _before.get(key) != id(value)

@@ -39,11 +39,15 @@ logger = logging.getLogger("deltalab.notebook")
 LOOK_SECONDS = 0.1
 MEMORY_SECONDS = 0.2
 START_SECONDS = 60.0
-GRACE_SECONDS = 3.0  # after an interrupt, before the process is killed
+GRACE_SECONDS = 12.0  # after an interrupt, before the process is killed …
+GRACE_COMPUTED = (
+    3.0  # … or when it has computed for so long since: then it does not listen, and is not just kept waiting
+)
 IDLE_SECONDS = 15 * 60.0
 MORE_SECONDS = 3.0  # for a check, beyond what the code it tries is given
 WAITING = 24  # executions that may wait for one kernel
 MOST_CODE = 16_000
+MOST_MESSAGE = 16_000_000  # bytes
 AGAIN = "Everything that cells had defined is gone; run them again from the top."
 
 
@@ -199,8 +203,6 @@ class Kernel:
                 with self._mutex:
                     self._open.remove(execution)
                     self.used = time.monotonic()
-                if execution.end not in ("ok", "dropped"):
-                    self._drop_waiting()
                 if not self._open:
                     self._interrupt.clear()
         except Exception:
@@ -217,11 +219,15 @@ class Kernel:
                 if self._process is line.process:  # and not that of a thread that was started meanwhile
                     self._process = None
 
-    def _drop_waiting(self) -> None:
+    def _end(self, execution: Execution, end: str, sentence: str = "") -> None:
+        """It is over. When it did not end well, neither is what waited behind it run; what is asked for from now on is
+        (so both happen in one breath)."""
         with self._mutex:
-            waiting = list(self._open)
-        for one in waiting:
-            one.close("dropped", "Not run: an earlier cell did not end well.")
+            waiting = [one for one in self._open if one is not execution]
+            execution.close(end, sentence)
+            if execution.end != "ok":
+                for one in waiting:
+                    one.close("dropped", "Not run: an earlier cell did not end well.")
 
     def _carry_out(self, execution: Execution, line: _Line | None) -> _Line | None:
         """Run one execution to its end, whatever that is; returns the line to the process, None when it is gone."""
@@ -244,11 +250,12 @@ class Kernel:
             for code, seconds, silent in parts:
                 end, sentence = self._watch(line, execution, code, seconds, silent)
                 if end != "ok":
-                    execution.close(end, sentence)
+                    self._end(execution, end, sentence)
                     break
-            execution.close("ok")
+            else:
+                self._end(execution, "ok")
         except Gone as gone:
-            execution.close("died", f"{gone} {AGAIN}")
+            self._end(execution, "died", f"{gone} {AGAIN}")
         if line is not None and line.process.poll() is not None:
             line.close()
             line = None
@@ -263,7 +270,7 @@ class Kernel:
         number = line.execute(code, silent=silent)
         began = time.monotonic()
         deadline = began + seconds
-        asked_at, again_at, why = 0.0, 0.0, ""
+        asked_at, again_at, computed, why = 0.0, 0.0, 0.0, ""
         looked_at = 0.0
         status = ""
         replied_at = 0.0
@@ -278,6 +285,9 @@ class Kernel:
             now = time.monotonic()
             # The kernel says twice that it is done. A flood of output can drown the one that comes among the output.
             if status and (line.idle(number) or now - replied_at > 1.0):
+                if not line.idle(number):
+                    execution.outputs.add({"kind": "note", "text": "A part of the output was too large to be shown."})
+                    line.reconnect()
                 break
             if line.process.poll() is not None:
                 raise Gone(_death(line.process.returncode))
@@ -292,11 +302,11 @@ class Kernel:
                     )
             if not why and (self._interrupt.is_set() or now > deadline):
                 why = "interrupted" if self._interrupt.is_set() else "too_long"
-                asked_at, again_at = now, 0.0
+                asked_at, again_at, computed = now, 0.0, line.computed_seconds()
             if why and now - again_at > 0.5:  # more than once: between two lines of the kernel's own, it is lost
                 again_at = now
                 line.interrupt()
-            if why and now - asked_at > GRACE_SECONDS:
+            if why and (now - asked_at > GRACE_SECONDS or line.computed_seconds() - computed > GRACE_COMPUTED):
                 _kill(line.process)
                 said = "You stopped it" if why == "interrupted" else f"It ran longer than {seconds_text(seconds)}"
                 return why, f"{said}, and it did not listen, so the kernel was ended. {AGAIN}"
@@ -345,7 +355,6 @@ class _Line:
     """
 
     def __init__(self, home: Path, owner: str, most_bytes: int, started: Any) -> None:
-        from jupyter_client.blocking.client import BlockingKernelClient
         from jupyter_client.connect import write_connection_file
 
         self.place = Place.of(home, owner)
@@ -369,11 +378,10 @@ class _Line:
                 start_new_session=True,
             )  # fmt: skip
         started(self.process)
-        self.client = BlockingKernelClient()
-        self.client.load_connection_info(facts)
-        self.client.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=True)
+        self._facts, self._log = facts, log
+        self.client = self._connected()
         try:
-            self._wait(log)
+            self._wait()
         except Gone:
             self.close()
             raise
@@ -381,13 +389,34 @@ class _Line:
             # Both ends have read it, and a file could be read by others.
             Path(file).unlink(missing_ok=True)
 
-    def _wait(self, log: Path) -> None:
+    def _connected(self) -> Any:
+        import zmq
+        from jupyter_client.blocking.client import BlockingKernelClient
+
+        client = BlockingKernelClient()
+        # What is larger is not received: one print of a gigabyte must not become the server's gigabyte.
+        client.context.setsockopt(zmq.MAXMSGSIZE, MOST_MESSAGE)
+        client.load_connection_info(self._facts)
+        client.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=True)
+        return client
+
+    def reconnect(self) -> None:
+        """Connect anew: a message that was too large has ended the connection.
+
+        Raises:
+            Gone: the process does not answer.
+        """
+        self.client.stop_channels()
+        self.client = self._connected()
+        self._wait()
+
+    def _wait(self) -> None:
         """Until the process answers, and what it says is heard here."""
         deadline = time.monotonic() + START_SECONDS
         asked_at = 0.0
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                said = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
+                said = (self._log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
                 logger.error("a kernel did not start; it said: %s", said)
                 raise Gone("The kernel did not start.")
             if time.monotonic() - asked_at > 1.0:
@@ -462,6 +491,17 @@ class _Line:
                 total += one.memory_info().rss
             except psutil.Error:
                 continue
+        return total
+
+    def computed_seconds(self) -> float:
+        """Processor time of the process and of what it has started."""
+        import psutil
+
+        total = 0.0
+        for one in self._family:
+            with contextlib.suppress(psutil.Error):
+                times = one.cpu_times()
+                total += times.user + times.system
         return total
 
     def close(self) -> None:

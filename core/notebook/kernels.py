@@ -13,6 +13,7 @@ from pathlib import Path
 
 from core.errors import BadInput, Refused
 from core.notebook.kernel import IDLE_SECONDS, Execution, Kernel, share_of_memory
+from core.notebook.sandbox import Place
 from core.units import GIB
 
 KEPT = 400
@@ -39,6 +40,7 @@ class Kernels:
         self._mutex = threading.Lock()
         self._kernels: dict[str, Kernel] = {}
         self._last: OrderedDict[tuple[str, str], Execution] = OrderedDict()
+        Place.sweep(home)
 
     def run(
         self, owner: str, name: str, code: str, *, seconds: float, check: tuple[str, str] | None = None

@@ -78,7 +78,8 @@ class Outputs:
     def message(self, kind: str, content: Mapping[str, Any]) -> None:
         """Take a message of the kernel's IOPub channel (jupyter-client.readthedocs.io, "Messaging in Jupyter")."""
         if kind == "stream":
-            self.add({"kind": "text", "name": content["name"], "text": ANSI.sub("", content["text"])})
+            text = content["text"][: 2 * MOST_CHARACTERS]
+            self.add({"kind": "text", "name": content["name"], "text": ANSI.sub("", text)})
         elif kind in ("display_data", "execute_result"):
             shown = of_bundle(content["data"])
             if shown is not None:
@@ -106,7 +107,7 @@ def of_bundle(data: Mapping[str, Any]) -> dict[str, Any] | None:
     if "image/png" in data:
         return {"kind": "image", "png": "".join(str(data["image/png"]).split())}
     text = data.get("text/markdown") or data.get("text/plain")
-    return None if text is None else {"kind": "value", "text": ANSI.sub("", str(text))}
+    return None if text is None else {"kind": "value", "text": ANSI.sub("", str(text)[: 2 * MOST_CHARACTERS])}
 
 
 def settled(text: str) -> str:

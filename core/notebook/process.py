@@ -70,7 +70,15 @@ def main() -> None:
     from traitlets import Type
 
     class Shell(ZMQInteractiveShell):
-        """Reports an error as plain data with the learner's own lines, before the usual coloured text."""
+        """Reports an error as plain data with the learner's own lines, and not as the usual coloured text, which takes
+        half a second to make: an interrupt that is answered so late is taken for none."""
+
+        def showtraceback(self, exc_tuple: Any = None, *_: Any, **__: Any) -> None:
+            etype, evalue, _trace = self._get_exc_info(exc_tuple)
+            self._showtraceback(etype, evalue, [])
+
+        def showsyntaxerror(self, *_: Any, **__: Any) -> None:
+            self.showtraceback()
 
         def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
             told = inside.error_of(etype, evalue, getattr(evalue, "__traceback__", None))

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -45,10 +46,19 @@ class Place:
     def of(cls, home: Path, owner: str) -> Place:
         """The folders of a learner, made if they were not there; no owner's name stands in a path."""
         folder = home / "code" / hashlib.sha256(owner.encode()).hexdigest()[:16]
+        shutil.rmtree(folder / "tmp", ignore_errors=True)
         for part in ("work", "home", "tmp"):
             (folder / part).mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.utime(folder)
         # A socket's path may have a hundred letters only, so it does not lie in the data folder.
         return cls(folder, Path(tempfile.mkdtemp(prefix="deltalab-")))
+
+    @staticmethod
+    def sweep(home: Path, *, days: float = 60.0) -> None:
+        """Remove the folders of learners who have not run code for so long. (What they learnt is kept elsewhere.)"""
+        for folder in (home / "code").glob("*"):
+            if folder.is_dir() and folder.stat().st_mtime < time.time() - 24 * 3600 * days:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def clear(self) -> None:
         """Remove the sockets."""
@@ -96,8 +106,8 @@ def command(arguments: Sequence[str], place: Place, home: Path, *, sandboxed: bo
     for path in dict.fromkeys(seen):
         words += ["--ro-bind", path, path]
     words += ["--tmpfs", str(home.resolve())]
-    for path in (place.folder, place.line):
-        words += ["--bind", str(path.resolve()), str(path.resolve())]
+    for own in (place.folder.resolve(), place.line.resolve()):
+        words += ["--bind", str(own), str(own)]
     return [*words, "--chdir", str(place.work.resolve()), "--", *python]
 
 

@@ -74,6 +74,7 @@ PROBES: dict[str, str] = {
     "convert": "core.probes.convert",
     "swap": "core.probes.swap",
     "rag": "core.rag.experiment",
+    "kernels": "core.probes.kernels",
 }
 """name -> module"""
 

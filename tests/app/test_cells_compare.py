@@ -269,7 +269,7 @@ def test_the_recorded_measurement_is_there_and_says_how_to_make_ones_own(
     assert "**Recorded**, not your measurement · A test · 2026-01-02" in said
     assert "To measure a run of your own, make it first: [Ranks](#ranks)" in said
     assert "The length of a matrix is its Frobenius norm" in said
-    assert not [b for b in app.button if b.key.endswith("-start")]
+    assert not [b for b in app.button if b.key.endswith("-spectrum-start")]
 
 
 def test_a_finished_run_can_be_measured_and_the_result_is_kept(

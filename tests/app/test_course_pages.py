@@ -406,3 +406,27 @@ def test_german_is_spoken_when_the_address_or_the_learner_says_so(visit, store) 
     assert page.title[0].value.startswith("Learn")
     assert visit(draw, kwargs={"stored": "xx"}, lang="yy").title[0].value.startswith("Learn")
     assert set(words.languages()) >= {"en", "de"}
+
+
+# --- signs of life --------------------------------------------------------------------------------------------------
+
+
+def test_signs_of_life_are_counted_for_the_cookie_that_sends_them(store) -> None:
+    from starlette.applications import Starlette
+    from starlette.testclient import TestClient
+
+    from app.api import ROUTES
+
+    client = TestClient(identity.Guard(Starlette(routes=ROUTES)), base_url="http://localhost")
+    key = identity.secret(state.home())
+    mine = {"cookie": f"{identity.cookie_name(key)}={identity.sign('alice', key)}"}
+    page = first_lesson().url_path
+    assert client.post(f"/api/seen/{page}", headers=mine).status_code == 204
+    assert clock.seconds(store.progress("alice"), page) == clock.BEAT_SECONDS
+    assert store.progress("bob") == {}
+    assert client.post(f"/api/seen/{page}").status_code == 404  # nobody
+    assert client.post("/api/seen/no-such-lesson", headers=mine).status_code == 404
+    assert client.get(f"/api/seen/{page}", headers=mine).status_code == 405
+    foreign = {**mine, "origin": "http://elsewhere.example"}
+    assert client.post(f"/api/seen/{page}", headers=foreign).status_code == 403
+    assert clock.seconds(store.progress("alice"), page) == clock.BEAT_SECONDS

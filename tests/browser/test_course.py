@@ -28,8 +28,8 @@ def test_a_missed_question_comes_back_in_german_on_a_phone(server: Server, visit
     phone = visitors.new(server, viewport={"width": 412, "height": 839}, has_touch=True)
     page = phone.tab("/drill?topic=lora&lang=de")
     assert page.evaluate("document.documentElement.lang") == "de"
-    page.get_by_label("Your answer").fill("8000")
-    page.get_by_role("button", name="Check").click()
+    page.get_by_label("Deine Antwort").fill("8000")
+    page.get_by_role("button", name="Prüfen").click()
     page.get_by_text("one of the two matrices").wait_for()
     page.get_by_role("link", name="Verfehltes wiederholen").click()
     page.wait_for_url("**/review*lang=de*")

@@ -53,13 +53,15 @@ def test_from_the_guide_to_a_changed_fact_and_its_source(
 def test_the_guides_links_open_the_tools_with_its_choices(server: Server, visitors: Visitors) -> None:
     """None of which is a default there: the card and the method of the calculator, the task of the Playground."""
     kim = visitors.new(server)
-    page = kim.tab("/guide?tone=strong&data=hundreds&hardware=gpu48&model=large")
+    guide = "/guide?tone=strong&data=hundreds&hardware=gpu48&model=large"
+    page = kim.tab(guide)
     page.get_by_role("link", name="Its memory, term by term").click()
     expect(page.get_by_role("heading", name="VRAM calculator")).to_be_visible()
     idle(page)
     for name, shown in (("vram-card", "RTX A6000"), ("vram-model", "Qwen3-14B"), ("vram-method", "LoRA")):
         expect(key(page, name).locator("input")).to_have_value(re.compile(shown))
-    page.go_back()
+    page.close()
+    page = kim.tab(guide)
     page.get_by_role("link", name="Try the recipe in the Playground").click()
     expect(page.get_by_role("heading", name="Playground")).to_be_visible()
     idle(page)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from transformers.pytorch_utils import Conv1D
 from core.architecture import Architecture
 from core.config import RunConfig, problems
 from core.errors import BadInput, Incompatible
-from core.layers.low_rank import LowRank, _AddLowRank
+from core.layers.low_rank import LowRank, dense_weight
 from core.methods import bitfit, lora, qlora, saved_as
+from kernels.lora_linear import LoRALinear
 from tests.checkpoints import make_model
 from tests.core.method_support import attach, logits, train
 
@@ -102,10 +104,14 @@ def test_gradients_of_the_fused_layer_against_finite_differences(conv: bool, bia
     torch.manual_seed(0)
     base = linear(5, 4, bias=bias, conv=conv, dtype=torch.float64)
     x, a, b = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((2, 3, 5), (2, 5), (4, 2)))
-    assert torch.autograd.gradcheck(lambda x, a, b: _AddLowRank.apply(x, a, b, base, 1.7), (x, a, b))
+
+    def add(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return LoRALinear.apply(x, a, b, 1.7, base, partial(dense_weight, base), x.dtype)
+
+    assert torch.autograd.gradcheck(add, (x, a, b))
     # Only some of the inputs may want a gradient (the first layer's x does not).
     x.requires_grad_(False)
-    assert torch.autograd.gradcheck(lambda a, b: _AddLowRank.apply(x, a, b, base, 1.7), (a, b))
+    assert torch.autograd.gradcheck(lambda a, b: add(x, a, b), (a, b))
 
 
 @pytest.mark.parametrize("shape", [(5,), (1, 5), (7, 5), (2, 3, 5), (2, 0, 5)])

@@ -1,0 +1,317 @@
+"""Llama's decoder, forward and backward written out by hand, for float32 on a processor.
+
+A block:    h = x + O·attention(n₁(x));    y = h + D·(silu(G·n₂(h)) ⊙ U·n₂(h))        n: RMSNorm
+
+What it computes is what transformers' LlamaForCausalLM computes; how it is faster:
+- layers that read the same input are one product, and a LoRA pair is folded into it (core/fast/linear.py);
+- sums are taken inside products (`addmm`) or in place; the normed inputs and the activation are computed again in the
+  backward pass rather than kept, so it takes less memory too;
+- keys and values that several heads share are not copied for each;
+- in the last block everything behind attention is computed for the tokens with a loss only, as the logits are.
+
+It is taken (`written_out`) for the models and the methods that it knows, on a processor, in float32; everything else
+goes through transformers, and `Form.why_not` says why. Equations with gradients: kernels/rms_norm.py, kernels/rope.py,
+kernels/swiglu.py have the same in their heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from core.batches import IGNORED, Batch
+from core.fast.linear import Group
+from core.layers.low_rank import LowRank
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Rows up to this length keep their attention probabilities; longer ones use PyTorch's fused kernel, which does not.
+PLAIN_TOKENS = 256
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Angles:
+    """cos and sin (1, T, 1, d) of the positions, plain (for k) and times 1/√d (for q, so that scores need no scaling),
+    and the causal mask (T, T): 0 and −∞."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    q_cos: torch.Tensor
+    q_sin: torch.Tensor
+    mask: torch.Tensor
+
+
+class Block:
+    """One decoder layer: its groups of linear layers, its norms, its shape."""
+
+    def __init__(self, layer: Any) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.qkv = Group(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.out = Group(attention.o_proj)
+        self.gate_up = Group(mlp.gate_proj, mlp.up_proj)
+        self.down = Group(mlp.down_proj)
+        self.norm1, self.norm2 = layer.input_layernorm, layer.post_attention_layernorm
+        self.size = int(attention.head_dim)
+        self.heads = self.qkv.rows[0] // self.size
+        self.keys = self.qkv.rows[1] // self.size
+        self.norms = [n.weight for n in (self.norm1, self.norm2) if n.weight.requires_grad]
+        self.parameters = [
+            *self.norms, *self.qkv.parameters, *self.out.parameters, *self.gate_up.parameters, *self.down.parameters,
+        ]  # fmt: skip
+
+
+# --- the pieces -------------------------------------------------------------------------------------------------------
+
+
+def inverse_rms(x: torch.Tensor, eps: float) -> torch.Tensor:
+    """ρ = 1/√(mean(x²) + ε) of each row, (M, 1)."""
+    return torch.linalg.vector_norm(x, dim=1, keepdim=True).square_().div_(x.shape[1]).add_(eps).rsqrt_()
+
+
+def normed(x: torch.Tensor, rho: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """w ⊙ ρx."""
+    return (x * rho).mul_(weight.detach())
+
+
+def norm_gradient(
+    g: torch.Tensor, x: torch.Tensor, rho: torch.Tensor, weight: torch.Tensor, onto: torch.Tensor
+) -> torch.Tensor:
+    """ρ(g' − x̂·mean(g'x̂)) with g' = w ⊙ g, plus `onto`. g is written to."""
+    g.mul_(weight.detach())
+    along = (g * x).sum(1, keepdim=True).mul_(rho.pow(3)).div_(-x.shape[1])
+    return onto.addcmul(g, rho).addcmul_(x, along)
+
+
+def turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tensor, back: bool = False) -> None:
+    """Rotary positions: x and out (B, T, heads, d), any strides."""
+    half = x.shape[-1] // 2
+    torch.mul(x, cos, out=out)
+    if back:
+        out[..., :half].addcmul_(x[..., half:], sin[..., half:])
+        out[..., half:].addcmul_(x[..., :half], sin[..., :half], value=-1)
+    else:
+        out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+        out[..., half:].addcmul_(x[..., :half], sin[..., half:])
+
+
+class WrittenBlock(torch.autograd.Function):
+    """y (M, d) of x (B, T, d); with `keep` (numbers of tokens), of those tokens only.
+
+    The trained parameters are arguments only so that autograd hands out their gradients.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, block: Block, angles: Angles, keep: torch.Tensor | None, *_: torch.Tensor
+    ) -> torch.Tensor:
+        batch, length, width = x.shape
+        rows = x.detach().reshape(-1, width)
+        rho1 = inverse_rms(rows, block.norm1.variance_epsilon)
+        qkv = block.qkv.forward(normed(rows, rho1, block.norm1.weight)).view(batch, length, -1, block.size)
+        q_in, k_in, v_in = qkv.split([block.heads, block.keys, block.keys], 2)
+        q = torch.empty(batch, block.heads, length, block.size)
+        k = torch.empty(batch, block.keys, length, block.size)
+        turn(q_in, angles.q_cos, angles.q_sin, q.transpose(1, 2))
+        turn(k_in, angles.cos, angles.sin, k.transpose(1, 2))
+        v = v_in.transpose(1, 2).contiguous()
+        del qkv, q_in, k_in, v_in
+        together = block.heads // block.keys
+        flat_k, flat_v = k.view(-1, length, block.size), v.view(-1, length, block.size)
+        scores = torch.bmm(q.view(len(flat_k), together * length, block.size), flat_k.transpose(1, 2))
+        scores.view(-1, together, length, length).add_(angles.mask)
+        shares = torch.softmax(scores, -1)  # (B·keys, together·T, T)
+        del scores
+        seen = torch.bmm(shares, flat_v).view(batch, block.heads, length, block.size)
+        o = seen.transpose(1, 2).reshape(-1, block.heads * block.size)  # (M, heads·d)
+        stream = rows
+        if keep is not None:
+            o, stream = o[keep], rows[keep]
+        h = block.out.added(o, stream)
+        rho2 = inverse_rms(h, block.norm2.variance_epsilon)
+        gate_up = block.gate_up.forward(normed(h, rho2, block.norm2.weight))
+        gate, up = gate_up.chunk(2, 1)
+        y = block.down.added(nn.functional.silu(gate).mul_(up), h)
+        ctx.save_for_backward(rows, rho1, q, k, v, shares, o, h, rho2, gate_up, keep)
+        ctx.block, ctx.angles, ctx.shape = block, angles, x.shape
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+        rows, rho1, q, k, v, shares, o, h, rho2, gate_up, keep = ctx.saved_tensors
+        block, angles = ctx.block, ctx.angles
+        batch, length, _ = ctx.shape
+        grad = grad.contiguous()
+        # The MLP.
+        gate, up = gate_up.chunk(2, 1)
+        silu = nn.functional.silu(gate)
+        active = silu * up if block.down.needs_input else None
+        down = block.down.gradients(grad, active)
+        del active
+        d_active = grad @ block.down.weight()
+        d_gate_up = torch.empty_like(gate_up)
+        torch.mul(d_active, silu, out=d_gate_up[:, gate.shape[1] :])
+        del silu
+        aten.silu_backward.grad_input(d_active.mul_(up), gate, grad_input=d_gate_up[:, : gate.shape[1]])
+        del d_active
+        inner = normed(h, rho2, block.norm2.weight) if block.gate_up.needs_input else None
+        gates = block.gate_up.gradients(d_gate_up, inner)
+        del inner
+        d_normed = d_gate_up @ block.gate_up.weight()
+        del d_gate_up
+        norms = [(d_normed * h).mul_(rho2).sum(0)] if block.norm2.weight.requires_grad else []
+        dh = norm_gradient(d_normed, h, rho2, block.norm2.weight, grad)
+        del d_normed
+        # Attention.
+        outs = block.out.gradients(dh, o)
+        d_seen = dh @ block.out.weight()
+        if keep is not None:
+            d_seen = torch.zeros(len(rows), d_seen.shape[1]).index_copy_(0, keep, d_seen)
+            dh = torch.zeros_like(rows).index_copy_(0, keep, dh)
+        together = block.heads // block.keys
+        flat_k, flat_v = k.view(-1, length, block.size), v.view(-1, length, block.size)
+        flat_q = q.view(len(flat_k), together * length, block.size)
+        d_seen = d_seen.view(batch, length, block.heads, block.size).transpose(1, 2).reshape(flat_q.shape)
+        d_shares = torch.bmm(d_seen, flat_v.transpose(1, 2))
+        dv = torch.bmm(shares.transpose(1, 2), d_seen)
+        d_scores = aten._softmax_backward_data(d_shares, shares, -1, shares.dtype)
+        del d_seen, d_shares
+        dq = torch.bmm(d_scores, flat_k).view(q.shape)
+        dk = torch.bmm(d_scores.transpose(1, 2), flat_q).view(k.shape)
+        del d_scores
+        d_qkv = torch.empty(batch, length, block.heads + 2 * block.keys, block.size)
+        dq_out, dk_out, dv_out = d_qkv.split([block.heads, block.keys, block.keys], 2)
+        turn(dq.transpose(1, 2), angles.q_cos, angles.q_sin, dq_out, back=True)
+        turn(dk.transpose(1, 2), angles.cos, angles.sin, dk_out, back=True)
+        dv_out.copy_(dv.view(v.shape).transpose(1, 2))
+        del dq, dk, dv, dq_out, dk_out, dv_out
+        g = d_qkv.view(len(rows), -1)
+        inner = normed(rows, rho1, block.norm1.weight) if block.qkv.needs_input else None
+        qkvs = block.qkv.gradients(g, inner)
+        del inner
+        dx = None
+        if ctx.needs_input_grad[0] or block.norm1.weight.requires_grad:
+            d_normed = g @ block.qkv.weight()
+            if block.norm1.weight.requires_grad:
+                norms.insert(0, (d_normed * rows).mul_(rho1).sum(0))
+            dx = norm_gradient(d_normed, rows, rho1, block.norm1.weight, dh).view(ctx.shape)
+        return dx, None, None, None, *norms, *qkvs, *outs, *gates, *down
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+class WrittenOut:
+    """A model's training loss by written-out blocks: what `core.evaluate.answer_loss_sum` gives, up to rounding."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model: Any = model
+        self.blocks = [Block(layer) for layer in self.model.model.layers]
+        self._angles: dict[int, Angles] = {}
+
+    def angles(self, length: int) -> Angles:
+        """For rows of that length; kept, because batches of the same length come again."""
+        if length not in self._angles:
+            self._angles.clear() if len(self._angles) > 64 else None
+            position = torch.arange(length)[None]
+            cos, sin = (t.unsqueeze(2) for t in self.model.model.rotary_emb(torch.zeros(1), position))
+            scale = self.model.model.layers[0].self_attn.scaling
+            mask = torch.full((length, length), -torch.inf).triu_(1)
+            self._angles[length] = Angles(cos, sin, cos * scale, sin * scale, mask)
+        return self._angles[length]
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """As an objective's `loss_sum`, of a batch."""
+        return self.loss_sum(batch.ids, batch.labels)
+
+    def loss_sum(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Sum of the cross-entropy over the answers' tokens, in nats.
+
+        Args:
+            ids: (B, T) token ids, padded on the right. labels: (B, T), IGNORED where no loss is taken.
+        """
+        batch, length = ids.shape
+        counts = torch.zeros(batch, length, dtype=torch.bool)
+        counts[:, :-1] = labels[:, 1:] != IGNORED
+        keep = counts.view(-1).nonzero()[:, 0]
+        targets = labels.roll(-1, 1).reshape(-1)[keep]
+        angles = self.angles(length)
+        hidden = self.model.model.embed_tokens(ids)
+        for block in self.blocks[:-1]:
+            hidden = WrittenBlock.apply(hidden, block, angles, None, *block.parameters).view(hidden.shape)
+        last = self.blocks[-1]
+        hidden = WrittenBlock.apply(hidden, last, angles, keep, *last.parameters)
+        logits = self.model.lm_head(self.model.model.norm(hidden))
+        return nn.functional.cross_entropy(logits, targets, reduction="sum")
+
+
+def why_not(model: Any) -> str:
+    """Why a model is not written out here, as a phrase; '' if it can be."""
+    from transformers.models.llama import modeling_llama as llama
+    from transformers.models.qwen2 import modeling_qwen2 as qwen2
+
+    kinds = {
+        llama.LlamaForCausalLM: (llama.LlamaDecoderLayer, llama.LlamaAttention, llama.LlamaMLP, llama.LlamaRMSNorm),
+        qwen2.Qwen2ForCausalLM: (qwen2.Qwen2DecoderLayer, qwen2.Qwen2Attention, qwen2.Qwen2MLP, qwen2.Qwen2RMSNorm),
+    }  # fmt: skip
+    if type(model) not in kinds:
+        return f"{type(model).__name__} is not a decoder that is written out"
+    recomputing = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
+    config, (layer_kind, attention_kind, mlp_kind, norm_kind) = model.config, kinds[type(model)]
+    if config.hidden_act != "silu" or getattr(config, "attention_dropout", 0.0) or recomputing:
+        return "its settings (activation, dropout, recomputing) are not the ones that are written out"
+    if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
+        return "some of its layers look at a window only"
+    known = (nn.Linear, LowRank, *_in_few_bits())
+    for layer in model.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        parts = (layer, attention, mlp, layer.input_layernorm, layer.post_attention_layernorm)
+        if tuple(map(type, parts)) != (layer_kind, attention_kind, mlp_kind, norm_kind, norm_kind):
+            return "its layers have been changed"
+        linears = [*(getattr(attention, f"{n}_proj") for n in "qkvo"), mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+        for linear in linears:
+            inner = linear.base_layer if type(linear) is LowRank else linear
+            if type(linear) not in known or type(inner) not in known or type(inner) is LowRank:
+                return f"it has a {type(linear).__name__} around a {type(inner).__name__}"
+            if type(linear) is LowRank and (linear.dropout or not linear.enabled):
+                return "its pairs drop inputs at random, or are switched off"
+    names = {"model.embed_tokens", "model.layers", "model.norm", "model.rotary_emb", "lm_head"}
+    if {n for n, _ in model.named_children()} | {f"model.{n}" for n, _ in model.model.named_children()} != names | {
+        "model"
+    }:
+        return "it has parts of its own"
+    if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+        return "somebody listens to its modules"
+    if any(p.dtype != torch.float32 for p in model.parameters() if p.is_floating_point()):
+        return "its weights are not in 32 bits"
+    return ""
+
+
+def _in_few_bits() -> tuple[type, ...]:
+    try:
+        from core.layers.four_bit import FourBitLinear
+    except ImportError:  # no bitsandbytes: nothing can be in four bits
+        return ()
+    return (FourBitLinear,)
+
+
+def written_out(model: Any, precision: str, longest: int) -> tuple[WrittenOut | None, str]:
+    """The written-out form of a model as it stands (base and method), or None and the reason why there is none.
+
+    Args:
+        precision: what the passes compute in. longest: tokens of the longest row.
+    """
+    reason = why_not(model)
+    if next(model.parameters()).device.type != "cpu":
+        reason = "it is not on a processor"
+    elif precision != "float32":
+        reason = f"the passes compute in {precision}"
+    elif longest > PLAIN_TOKENS:
+        reason = f"rows have up to {longest} tokens, more than {PLAIN_TOKENS}"
+    return (None, reason) if reason else (WrittenOut(model), "")

@@ -1,0 +1,309 @@
+"""The fast forms of a step compute what the plain one computes: losses, gradients, whole runs, resumed runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+
+from core.batches import IGNORED, Batch
+from core.config import RunConfig, TrainConfig
+from core.evaluate import answer_loss_sum
+from core.events import Finished, Step
+from core.fast import graphed
+from core.fast.graphed import Bucket, Buffers, GraphedStep, Replayed, set_rate
+from core.fast.llama import WrittenOut, why_not, written_out
+from core.methods import METHODS, attach
+from core.optimizers import make_optimizer, optimizer_state
+from core.train import _Run, train
+
+SHAPES = {
+    "grouped": LlamaConfig(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=90, attention_bias=True, mlp_bias=True, tie_word_embeddings=True, attn_implementation="eager",
+    ),
+    "plain": LlamaConfig(
+        hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=3,
+        vocab_size=70, tie_word_embeddings=False, attn_implementation="eager",
+    ),
+    "qwen2": Qwen2Config(
+        hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=1,
+        vocab_size=60, attn_implementation="eager",
+    ),
+}  # fmt: skip
+WRITTEN = ("full", "lora", "qlora", "bitfit", "ln_tuning", "last_k", "rslora", "lora_fa")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def prepared(shape: str, method: str) -> Any:
+    """A model with a method that has learnt something: pairs are not zero, nothing is symmetric."""
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(SHAPES[shape]).train()
+    model = attach(model, method, METHODS[method].Config(), keep_base=False, device=torch.device("cpu")).model
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def batch_of(vocabulary: int, rows: int = 3, length: int = 11) -> Batch:
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(0, vocabulary, (rows, length), generator=generator)
+    labels = ids.clone()
+    labels[torch.rand(rows, length, generator=generator) < 0.5] = IGNORED
+    labels[:, 0] = IGNORED
+    return Batch(ids, labels, int((labels[:, 1:] != IGNORED).sum()))
+
+
+def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad(set_to_none=True)
+    loss.backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("method", WRITTEN)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_written_out_decoder_is_transformers_own(shape: str, method: str) -> None:
+    if shape == "plain" and method == "bitfit":
+        pytest.skip("it has no biases")
+    model = prepared(shape, method)
+    assert why_not(model) == ""
+    batch = batch_of(SHAPES[shape].vocab_size)
+    mine = WrittenOut(model).loss_sum(batch.ids, batch.labels)
+    plain = answer_loss_sum(model, batch.ids, batch.labels)
+    assert mine.item() == pytest.approx(plain.item(), rel=2e-6)
+    fast, slow = gradients(model, mine), gradients(model, plain)
+    assert fast.keys() == slow.keys()
+    for name, right in slow.items():
+        assert (fast[name] - right).norm() <= 2e-5 * right.norm() + 1e-7, name
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "reason"),
+    [
+        ("dora", {}, "around"),
+        ("ia3", {}, "around"),
+        ("prompt_tuning", {}, ""),
+        ("lora", {"dropout": 0.1}, "drop inputs"),
+    ],
+)
+def test_what_is_not_known_goes_the_plain_way(method: str, settings: dict[str, Any], reason: str) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(SHAPES["grouped"]).train()
+    config = METHODS[method].Config(**settings)
+    model = attach(model, method, config, keep_base=False, device=torch.device("cpu")).model
+    form, why = written_out(model, "float32", 20)
+    assert form is None
+    assert reason in why
+    assert why
+
+
+def test_precision_length_and_family_are_looked_at() -> None:
+    model = prepared("grouped", "lora")
+    assert written_out(model, "float32", 20)[0] is not None
+    assert "bfloat16" in written_out(model, "bfloat16", 20)[1]
+    assert "300 tokens" in written_out(model, "float32", 300)[1]
+    model.model.layers[0].register_forward_hook(lambda *a: None)
+    assert "listens" in written_out(model, "float32", 20)[1]
+    other = AutoModelForCausalLM.from_config(
+        LlamaConfig(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=20,
+                    hidden_act="gelu")
+    )  # fmt: skip
+    assert "settings" in why_not(other)
+
+
+LOOP = {
+    "learning_rate": 1e-3, "steps": 5, "batch_size": 8, "eval_items": 4, "skill_items": 0, "train_examples": 64,
+    "precision": "float32", "eval_every": 100,
+}  # fmt: skip
+
+
+def losses(method: str, folder: Path, **loop: Any) -> list[float]:
+    config = RunConfig(method=method, train=TrainConfig(**{**LOOP, **loop}))
+    events = list(train(config, folder))
+    assert isinstance(events[-1], Finished), events[-1]
+    return [e.loss for e in events if isinstance(e, Step)]
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_run_with_fast_off_has_the_same_losses(method: str, tmp_path: Path) -> None:
+    fast = losses(method, tmp_path / "fast")
+    plain = losses(method, tmp_path / "plain", fast=False)
+    if method == "lora":
+        assert fast == losses(method, tmp_path / "again"), "the same config and seed, bit for bit"
+    assert fast != plain, "the setting switches nothing"
+    assert fast == pytest.approx(plain, rel=1e-3)
+    assert fast[0] == pytest.approx(plain[0], rel=2e-6)
+
+
+def test_the_run_says_which_way_it_goes(tmp_path: Path) -> None:
+    for loop, reason in (({}, ""), ({"fast": False}, "fast is off"), ({"precision": "bfloat16"}, "bfloat16")):
+        run = _Run(RunConfig(train=TrainConfig(**{**LOOP, **loop})), tmp_path, lambda: False)
+        run._prepare()
+        assert reason in run.plain_because
+        assert bool(run.plain_because) == bool(reason)
+        assert run.graphs is None
+        assert run.eager_because in ("there is no CUDA device", "fast is off")
+
+
+def test_a_four_bit_layer_decodes_the_same_by_our_kernels_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a record says that the kernel pays, the layer decodes by it: bit for bit what bitsandbytes decodes."""
+    from core.layers import four_bit
+
+    layer = four_bit.FourBitLinear(torch.nn.Linear(128, 96))
+    theirs = layer.dense_weight(torch.bfloat16)
+    asked: list[int] = []
+    monkeypatch.setattr(four_bit, "pays", lambda kernel, x, size: asked.append(size) or True)
+    assert torch.equal(layer.dense_weight(torch.bfloat16), theirs)
+    assert asked == [96 * 128]
+
+
+# --- captured steps, as far as a machine without CUDA can tell --------------------------------------------------------
+
+
+def stepper(method: str, capture: Any = Replayed) -> tuple[GraphedStep, Any, list[torch.nn.Parameter]]:
+    model = prepared("grouped", method)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer, _ = make_optimizer("adamw", parameters, 1e-2, 0.0)
+    made = GraphedStep(model, parameters, optimizer, 1.0, nullcontext, 0, torch.device("cpu"), capture)
+    return made, model, parameters
+
+
+def eager(method: str, batches: list[Batch]) -> list[tuple[float, float]]:
+    """The same steps as the loop takes them."""
+    model = prepared("grouped", method)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer, _ = make_optimizer("adamw", parameters, 1e-2, 0.0)
+    found = []
+    for batch in batches:
+        loss = answer_loss_sum(model, batch.ids, batch.labels) / batch.answer_tokens
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        found.append((loss.item(), norm.item()))
+    return found
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "bitfit"])
+def test_a_replayed_step_is_the_loops_step(method: str) -> None:
+    """Batches of several lengths, so that buckets come again after others, and shorter ones after longer ones."""
+    batches = [batch_of(90, rows, length) for rows, length in ((3, 11), (3, 16), (2, 20), (3, 9), (3, 13), (2, 31))]
+    steps, _, _ = stepper(method)
+    mine = [steps.step(b) for b in batches]
+    assert [m[0] for m in mine] == pytest.approx([e[0] for e in eager(method, batches)], rel=1e-5)
+    assert [m[1] for m in mine] == pytest.approx([e[1] for e in eager(method, batches)], rel=1e-4)
+    assert set(steps.graphs) == {Bucket(3, 16, 64), Bucket(2, 32, 64)}
+
+
+def test_no_mask_is_made_and_none_is_missed() -> None:
+    """Fused attention without a mask gives what it gives with transformers' own."""
+    model = prepared("grouped", "lora")
+    model.set_attn_implementation("sdpa")
+    batch = batch_of(90)
+    plain = answer_loss_sum(model, batch.ids, batch.labels).item()
+    with graphed.without_mask(model):
+        assert model.config._attn_implementation == graphed.MASKLESS
+        assert answer_loss_sum(model, batch.ids, batch.labels).item() == pytest.approx(plain, rel=1e-6)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_bucket_holds_its_batch_and_forgets_the_one_before() -> None:
+    long, short = batch_of(90, 3, 16), batch_of(90, 3, 5)
+    assert Bucket.of(long) == Bucket.of(short) == Bucket(3, 16, 64)
+    used = Buffers(Bucket.of(long), torch.device("cpu"), 0)
+    used.fill(long)
+    used.fill(short)
+    fresh = Buffers(Bucket.of(short), torch.device("cpu"), 0)
+    fresh.fill(short)
+    for name in ("ids", "places", "targets", "count"):
+        assert torch.equal(getattr(used, name), getattr(fresh, name)), name
+    counted = used.targets != IGNORED
+    assert counted.sum() == short.answer_tokens == used.count
+    row, column = used.places[counted] // 16, used.places[counted] % 16
+    assert torch.equal(short.labels[row, column + 1], used.targets[counted])
+
+
+def test_what_cannot_be_captured_runs_without_and_says_why() -> None:
+    def broken(step: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    batches = [batch_of(90)] * 4
+    steps, _, _ = stepper("lora", broken)
+    mine = [steps.step(b) for b in batches]
+    assert [m[0] for m in mine] == pytest.approx([e[0] for e in eager("lora", batches)], rel=1e-5)
+    assert steps.reason == "RuntimeError: operation not permitted when stream is capturing"
+    assert not steps.takes(batches[0])
+
+
+def test_there_are_not_more_buckets_than_memory_is_kept_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphed, "MOST_BUCKETS", 1)
+    steps, _, _ = stepper("lora")
+    short, long = batch_of(90, 3, 8), batch_of(90, 3, 40)
+    assert steps.takes(short)
+    steps.step(short)
+    assert steps.takes(short)
+    assert not steps.takes(long)
+
+
+def test_reasons_not_to_capture() -> None:
+    model = prepared("grouped", "lora")
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    adamw, _ = make_optimizer("adamw", parameters, 1e-2, 0.0)
+    eight, _ = make_optimizer("adamw_8bit", parameters, 1e-2, 0.0)
+    cuda: dict[str, Any] = {
+        "device": torch.device("cuda"), "processes": 1, "passes": 1, "recomputing": False, "causal": True,
+    }  # fmt: skip
+    assert graphed.why_not(model, adamw, **cuda) == ""
+    assert "counts its steps" in graphed.why_not(model, eight, **cuda)
+    for name, value, reason in (
+        ("device", torch.device("cpu"), "no CUDA"), ("processes", 2, "several processes"), ("passes", 4, "passes"),
+        ("recomputing", True, "recomputed"), ("causal", False, "classifier"),
+    ):  # fmt: skip
+        assert reason in graphed.why_not(model, adamw, **{**cuda, name: value})
+    dropping = attach(
+        AutoModelForCausalLM.from_config(SHAPES["grouped"]), "lora", METHODS["lora"].Config(dropout=0.1),
+        keep_base=False, device=torch.device("cpu"),
+    ).model  # fmt: skip
+    assert "at random" in graphed.why_not(dropping, adamw, **cuda)
+
+
+def test_a_rate_in_a_tensor_is_written_in_place_and_saved() -> None:
+    model = prepared("grouped", "lora")
+    optimizer, _ = make_optimizer("adamw", [p for p in model.parameters() if p.requires_grad], 1e-2, 0.0)
+    graphed.make_capturable(optimizer, torch.device("cpu"))
+    (group,) = optimizer.param_groups
+    rate = group["lr"]
+    set_rate(group, 3e-3)
+    assert group["lr"] is rate
+    assert math.isclose(rate.item(), 3e-3, rel_tol=1e-6)
+    tensors, described = optimizer_state(optimizer)
+    assert torch.equal(tensors["group0.lr"], rate)
+    assert described["groups"][0]["capturable"] is True
+
+
+def test_the_ledger_has_a_term_for_what_graphs_keep(tmp_path: Path) -> None:
+    run = _Run(RunConfig(train=TrainConfig(**LOOP)), tmp_path, lambda: False)
+    run._prepare()
+    while run.step < run.measured_step:
+        run._train_step()
+    before = run.ledger
+    run.graphs = dataclasses.make_dataclass("Graphs", ["bytes", "graphs"])(12_345, {"a": 1})
+    run._account_for_graphs()
+    assert run.ledger["allocated_bytes"] == before["allocated_bytes"] + 12_345
+    assert sum(t["bytes"] for t in run.ledger["terms"]) == run.ledger["allocated_bytes"]
