@@ -210,7 +210,7 @@ def quantities(events: list[dict[str, Any]]) -> dict[str, float]:
         out["peak_mib"] = finished["peak_bytes"] / MIB
         if steps:
             out["last_loss"] = steps[-1]["loss"]
-        if len(steps) > 1 and started:
+        if len(steps) > 1 and started and "config" in started and "seconds" in steps[0]:
             # (The first step pays for what is done once, so it is left out.)
             out["step_seconds"] = (steps[-1]["seconds"] - steps[0]["seconds"]) / (len(steps) - 1)
             out["batch_size"] = started["config"]["train"]["batch_size"]

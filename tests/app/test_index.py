@@ -130,7 +130,7 @@ def test_prose_pictures_and_code_are_parts_of_their_own(tmp_path: Path) -> None:
         (NUMERIC + "answer: 3\nwhy: y\n```\n", 1, "explanation (otherwise)"),
         (NUMERIC + "answer: three()\nwhy: y\notherwise: z\n```\n", 5, "no calc function"),
         (NUMERIC + "answer: [1]\nwhy: y\notherwise: z\n```\n", 5, "must be a number or"),
-        ("```{widget} w\ntitle: t\nwidget: knitting\n```\n", 3, "one of lora-parameters"),
+        ("```{widget} w\ntitle: t\nwidget: knitting\n```\n", 3, "must be one of "),
         ("```{widget} w\ntitle: t\nwidget: lora-parameters\noptions: {q: 3}\n```\n", 4, "no field 'q'"),
         ("```python\nx = 1\n", 1, "never closed"),
         ("One.\n\n![](a.svg)\n", 3, "no alt text"),
