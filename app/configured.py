@@ -51,6 +51,11 @@ def measurement(cell: Cell, changed: Mapping[str, Any] | None = None) -> dict[st
     return dataclasses.asdict(settings_of(what.Config, {**(cell.body.get("settings") or {}), **(changed or {})}))
 
 
+def usual(cell: Cell) -> dict[str, Any]:
+    """The defaults of a measurement's settings."""
+    return dataclasses.asdict(probe(cell.body["probe"]).Config())
+
+
 def same(config: RunConfig, recorded: Mapping[str, Any]) -> bool:
     """Whether a run's record is of that config. Knobs that came later are read as their defaults."""
     return resolved(config) == resolved(RunConfig.from_dict(dict(recorded)))

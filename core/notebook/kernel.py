@@ -397,7 +397,7 @@ class _Line:
         # What is larger is not received: one print of a gigabyte must not become the server's gigabyte.
         client.context.setsockopt(zmq.MAXMSGSIZE, MOST_MESSAGE)
         client.load_connection_info(self._facts)
-        client.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=True)
+        client.start_channels(stdin=False, hb=False)  # the others: requests, outputs, interrupts
         return client
 
     def reconnect(self) -> None:

@@ -27,6 +27,7 @@ LEFT = {
     "takeaway.py",
     "views/guide.py",
     "views/inside.py",
+    "views/kernels.py",
     "views/parameters.py",
     "views/playground.py",
     "views/quantization.py",
