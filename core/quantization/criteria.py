@@ -44,7 +44,7 @@ def least_error(weight: np.ndarray, block_size: int, count: int = 16) -> tuple[f
         weight: any shape; blocks of `block_size` along it. count: of levels.
     """
     scaled, scale = _normalised(weight, block_size)
-    counted = scale.astype(np.float64) ** 2
+    counted: np.ndarray = scale.astype(np.float64) ** 2
     levels = np.asarray(NF4_PUBLISHED if count == 16 else np.linspace(-1, 1, count), dtype=np.float64)
     for _ in range(ROUNDS):
         codes = np.searchsorted((levels[1:] + levels[:-1]) / 2, scaled)
