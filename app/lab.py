@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SHORT = "DELTALAB_SHORT"
 SHORT_TRAINING = {"steps": 3, "eval_items": 4, "skill_items": 2, "train_examples": 200, "batch_size": 8}
 SHORT_MEASURING = {
-    "items": 4, "skill_items": 1, "rounds": 1, "new_tokens": 4, "prompt_tokens": 16, "switches": 2, "questions": 2,
+    "items": 4, "skill_items": 1, "rounds": 1, "new_tokens": 4, "prompt_tokens": 16, "switches": 4, "questions": 2,
     "seeds": 1, "most": 4,
 }  # fmt: skip
 
