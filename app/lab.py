@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SHORT = "DELTALAB_SHORT"
 SHORT_TRAINING = {"steps": 3, "eval_items": 4, "skill_items": 2, "train_examples": 200, "batch_size": 8}
 SHORT_MEASURING = {
-    "items": 4, "skill_items": 1, "rounds": 1, "new_tokens": 4, "prompt_tokens": 16, "switches": 4, "questions": 2,
+    "items": 4, "skill_items": 1, "rounds": 1, "new_tokens": 4, "prompt_tokens": 16, "switches": 2, "questions": 2,
     "seeds": 1, "most": 4,
 }  # fmt: skip
 
@@ -186,8 +186,9 @@ def measure(name: str, runs: Sequence[Run] = (), settings: Mapping[str, Any] | N
     what = probe(name)
     asked = dict(settings or {})
     if short():
-        known = {f.name for f in dataclasses.fields(what.Config)}
-        asked |= {k: v for k, v in SHORT_MEASURING.items() if k in known}
+        # As few as it goes, and no fewer than the measurement takes.
+        known = {f.name: f.metadata.get("low") for f in dataclasses.fields(what.Config)}
+        asked |= {k: max(v, int(known[k] or v)) for k, v in SHORT_MEASURING.items() if k in known}
     folder = Path(tempfile.mkdtemp(prefix="deltalab-measure-"))
     subject = Subject(tuple(run.source() for run in runs), folder)
     return what.measure(subject, settings_of(what.Config, asked), lambda _share, _text: None)
