@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help env run test check bench bench-memory kernels mutants gpu editor clean
+.PHONY: help env run test check bench bench-memory kernels mutants gpu editor clean lessons
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -57,6 +57,9 @@ mutants: $(VENV)/.test-stamp  ## break the kernels on purpose, one line at a tim
 
 gpu: $(VENV)/.test-stamp  ## GPU tests and benchmarks; writes their records (needs a CUDA device)
 	$(BIN)/python -m tests.gpu
+
+lessons: $(VENV)/.test-stamp  ## run the whole course at full size: every experiment, measurement, code cell and exercise
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m tests.lessons
 
 editor:  ## build the code editor anew from app/components/editor/source (needs node; the built file is in the repository)
 	cd app/components/editor && npm ci --silent --no-audit --no-fund && npm run --silent build
