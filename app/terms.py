@@ -10,10 +10,12 @@ from __future__ import annotations
 import html
 import re
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
 
+from app import calc
 from app.index import filled
 from core import glossary
 
@@ -54,10 +56,13 @@ class Marker:
         )
 
 
-def say(source: str, folder: Path, where: str) -> None:
-    """Draw a text of a lesson with its calcs filled in and its terms marked. where: as for `Marker`."""
+def say(source: str, folder: Path, where: str, compute: Callable[[calc.Call, Path], str] = calc.text) -> None:
+    """Draw a text of a lesson with its calcs filled in and its terms marked.
+
+    where: as for `Marker`. compute: a calc as it is told.
+    """
     from app.cells.context import unbroken
 
     marker = Marker(where)
-    text = unbroken(filled(source, folder, define=marker))
+    text = unbroken(filled(source, folder, compute, define=marker))
     st.markdown(text, unsafe_allow_html=marker.used)

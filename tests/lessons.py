@@ -1,4 +1,4 @@
-"""`make lessons`: the whole course, run. Every lesson is exported as a notebook and executed from top to bottom, with its
+"""`make lessons`: the whole course, run. Every lesson is exported as a notebook and executed from top to bottom, its
 experiments, comparisons and measurements at full size, in one plain Jupyter kernel.
 
     make lessons                                        # all twelve, on two cores

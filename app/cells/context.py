@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import state, terms
+from app import calc, state, terms
 from app.index import Cell, Lesson, filled
 from app.words import t
 
 if TYPE_CHECKING:
     from core.runs.store import Run
+
+Compute = Callable[[calc.Call, Path], str]
+"""A calc as it is told: its number with its unit."""
 
 
 def name_of(kind: str) -> str:
@@ -59,9 +63,27 @@ class Context:
         """`source` with its calcs filled in."""
         return unbroken(filled(source, self.lesson.folder))
 
-    def say(self, source: str, where: str) -> None:
+    def say(self, source: str, where: str, compute: Compute = calc.text) -> None:
         """Draw a text of the lesson with its terms explained. where: its place in the lesson, such as `cell:text`."""
-        terms.say(source, self.lesson.folder, f"{self.lesson.slug}:{where}")
+        terms.say(source, self.lesson.folder, f"{self.lesson.slug}:{where}", compute)
+
+    def covering(self, line: int) -> Compute:
+        """How the numbers of prose in that line of the lesson are told: one that a prediction further up asks for, and
+        that the learner has neither predicted nor uncovered yet, is not."""
+        open_guesses = {
+            ("/".join(filter(None, (c.body["experiment"], c.body.get("run")))), c.body["what"])
+            for c in self.lesson.cells
+            if c.kind == "predict" and c.line < line and self.kept(c).get("value") is None
+            and not self.kept(self.lesson.cell(c.body["experiment"])).get("shown")
+        }  # fmt: skip
+
+        def told(call: calc.Call, folder: Path) -> str:
+            of = call.arguments.get("run") if call.name == "recorded" else call.arguments.get("probe")
+            if call.name in ("recorded", "probed") and (of, call.arguments.get("what")) in open_guesses:
+                return t("predict.covered")
+            return calc.text(call, folder)
+
+        return told
 
     def key(self, cell: Cell, part: str = "") -> str:
         """A widget key that no other cell of any lesson has."""

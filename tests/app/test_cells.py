@@ -218,6 +218,19 @@ def test_a_recorded_run_is_there_at_once_with_its_scores_covered(guessing: Path,
     assert "0 of 2 steps done" in texts(app)
 
 
+def test_prose_further_down_does_not_tell_what_is_to_be_predicted(guessing: Path, open_lesson: Open) -> None:
+    told = "{calc}`recorded(run='run', what='exact_match_after')`"
+    before = f"Somebody had {told} here.\n\n```{{predict}}"
+    text = guessing.read_text(encoding="utf-8").replace("```{predict}", before, 1)
+    other = "{calc}`recorded(run='run', what='exact_match_before')`"
+    guessing.write_text(f"{text}\nIt came to {told}, from {other}.\n", encoding="utf-8")
+    app = open_lesson(guessing)
+    assert "Somebody had 93\u00a0% here." in texts(app).replace("93 %", "93\u00a0%")
+    assert "It came to (after your prediction), from 0\u00a0%." in texts(app).replace("0 %", "0\u00a0%")
+    press(app, COMMIT)
+    assert "It came to 93\u00a0%" in texts(app).replace("93 %", "93\u00a0%")
+
+
 def test_predict_then_uncover(guessing: Path, open_lesson: Open, store: Store) -> None:
     app = open_lesson(guessing)
     app.slider(GUESS).set_value(40)
