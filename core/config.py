@@ -132,7 +132,7 @@ class TrainConfig:
         True, "Put examples of similar length into the same batch, so that less padding is computed.",
         why="The same examples, fewer wasted tokens.",
     )  # fmt: skip
-    fast: bool = knob(
+    fast_step: bool = knob(
         True, "Take the faster forms of a step where there are some (a written-out decoder on a CPU, a captured step "
         "and fused kernels on a GPU); off: PyTorch's and transformers' own operations, one by one.",
         why="They compute the same up to the rounding of sums; off is for comparing.",

@@ -235,9 +235,9 @@ class _Run:
 
     def _write_out(self) -> None:
         """On a processor: take the decoder that is written out by hand, where it fits base, method and precision."""
-        self.plain_because = "fast is off" if not self.loop.fast else ""
+        self.plain_because = "fast_step is off" if not self.loop.fast_step else ""
         self.plain_loss_sum = self.loss_sum
-        if self.loop.fast and self.world.size == 1 and isinstance(self.objective, CausalLM):
+        if self.loop.fast_step and self.world.size == 1 and isinstance(self.objective, CausalLM):
             form, self.plain_because = written_out(self.model, self.precision, max(self.objective.lengths))
             if form is not None:
                 self.loss_sum = form
@@ -245,8 +245,8 @@ class _Run:
     def _prepare_graphs(self) -> None:
         """On a CUDA device: capture whole steps and replay them, where that can be done."""
         self.graphs: GraphedStep | None = None
-        self.eager_because = "fast is off"
-        if self.loop.fast:
+        self.eager_because = "fast_step is off"
+        if self.loop.fast_step:
             self.eager_because = why_not_captured(
                 self.model, self.optimizer, device=self.device, processes=self.world.size,
                 passes=self.loop.accumulation, recomputing=self.loop.gradient_checkpointing,

@@ -143,7 +143,7 @@ def losses(method: str, folder: Path, **loop: Any) -> list[float]:
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_a_run_with_fast_off_has_the_same_losses(method: str, tmp_path: Path) -> None:
     fast = losses(method, tmp_path / "fast")
-    plain = losses(method, tmp_path / "plain", fast=False)
+    plain = losses(method, tmp_path / "plain", fast_step=False)
     if method == "lora":
         assert fast == losses(method, tmp_path / "again"), "the same config and seed, bit for bit"
     assert fast != plain, "the setting switches nothing"
@@ -152,13 +152,13 @@ def test_a_run_with_fast_off_has_the_same_losses(method: str, tmp_path: Path) ->
 
 
 def test_the_run_says_which_way_it_goes(tmp_path: Path) -> None:
-    for loop, reason in (({}, ""), ({"fast": False}, "fast is off"), ({"precision": "bfloat16"}, "bfloat16")):
+    for loop, reason in (({}, ""), ({"fast_step": False}, "fast_step is off"), ({"precision": "bfloat16"}, "bfloat16")):
         run = _Run(RunConfig(train=TrainConfig(**{**LOOP, **loop})), tmp_path, lambda: False)
         run._prepare()
         assert reason in run.plain_because
         assert bool(run.plain_because) == bool(reason)
         assert run.graphs is None
-        assert run.eager_because in ("there is no CUDA device", "fast is off")
+        assert run.eager_because in ("there is no CUDA device", "fast_step is off")
 
 
 def test_a_four_bit_layer_decodes_the_same_by_our_kernels_file(monkeypatch: pytest.MonkeyPatch) -> None:

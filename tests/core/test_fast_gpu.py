@@ -29,7 +29,7 @@ def losses(method: str, folder: Path, **loop: Any) -> list[float]:
 @pytest.mark.parametrize("method", ["full", "lora", "qlora", "bitfit"])
 def test_a_captured_run_learns_what_the_eager_one_learns(method: str, tmp_path: Path) -> None:
     captured = losses(method, tmp_path / "captured", precision="float32")
-    eager = losses(method, tmp_path / "eager", precision="float32", fast=False)
+    eager = losses(method, tmp_path / "eager", precision="float32", fast_step=False)
     assert captured[:8] == pytest.approx(eager[:8], rel=1e-3)
     assert captured[-1] == pytest.approx(eager[-1], rel=0.1)
 
@@ -37,7 +37,7 @@ def test_a_captured_run_learns_what_the_eager_one_learns(method: str, tmp_path: 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_steps_really_are_captured_and_take_less_time(method: str, tmp_path: Path) -> None:
     def seconds(fast: bool) -> float:
-        config = RunConfig(method=method, train=TrainConfig(**{**LOOP, "steps": 500, "fast": fast}))
+        config = RunConfig(method=method, train=TrainConfig(**{**LOOP, "steps": 500, "fast_step": fast}))
         run = _Run(config, tmp_path / f"{method}{fast}", lambda: False)
         run._prepare()
         run.measured_step = 0

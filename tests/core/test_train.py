@@ -258,7 +258,7 @@ def test_the_measured_ledger_adds_up_and_agrees_with_an_own_count(
     if method in frozen:
         assert terms["frozen weights"] == pytest.approx(4 * frozen[method], rel=0.01)
     # (What is measured is the step as PyTorch's own operations take it; the fast one takes less.)
-    plain = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, fast=False))
+    plain = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, fast_step=False))
     run = run_of(plain, tmp_path / "again")
     measured = _Run(cfg, tmp_path / "third", lambda: False)
     measured._prepare()
