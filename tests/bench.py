@@ -71,8 +71,10 @@ class Engine:
     """The engine's own run, stepped by hand: what `core.train.train` does between two scores."""
 
     def __init__(self, method: str, batch_size: int | None, precision: str, base: str, fast: bool = True) -> None:
-        loop: dict[str, Any] = {"fast_step": fast, "eval_items": 4, "skill_items": 0, "steps": 10_000, "learning_rate": 1e-3,
-                                "precision": precision}  # fmt: skip
+        loop: dict[str, Any] = {
+            "fast_step": fast, "eval_items": 4, "skill_items": 0, "steps": 10_000, "learning_rate": 1e-3,
+            "precision": precision,
+        }  # fmt: skip
         if batch_size is not None:
             loop["batch_size"] = batch_size
         config = resolved(RunConfig(base=base, method=method, train=TrainConfig(**loop)))

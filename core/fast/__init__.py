@@ -3,6 +3,6 @@
 llama.py    Llama's decoder, forward and backward written out, for processors (float32)
 graphed.py  a whole step captured once and replayed, for CUDA devices
 
-All of them are switched off by one setting of a run, `fast_step`; then a step is PyTorch's and transformers' own operations.
-None may change a result by more than the rounding of its sums (tests/core/test_fast.py compares).
+All of them are switched off by one setting of a run, `fast_step`; then a step is PyTorch's and transformers' own
+operations. None may change a result by more than the rounding of its sums (tests/core/test_fast.py compares).
 """
