@@ -81,7 +81,7 @@ def test_a_record_says_how_it_was_made(monkeypatch: pytest.MonkeyPatch, tmp_path
     given = ["--rounds", "2", "--steps", "3", "--method", "lora", "--out", str(tmp_path / "made.json")]
     assert bench.main(given) == 0
     made = json.loads((tmp_path / "made.json").read_text(encoding="utf-8"))
-    assert asked == [("lora", kind, 2, 3) for kind in bench.KINDS]
+    assert asked == [("lora", kind, 2, 3) for kind in (*bench.KINDS, bench.LARGER)]
     assert made["arguments"] == {"rounds": 2, "steps": 3, "methods": ["lora"]}
     assert made["command"] == bench.command_of(given) != "make bench"
 

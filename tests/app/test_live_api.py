@@ -282,6 +282,9 @@ page.render(next(lesson for lesson in index.lessons() if lesson.slug == {!r}))
 '''
 
 
+CHECKS_A_FILE = "09_plan_your_own"  # it counts what is wrong in example files, with the base's tokenizer
+
+
 def heavies():
     return [m for m in ("torch", "transformers", "bitsandbytes", "peft") if m in sys.modules]
 
@@ -308,9 +311,12 @@ for owner in ("alice", "somebody new"):
     for view in VIEWS:
         draw(VIEW.format(view.url_path), owner)
     for lesson in index.lessons():
-        draw(LESSON.format(lesson.slug), owner)
+        if lesson.slug != CHECKS_A_FILE:
+            draw(LESSON.format(lesson.slug), owner)
 draw(VIEW.format("runs"), "alice", run=run.id)
 heavy = heavies()
+for owner in ("alice", "somebody new"):
+    draw(LESSON.format(CHECKS_A_FILE), owner)
 data.tokenizer(EMBEDDED)
 print(json.dumps({"drawn": drawn, "heavy": heavy, "heavy_with_an_own_file": heavies()}))
 """
