@@ -134,7 +134,7 @@ def fused(
 
 CASES: tuple[dict[str, int], ...] = (
     {"rows": 4, "width": 8, "vocabulary": 5, "bias": 0}, {"rows": 33, "width": 24, "vocabulary": 1000, "bias": 1},
-    {"rows": 6, "width": 16, "vocabulary": 9001, "bias": 0},
+    {"rows": 6, "width": 16, "vocabulary": 16_001, "bias": 0},
 )  # fmt: skip
 SIZES: tuple[dict[str, int], ...] = (
     {"rows": 4096, "width": 512, "vocabulary": 4096, "bias": 0},
