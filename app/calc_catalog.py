@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from app.numbers import grouped
 from core.errors import BadInput
 from core.units import GB, MB
 
@@ -126,11 +127,6 @@ def claim_text(number: int, figure: str) -> str:
 def short(value: float) -> str:
     """Three digits that count: 141.1 -> '141', 0.3731 -> '0.373', 1.50 -> '1.5'."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def grouped(value: float) -> str:
-    """A whole number with thousands separated."""
-    return f"{value:,.0f}"
 
 
 FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.numbers import grouped
 from core.errors import BadInput
 from core.units import seconds_text
 
@@ -104,11 +105,6 @@ def guide_rules() -> float:
     from core.guide import rule_book
 
     return float(len(rule_book().rules))
-
-
-def grouped(value: float) -> str:
-    """1536 -> '1,536'."""
-    return f"{value:,.0f}"
 
 
 def percent(value: float) -> str:

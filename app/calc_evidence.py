@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from app.numbers import grouped, percent
 from core.errors import BadInput
 
 
@@ -183,16 +184,6 @@ def _row(folder: Path, probe: str, key: str, value: str) -> Any:
     return found
 
 
-def _grouped(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _percent(value: float) -> str:
-    from app.calc import percent
-
-    return percent(value)
-
-
 def _bytes(value: float) -> str:
     from core.claims import decimal_text
 
@@ -204,20 +195,20 @@ def _published_text(value: float) -> str:
 
 
 FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
-    "trains_on": (trains_on, _grouped),
-    "trains_share": (trains_share, _percent),
+    "trains_on": (trains_on, grouped),
+    "trains_share": (trains_share, percent),
     "adapter_size": (adapter_size, _bytes),
-    "pair_bytes": (pair_bytes, _grouped),
-    "base_width": (base_width, _grouped),
+    "pair_bytes": (pair_bytes, grouped),
+    "base_width": (base_width, grouped),
     "published_score": (published_score, _published_text),
-    "swept": (swept, _percent),
+    "swept": (swept, percent),
     "usual": (usual, lambda v: f"{v:g}"),
-    "replayed": (replayed, _grouped),
-    "shelf": (shelf, _grouped),
+    "replayed": (replayed, grouped),
+    "shelf": (shelf, grouped),
     "shelf_text": (shelf_text, str),
     "ledger_figure": (ledger_figure, str),
     "ledger_value": (ledger_value, lambda v: f"{v:.4g}"),
-    "scored_at": (scored_at, _percent),
+    "scored_at": (scored_at, percent),
     "merged": (merged, str),
     "delayed": (delayed, str),
 }

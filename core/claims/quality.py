@@ -21,7 +21,7 @@ from core.config import EMBEDDED
 from core.literature import SOURCE as PEFT_COMPARISON
 from core.literature import method_comparison
 from core.methods import METHODS
-from core.quantization import blockwise, matrices, measures
+from core.quantization import criteria, matrices
 from core.quantization.formats import FORMATS
 from core.race import aggregate
 from core.race import recorded as recorded_race
@@ -32,7 +32,6 @@ SPARED = 1.0  # points of a hundred that count as nothing forgotten
 AS_GOOD = 0.02  # of the answers, within which quality counts as comparable
 SAMPLE = (8192, 64)  # normal weights that the levels are tried on, block by block; as many of the base's own
 BLOCK = 64
-FOUR_BITS = ("nf4", "fp4", "int4")
 
 
 # --- 13: latency ------------------------------------------------------------------------------------------------------
@@ -68,34 +67,6 @@ def latency() -> Computed:
 # --- 18: the levels of NF4 --------------------------------------------------------------------------------------------
 
 
-def evenness(weight: np.ndarray, name: str) -> float:
-    """Entropy of how often each level is used, as a share of the most that there can be (1: all equally often)."""
-    codes = blockwise.quantize(weight, FORMATS[name], BLOCK).codes.reshape(-1)
-    counts = np.bincount(codes, minlength=len(FORMATS[name].levels))
-    used = counts[counts > 0] / counts.sum()
-    return float(-(used * np.log2(used)).sum() / np.log2(len(FORMATS[name].levels)))
-
-
-def least_squares(weight: np.ndarray, rounds: int = 40) -> tuple[float, np.ndarray]:
-    """Sixteen levels that make the squared error of these weights, scaled by block, small (Lloyd 1982, section IV).
-
-    Returns:
-        Root mean square error in standard deviations of the weights, and the levels, ascending.
-    """
-    blocks = weight.reshape(-1, BLOCK).astype(np.float64)
-    scale = np.abs(blocks).max(axis=1, keepdims=True)
-    scaled, mass = (blocks / scale).reshape(-1), np.repeat(scale.reshape(-1) ** 2, BLOCK)
-    levels = np.asarray(FORMATS["nf4"].levels, dtype=np.float64)
-    for _ in range(rounds):
-        nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, scaled)
-        weights = np.bincount(nearest, mass, minlength=16)
-        sums = np.bincount(nearest, mass * scaled, minlength=16)
-        levels = np.where(weights > 0, sums / np.maximum(weights, 1e-300), levels)
-    nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, scaled)
-    gap = (scaled - levels[nearest]) * np.sqrt(mass)
-    return float(np.sqrt((gap**2).mean()) / blocks.std()), levels
-
-
 def normal_levels() -> Computed:
     """18: NF4 is information-theoretically optimal for normal weights."""
     normal = np.random.default_rng(0).standard_normal(SAMPLE).astype(np.float32)
@@ -106,11 +77,11 @@ def normal_levels() -> Computed:
     used: dict[tuple[str, str], float] = {}
     lost: dict[tuple[str, str], float] = {}
     for where, weight in (("normal weights", normal), ("the embedded base", real)):
-        for name in FOUR_BITS:
+        found = {one.name: one for one in criteria.judged(weight, BLOCK)}
+        for name in criteria.COMPARED:
             title = FORMATS[name].title
-            copy = blockwise.quantize(weight, FORMATS[name], BLOCK).dense()
-            used[where, name] = evenness(weight, name)
-            lost[where, name] = measures.errors(weight, copy).rmse or 0.0
+            used[where, name] = found[name].entropy_bits / 4
+            lost[where, name] = found[name].rmse
             figures.append(
                 share(f"{title}, evenness of its levels, {where}", used[where, name], "entropy of their use / 4 bits")
             )
@@ -118,14 +89,14 @@ def normal_levels() -> Computed:
                 number(f"{title}, error, {where}", lost[where, name], f"root mean square, blocks of {BLOCK}, in "
                        "standard deviations", text=f"{lost[where, name]:.4f}")
             )  # fmt: skip
-        lost[where, "least"], _ = least_squares(weight)
+        lost[where, "least"] = found[criteria.LEAST_ERROR].rmse
         figures.append(
             number(f"16 levels of least squares, error, {where}", lost[where, "least"], "Lloyd's iteration from NF4's "
                    "levels, the same blocks", text=f"{lost[where, 'least']:.4f}")
         )  # fmt: skip
     cases: Cases = []
     for where in ("normal weights", "the embedded base"):
-        cases.append(all(used[where, "nf4"] >= used[where, name] for name in FOUR_BITS))
+        cases.append(all(used[where, "nf4"] >= used[where, name] for name in criteria.COMPARED))
         cases.append(lost[where, "nf4"] <= lost[where, "least"])
     worse = lost["normal weights", "nf4"] / lost["normal weights", "least"] - 1
     told = (

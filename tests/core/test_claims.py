@@ -20,8 +20,8 @@ from core.claims import (
     verdict_of,
     with_prices,
 )
-from core.claims.quality import evenness, least_squares
 from core.errors import NotFound
+from core.quantization.criteria import LEAST_ERROR, judged
 
 NUMBERS = list(range(1, 26))
 
@@ -105,15 +105,17 @@ def test_the_counts_of_the_smallest_methods() -> None:
 
 def test_levels_are_judged_by_both_criteria() -> None:
     normal = np.random.default_rng(1).standard_normal((1024, 64)).astype(np.float32)
-    assert 0.8 < evenness(normal, "int4") < evenness(normal, "fp4") < evenness(normal, "nf4") < 1
-    error, levels = least_squares(normal)
+    found = {one.name: one for one in judged(normal, 64)}
+    even = {name: one.entropy_bits / 4 for name, one in found.items()}
+    assert 0.8 < even["int4"] < even["fp4"] < even["nf4"] < 1
+    error, levels = found[LEAST_ERROR].rmse, found[LEAST_ERROR].levels
     assert len(levels) == 16
     assert (np.diff(levels) > 0).all()
     assert error < value(18, "NF4, error, normal weights") < value(18, "INT4, error, normal weights")
     assert value(18, "NF4, evenness of its levels, normal weights") > 0.95
     # Weights that are the levels themselves are stored without a loss.
     exact = np.asarray([[-1.0, -0.5, 0.5, 1.0] * 16] * 32, dtype=np.float32)
-    assert least_squares(exact)[0] < 0.01
+    assert next(one for one in judged(exact, 64) if one.name == LEAST_ERROR).rmse < 0.01
 
 
 def test_sizes_as_they_are_sold() -> None:
