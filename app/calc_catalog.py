@@ -101,9 +101,9 @@ def claim_figure(number: int, figure: str) -> float:
 
 def rrf_score(first: int, second: int) -> float:
     """What reciprocal rank fusion gives a text at these two places, in thousandths (k as the project's own)."""
-    from core.rag.retrieve import K
+    from app.calc_choose import rrf
 
-    return 1000 * (1 / (K + first) + 1 / (K + second))
+    return 1000 * rrf(first, second)
 
 
 def guess_loss(tokens: int) -> float:
