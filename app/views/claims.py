@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from core.claims import Claim
 
 PAGE = "claims"
-PRICES = 25  # the claim whose inputs a reader may change
 ALL = "all"
 VERDICTS = {
     "holds": (":material/check_circle:", "claims.holds"), "holds if": (":material/rule:", "claims.holds_if"),
@@ -48,6 +47,8 @@ def render() -> None:
         label_visibility="collapsed", **TOPIC.one(),
     )  # fmt: skip
     shown = [c for c in every if TOPIC.value in (None, ALL, c.topic)]
+    from core.claims.hardware import PRICES
+
     for one in shown:
         if one.number == PRICES:
             _priced(one)
