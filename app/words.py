@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from core.errors import BadInput
 
@@ -85,6 +86,8 @@ def has(key: str) -> bool:
 
 def current() -> str:
     """The visitor's language as `settle` found it; English where no page is drawn."""
+    if get_script_run_ctx(suppress_warning=True) is None:  # no visitor: what is made ready when the server starts
+        return DEFAULT
     found = st.session_state.get(_SESSION, DEFAULT)
     return found if isinstance(found, str) and found in languages() else DEFAULT
 
