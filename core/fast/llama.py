@@ -16,6 +16,7 @@ kernels/swiglu.py have the same in their heads.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -294,11 +295,9 @@ def why_not(model: Any) -> str:
 
 
 def _in_few_bits() -> tuple[type, ...]:
-    try:
-        from core.layers.four_bit import FourBitLinear
-    except ImportError:  # no bitsandbytes: nothing can be in four bits
-        return ()
-    return (FourBitLinear,)
+    # Where nobody has imported it nothing can be in four bits, and the import takes seconds (bitsandbytes).
+    layers = sys.modules.get("core.layers.four_bit")
+    return (layers.FourBitLinear,) if layers is not None else ()
 
 
 def written_out(model: Any, precision: str, longest: int) -> tuple[WrittenOut | None, str]:

@@ -140,12 +140,16 @@ def _on_cpu(
         mark("end")
     events = _allocator_events(profiler)
     of_gradients = _gradient_events(events, marks)
+    # What was allocated before the step is not its own: when Python happens to collect an old cycle meanwhile, the
+    # release of what hung on it must not count as room that the step made.
+    living: set[int] = set()
     level = peak = gradients = gradients_at_peak = 0
     part, peak_at = "", "forward"
     for number, (size, address) in enumerate(events):
         if not size:
             part = marks[address][0]
-        elif part not in ("", "end"):
+        elif part not in ("", "end") and (size > 0 or address in living):
+            (living.add if size > 0 else living.remove)(address)
             level += size
             gradients += size if number in of_gradients else 0
             if level > peak:

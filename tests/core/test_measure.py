@@ -5,6 +5,7 @@ The steps here are made by hand, so that what exists at the peak is known withou
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Callable
@@ -143,6 +144,15 @@ def test_a_peak_in_the_forward_pass_of_a_later_batch_has_all_gradients() -> None
     _, ledger = measure_step(step, model, optimizer, CPU)
     assert ledger.peak_at == "forward"
     assert gradients(ledger) == held(model)
+
+
+def test_what_others_held_before_and_release_meanwhile_makes_no_room() -> None:
+    """As when Python collects an old cycle during the step, and the tensors that hung on it go with it."""
+    model = layers()
+    quiet = measured(model, spike_behind=2)
+    garbage = [torch.ones(SPIKE, dtype=torch.uint8)]
+    ledger = measured(model, spike_behind=2, spiked=lambda _: garbage.clear() is None)
+    assert ledger == dataclasses.replace(quiet, process_bytes=ledger.process_bytes)
 
 
 def test_a_gradient_that_is_itself_the_last_allocation_of_the_peak_is_a_gradient() -> None:
