@@ -1,6 +1,7 @@
 """Every word of the interface, in the visitor's language: `t("home.title")`, `n("home.steps", 3)`.
 
-The words are in app/locales, one TOML file a language, under the same keys in each; a test compares keys and blanks.
+The words are in app/locales, a folder of TOML files a language (one for the pages, one for the cells of lessons, one for
+each tool that has many), under the same keys in each language; a test compares keys and blanks.
 What a language lacks is said in English. Lessons, glossary and questions are content, not interface: they stand in
 their own files, in English.
 
@@ -36,13 +37,17 @@ _SESSION = "_lang"
 @lru_cache
 def languages() -> dict[str, str]:
     """Code and own name of each language, the default first: {"en": "English", "de": "Deutsch"}."""
-    codes = sorted((f.stem for f in FOLDER.glob("*.toml")), key=lambda code: (code != DEFAULT, code))
+    codes = sorted((f.name for f in FOLDER.iterdir() if f.is_dir()), key=lambda code: (code != DEFAULT, code))
     return {code: catalogue(code)["language.name"] for code in codes}
 
 
 @lru_cache
 def catalogue(code: str) -> dict[str, str]:
-    """All words of a language by key: nested tables become dotted keys."""
+    """All words of a language by key: nested tables become dotted keys.
+
+    Raises:
+        ValueError: two of its files have the same key.
+    """
     flat: dict[str, str] = {}
 
     def walk(prefix: str, table: dict[str, Any]) -> None:
@@ -50,10 +55,13 @@ def catalogue(code: str) -> dict[str, str]:
             name = f"{prefix}.{key}" if prefix else key
             if isinstance(value, dict):
                 walk(name, value)
+            elif name in flat:
+                raise ValueError(f"app/locales/{code} has {name} twice")
             else:
                 flat[name] = str(value)
 
-    walk("", tomllib.loads((FOLDER / f"{code}.toml").read_text(encoding="utf-8")))
+    for file in sorted((FOLDER / code).glob("*.toml")):
+        walk("", tomllib.loads(file.read_text(encoding="utf-8")))
     return flat
 
 
@@ -65,7 +73,7 @@ def said(code: str, key: str, **blanks: Any) -> str:
     """
     text = catalogue(code).get(key) or catalogue(DEFAULT).get(key)
     if text is None:
-        raise BadInput(f"There are no words for {key!r}.", f"Add them to {FOLDER.name}/{DEFAULT}.toml.")
+        raise BadInput(f"There are no words for {key!r}.", f"Add them to app/{FOLDER.name}/{DEFAULT}.")
     return BLANK.sub(lambda m: str(blanks.get(m[1], m[0])), text) if blanks else text
 
 
