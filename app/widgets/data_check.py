@@ -66,7 +66,7 @@ def render(options: dict[str, Any], key: str) -> None:
     else:
         content = (FOLDER / str(chosen)).read_bytes()
         with st.expander("The file", key=f"{key}-shown"):
-            st.code(content.decode(), language=None, line_numbers=True, height=260, wrap_lines=True)
+            st.code(content.decode(), language=None, line_numbers=True, wrap_lines=True)
     # Reading the tokenizer takes a moment, the first time: not before somebody wants to know.
     if not st.session_state.get(f"{key}-checked"):
         if not st.button("Check this file", key=f"{key}-check", icon=":material/fact_check:"):
