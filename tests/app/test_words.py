@@ -25,7 +25,6 @@ LEFT = {
     "model_choice.py",
     "proposals.py",
     "takeaway.py",
-    "views/guide.py",
     "views/inside.py",
     "views/kernels.py",
     "views/parameters.py",
