@@ -1,4 +1,4 @@
-"""The tools that plan and look inside, in German: nothing of theirs is left in English, and choices outlive a language."""
+"""The tools that plan and look inside, in German: nothing of theirs stays English, and choices outlive a language."""
 
 from __future__ import annotations
 
@@ -126,10 +126,11 @@ PAGES = [
     ("guide", {"knowledge": "many", "changes": "daily", "data": "hundreds"},
      ("RAG oder Fine-Tuning?", "Noch offene Fragen", "Die Messung ansehen", "Regeln")),
     ("vram", {}, ("VRAM-Rechner", "Dieser Schritt passt (RTX 4090)", "Größter Batch, der passt", "Alle Methoden")),
-    ("vram", {"batch": "4", "show": "cost", "gpus": "1"}, ("Dieser Schritt passt nicht", "weniger)", "Tokens je Sekunde")),
+    ("vram", {"batch": "4", "show": "cost"}, ("Dieser Schritt passt nicht", "weniger)", "Tokens je Sekunde")),
     ("vram", {"show": "cards", "gpus": "8", "zero": "3", "offload": "all", "predict": "on"},
      ("Wie viel Speicher wird der Prozess brauchen?", "ZeRO-3, FSDP2: auch Gewichte")),
-    ("vram", {"show": "disk", "gpus": "8", "zero": "2"}, ("eine von 8 GPUs", "Gespeichert je Aufgabe", "Auf der Platte")),
+    ("vram", {"show": "cost", "gpus": "8", "zero": "2"}, ("Alle 8 GPUs zusammen", "Preis einer Stunde")),
+    ("vram", {"show": "disk"}, ("Gespeichert je Aufgabe", "Auf der Platte")),
     ("vram", {"show": "step", "from": "config"}, ("Die config.json des Modells", "Katalog")),
     ("parameters", {}, ("Parameterrechner", "LoRA trainiert 20,971,520 von 8,030,261,248", "Wo sie sitzen", "Form")),
     ("quantization", {"bits": "3"}, ("Bit je Gewicht", "text{Stufe}[q]", "QLoRA gegen LoRA", "Beide trainieren")),
