@@ -19,22 +19,14 @@ OTHERS = [code for code in words.languages() if code != words.DEFAULT]
 LEFT = {
     "widgets/",  # all files of a folder
     "calculator_panels.py",
-    "data.py",
-    "documents.py",
     "findings.py",
     "model_choice.py",
     "proposals.py",
-    "takeaway.py",
     "views/guide.py",
     "views/inside.py",
     "views/kernels.py",
     "views/parameters.py",
-    "views/playground.py",
     "views/quantization.py",
-    "views/race.py",
-    "views/rag.py",
-    "views/runs.py",
-    "views/ship.py",
     "views/validation.py",
     "views/vram.py",
 }
