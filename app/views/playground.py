@@ -85,7 +85,7 @@ def _setup() -> None:
         with place:
             proposals.choose("hub", now, KNOB)
     if run is not None and not busy and ready and live.differs(run, now):
-        st.caption(f":material/update: {t('experiment.stale')}")
+        st.caption(f":material/update: {t('playground.stale')}")
     _link(now)
     if config is not None:
         new = live.start(config, key=CELL, cell=CELL)

@@ -24,7 +24,9 @@ def render(options: dict[str, Any], key: str) -> None:
             format_func=lambda step: t(f"widgets.normal_float.steps.{step.lower()}"), key=f"{key}-step",
         )  # fmt: skip
         usual = str(options.get("bits", 4))
-        bits = st.segmented_control(t("widgets.normal_float.bits"), BITS, default=usual, required=True, key=f"{key}-bits")
+        bits = st.segmented_control(
+            t("widgets.normal_float.bits"), BITS, default=usual, required=True, key=f"{key}-bits"
+        )
     found = normal_float(int(bits or "4"))
     chart = charts_levels.derived(found, str(step))
     compare.draw(chart, f"{key}-{bits}-{step}")
