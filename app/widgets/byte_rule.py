@@ -42,7 +42,7 @@ def render(options: dict[str, Any], key: str) -> None:
     }
     chosen = st.selectbox(
         t("widgets.byte_rule.recipe"), [*titles, OWN], index=list(titles).index(start), key=f"{key}-recipe",
-        format_func=lambda name: titles.get(name, t("widgets.byte_rule.own")),
+        format_func=lambda name: t("widgets.byte_rule.own") if name == OWN else titles[name],
     )  # fmt: skip
     recipe = _own(key) if chosen == OWN else RECIPES[str(chosen)][1]
     parts = per_parameter.parts(recipe)
