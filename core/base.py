@@ -1035,8 +1035,8 @@ def _take_over(model: Any, stored: Stored, dtype: str, name: str) -> None:
     from core.layers.adopted import adopt, form_of
 
     paths = adopt(model, getattr(torch, dtype))
-    told = (stored.quant_type, stored.double_quantization)
-    other = next((path for path in paths if form_of(model.get_submodule(path)) != told), None)
+    form = (stored.quant_type, stored.double_quantization)
+    other = next((path for path in paths if form_of(model.get_submodule(path)) != form), None)
     if other is not None or not paths:
         raise BaseUnavailable(
             f"The config.json of {name} says that its weights are stored in {stored.title}, and "
@@ -1052,6 +1052,11 @@ def _take_over(model: Any, stored: Stored, dtype: str, name: str) -> None:
     for attribute in ("hf_quantizer", "quantization_method", "is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit"):
         if attribute in vars(model):
             delattr(model, attribute)
+    # How the file was read, kept to be undone when the model is saved: the codes were no conversion.
+    told = getattr(model, "_weight_conversions", None) or []
+    model._weight_conversions = [
+        one for one in told if not any(hasattr(op, "hf_quantizer") for op in getattr(one, "operations", ()))
+    ]
     _without_storage(model.config, stored)
     delattr(model.config, STORED)  # (of the model itself, since a configuration is written when it is saved)
     setattr(model, STORED, stored)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from core.errors import BaseUnavailable
+from core.errors import BadInput, BaseUnavailable
 
 if TYPE_CHECKING:
     from core.config import RunConfig
@@ -103,11 +103,8 @@ def stored_by(config: Mapping[str, Any], where: str) -> Stored | None:
             "Name the unquantized checkpoint of the same model: qlora stores it in 4 bits itself.",
         )
     skipped = said.get("llm_int8_skip_modules")
-    return Stored(
-        kind,
-        four and bool(said.get("bnb_4bit_use_double_quant")),
-        tuple(map(str, skipped)) if isinstance(skipped, (list, tuple)) else None,
-    )
+    names = tuple(map(str, skipped)) if isinstance(skipped, (list, tuple)) and list(skipped) != ["lm_head"] else None
+    return Stored(kind, four and bool(said.get("bnb_4bit_use_double_quant")), names)
 
 
 def why_not(method: str, settings: Any, stored: Stored, where: str) -> tuple[str, str] | None:
@@ -135,6 +132,53 @@ def why_not(method: str, settings: Any, stored: Stored, where: str) -> tuple[str
         f"{where} is stored in {stored.title} already, and {' and '.join(other)} would be another storage.",
         f"Set {wanted}, or choose lora, which takes the weights as they are.",
     )
+
+
+def check_counted(config: Any, method: str, settings: Any) -> None:
+    """See that a method may train on the checkpoint that a configuration came with; for calculators.
+
+    Args:
+        config: a transformers configuration, as `core.base.load_config` gives it.
+
+    Raises:
+        BadInput: it may not, and why.
+    """
+    stored: Stored | None = getattr(config, STORED, None)
+    found = why_not(method, settings, stored, _name(config)) if stored is not None else None
+    if found is not None:
+        raise BadInput(*found)
+
+
+def check_traced(config: Any, method: str, settings: Any) -> None:
+    """See that the memory of a step on that checkpoint can be told: it is that of QLoRA, which would store the plain
+    model in the same form.
+
+    Raises:
+        BadInput: it cannot, and why.
+    """
+    stored: Stored | None = getattr(config, STORED, None)
+    if stored is None:
+        return
+    check_counted(config, method, settings)
+    if method != "qlora":
+        wanted = ", ".join(f"{name} {str(value).lower()}" for name, value in stored.settings.items())
+        raise BadInput(
+            f"{_name(config)} is stored in {stored.title}, and what a step beside such weights takes is only told for "
+            "the method qlora.",
+            f"Choose qlora with {wanted}: on this checkpoint lora is the same step.",
+        )
+    if stored.skipped is not None:
+        some = ", ".join(stored.skipped[:3]) + (", …" if len(stored.skipped) > 3 else "")
+        raise BadInput(
+            f"{_name(config)} leaves layers of its own choice out of {stored.title} ({some or 'none, not even the head'}"
+            "), and what its steps take is not told.",
+            "A run on it is measured all the same; the plain model with qlora tells what it takes with all layers "
+            "stored.",
+        )
+
+
+def _name(config: Any) -> str:
+    return _short(str(getattr(config, "_name_or_path", "") or config.model_type))
 
 
 def problems(config: RunConfig) -> list[str]:
@@ -166,7 +210,12 @@ def in_few_bits(config: Mapping[str, Any]) -> bool:
 
 def _short(base: str) -> str:
     """A folder's last name; a hub id as it is."""
-    return base if base.count("/") == 1 and not base.startswith((".", "/", "~")) else base.rstrip("/").rpartition("/")[2]
+    return (
+        base if base.count("/") == 1 and not base.startswith((".", "/", "~")) else base.rstrip("/").rpartition("/")[2]
+    )
 
 
-__all__ = ["CONSTANTS", "OTHERS", "STORED", "Stored", "in_few_bits", "problems", "stored_by", "why_not"]
+__all__ = [
+    "CONSTANTS", "OTHERS", "STORED", "Stored", "check_counted", "check_traced", "in_few_bits", "problems", "stored_by",
+    "why_not",
+]  # fmt: skip

@@ -150,6 +150,8 @@ def _base() -> tuple[str | None, dict[str, Any], Any]:
         parts.append(f"{facts['layers']} layers")
     if facts.get("context"):
         parts.append(f"{facts['context']} tokens of context")
+    if facts.get("few_bits"):
+        parts.append(f"stored in {facts['few_bits']['title']}")
     st.caption(" · ".join(parts))
     if source == EMBEDDED:
         st.caption(
@@ -198,6 +200,12 @@ def _method(facts: dict[str, Any]) -> str:
         st.warning(
             "This base has no biases, so BitFit has nothing to train. GPT-2 and OPT have them, and so have BERT and "
             "RoBERTa, the encoders that it was published on."
+        )
+    changes = getattr(about, "CHANGES_WEIGHTS", "")
+    if changes and facts.get("few_bits"):
+        st.warning(
+            f"{about.TITLE} {changes}, and this base has them in {facts['few_bits']['title']}. Choose a method that "
+            "trains beside them, such as LoRA, or the unquantized checkpoint of the same model."
         )
     if facts.get("task") == CLASSIFICATION:
         if about.START == "other":
