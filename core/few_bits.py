@@ -25,8 +25,9 @@ STORED = "stored_in_few_bits"
 TITLES = {"nf4": "NF4", "fp4": "FP4", "int8": "8 bits"}
 # quant_method, as transformers has it -> what people call it.
 OTHERS = {
-    "gptq": "GPTQ", "awq": "AWQ", "fp8": "FP8", "fbgemm_fp8": "FP8 of FBGEMM", "mxfp4": "MXFP4", "nvfp4": "NVFP4", "mxfp8": "MXFP8", "torchao": "torchao",
-    "compressed-tensors": "compressed-tensors", "hqq": "HQQ", "aqlm": "AQLM", "quanto": "Quanto", "eetq": "EETQ",
+    "gptq": "GPTQ", "awq": "AWQ", "fp8": "FP8", "fbgemm_fp8": "FP8 of FBGEMM", "mxfp4": "MXFP4", "nvfp4": "NVFP4",
+    "mxfp8": "MXFP8", "torchao": "torchao", "compressed-tensors": "compressed-tensors", "hqq": "HQQ",
+    "aqlm": "AQLM", "quanto": "Quanto", "eetq": "EETQ",
     "higgs": "HIGGS", "vptq": "VPTQ", "spqr": "SpQR", "bitnet": "BitNet", "auto-round": "AutoRound", "quark": "Quark",
     "modelopt": "ModelOpt",
 }  # fmt: skip
@@ -170,8 +171,8 @@ def check_traced(config: Any, method: str, settings: Any) -> None:
     if stored.skipped is not None:
         some = ", ".join(stored.skipped[:3]) + (", …" if len(stored.skipped) > 3 else "")
         raise BadInput(
-            f"{_name(config)} leaves layers of its own choice out of {stored.title} ({some or 'none, not even the head'}"
-            "), and what its steps take is not told.",
+            f"{_name(config)} leaves layers of its own choice out of {stored.title} "
+            f"({some or 'none, not even the head'}), and what its steps take is not told.",
             "A run on it is measured all the same; the plain model with qlora tells what it takes with all layers "
             "stored.",
         )

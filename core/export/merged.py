@@ -57,7 +57,8 @@ def merge(
 
 
 def write(model: Any, tokenizer: Any, out: Path, *, method: str, stored: str, card: str = "") -> Written:
-    """Write a merged model, every layer of it as a plain one. In another format than float32 its own weights are changed on the way.
+    """Write a merged model, every layer of it as a plain one. In another format than float32 its own weights are
+    changed on the way.
 
     Raises:
         BadInput: an unknown format.

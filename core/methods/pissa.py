@@ -141,6 +141,7 @@ def read_config(folder: Path) -> Config:
 
 
 __all__ = [
-    "BASE", "CHANGES_WEIGHTS", "CHECKPOINTS", "FORMULA", "INFERENCE", "MERGES", "NAME", "PAPER", "PATIENCE", "PUBLISHED", "RATES", "START",
-    "SUMMARY", "TITLE", "Attached", "Config", "apply", "count", "problems", "read_config", "reads", "sites",
+    "BASE", "CHANGES_WEIGHTS", "CHECKPOINTS", "FORMULA", "INFERENCE", "MERGES", "NAME", "PAPER", "PATIENCE",
+    "PUBLISHED", "RATES", "START", "SUMMARY", "TITLE", "Attached", "Config", "apply", "count", "problems",
+    "read_config", "reads", "sites",
 ]  # fmt: skip

@@ -6,8 +6,8 @@ Every linear layer but the head is stored in 4 bits, in blocks of 64 weights wit
 bits with a scale c₁ per 256 blocks; it is decoded each time it is needed. The gradient flows through the decoded weight
 into the two thin matrices, which stay in 32 bits. The embedding, the norms, the biases and the head stay as they were.
 
-A checkpoint that bitsandbytes has stored in few bits is taken as it is: nothing is decoded and stored again, and what it
-left in full precision stays so. The settings must then say what it is (`core.few_bits`), and LoRA on it is the same.
+A checkpoint that bitsandbytes has stored in few bits is taken as it is: nothing is decoded and stored again, and what
+it left in full precision stays so. The settings must then say what it is (`core.few_bits`), and LoRA on it is the same.
 
 With `quant_type` int8 the base's layers take 8 bits instead, one scale a row: the older way (LLM.int8()), twice the
 memory and a sixteenth of the rounding.

@@ -472,7 +472,7 @@ def test_layers_that_the_checkpoint_left_out_stay_plain(plain: Path, rows: Path,
 def test_a_config_that_promises_another_form_than_the_weights_have(stored: dict[str, Path], tmp_path: Path) -> None:
     said = json.loads((stored["fp4"] / "config.json").read_text())["quantization_config"]
     folder = changed(stored["fp4"], tmp_path / "other", quantization_config={**said, "bnb_4bit_quant_type": "nf4"})
-    with pytest.raises(BaseUnavailable, match=r"stored in NF4, and those of model\.layers\.0\.self_attn\.q_proj are not"):
+    with pytest.raises(BaseUnavailable, match=r"stored in NF4, and those of model\.layers\.0\.self_attn"):
         load_base(str(folder))
 
 
