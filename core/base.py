@@ -658,7 +658,7 @@ def _facts(
     }
     stored = stored_by(config, located.name)
     size = sum(math.prod(shape) * _STORED.get(dtype, ("", 0))[1] for dtype, shape in counted.values())
-    few, few_bytes = _in_few_bits(counted) if stored is not None else ((), 0)
+    few, few_bytes = _in_few_bits(counted) if stored is not None else ({}, 0)
     by_type: dict[str, int] = {}
     for name, (dtype, shape) in counted.items():
         if stored is None or not name.endswith(CONSTANTS):
