@@ -154,6 +154,8 @@ def _base() -> tuple[str | None, dict[str, Any], Any]:
         parts.append(t("playground.layers", count=facts["layers"]))
     if facts.get("context"):
         parts.append(t("playground.context", count=facts["context"]))
+    if facts.get("few_bits"):
+        parts.append(t("playground.few_bits", format=facts["few_bits"]["title"]))
     st.caption(" · ".join(parts))
     if source == EMBEDDED:
         st.caption(t("playground.embedded"))
@@ -197,6 +199,11 @@ def _method(facts: dict[str, Any]) -> str:
     st.caption(about.PAPER)
     if method == "bitfit" and facts and facts.get("biases") is False:
         st.warning(t("playground.no_biases"))
+    changes = getattr(about, "CHANGES_WEIGHTS", "")
+    if changes and facts.get("few_bits"):
+        st.warning(
+            t("playground.changes_few_bits", method=about.TITLE, changes=changes, format=facts["few_bits"]["title"])
+        )
     if facts.get("task") == CLASSIFICATION:
         if about.START == "other":
             st.warning(t("playground.encoder_tokens"))
