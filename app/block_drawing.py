@@ -1,4 +1,4 @@
-"""One transformer block as a drawing that lights up what a method trains. Pure: an SVG and its alt text; no Streamlit.
+"""One transformer block as a drawing that lights up what a method trains: an SVG and its alt text.
 
 Frozen parts are outlines. What trains has the method's colour: a matrix whose own weights train is filled, a bias is
 a bar along its foot, a pair two bars beside it, a rescaling vector a ring behind it, a network or trained vectors a box
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.charts import method_style
+from app.words import t
 from core.anatomy import NAMES, OUTSIDE, Lit
 from core.units import count_text
 
@@ -37,32 +38,34 @@ def layout(places: Sequence[str]) -> tuple[list[Box], dict[str, float]]:
     """The boxes of a model that has these places (core.anatomy.drawn), and the heights of what stands between them."""
     middle, whole = 80.0, 300.0
     third, half = (whole - 2 * 12) / 3, (whole - 12) / 2
-    boxes = [Box("maker", "network that makes them", LEFT, 12, 236), Box("prompt", "trained vectors", LEFT, 62, 116)]
-    boxes.append(Box("embedding", "token embedding", middle + 72, 62, RIGHT - middle - 72))
+    norm, adapter, up = (t(f"charts.block.{name}") for name in ("norm", "adapter", "up"))
+    boxes = [
+        Box("maker", t("charts.block.maker"), LEFT, 12, 236), Box("prompt", t("charts.block.prompt"), LEFT, 62, 116)
+    ]  # fmt: skip
+    boxes.append(Box("embedding", t("charts.block.embedding"), middle + 72, 62, RIGHT - middle - 72))
     at = {"block": 114.0}
-    boxes.append(Box("norm_1", "norm", middle, 128, whole, 22))
+    boxes.append(Box("norm_1", norm, middle, 128, whole, 22))
     if "qkv" in places:
-        boxes.append(Box("qkv", "query, key, value", middle, 166, whole))
+        boxes.append(Box("qkv", t("charts.block.qkv"), middle, 166, whole))
     else:
         boxes += [
-            Box(p, name, middle + i * (third + 12), 166, third)
-            for i, (p, name) in enumerate((("q", "query"), ("k", "key"), ("v", "value")))
+            Box(p, t(f"charts.block.{p}"), middle + i * (third + 12), 166, third) for i, p in enumerate(("q", "k", "v"))
         ]
-    boxes.append(Box("prefix", "prefix", middle + third + 12, 216, 2 * third + 12, 26))
+    boxes.append(Box("prefix", t("charts.block.prefix"), middle + third + 12, 216, 2 * third + 12, 26))
     at["attention"] = 264.0
-    boxes.append(Box("o", "output", middle, 284, whole))
-    boxes.append(Box("adapter_1", "adapter", middle + 70, 334, whole - 140, 30))
+    boxes.append(Box("o", t("charts.block.output"), middle, 284, whole))
+    boxes.append(Box("adapter_1", adapter, middle + 70, 334, whole - 140, 30))
     at["add_1"] = 382.0
-    boxes.append(Box("norm_2", "norm", middle, 402, whole, 22))
+    boxes.append(Box("norm_2", norm, middle, 402, whole, 22))
     if "gate" in places:
-        boxes += [Box("gate", "gate", middle, 440, half), Box("up", "up", middle + half + 12, 440, half)]
+        boxes += [Box("gate", t("charts.block.gate"), middle, 440, half), Box("up", up, middle + half + 12, 440, half)]
     else:
-        boxes.append(Box("up", "up", middle, 440, whole))
-    boxes.append(Box("down", "down", middle, 490, whole))
-    boxes.append(Box("adapter_2", "adapter", middle + 70, 540, whole - 140, 30))
+        boxes.append(Box("up", up, middle, 440, whole))
+    boxes.append(Box("down", t("charts.block.down"), middle, 490, whole))
+    boxes.append(Box("adapter_2", adapter, middle + 70, 540, whole - 140, 30))
     at |= {"add_2": 588.0, "end": 606.0}
-    boxes.append(Box("norm_end", "last norm", middle, 624, whole, 22))
-    boxes.append(Box("head", "output layer", middle, 662, whole))
+    boxes.append(Box("norm_end", t("charts.block.norm_end"), middle, 624, whole, 22))
+    boxes.append(Box("head", t("charts.block.head"), middle, 662, whole))
     return boxes, at
 
 
@@ -111,15 +114,13 @@ def block(
             )
         )
     if tied:
-        out.append('<text x="230" y="712" font-size="12" text-anchor="middle">its matrix is the token embedding</text>')
+        out.append(f'<text x="230" y="712" font-size="12" text-anchor="middle">{t("charts.block.tied")}</text>')
     named = "; ".join(
-        f"{NAMES[o.place]}: {o.each:,} numbers" + (f" in each of {o.blocks} blocks" if o.blocks > 1 else "")
+        t("charts.block.numbers_each" if o.blocks > 1 else "charts.block.numbers", place=NAMES[o.place],
+          numbers=f"{o.each:,}", **({"blocks": o.blocks} if o.blocks > 1 else {}))
         for o in shown
-    )
-    what = "A drawing of one transformer block, from the token embedding to the output layer."
-    alt = f"{what} Lit up: {named}. The rest is frozen."
-    if not shown:
-        alt = f"{what} Nothing is lit up."
+    )  # fmt: skip
+    alt = f"{t('charts.block.what')} {t('charts.block.lit', parts=named) if shown else t('charts.block.nothing_lit')}"
     return document("\n".join(out), WIDE, 720), alt
 
 
@@ -127,7 +128,9 @@ def _blocks(shown: Sequence[Lit], blocks: int) -> str:
     """What stands in the frame's corner: how many blocks there are, and in how many of them something trains."""
     inside = [one.blocks for one in shown if one.place not in OUTSIDE]
     some = max(inside, default=blocks)
-    return f"this trains in {some} of {blocks} blocks" if some < blocks else f"{blocks} blocks like this one"
+    if some < blocks:
+        return t("charts.block.some_blocks", some=some, blocks=blocks)
+    return t("charts.block.all_blocks", blocks=blocks)
 
 
 def _line(x1: float, y1: float, x2: float, y2: float) -> str:
@@ -154,7 +157,7 @@ def _stream(at: dict[str, float], on: dict[str, list[Lit]]) -> list[str]:
     out += [
         _line(230, 150, 230, 166), *_passing(200, at["attention"] - 12, "prefix" in on, 216, 242),
         f'<text x="230" y="{at["attention"] + 2}" text-anchor="middle" font-size="13" '
-        'font-style="italic">attention</text>',
+        f'font-style="italic">{t("charts.block.attention")}</text>',
         _line(230, at["attention"] + 8, 230, 284), *_passing(318, at["add_1"] - 9, "adapter_1" in on, 334, 364),
         _line(230, at["add_1"] + 9, 230, 402), _line(230, 424, 230, 440), _line(230, 474, 230, 490),
         *_passing(524, at["add_2"] - 9, "adapter_2" in on, 540, 570), _line(230, at["add_2"] + 9, 230, at["end"]),
@@ -199,7 +202,7 @@ def _box(box: Box, lights: Sequence[Lit], colour: str, *, four_bit: bool) -> str
             'stroke-width="2.5"/>'
             f'<circle cx="{right + 15:.1f}" cy="{y + h / 2:.1f}" r="2.5" fill="{colour}"/>'
         )
-    label = html.escape(box.label) + (" · 4-bit" if four_bit and inner > 110 else "")
+    label = html.escape(box.label) + (f" · {t('charts.block.four_bit')}" if four_bit and inner > 110 else "")
     told = " + ".join(count_text(one.each) for one in lights)
     centre = x + inner / 2
     if not told:

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from core.memory.sharded import Sharding
 
 PANELS = ("methods", "cards", "gpus", "models", "disk", "cost", "step", "take")
-VERDICTS = {tables.FITS: "plan.fits", tables.TIGHT: "plan.tight", tables.TOO_LARGE: "plan.too_large"}
 MOST_TASKS, MOST_EXAMPLES = 10_000, 100_000_000
 
 

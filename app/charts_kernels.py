@@ -8,6 +8,7 @@ import pandas as pd
 
 from app.charts import BASE_STYLE, Chart, figure, series_style
 from app.charts_memory import SPACE
+from app.words import t
 from core.kernel_records import Point
 from core.roofline import Limit, Op, Saving
 from core.units import bytes_text
@@ -41,20 +42,21 @@ def roofline(plain: Sequence[Op], fused: Sequence[Op], limit: Limit, step_second
     """
     import plotly.graph_objects as go
 
-    fig = figure("FLOPs per byte moved", "TFLOP/s at most", height=400, series=3)
+    fig = figure(t("charts.kernels.intensity_axis"), t("charts.kernels.rate_axis"), height=400, series=3)
     ops = [*plain, *fused]
     low, high = min(o.intensity for o in ops) / 2, max(limit.ridge * 4, max(o.intensity for o in ops) * 2)
     xs, ys = _roof(limit, low, high)
     fig.add_trace(
-        go.Scatter(x=xs, y=[y / 1e12 for y in ys], mode="lines", name=f"the limit of the {limit.name}",
-                   line={"color": BASE_STYLE.colour, "width": 2}, hoverinfo="skip")
+        go.Scatter(x=xs, y=[y / 1e12 for y in ys], mode="lines",
+                   name=t("charts.kernels.limit", card=limit.name), line={"color": BASE_STYLE.colour, "width": 2},
+                   hoverinfo="skip")
     )  # fmt: skip
     for number, (name, some) in enumerate(((PLAIN, plain), (FUSED, [o for o in fused if o.kernel]))):
         style = series_style(number)
         fig.add_trace(
             go.Scatter(
                 x=[o.intensity for o in some], y=[limit.reachable(o.intensity) / 1e12 for o in some], mode="markers",
-                name=f"predicted, {name}",
+                name=t("charts.kernels.predicted_plain" if name == PLAIN else "charts.kernels.predicted_fused"),
                 marker={
                     "symbol": style.marker + ("-open" if name == PLAIN else ""), "color": style.colour,
                     "size": [8 + 26 * (o.seconds(limit) / step_seconds) ** 0.5 for o in some],
@@ -68,7 +70,7 @@ def roofline(plain: Sequence[Op], fused: Sequence[Op], limit: Limit, step_second
     fig.update_yaxes(type="log")
     fig.update_layout(hovermode="closest")
     waits = sum(o.seconds(limit) for o in plain if o.bound(limit) == "memory") / step_seconds
-    title = f"{waits:.0%} of the step waits for memory; fused operations move to the right"
+    title = t("charts.kernels.roofline", share=f"{waits:.0%}")
     table = pd.DataFrame(
         [
             {"operation": o.name, "done": name, "kernel": o.kernel, "flops": o.flops, "bytes": o.bytes,
@@ -78,8 +80,17 @@ def roofline(plain: Sequence[Op], fused: Sequence[Op], limit: Limit, step_second
         ]
     )  # fmt: skip
     alt = (
-        f"Roofline of the {limit.name}: {rate_text(limit.flops_per_second)} from {limit.ridge:.0f} FLOPs per byte on. "
-        + " ".join(f"{o.name}: {o.intensity:.2g} FLOPs per byte, {ms_text(o.seconds(limit))}." for o in plain)
+        t(
+            "charts.kernels.roofline_alt",
+            card=limit.name,
+            rate=rate_text(limit.flops_per_second),
+            ridge=f"{limit.ridge:.0f}",
+        )
+        + " "
+        + " ".join(
+            t("charts.kernels.operation", name=o.name, intensity=f"{o.intensity:.2g}", time=ms_text(o.seconds(limit)))
+            for o in plain
+        )
     )
     return Chart(title, fig, alt, table)
 
@@ -90,24 +101,28 @@ def saved(savings: Sequence[Saving]) -> Chart:
 
     rows = [s for s in savings if s.bytes > 0]
     names = [s.name for s in rows]
-    fig = figure("GB saved in a step", "", height=90 + 34 * len(rows))
+    fig = figure(t("charts.kernels.saved_axis"), "", height=90 + 34 * len(rows))
     style = series_style(1)
     fig.add_trace(
         go.Bar(
             x=[s.bytes / 1e9 for s in rows], y=names, orientation="h", marker={"color": style.colour},
-            text=[f"{ms_text(s.seconds)}, {s.launches:,} launches" for s in rows], textposition="auto",
+            text=[t("charts.kernels.launches", time=ms_text(s.seconds), launches=f"{s.launches:,}") for s in rows],
+            textposition="auto",
             hovertemplate="%{y}: %{x:.1f} GB<extra></extra>",
         )
     )  # fmt: skip
     fig.update_yaxes(autorange="reversed")
     fig.update_layout(showlegend=False)
     total = sum(s.bytes for s in rows)
-    title = (
-        f"Fusing saves {bytes_text(round(total))} of traffic and {sum(s.launches for s in savings):,} launches a step"
+    launches = sum(s.launches for s in savings)
+    title = t("charts.kernels.saved", bytes=bytes_text(round(total)), launches=f"{launches:,}")
+    told = " ".join(
+        f"{s.name}: {bytes_text(round(s.bytes))}, "
+        + t("charts.kernels.launches", time=ms_text(s.seconds), launches=s.launches)
+        + "."
+        for s in rows
     )
-    alt = "Bytes saved in a step by each fusion. " + " ".join(
-        f"{s.name}: {bytes_text(round(s.bytes))}, {ms_text(s.seconds)}, {s.launches} launches." for s in rows
-    )
+    alt = f"{t('charts.kernels.saved_alt')} {told}"
     table = pd.DataFrame(
         [
             {"operation": s.name, "kernel": s.kernel, "bytes_saved": s.bytes, "launches_saved": s.launches,
@@ -123,7 +138,8 @@ def measured(points: Sequence[Point], limit: Limit, date: str) -> Chart:
     import plotly.graph_objects as go
 
     versions = list(dict.fromkeys(p.version for p in points))
-    fig = figure("FLOPs per byte moved", "TFLOP/s reached", height=400, series=1 + len(versions))
+    rate = t("charts.kernels.reached_axis")
+    fig = figure(t("charts.kernels.intensity_axis"), rate, height=400, series=1 + len(versions))
     low, high = min(p.intensity for p in points) / 2, max(limit.ridge * 4, max(p.intensity for p in points) * 2)
     xs, ys = _roof(limit, low, high)
     fig.add_trace(
@@ -136,7 +152,10 @@ def measured(points: Sequence[Point], limit: Limit, date: str) -> Chart:
             go.Scatter(
                 x=[p.intensity for p in some], y=[p.rate / 1e12 for p in some], mode="markers", name=version,
                 marker={"symbol": style.marker, "color": style.colour, "size": 9},
-                text=[f"{p.label}: {ms_text(p.seconds)}, {p.share:.0%} of the limit" for p in some],
+                text=[
+                    f"{p.label}: {ms_text(p.seconds)}, {t('charts.kernels.of_limit', share=f'{p.share:.0%}')}"
+                    for p in some
+                ],
                 hovertemplate="%{text}<extra></extra>",
             )
         )  # fmt: skip
@@ -144,7 +163,7 @@ def measured(points: Sequence[Point], limit: Limit, date: str) -> Chart:
     fig.update_yaxes(type="log")
     fig.update_layout(hovermode="closest")
     own = [p.share for p in points if p.version == "kernel"]
-    title = f"Measured on {date}: the kernels reach {min(own):.0%} to {max(own):.0%} of the limit"
+    title = t("charts.kernels.measured", date=date, low=f"{min(own):.0%}", high=f"{max(own):.0%}")
     table = pd.DataFrame([vars(p) for p in points])
-    alt = f"Measured kernels on the roofline of {limit.name}. {title}."
+    alt = t("charts.kernels.measured_alt", card=limit.name, title=title)
     return Chart(title, fig, alt, table)

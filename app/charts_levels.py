@@ -10,6 +10,7 @@ import pandas as pd
 
 from app.charts import BASE_STYLE, Chart, figure, series_style
 from app.charts_quantization import derivation, format_style, levels, share
+from app.words import t
 from core.quantization.criteria import EQUAL_USE, LEAST_ERROR, Judged
 from core.quantization.formats import FORMATS, NormalFloat
 
@@ -29,9 +30,9 @@ def _cumulative(found: NormalFloat, *, quantiles: bool) -> Chart:
     rows = [*found.negative[1:][::-1], *found.positive]  # (probability, quantile, level), ascending
     x = np.linspace(-2.6, 2.6, 131)
     curve = [normal.cdf(float(v)) for v in x]
-    fig = figure("weight, in standard deviations", "share of the weights below", height=330, series=2)
+    fig = figure(t("charts.levels.weight_axis"), t("charts.levels.below_axis"), height=330, series=2)
     fig.add_trace(
-        go.Scatter(x=x, y=curve, name="normal distribution", mode="lines", hoverinfo="skip",
+        go.Scatter(x=x, y=curve, name=t("charts.quantization.normal"), mode="lines", hoverinfo="skip",
                    line={"color": BASE_STYLE.colour, "dash": BASE_STYLE.dash, "width": 2})
     )  # fmt: skip
     style = format_style("nf4")
@@ -48,7 +49,7 @@ def _cumulative(found: NormalFloat, *, quantiles: bool) -> Chart:
         go.Scatter(
             x=[z for _, z, _ in rows] if quantiles else [-2.6] * len(rows),
             y=[0.0] * len(rows) if quantiles else [p for p, _, _ in rows], mode="markers",
-            name="quantiles" if quantiles else "even steps of probability",
+            name=t("charts.levels.quantiles" if quantiles else "charts.levels.even_steps"),
             marker={"color": style.colour, "symbol": style.marker, "size": 8}, hovertemplate="%{x:.3f}, %{y:.3f}",
         )
     )  # fmt: skip
@@ -57,45 +58,48 @@ def _cumulative(found: NormalFloat, *, quantiles: bool) -> Chart:
     fig.update_yaxes(range=[-0.03, 1.02])
     below, above = len(found.negative) - 1, len(found.positive) - 1
     if quantiles:
-        title = f"Even steps of height become uneven steps of value: the last stands at {found.positive[-1][1]:.2f}"
+        title = t("charts.levels.uneven", last=f"{found.positive[-1][1]:.2f}")
     else:
-        title = f"{len(rows)} heights: {below} even steps below one half, {above} above it"
-    alt = (
-        f"The rising S-shaped curve of a normal distribution's cumulative probability. {len(rows)} horizontal lines at "
-        f"heights from {rows[0][0]:.3f} to {rows[-1][0]:.3f} meet it"
-        + (" and drop to the axis, dense in the middle and sparse at the ends." if quantiles else ".")
-    )
+        title = t("charts.levels.heights", heights=len(rows), below=below, above=above)
+    alt = t(
+        "charts.levels.drop_alt" if quantiles else "charts.levels.heights_alt", heights=len(rows),
+        low=f"{rows[0][0]:.3f}", high=f"{rows[-1][0]:.3f}",
+    )  # fmt: skip
     return Chart(title, fig, alt, derivation(found))
 
 
 def code_title(name: str) -> str:
     """'NF4'; of a fitted list, what it was fitted for."""
-    return FORMATS[name].title if name in FORMATS else f"fitted for {name}"
+    if name in FORMATS:
+        return FORMATS[name].title
+    return t("charts.levels.fitted_least" if name == LEAST_ERROR else "charts.levels.fitted_equal")
 
 
 def criteria(rows: Sequence[Judged]) -> Chart:
     """Error against the bits that the codes carry: right is equal use, down is least error."""
     import plotly.graph_objects as go
 
-    fig = figure("what the four bits carry, bits", "error, % of the weights' spread", height=300, series=len(rows))
+    fig = figure(t("charts.levels.carried_axis"), t("charts.quantization.error_axis"), height=300, series=len(rows))
     for place, row in enumerate(rows):
         style = format_style(row.name) if row.name in FORMATS else series_style(place + 2)
         fig.add_trace(
             go.Scatter(
                 x=[row.entropy_bits], y=[100 * row.rmse], mode="markers", name=code_title(row.name),
                 marker={"symbol": style.marker, "size": 13, "color": style.colour},
-                hovertemplate=f"{code_title(row.name)}: %{{x:.3f}} bits, %{{y:.2f}} %<extra></extra>",
+                hovertemplate=t("charts.levels.carries", name=code_title(row.name), bits="%{x:.3f}", error="%{y:.2f} %")
+                + "<extra></extra>",
             )
         )  # fmt: skip
     fig.update_layout(hovermode="closest")
     by = {r.name: r for r in rows}
     nf4, least, equal = by["nf4"], by[LEAST_ERROR], by[EQUAL_USE]
-    title = (
-        f"NF4 errs by {share(nf4.rmse)} and fills {nf4.entropy_bits:.2f} of 4 bits; the least possible error is "
-        f"{share(least.rmse)}, and equal use costs {share(equal.rmse)}"
-    )
-    alt = "Scatter plot of code books by the bits that their codes carry and by their error. " + " ".join(
-        f"{code_title(r.name)}: {r.entropy_bits:.2f} bits, {share(r.rmse)}." for r in rows
+    title = t(
+        "charts.levels.criteria", error=share(nf4.rmse), bits=f"{nf4.entropy_bits:.2f}", least=share(least.rmse),
+        equal=share(equal.rmse),
+    )  # fmt: skip
+    alt = f"{t('charts.levels.criteria_alt')} " + " ".join(
+        t("charts.levels.carries", name=code_title(r.name), bits=f"{r.entropy_bits:.2f}", error=f"{share(r.rmse)}.")
+        for r in rows
     )
     table = pd.DataFrame(
         [

@@ -12,8 +12,9 @@ import pandas as pd
 
 from app.charts import BASE_STYLE, TASK_STYLE, Chart, figure, method_style, series_style
 from app.charts_race import title_of
-from app.words import t
-from core.memory.card import FITS, TIGHT, Totals
+from app.words import n, t
+from core.memory.card import FITS, TIGHT, TOO_LARGE, Totals
+from core.memory.compare import UNKNOWN
 from core.memory.several import fewest
 from core.units import GB, GIB, bytes_text, count_text
 
@@ -42,6 +43,11 @@ OTHERS = {
     RESERVE: (TEAL, "/"), CONTEXT: (TEAL, "x"), "gathered weights": (GREY, "."), "gradients on their way": (GREEN, "/"),
     "gathered hidden states": (PURPLE, "."),
 }  # fmt: skip
+SAID = {
+    RESERVE: "charts.memory.reserve", CONTEXT: "charts.memory.context", FITS: "plan.fits", TIGHT: "plan.tight",
+    TOO_LARGE: "plan.too_large",
+}  # fmt: skip
+"""Names that stand in tables as they are -> the keys of what people read. Terms are called what core calls them."""
 LINE = {"color": ORANGE, "width": 2.5, "dash": "dash"}
 SPACE = "\u00a0"
 
@@ -49,6 +55,11 @@ SPACE = "\u00a0"
 def size(count: float) -> str:
     """bytes_text, never broken between number and unit."""
     return bytes_text(count).replace(" ", SPACE)
+
+
+def named(name: str) -> str:
+    """What people read for a term or a verdict, in their language; a name without words of its own as it is."""
+    return t(SAID[name]) if name in SAID else name
 
 
 def band(found: Totals) -> str:
@@ -68,8 +79,8 @@ def _ticks(values: Sequence[float]) -> dict[str, Any]:
     low, high = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known)))
     marks = (1, 2, 5) if high - low <= 3 else (1,)
     found = [m * 10.0**p for p in range(low, high + 1) for m in marks]
-    found = [t for t in found if min(known) / 2.6 <= t <= max(known) * 2.6]
-    return {"type": "log", "tickvals": found, "ticktext": [f"{t:,g}" for t in found]}
+    found = [tick for tick in found if min(known) / 2.6 <= tick <= max(known) * 2.6]
+    return {"type": "log", "tickvals": found, "ticktext": [f"{tick:,g}" for tick in found]}
 
 
 def _memory_axis(fig: go.Figure) -> None:
@@ -93,9 +104,9 @@ def step(ledger: Ledger, found: Totals, card: GpuRow, what: str, card_name: str)
     """
     import plotly.graph_objects as go
 
-    parts = [(t.name, t.bytes) for t in ledger.terms]
+    parts = [(term.name, term.bytes) for term in ledger.terms]
     parts += [(RESERVE, found.reserved[1] - found.allocated), (CONTEXT, found.process[1] - found.reserved[1])]
-    shown = [(n, b) for n, b in parts if b > 0]
+    shown = [(name, count) for name, count in parts if count > 0]
     fig = figure("GiB", "", height=170)
     looks = [TERMS.get(name) or OTHERS.get(name, (BROWN, "x")) for name, _ in shown]
     sizes = [count / GIB for _, count in shown]
@@ -108,36 +119,38 @@ def step(ledger: Ledger, found: Totals, card: GpuRow, what: str, card_name: str)
                 "pattern": {"shape": [pattern for _, pattern in looks], "fillmode": "replace", "size": 7,
                             "fgcolor": [colour for colour, _ in looks]},
             },
-            text=[f"{name}: {bytes_text(count)}" for name, count in shown], textposition="none",
+            text=[f"{named(name)}: {bytes_text(count)}" for name, count in shown], textposition="none",
             hovertemplate="%{text}<extra></extra>",
         )
     )  # fmt: skip
     low, likely, high = (b / GIB for b in found.process)
+    least, most = bytes_text(found.process[0]), bytes_text(found.process[2])
     fig.add_trace(
         go.Scatter(
             x=[likely], y=[""], mode="markers", showlegend=False, marker={"size": 1, "color": GREY},
             error_x={"type": "data", "symmetric": False, "array": [high - likely], "arrayminus": [likely - low],
                      "thickness": 2.5, "width": 9, "color": GREY},
-            hovertemplate=f"process: {bytes_text(found.process[0])} to {bytes_text(found.process[2])}<extra></extra>",
+            hovertemplate=f"{t('charts.memory.process', low=least, high=most)}<extra></extra>",
         )
     )  # fmt: skip
     _card_line(fig, card, card_name)
-    most = max(high, card.usable_bytes / GIB)
     fig.update_layout(barmode="overlay", hovermode="closest", showlegend=False, margin={"t": 26})
-    fig.update_xaxes(range=[0, most * 1.06])
+    fig.update_xaxes(range=[0, max(high, card.usable_bytes / GIB) * 1.06])
     table = pd.DataFrame(
-        [{"term": n, "bytes": b, "gib": round(b / GIB, 4), "share": round(b / found.process[1], 4)} for n, b in shown]
+        [
+            {"term": name, "bytes": count, "gib": round(count / GIB, 4), "share": round(count / found.process[1], 4)}
+            for name, count in shown
+        ]
     )
     largest = sorted(shown, key=lambda p: -p[1])[:2]
-    told = f"{largest[0][0]} {size(largest[0][1])}"
+    told = f"{named(largest[0][0])} {size(largest[0][1])}"
     if len(largest) > 1 and largest[1][1] > 0.1 * found.process[1]:
-        told += f", {largest[1][0]} {size(largest[1][1])}"
-    title = f"{what}: {size(found.process[1])}, most of it {told}"
-    alt = (
-        f"Stacked bar of a training step's memory: {', '.join(f'{n} {bytes_text(b)}' for n, b in shown)}. "
-        f"The whole process takes {bytes_text(found.process[0])} to {bytes_text(found.process[2])}; {card_name} has "
-        f"{bytes_text(card.usable_bytes)} that can be used."
-    )
+        told += f", {named(largest[1][0])} {size(largest[1][1])}"
+    title = t("charts.memory.step", what=what, size=size(found.process[1]), told=told)
+    alt = t(
+        "charts.memory.step_alt", terms=", ".join(f"{named(name)} {bytes_text(count)}" for name, count in shown),
+        low=least, high=most, card=card_name, usable=bytes_text(card.usable_bytes),
+    )  # fmt: skip
     return Chart(title, fig, alt, table)
 
 
@@ -148,7 +161,7 @@ def step_legend(chart: Chart) -> str:
         colour, pattern = TERMS.get(name) or OTHERS.get(name, (BROWN, "x"))
         fill = f"repeating-linear-gradient(45deg, {colour} 0 2px, transparent 2px 5px)" if pattern else colour
         items.append(
-            f'<span><i style="background:{fill};border-color:{colour}"></i>{html.escape(name)} '
+            f'<span><i style="background:{fill};border-color:{colour}"></i>{html.escape(named(name))} '
             f"<b>{html.escape(size(count))}</b></span>"
         )
     return f'<div class="legend">{"".join(items)}</div>'
@@ -159,9 +172,10 @@ def terms_table(rules: Sequence[Rule]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "Term": r.term, "Traced": bytes_text(r.traced), "Formula, with your numbers": r.formula,
-                "Formula gives": "–" if r.bytes is None else bytes_text(r.bytes),
-                "Difference": _difference(r),
+                t("plan.term"): r.term, t("charts.memory.traced"): bytes_text(r.traced),
+                t("charts.memory.formula"): r.formula,
+                t("charts.memory.formula_gives"): "–" if r.bytes is None else bytes_text(r.bytes),
+                t("charts.memory.difference"): _difference(r),
             }
             for r in rules
         ]
@@ -172,7 +186,7 @@ def _difference(rule: Rule) -> str:
     found = rule.difference
     if found is None:
         return "–"
-    return "none" if found == 0 else f"{'+' if found > 0 else '−'}{bytes_text(abs(found))}"
+    return t("charts.memory.no_difference") if found == 0 else f"{'+' if found > 0 else '−'}{bytes_text(abs(found))}"
 
 
 def marks(names: Sequence[str], chosen: str) -> dict[str, Any]:
@@ -193,7 +207,7 @@ def methods(rows: Sequence[MethodRow], card: GpuRow, card_name: str, chosen: str
     import plotly.graph_objects as go
 
     known = sorted((r for r in rows if r.found is not None), key=lambda r: r.found.process[1])  # type: ignore[union-attr]
-    fig = figure("GiB, whole process", "", height=max(180, 70 + 27 * len(known)))
+    fig = figure(t("charts.memory.whole_process"), "", height=max(180, 70 + 27 * len(known)))
     bands = [[b / GIB for b in r.found.process] for r in known if r.found is not None]
     fig.add_trace(
         go.Scatter(
@@ -202,7 +216,7 @@ def methods(rows: Sequence[MethodRow], card: GpuRow, card_name: str, chosen: str
             error_x={"type": "data", "symmetric": False, "array": [high - likely for _, likely, high in bands],
                      "arrayminus": [likely - low for low, likely, _ in bands], "thickness": 2, "width": 5,
                      "color": GREY},
-            text=[f"{title_of(r.method)}: {bytes_text(r.found.process[1])}, {r.verdict}" for r in known if r.found],
+            text=[told for told in map(_total, known) if told],
             hovertemplate="%{text}<extra></extra>",
         )
     )  # fmt: skip
@@ -212,19 +226,25 @@ def methods(rows: Sequence[MethodRow], card: GpuRow, card_name: str, chosen: str
     fig.update_xaxes(rangemode="tozero")
     fitting = [r for r in known if r.verdict == FITS]
     if not known:
-        title = "No method is traced for this step yet"
+        title = t("charts.memory.no_method_yet")
     elif not fitting:
-        title = f"No method surely fits; {title_of(known[0].method)} takes least, {size(known[0].found.process[1])}"  # type: ignore[union-attr]
+        least = size(known[0].found.process[1])  # type: ignore[union-attr]
+        title = t("charts.memory.no_method_fits", method=title_of(known[0].method), size=least)
     elif len(fitting) == len(known):
         waiting = any(r.found is None and r.trainable is not None for r in rows)
-        some = "The method" if len(known) == 1 else f"The {len(known)} methods"
-        title = f"{some} worked out so far {'fits' if len(known) == 1 else 'fit'}" if waiting else "Every method fits"
+        title = n("charts.memory.methods_so_far", len(known)) if waiting else t("charts.memory.every_method_fits")
     else:
-        title = f"{len(fitting)} of {len(known)} methods fit; {title_of(known[0].method)} takes least"
-    alt = f"Totals of {len(known)} methods. " + " ".join(
-        f"{title_of(r.method)}: {bytes_text(r.found.process[1])}, {r.verdict}." for r in known if r.found
-    )
+        title = t(
+            "charts.memory.methods_fit", fitting=len(fitting), methods=len(known), method=title_of(known[0].method)
+        )
+    alt = t("charts.memory.methods_alt", methods=len(known)) + " "
+    alt += " ".join(f"{told}." for told in map(_total, known) if told)
     return Chart(title, fig, alt, methods_numbers(rows))
+
+
+def _total(row: MethodRow) -> str:
+    """'LoRA: 18.2 GiB, fits'; empty where it is not known."""
+    return f"{title_of(row.method)}: {bytes_text(row.found.process[1])}, {named(row.verdict)}" if row.found else ""
 
 
 def methods_numbers(rows: Sequence[MethodRow]) -> pd.DataFrame:
@@ -237,7 +257,7 @@ def methods_numbers(rows: Sequence[MethodRow]) -> pd.DataFrame:
                 "process_low_bytes": r.found.process[0] if r.found else None,
                 "process_bytes": r.found.process[1] if r.found else None,
                 "process_high_bytes": r.found.process[2] if r.found else None,
-                "peak_at": r.section, **{f"{n.replace(' ', '_')}_bytes": b for n, b in r.parts.items()},
+                "peak_at": r.section, **{f"{part.replace(' ', '_')}_bytes": b for part, b in r.parts.items()},
             }
             for r in rows
         ]
@@ -249,13 +269,13 @@ def methods_table(rows: Sequence[MethodRow], total: int) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "Method": title_of(r.method), "Verdict": r.verdict or r.why,
-                "Process": band(r.found) if r.found else "–",
-                "Trains": "–" if r.trainable is None else count_text(r.trainable),
-                "Share": "–" if r.trainable is None else share(r.trainable / total),
-                "Activations": _part(r, "activations", "recomputed activations"),
-                "Optimizer and gradients": _part(r, "optimizer state", "gradients"),
-                "Peak": r.section or "–",
+                t("plan.method"): title_of(r.method), t("charts.memory.verdict"): named(r.verdict) or _why(r),
+                t("charts.memory.process_column"): band(r.found) if r.found else "–",
+                t("plan.trains"): "–" if r.trainable is None else count_text(r.trainable),
+                t("charts.memory.share"): "–" if r.trainable is None else share(r.trainable / total),
+                t("charts.memory.activations"): _part(r, "activations", "recomputed activations"),
+                t("charts.memory.optimizer_and_gradients"): _part(r, "optimizer state", "gradients"),
+                t("charts.memory.peak"): r.section or "–",
             }
             for r in rows
         ]
@@ -263,7 +283,12 @@ def methods_table(rows: Sequence[MethodRow], total: int) -> pd.DataFrame:
 
 
 def _part(row: MethodRow, *names: str) -> str:
-    return bytes_text(sum(row.parts.get(n, 0) for n in names)) if row.found else "–"
+    return bytes_text(sum(row.parts.get(name, 0) for name in names)) if row.found else "–"
+
+
+def _why(row: MethodRow) -> str:
+    """Why there is no verdict: in core's words where the method cannot be used."""
+    return t("charts.memory.not_worked_out") if row.why == UNKNOWN else row.why
 
 
 def share(value: float) -> str:
@@ -276,35 +301,35 @@ def all_cards(rows: Sequence[CardRow], chosen: str) -> Chart:
     import plotly.graph_objects as go
 
     known = [r for r in rows if r.found is not None]
-    fig = figure("usable memory, GiB", "largest batch", height=330, series=1)
-    looks = (("fits", GREEN, "circle"), ("tight", BROWN, "diamond"), ("does not fit", RED, "x"))
+    fig = figure(t("charts.memory.usable_axis"), t("charts.memory.batch_axis"), height=330, series=1)
+    looks = ((FITS, GREEN, "circle"), (TIGHT, BROWN, "diamond"), (TOO_LARGE, RED, "x"))
+    nothing = t("charts.memory.no_batch")
     floor = 0.5
     for verdict, colour, marker in looks:
         chosen_rows = [r for r in known if r.verdict == verdict]
         fig.add_trace(
             go.Scatter(
                 x=[r.card.usable_bytes / GIB for r in chosen_rows], y=[max(r.batch or 0, floor) for r in chosen_rows],
-                mode="markers", name=verdict, text=[f"{r.card.name}: batch {r.batch or 'none'}" for r in chosen_rows],
+                mode="markers", name=named(verdict),
+                text=[t("charts.memory.card_batch", card=r.card.name, batch=r.batch or nothing) for r in chosen_rows],
                 marker={"symbol": marker, "size": [16 if r.card.name == chosen else 10 for r in chosen_rows],
                         "color": colour, "opacity": 1},
                 hovertemplate="%{text}<extra></extra>",
             )
         )  # fmt: skip
     most = max((r.batch or 0 for r in known), default=1)
-    ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000) if t <= max(most, 1) * 2]
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000) if tick <= max(most, 1) * 2]
     fig.update_layout(hovermode="closest", legend={"orientation": "h", "y": -0.25})
-    fig.update_yaxes(type="log", tickvals=[floor, *ticks], ticktext=["none", *map(str, ticks)])
+    fig.update_yaxes(type="log", tickvals=[floor, *ticks], ticktext=[nothing, *map(str, ticks)])
     _memory_axis(fig)
     fitting = [r for r in known if r.verdict == FITS]
     if fitting:
         first = fitting[0]
-        title = f"It surely fits from {size(first.card.usable_bytes)} on: the {first.card.name}"
+        title = t("charts.memory.fits_from", size=size(first.card.usable_bytes), card=first.card.name)
     else:
-        title = "No single card of the catalogue surely holds this step"
-    alt = (
-        f"Scatter plot of {len(known)} cards by usable memory and largest batch. {title}. "
-        f"{sum(r.verdict == TIGHT for r in known)} are tight."
-    )
+        title = t("charts.memory.no_card")
+    tight = sum(r.verdict == TIGHT for r in known)
+    alt = t("charts.memory.cards_alt", cards=len(known), title=title, tight=tight)
     return Chart(title, fig, alt, cards_numbers(rows))
 
 
@@ -313,7 +338,7 @@ def cards_numbers(rows: Sequence[CardRow]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "card": r.card.name, "usable_bytes": r.card.usable_bytes, "verdict": r.verdict or "not worked out",
+                "card": r.card.name, "usable_bytes": r.card.usable_bytes, "verdict": r.verdict or UNKNOWN,
                 "process_bytes": r.found.process[1] if r.found else None,
                 "process_low_bytes": r.found.process[0] if r.found else None,
                 "process_high_bytes": r.found.process[2] if r.found else None,
@@ -334,12 +359,13 @@ def cards_table(rows: Sequence[CardRow]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "Card": r.card.name, "Usable": bytes_text(r.card.usable_bytes),
-                "Verdict": r.verdict or "not worked out", "Process": band(r.found) if r.found else "–",
-                "Largest batch": "–" if r.batch is None else f"{r.batch:,}",
-                "Longest rows": "–" if r.length is None else f"{r.length:,}",
-                "A step takes": "unknown" if r.seconds is None
-                else f"{seconds_text(r.seconds[0])} to {seconds_text(r.seconds[2])}",
+                t("vram.card"): r.card.name, t("charts.memory.usable"): bytes_text(r.card.usable_bytes),
+                t("charts.memory.verdict"): named(r.verdict) or t("charts.memory.not_worked_out"),
+                t("charts.memory.process_column"): band(r.found) if r.found else "–",
+                t("charts.memory.largest_batch"): "–" if r.batch is None else f"{r.batch:,}",
+                t("charts.memory.longest_rows"): "–" if r.length is None else f"{r.length:,}",
+                t("charts.memory.step_takes"): t("plan.unknown") if r.seconds is None
+                else t("plan.range", low=seconds_text(r.seconds[0]), high=seconds_text(r.seconds[2])),
             }
             for r in rows
         ]
@@ -362,7 +388,7 @@ def frontier(rows: Sequence[Reach], batch: int, length: int) -> Chart:
     """The largest model per method, by the card's usable memory."""
     import plotly.graph_objects as go
 
-    fig = figure("usable memory, GiB", "parameters of the largest model", height=360, series=1)
+    fig = figure(t("charts.memory.usable_axis"), t("charts.memory.model_axis"), height=360, series=1)
     found: dict[str, list[Reach]] = {}
     for r in rows:
         found.setdefault(r.method, []).append(r)
@@ -372,7 +398,11 @@ def frontier(rows: Sequence[Reach], batch: int, length: int) -> Chart:
         fig.add_trace(
             go.Scatter(
                 x=[r.card.usable_bytes / GIB for r in there], y=[r.parameters for r in there], mode="lines+markers",
-                name=title_of(method), text=[f"{title_of(method)} on {r.card.name}: {r.name}" for r in there],
+                name=title_of(method),
+                text=[
+                    t("charts.memory.method_on_card", method=title_of(method), card=r.card.name, model=r.name)
+                    for r in there
+                ],
                 line={"color": style.colour, "dash": style.dash, "width": 2, "shape": "hv"},
                 marker={"symbol": style.marker, "size": 7, "color": style.colour},
                 hovertemplate="%{text}<extra></extra>",
@@ -384,11 +414,11 @@ def frontier(rows: Sequence[Reach], batch: int, length: int) -> Chart:
     fig.update_yaxes(type="log", tickvals=values, ticktext=[count_text(v).replace(" ", SPACE) for v in values])
     consumer = {m: next((r for r in rs if r.card.name == "RTX 4090"), None) for m, rs in found.items()}
     full, small = consumer.get("full"), consumer.get("qlora")
-    title = "The largest model that a method trains on a card"
+    title = t("charts.memory.frontier")
     if full and small and full.name and small.name:
-        title = f"On 24{SPACE}GB: {full.name} in full, {small.name} with QLoRA"
-    alt = f"Lines of the largest model by card memory, batch {batch}, {length:,} tokens. On an RTX 4090: " + " ".join(
-        f"{title_of(m)}: {r.told}." for m, r in consumer.items() if r
+        title = t("charts.memory.frontier_24", full=full.name, small=small.name)
+    alt = f"{t('charts.memory.frontier_alt', batch=batch, length=f'{length:,}')} " + " ".join(
+        f"{title_of(m)}: {_reached(r)}." for m, r in consumer.items() if r
     )
     table = pd.DataFrame(
         [
@@ -401,12 +431,18 @@ def frontier(rows: Sequence[Reach], batch: int, length: int) -> Chart:
     return Chart(title, fig, alt, table)
 
 
+def _reached(found: Reach) -> str:
+    """The largest model's name, or why there is none: `told`, in every language."""
+    return found.name or t("charts.memory.no_model" if found.known else "charts.memory.not_worked_out")
+
+
 def frontier_table(rows: Sequence[Reach]) -> pd.DataFrame:
     """One row a card, a column a method."""
+    usable = t("charts.memory.usable")
     lines: dict[str, dict[str, Any]] = {}
     for r in rows:
-        line = lines.setdefault(r.card.name, {"Card": r.card.name, "Usable": bytes_text(r.card.usable_bytes)})
-        line[title_of(r.method)] = r.told
+        line = lines.setdefault(r.card.name, {t("vram.card"): r.card.name, usable: bytes_text(r.card.usable_bytes)})
+        line[title_of(r.method)] = _reached(r)
     return pd.DataFrame(list(lines.values()))
 
 
@@ -414,8 +450,9 @@ def several(rows: Sequence[Row], card: GpuRow, card_name: str) -> Chart:
     """What one of several GPUs has, by their number; a line per ZeRO stage, and the card's memory."""
     import plotly.graph_objects as go
 
-    fig = figure("GPUs", "one GPU's process, GiB", height=330, series=1)
-    for zero, name in enumerate(ZERO_NAMES):
+    fig = figure("GPUs", t("charts.memory.gpu_axis"), height=330, series=1)
+    names = zero_names()
+    for zero, name in enumerate(names):
         style = series_style((5, 1, 0, 2)[zero])
         some = [r for r in rows if r.zero == zero]
         fig.add_trace(
@@ -423,7 +460,9 @@ def several(rows: Sequence[Row], card: GpuRow, card_name: str) -> Chart:
                 x=[r.gpus for r in some], y=[r.found.process[1] / GIB for r in some], mode="lines+markers", name=name,
                 line={"color": style.colour, "dash": style.dash, "width": 2},
                 marker={"symbol": style.marker, "size": 8},
-                text=[f"{name}, {r.gpus} GPUs: {bytes_text(r.found.process[1])}, {r.verdict}" for r in some],
+                text=[
+                    f"{name}, {r.gpus} GPUs: {bytes_text(r.found.process[1])}, {named(r.verdict)}" for r in some
+                ],
                 hovertemplate="%{text}<extra></extra>",
             )
         )  # fmt: skip
@@ -440,15 +479,15 @@ def several(rows: Sequence[Row], card: GpuRow, card_name: str) -> Chart:
     single = next((r for r in rows if r.gpus == 1 and r.zero == 0), None)
     reached = sorted((count, zero) for zero, count in found.items() if count is not None)
     if single is not None and single.verdict == FITS:
-        title = "One GPU is enough; more make it faster"
+        title = t("charts.memory.one_is_enough")
     elif not reached:
-        title = f"Not even {numbers[-1]} of them surely hold it"
+        title = t("charts.memory.not_even", gpus=numbers[-1])
     else:
         count, zero = reached[0]
-        title = f"It surely fits from {count} GPUs on, with {ZERO_NAMES[zero]}"
-    alt = f"Lines of one GPU's memory by the number of GPUs. {title}. " + " ".join(
-        f"{name} with 8: {bytes_text(r.found.process[1])}."
-        for zero, name in enumerate(ZERO_NAMES)
+        title = t("charts.memory.fits_from_gpus", gpus=count, stage=names[zero])
+    alt = f"{t('charts.memory.several_alt', title=title)} " + " ".join(
+        t("charts.memory.with_eight", stage=name, size=bytes_text(r.found.process[1]))
+        for zero, name in enumerate(names)
         for r in rows
         if r.zero == zero and r.gpus == 8
     )
@@ -463,15 +502,18 @@ def several(rows: Sequence[Row], card: GpuRow, card_name: str) -> Chart:
     return Chart(title, fig, alt, table)
 
 
-ZERO_NAMES = ("not shared", "ZeRO-1", "ZeRO-2", "ZeRO-3")
+def zero_names() -> tuple[str, str, str, str]:
+    """What the stages 0 to 3 are called."""
+    return (t("charts.memory.not_shared"), "ZeRO-1", "ZeRO-2", "ZeRO-3")
 
 
 def several_table(rows: Sequence[Row]) -> pd.DataFrame:
     """One row a number of GPUs, a column a stage."""
     lines: dict[int, dict[str, Any]] = {}
+    names = zero_names()
     for r in rows:
         line = lines.setdefault(r.gpus, {"GPUs": r.gpus})
-        line[ZERO_NAMES[r.zero]] = f"{bytes_text(r.found.process[1])}, {r.verdict}"
+        line[names[r.zero]] = f"{bytes_text(r.found.process[1])}, {named(r.verdict)}"
     return pd.DataFrame(list(lines.values()))
 
 
@@ -487,7 +529,7 @@ def course(timeline: Sequence[Mapping[str, Any]], peak_at: str) -> Chart:
     x = [100 * (r["event"] - first) / span for r in timeline]
     y = [r["bytes"] / GIB for r in timeline]
     top = max(range(len(y)), key=y.__getitem__)
-    fig = figure("course of the step, % of its allocations", "alive, GiB", height=300)
+    fig = figure(t("charts.memory.course_axis"), t("charts.memory.alive_axis"), height=300)
     fig.add_trace(
         go.Scatter(
             x=x, y=y, mode="lines", line={"color": TASK_STYLE.colour, "width": 2}, fill="tozeroy",
@@ -503,13 +545,14 @@ def course(timeline: Sequence[Mapping[str, Any]], peak_at: str) -> Chart:
         at = 100 * (start - first) / span
         fig.add_vline(x=at, line={"color": GREY, "width": 1, "dash": "dot"})
         fig.add_annotation(
-            x=at, y=1.0, yref="paper", text=part, showarrow=False, xanchor="left", yanchor="bottom", font={"size": 13}
-        )
+            x=at, y=1.0, yref="paper", text=t(f"charts.memory.parts.{part}"), showarrow=False, xanchor="left",
+            yanchor="bottom", font={"size": 13},
+        )  # fmt: skip
     fig.update_layout(hovermode="closest", margin={"t": 26})
     fig.update_yaxes(rangemode="tozero")
     table = pd.DataFrame([{"event": r["event"], "section": r["section"], "bytes": r["bytes"]} for r in timeline])
-    title = f"The peak, {size(timeline[top]['bytes'])}, is at {peak_at}"
-    alt = f"Area chart of live memory over a training step, {len(timeline)} moments. {title}."
+    title = t("charts.memory.course", size=size(timeline[top]["bytes"]), place=peak_at)
+    alt = t("charts.memory.course_alt", moments=len(timeline), title=title)
     return Chart(title, fig, alt, table)
 
 
@@ -532,7 +575,7 @@ def disk(rows: Mapping[str, Storage], chosen: str) -> Chart:
     import plotly.graph_objects as go
 
     known = sorted(rows.items(), key=lambda pair: pair[1].total)
-    fig = figure("on disk for all tasks, GB", "", height=70 + 27 * len(known))
+    fig = figure(t("charts.memory.disk_axis"), "", height=70 + 27 * len(known))
     fig.add_trace(
         go.Scatter(
             x=[found.total / GB for _, found in known], y=[title_of(name) for name, _ in known], mode="markers",
@@ -545,20 +588,21 @@ def disk(rows: Mapping[str, Storage], chosen: str) -> Chart:
     fig.update_xaxes(**_ticks([f.total / GB for _, f in known]))
     fig.update_yaxes(autorange="reversed")
     here = rows[chosen]
-    tasks = f"{here.tasks:,} task{'s' if here.tasks > 1 else ''}"
+    tasks = n("charts.memory.tasks", here.tasks)
     title = (
-        f"{tasks}: {size(here.total)}; as whole models {size(here.whole)}"
+        t("charts.memory.disk", tasks=tasks, size=size(here.total), whole=size(here.whole))
         if chosen != "full"
-        else f"{tasks} of full fine-tuning are {tasks.split()[0]} whole models: {size(here.total)}"
+        else t("charts.memory.disk_full", tasks=tasks, models=f"{here.tasks:,}", size=size(here.total))
     )
     table = pd.DataFrame(
         [
-            {"method": n, "tasks": f.tasks, "base_bytes": f.base, "adapter_bytes": f.adapter, "total_bytes": f.total,
+            {"method": name, "tasks": f.tasks, "base_bytes": f.base, "adapter_bytes": f.adapter, "total_bytes": f.total,
              "saved_share": round(f.saved_share, 4), "resume_bytes": f.resume}
-            for n, f in known
+            for name, f in known
         ]
     )  # fmt: skip
-    alt = f"Disk space of {tasks} by method. " + " ".join(f"{title_of(n)}: {bytes_text(f.total)}." for n, f in known)
+    alt = f"{t('charts.memory.disk_alt', tasks=tasks)} "
+    alt += " ".join(f"{title_of(name)}: {bytes_text(f.total)}." for name, f in known)
     return Chart(title, fig, alt, table)
 
 
@@ -582,16 +626,16 @@ def costs(rows: Sequence[tuple[str, str, Cost]], chosen: str) -> Chart:
 
     cheap = min(rows, key=lambda r: r[2].money[1] if r[2].money else 0.0, default=None)
     fast = min(rows, key=lambda r: r[2].hours[1], default=None)
-    named = {chosen, *(r[0] for r in (cheap, fast) if r is not None)}
+    beside = {chosen, *(r[0] for r in (cheap, fast) if r is not None)}
 
-    fig = figure("time, hours", "money, USD", height=330, series=1)
+    fig = figure(t("charts.memory.time_axis"), t("charts.memory.money_axis"), height=330, series=1)
     for verdict, colour, marker in ((FITS, GREEN, "circle"), (TIGHT, BROWN, "diamond")):
-        some = [(n, c) for n, v, c in rows if v == verdict and c.money is not None]
+        some = [(name, c) for name, v, c in rows if v == verdict and c.money is not None]
         fig.add_trace(
             go.Scatter(
                 x=[c.hours[1] for _, c in some], y=[c.money[1] for _, c in some if c.money], mode="markers+text",
-                text=[n if n in named else "" for n, _ in some], textposition="top center", textfont={"size": 13},
-                name=verdict, customdata=[n for n, _ in some],
+                text=[name if name in beside else "" for name, _ in some], textposition="top center",
+                textfont={"size": 13}, name=named(verdict), customdata=[name for name, _ in some],
                 marker={"symbol": marker, "size": 10, "color": colour},
                 hovertemplate="%{customdata}: %{x:.2g} h, $%{y:.3g}<extra></extra>",
             )
@@ -600,19 +644,19 @@ def costs(rows: Sequence[tuple[str, str, Cost]], chosen: str) -> Chart:
     fig.update_xaxes(**_ticks([c.hours[1] for _, _, c in rows]))
     fig.update_yaxes(**_ticks([c.money[1] for _, _, c in rows if c.money]))
     if cheap is None or fast is None:
-        title = "No card with a known price holds this step"
+        title = t("charts.memory.no_priced_card")
     elif cheap[0] == fast[0]:
-        title = f"Cheapest and fastest: {cheap[0]}"
+        title = t("charts.memory.cheapest_and_fastest", card=cheap[0])
     else:
-        title = f"Cheapest: {cheap[0]}; fastest: {fast[0]}"
+        title = t("charts.memory.cheapest", cheap=cheap[0], fast=fast[0])
     table = pd.DataFrame(
         [
-            {"card": n, "verdict": v, "hours_low": c.hours[0], "hours": c.hours[1], "hours_high": c.hours[2],
+            {"card": name, "verdict": v, "hours_low": c.hours[0], "hours": c.hours[1], "hours_high": c.hours[2],
              "usd": c.money[1] if c.money else None, "kwh": c.kwh[1] if c.kwh else None}
-            for n, v, c in rows
+            for name, v, c in rows
         ]
     )  # fmt: skip
-    alt = f"Scatter plot of {len(rows)} cards by time and money. {title}."
+    alt = t("charts.memory.costs_alt", cards=len(rows), title=title)
     return Chart(title, fig, alt, table)
 
 

@@ -11,6 +11,7 @@ from app.cells.svg import document
 from app.charts import Chart, figure, method_style, series_style
 from app.charts_memory import SPACE, marks, share
 from app.charts_race import title_of
+from app.words import t
 from core.units import bytes_text, count_text
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def counted(rows: Sequence[Count], chosen: str) -> Chart:
     import plotly.graph_objects as go
 
     known = sorted((r for r in rows if r.trainable), key=lambda r: r.trainable or 0)
-    fig = figure("trained parameters", "", height=70 + 27 * len(known))
+    fig = figure(t("charts.parameters.trained_axis"), "", height=70 + 27 * len(known))
     fig.add_trace(
         go.Scatter(
             x=[r.trainable for r in known], y=[title_of(r.method) for r in known], mode="markers", showlegend=False,
@@ -44,13 +45,13 @@ def counted(rows: Sequence[Count], chosen: str) -> Chart:
     if known:
         least, most = known[0], known[-1]
         factor = (most.trainable or 1) / (least.trainable or 1)
-        ends = (
-            f"From {count_text(least.trainable or 0)} ({title_of(least.method)}) to {count_text(most.trainable or 0)}"
-        )
-        title = f"{ends}: a factor of {factor:,.0f}"
+        title = t(
+            "charts.parameters.counted", least=count_text(least.trainable or 0), method=title_of(least.method),
+            most=count_text(most.trainable or 0), factor=f"{factor:,.0f}",
+        )  # fmt: skip
     else:
-        title = "No method has anything to train here"
-    alt = f"Trained parameters of {len(known)} methods. " + " ".join(
+        title = t("charts.parameters.nothing")
+    alt = f"{t('charts.parameters.counted_alt', methods=len(known))} " + " ".join(
         f"{title_of(r.method)}: {r.trainable:,}." for r in known
     )
     return Chart(title, fig, alt, counts_numbers(rows))
@@ -72,10 +73,12 @@ def counts_table(rows: Sequence[Count]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "Method": title_of(r.method), "Trains": "–" if r.trainable is None else f"{r.trainable:,}",
-                "Share": "–" if r.share is None else share(r.share),
-                "Saved per task": "–" if r.trainable is None else bytes_text(r.adapter_bytes),
-                "In modules": "–" if r.trainable is None else str(r.modules), "Remark": r.why or "",
+                t("plan.method"): title_of(r.method),
+                t("plan.trains"): "–" if r.trainable is None else f"{r.trainable:,}",
+                t("charts.memory.share"): "–" if r.share is None else share(r.share),
+                t("plan.saved"): "–" if r.trainable is None else bytes_text(r.adapter_bytes),
+                t("parameters.in_modules"): "–" if r.trainable is None else str(r.modules),
+                t("charts.parameters.remark"): r.why or "",
             }
             for r in rows
         ]
@@ -87,12 +90,16 @@ def rank_curve(rows: Sequence[RankRow], rank: int, what: str) -> Chart:
     import plotly.graph_objects as go
 
     style = method_style("lora")
-    fig = figure("rank r", "trained parameters", height=260)
+    fig = figure(t("charts.parameters.rank_axis"), t("charts.parameters.trained_axis"), height=260)
     fig.add_trace(
         go.Scatter(
             x=[r.rank for r in rows], y=[r.trainable for r in rows], mode="lines+markers", showlegend=False,
             line={"color": style.colour, "width": 2}, marker={"symbol": style.marker, "size": 7},
-            text=[f"rank {r.rank}: {r.trainable:,}, {share(r.share)}, {bytes_text(r.adapter_bytes)}" for r in rows],
+            text=[
+                t("charts.parameters.at_rank", rank=r.rank)
+                + f": {r.trainable:,}, {share(r.share)}, {bytes_text(r.adapter_bytes)}"
+                for r in rows
+            ],
             hovertemplate="%{text}<extra></extra>",
         )
     )  # fmt: skip
@@ -106,14 +113,16 @@ def rank_curve(rows: Sequence[RankRow], rank: int, what: str) -> Chart:
     fig.update_xaxes(type="log", tickvals=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
     fig.update_yaxes(**_counts_axis())
     title = (
-        f"Rank {rank} trains {share(here.share)} of {what}; twice the rank, twice as much"
+        t("charts.parameters.rank", rank=rank, share=share(here.share), what=what)
         if here is not None
-        else f"What trains grows with the rank, in {what}"
+        else t("charts.parameters.grows", what=what)
     )
     table = pd.DataFrame(
         [{"rank": r.rank, "trainable": r.trainable, "share": r.share, "adapter_bytes": r.adapter_bytes} for r in rows]
     )
-    alt = "Line of trained parameters by rank. " + " ".join(f"Rank {r.rank}: {r.trainable:,}." for r in rows)
+    alt = f"{t('charts.parameters.rank_alt')} " + " ".join(
+        t("charts.parameters.rank_trains", rank=r.rank, count=f"{r.trainable:,}") for r in rows
+    )
     return Chart(title, fig, alt, table)
 
 
@@ -134,18 +143,15 @@ def to_scale(shape: Shape, rank: int, trained: str) -> tuple[str, str]:
     a_x = b_x + thin + 22
     frame = 'stroke="currentColor" stroke-opacity="0.45"'
     inner = f"""
-<text x="{left:.1f}" y="20">W₀, frozen</text>
+<text x="{left:.1f}" y="20">{t("charts.parameters.frozen")}</text>
 <rect x="{left:.1f}" y="{top:.1f}" width="{wide:.2f}" height="{tall:.2f}" fill-opacity="0.12" {frame}/>
 <text x="{left + wide + gap / 2:.1f}" y="{top + min(tall, side) / 2 + 5:.1f}" text-anchor="middle">+</text>
-<text x="{b_x:.1f}" y="20">B, then A</text>
+<text x="{b_x:.1f}" y="20">{t("charts.parameters.pair")}</text>
 <rect x="{b_x:.1f}" y="{top:.1f}" width="{thin:.2f}" height="{tall:.2f}" fill="{trained}"/>
 <rect x="{a_x:.1f}" y="{top:.1f}" width="{wide:.2f}" height="{thin:.2f}" fill="{trained}"/>
 <rect x="{a_x:.1f}" y="{top:.1f}" width="{wide:.2f}" height="{tall:.2f}" fill="none" stroke-dasharray="2 4" {frame}/>"""
     width, height = a_x + wide + left, top + tall + 14
-    alt = (
-        f"Drawn to scale: the frozen matrix W of {shape.out:,} rows and {shape.into:,} columns, and beside it B of "
-        f"{shape.out:,} × {rank} and A of {rank} × {shape.into:,}, which train."
-    )
+    alt = t("charts.parameters.to_scale_alt", out=f"{shape.out:,}", into=f"{shape.into:,}", rank=rank)
     return document(inner, max(width, 240), height), alt
 
 
@@ -154,12 +160,15 @@ def shapes_table(shapes: Sequence[Shape], trained: Mapping[str, int], rank: int)
     return pd.DataFrame(
         [
             {
-                "Matrix": s.name, "What it does": "output layer" if s.head else s.kind,
-                "Shape (out × in)": f"{s.out:,} × {s.into:,}", "How many": s.count, "Weights in one": f"{s.numbers:,}",
-                f"A and B, rank {rank}": f"{s.pair(rank):,}" if rank <= s.most_rank else "–",
-                "Of the matrix": share(s.pair(rank) / s.numbers) if rank <= s.most_rank else "–",
-                "As many from rank": f"{s.even_rank:,}", "Bias": "yes" if s.bias else "no",
-                "Trained now": f"{trained[s.name]:,}" if trained.get(s.name) else "–",
+                t("parameters.matrix"): s.name,
+                t("charts.parameters.does"): t(f"charts.parameters.kinds.{'head' if s.head else s.kind}"),
+                t("charts.parameters.shape"): f"{s.out:,} × {s.into:,}", t("parameters.how_many"): s.count,
+                t("charts.parameters.in_one"): f"{s.numbers:,}",
+                t("charts.parameters.pair_at", rank=rank): f"{s.pair(rank):,}" if rank <= s.most_rank else "–",
+                t("charts.parameters.of_matrix"): share(s.pair(rank) / s.numbers) if rank <= s.most_rank else "–",
+                t("charts.parameters.even"): f"{s.even_rank:,}",
+                "Bias": t("charts.parameters.has_bias" if s.bias else "charts.parameters.no_bias"),
+                t("charts.parameters.now"): f"{trained[s.name]:,}" if trained.get(s.name) else "–",
             }
             for s in shapes
         ]

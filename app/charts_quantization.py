@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from app.charts import BASE_STYLE, Chart, Style, figure, method_style, series_style
+from app.words import n, t
 from core.quantization.formats import FORMATS, NF4_PUBLISHED, SHOWN, Format, NormalFloat, evenly, gaps
 from core.quantization.pairs import STORAGES
 from core.units import bytes_text
@@ -31,7 +32,8 @@ def format_style(name: str) -> Style:
 
 def format_title(name: str, double: bool = False) -> str:
     """'NF4', 'NF4 with double quantization'."""
-    return FORMATS[name].title + (" with double quantization" if double else "")
+    title = FORMATS[name].title
+    return t("charts.quantization.double", format=title) if double else title
 
 
 def signed(value: float) -> str:
@@ -56,9 +58,9 @@ def levels(found: NormalFloat) -> Chart:
     density = np.exp(-((x * top) ** 2) / 2)
     at = np.asarray(found.levels)
     height = np.exp(-((at * top) ** 2) / 2)
-    fig = figure("weight / absmax of its block", "density, relative", height=300, series=3)
+    fig = figure(t("charts.quantization.weight_axis"), t("charts.quantization.density_axis"), height=300, series=3)
     fig.add_trace(
-        go.Scatter(x=x, y=density, name="normal distribution", mode="lines", hoverinfo="skip",
+        go.Scatter(x=x, y=density, name=t("charts.quantization.normal"), mode="lines", hoverinfo="skip",
                    line={"color": BASE_STYLE.colour, "dash": BASE_STYLE.dash, "width": 2})
     )  # fmt: skip
     style = format_style("nf4")
@@ -68,26 +70,26 @@ def levels(found: NormalFloat) -> Chart:
                    line={"color": style.colour, "width": 2})
     )  # fmt: skip
     fig.add_trace(
-        go.Scatter(x=at, y=height, name=f"NF{found.bits}: at equal steps of probability", mode="markers",
+        go.Scatter(x=at, y=height, name=t("charts.quantization.by_probability", bits=found.bits), mode="markers",
                    marker={"color": style.colour, "symbol": style.marker, "size": 9}, hovertemplate="%{x:.4f}")
     )  # fmt: skip
     even = evenly(found.bits)
     other = format_style("int4")
     fig.add_trace(
-        go.Scatter(x=even, y=[-0.08] * len(even), name=f"INT{found.bits}: at equal steps of value", mode="markers",
+        go.Scatter(x=even, y=[-0.08] * len(even), mode="markers",
+                   name=t("charts.quantization.by_value", bits=found.bits),
                    marker={"color": other.colour, "symbol": other.marker, "size": 8}, hovertemplate="%{x:.4f}")
     )  # fmt: skip
     fig.update_layout(hovermode="closest")
     fig.update_yaxes(range=[-0.14, 1.08], showticklabels=False)
     near, far = gaps(found.levels)
-    title = (
-        f"NF{found.bits}: {len(found.levels)} levels, {near:.2f} apart where weights are dense, {far:.2f} at the ends"
+    title = t(
+        "charts.quantization.levels", bits=found.bits, levels=len(found.levels), near=f"{near:.2f}", far=f"{far:.2f}"
     )
-    alt = (
-        f"The bell curve of a normal distribution with {len(found.levels)} stems under it, close together in the "
-        f"middle and wide apart at the ends: {', '.join(f'{v:.2f}' for v in found.levels)}. Below it {len(even)} "
-        "evenly spaced marks."
-    )
+    alt = t(
+        "charts.quantization.levels_alt", stems=len(found.levels), levels=", ".join(f"{v:.2f}" for v in found.levels),
+        marks=len(even),
+    )  # fmt: skip
     return Chart(title, fig, alt, derivation(found))
 
 
@@ -114,10 +116,11 @@ def spread(found: Spread, form: Format, block_size: int) -> Chart:
     width = found.edges[1] - found.edges[0]
     middles = [e + width / 2 for e in found.edges[:-1]]
     percent = [100 * s for s in found.share]
-    unit = "(weight − smallest) / range of its block" if form.affine else "weight / absmax of its block"
-    fig = figure(unit, "weights, %", height=280, series=2)
+    unit = t("charts.quantization.affine_axis" if form.affine else "charts.quantization.weight_axis")
+    fig = figure(unit, t("charts.quantization.weights_axis"), height=280, series=2)
     fig.add_trace(
-        go.Bar(x=middles, y=percent, width=width, name="weights", hovertemplate="%{x:.2f}: %{y:.2f} %<extra></extra>",
+        go.Bar(x=middles, y=percent, width=width, name=t("charts.quantization.weights"),
+               hovertemplate="%{x:.2f}: %{y:.2f} %<extra></extra>",
                marker={"color": BASE_STYLE.colour, "opacity": 0.75})
     )  # fmt: skip
     top = 1.05 * max(percent)
@@ -125,14 +128,15 @@ def spread(found: Spread, form: Format, block_size: int) -> Chart:
         style = format_style(form.name)
         fig.add_trace(
             go.Scatter(x=[v for level in found.levels for v in (level, level, None)], mode="lines",
-                       y=[v for _ in found.levels for v in (0.0, top, None)], name=f"levels of {form.title}",
+                       y=[v for _ in found.levels for v in (0.0, top, None)],
+                       name=t("charts.quantization.levels_of", format=form.title),
                        line={"color": style.colour, "width": 1.5}, hoverinfo="skip")
         )  # fmt: skip
     fig.update_layout(hovermode="closest", bargap=0)
     inner = sum(s for m, s in zip(middles, found.share, strict=True) if abs(m - (0.5 if form.affine else 0.0)) <= 0.25)
-    where = "the middle half of the range" if form.affine else "between −¼ and ¼ of their block's absmax"
-    title = f"{share(inner, 0)} of the weights lie {'in ' if form.affine else ''}{where}"
-    alt = f"Histogram of the weights in blocks of {block_size}, with {len(found.levels)} levels. {title}."
+    key = "charts.quantization.spread_affine" if form.affine else "charts.quantization.spread"
+    title = t(key, share=share(inner, 0))
+    alt = t("charts.quantization.spread_alt", block=block_size, levels=len(found.levels), title=title)
     table = pd.DataFrame({"from": found.edges[:-1], "to": found.edges[1:], "weights_percent": percent})
     return Chart(title, fig, alt, table)
 
@@ -142,25 +146,23 @@ def use(found: Spread, form: Format) -> Chart:
     import plotly.graph_objects as go
 
     style, percent = format_style(form.name), [100 * u for u in found.used]
-    fig = figure("number of the level", "weights stored as it, %", height=280, series=2)
+    fig = figure(t("charts.quantization.number_axis"), t("charts.quantization.stored_axis"), height=280, series=2)
+    level = t("charts.quantization.level", level="%{customdata:.3f}")
     fig.add_trace(
-        go.Bar(x=list(range(len(percent))), y=percent, name=f"levels of {form.title}", marker={"color": style.colour},
-               customdata=found.levels, hovertemplate="level %{customdata:.3f}: %{y:.1f} %<extra></extra>")
+        go.Bar(x=list(range(len(percent))), y=percent, name=t("charts.quantization.levels_of", format=form.title),
+               marker={"color": style.colour}, customdata=found.levels,
+               hovertemplate=f"{level}: %{{y:.1f}} %<extra></extra>")
     )  # fmt: skip
     even = 100 / len(percent)
     fig.add_trace(
-        go.Scatter(x=[-0.5, len(percent) - 0.5], y=[even, even], mode="lines", name="if all were used equally",
-                   line={"color": BASE_STYLE.colour, "dash": "dash", "width": 2}, hovertemplate="%{y:.1f} %")
+        go.Scatter(x=[-0.5, len(percent) - 0.5], y=[even, even], mode="lines",
+                   name=t("charts.quantization.equally"), hovertemplate="%{y:.1f} %",
+                   line={"color": BASE_STYLE.colour, "dash": "dash", "width": 2})
     )  # fmt: skip
     fig.update_layout(hovermode="closest")
-    title = (
-        f"{form.bits} bits carry {found.entropy_bits:.2f}: the fullest level holds {max(percent):.1f}\u00a0%, "
-        f"the emptiest {min(percent):.1f}\u00a0%"
-    )
-    alt = (
-        f"Bar chart of how often each of {len(percent)} levels is used: from {min(percent):.1f} to {max(percent):.1f} "
-        f"per cent; equal use would be {even:.1f} per cent."
-    )
+    least, most = f"{min(percent):.1f}", f"{max(percent):.1f}"
+    title = t("charts.quantization.use", bits=form.bits, carried=f"{found.entropy_bits:.2f}", most=most, least=least)
+    alt = t("charts.quantization.use_alt", levels=len(percent), least=least, most=most, even=f"{even:.1f}")
     table = pd.DataFrame({"level": found.levels, "weights_percent": percent})
     return Chart(title, fig, alt, table)
 
@@ -171,7 +173,7 @@ def one_block(found: Block, form: Format) -> Chart:
 
     before, after = found.before[:MOST_WEIGHTS], found.after[:MOST_WEIGHTS]
     numbers = list(range(len(before)))
-    fig = figure("number in the block", "weight", height=280, series=2)
+    fig = figure(t("charts.quantization.place_axis"), t("charts.quantization.weight"), height=280, series=2)
     moves = [v for i, (a, b) in enumerate(zip(before, after, strict=True)) for v in ((i, a), (i, b), (None, None))]
     fig.add_trace(
         go.Scatter(x=[v[0] for v in moves], y=[v[1] for v in moves], mode="lines", showlegend=False, hoverinfo="skip",
@@ -179,8 +181,8 @@ def one_block(found: Block, form: Format) -> Chart:
     )  # fmt: skip
     style = format_style(form.name)
     for name, values, colour, symbol in (
-        ("before", before, BASE_STYLE.colour, "circle-open"),
-        (f"read from {form.title}", after, style.colour, "line-ew-open"),
+        (t("charts.quantization.before"), before, BASE_STYLE.colour, "circle-open"),
+        (t("charts.quantization.read_from", format=form.title), after, style.colour, "line-ew-open"),
     ):
         fig.add_trace(
             go.Scatter(x=numbers, y=values, mode="markers", name=name, hovertemplate="%{y:.4f}",
@@ -188,8 +190,11 @@ def one_block(found: Block, form: Format) -> Chart:
         )  # fmt: skip
     worst = max(abs(a - b) for a, b in zip(found.before, found.after, strict=True))
     kept = len(set(found.codes))
-    title = f"{len(found.before)} weights become {kept} values; the worst moves by {worst:.3f} of {found.absmax:.3f}"
-    alt = f"Each weight of a block before and after storing. {title}."
+    title = t(
+        "charts.quantization.block", weights=len(found.before), values=kept, worst=f"{worst:.3f}",
+        absmax=f"{found.absmax:.3f}",
+    )  # fmt: skip
+    alt = t("charts.quantization.block_alt", title=title)
     table = pd.DataFrame({"before": found.before, "code": found.codes, "after": found.after})
     return Chart(title, fig, alt, table)
 
@@ -209,7 +214,10 @@ def curve(found: Sequence[Mapping[str, Any]], *, what: str) -> Chart:
     known = [r for r in found if r["rmse"] is not None]
     four = [r for r in known if FORMATS[r["format"]].bits == 4]
     groups = {(r["format"], r["double"]) for r in four}
-    fig = figure("bits a weight", "error, % of the weights' spread", height=340, series=len(groups))
+    hover = t("charts.quantization.curve_hover", block="%{customdata}", bits="%{x:.3f}", error="%{y:.2f}")
+    fig = figure(
+        t("charts.quantization.bits_axis"), t("charts.quantization.error_axis"), height=340, series=len(groups)
+    )
     for name in SHOWN:
         for double in (False, True):
             part = sorted((r for r in four if (r["format"], r["double"]) == (name, double)), key=lambda r: r["bits"])
@@ -224,7 +232,7 @@ def curve(found: Sequence[Mapping[str, Any]], *, what: str) -> Chart:
                           "width": 1.5 if double else _LINE},
                     marker={"symbol": f"{style.marker}-open" if double else style.marker, "size": 8,
                             "color": style.colour},
-                    hovertemplate="blocks of %{customdata}: %{x:.3f} bits, %{y:.2f} %",
+                    hovertemplate=hover,
                 )
             )  # fmt: skip
     fig.update_layout(hovermode="closest")
@@ -232,13 +240,14 @@ def curve(found: Sequence[Mapping[str, Any]], *, what: str) -> Chart:
     cheap = [r for r in four if r["bits"] <= 4.5]
     table = curve_table(known)
     if not cheap:
-        return Chart("No format of four bits was measured", fig, f"Nothing was measured of {what}.", table)
+        alt = t("charts.quantization.nothing_measured_alt", what=what)
+        return Chart(t("charts.quantization.nothing_measured"), fig, alt, table)
     best = min(cheap, key=lambda r: r["rmse"])
-    title = (
-        f"Within 4.5 bits a weight, {format_title(best['format'], best['double'])} in blocks of {best['block_size']} "
-        f"errs least: {share(best['rmse'])}"
-    )
-    alt = f"Line chart of error against bits a weight, {what}; blocks of 32 to 4096 weights along each line. {title}."
+    title = t(
+        "charts.quantization.curve", format=format_title(best["format"], best["double"]), block=best["block_size"],
+        error=share(best["rmse"]),
+    )  # fmt: skip
+    alt = t("charts.quantization.curve_alt", what=what, title=title)
     return Chart(title, fig, alt, table)
 
 
@@ -259,7 +268,7 @@ def curve_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         [
             {
                 "format": FORMATS[r["format"]].title,
-                "block_size": str(r["block_size"] or "a row"),
+                "block_size": str(r["block_size"] or t("charts.quantization.a_row")),
                 "double_quantization": r["double"],
                 "bits_a_weight": round(r["bits"], 4),
                 "stored_bytes": round(r["stored_bytes"]),
@@ -277,10 +286,10 @@ def savings(found: Sequence[Saving], name: str) -> Chart:
     mine = [s for s in found if s.format == name]
     style = format_style(name)
     sizes = [str(s.block_size) for s in mine]
-    fig = figure("weights in a block", "bits saved a weight", height=260)
+    fig = figure(t("charts.quantization.block_axis"), t("charts.quantization.saved_axis"), height=260)
     fig.add_trace(
         go.Bar(x=sizes, y=[s.saved_bits for s in mine], marker={"color": style.colour}, showlegend=False,
-               hovertemplate="blocks of %{x}: %{y:.3f} bits<extra></extra>")
+               hovertemplate=t("charts.quantization.saved_hover", block="%{x}", bits="%{y:.3f}") + "<extra></extra>")
     )  # fmt: skip
     fig.update_xaxes(type="category")
     fig.update_layout(hovermode="closest")
@@ -293,12 +302,12 @@ def savings(found: Sequence[Saving], name: str) -> Chart:
         }
     )
     at = next((s for s in mine if s.block_size == 64), mine[0])
-    title = f"In blocks of {at.block_size}, double quantization saves {at.saved_bits:.2f} bits a weight"
+    title = t("charts.quantization.savings", block=at.block_size, bits=f"{at.saved_bits:.2f}")
     if at.added is not None:
-        title += f"; the error becomes {abs(100 * at.added):.2f}\u00a0% {'larger' if at.added >= 0 else 'smaller'}"
-    alt = (
-        "Bar chart of bits saved by block size: " + ", ".join(f"{s.block_size}: {s.saved_bits:.3f}" for s in mine) + "."
-    )
+        key = "charts.quantization.error_larger" if at.added >= 0 else "charts.quantization.error_smaller"
+        title += f"; {t(key, share=f'{abs(100 * at.added):.2f}')}"
+    told = ", ".join(f"{s.block_size}: {s.saved_bits:.3f}" for s in mine)
+    alt = t("charts.quantization.savings_alt", told=told)
     return Chart(title, fig, alt, table)
 
 
@@ -310,10 +319,11 @@ def matrices(found: Mapping[str, Any], name: str) -> Chart:
     outputs = any(r["errors"][name]["output"] is not None for r in rows)
     key = "output" if outputs else "rmse"
     known = [r for r in rows if r["errors"][name][key] is not None]
-    unit = "error of the layer's output, %" if outputs else "error, % of the weights' spread"
+    unit = t("charts.quantization.output_axis" if outputs else "charts.quantization.error_axis")
     layered = bool(known) and all(r["layer"] is not None for r in known)
     kinds = list(dict.fromkeys(r["kind"] for r in known)) if layered else [""]
-    fig = figure("layer" if layered else "matrix", unit, height=320, series=len(kinds) if layered else 0)
+    place = t("charts.quantization.layer" if layered else "charts.quantization.matrix")
+    fig = figure(place, unit, height=320, series=len(kinds) if layered else 0)
     for index, kind in enumerate(kinds):
         part = [r for r in known if r["kind"] == kind] if layered else known
         style = series_style(index)
@@ -346,14 +356,15 @@ def matrices(found: Mapping[str, Any], name: str) -> Chart:
         ]
     ).dropna(axis="columns", how="all")  # fmt: skip
     if not known:
-        return Chart("Nothing could be compared", fig, "No matrix has a spread.", table)
+        return Chart(t("charts.quantization.no_matrices"), fig, t("charts.quantization.no_matrices_alt"), table)
     low, high = (f(known, key=lambda r: r["errors"][name][key]) for f in (min, max))
-    title = (
-        f"{high['title']} errs most, {share(high['errors'][name][key])} in {FORMATS[name].title}; {low['title']} "
-        f"least, {share(low['errors'][name][key])}"
-    )
+    title = t(
+        "charts.quantization.matrices", high=high["title"], most=share(high["errors"][name][key]),
+        format=FORMATS[name].title, low=low["title"], least=share(low["errors"][name][key]),
+    )  # fmt: skip
     title = title[:1].upper() + title[1:]
-    return Chart(title, fig, f"Error of {len(known)} matrices in {FORMATS[name].title}. {title}.", table)
+    alt = t("charts.quantization.matrices_alt", matrices=len(known), format=FORMATS[name].title, title=title)
+    return Chart(title, fig, alt, table)
 
 
 # --- 4: which layers suffer -------------------------------------------------------------------------------------------
@@ -367,7 +378,7 @@ def parts(found: Mapping[str, Any], group: str) -> Chart:
     shown = mine[:MOST_PARTS]
     form = FORMATS[found["format"]]
     style = format_style(form.name)
-    fig = figure("added loss, nats a token", "", height=90 + 22 * len(shown))
+    fig = figure(t("charts.quantization.loss_axis"), "", height=90 + 22 * len(shown))
     fig.add_trace(
         go.Scatter(
             x=[p["added"] for p in shown], y=[p["name"] for p in shown], mode="markers", showlegend=False,
@@ -385,16 +396,16 @@ def parts(found: Mapping[str, Any], group: str) -> Chart:
         ]
     )
     if not mine:
-        return Chart("Nothing was measured one by one", fig, "There are no parts.", table)
+        return Chart(t("charts.quantization.no_parts"), fig, t("charts.quantization.no_parts_alt"), table)
     calm = sum(abs(p["added"]) <= 2 * p["error"] or p["added"] < 0 for p in mine)
     worst = mine[0]
     if calm == len(mine):
-        title = f"In {form.title}, no part alone adds more to the loss than chance would"
+        title = t("charts.quantization.all_calm", format=form.title)
     else:
-        title = f"{worst['name']} suffers most: {worst['added']:+.3f} nats a token"
-        title += f"; {calm} of {len(mine)} not measurably" if calm else ""
+        title = t("charts.quantization.suffers", part=worst["name"], loss=f"{worst['added']:+.3f}")
+        title += f"; {t('charts.quantization.calm', calm=calm, parts=len(mine))}" if calm else ""
     title = title[:1].upper() + title[1:]
-    alt = f"Dots with error bars for {len(shown)} of {len(mine)} parts, the worst first. {title}."
+    alt = t("charts.quantization.parts_alt", shown=len(shown), parts=len(mine), title=title)
     return Chart(title, fig, alt, table)
 
 
@@ -404,13 +415,15 @@ def whole(found: Mapping[str, Any]) -> Chart:
 
     rows = sorted(found["formats"], key=lambda f: (f["bits"], f["added"]))
     floor = 1e-4
-    names = [f"{format_title(r['format'])}{' (double)' if r['double'] else ''}" for r in rows]
-    fig = figure("added loss, nats a token", "", height=100 + 30 * len(rows))
+    double = f" ({t('charts.quantization.doubled')})"
+    names = [f"{format_title(r['format'])}{double if r['double'] else ''}" for r in rows]
+    fig = figure(t("charts.quantization.loss_axis"), "", height=100 + 30 * len(rows))
     for name, row in zip(names, rows, strict=True):
         style = format_style(row["format"])
         fig.add_trace(
             go.Scatter(
-                x=[max(row["added"], floor)], y=[f"{name}, {row['bits']:.2f} bits"], mode="markers", showlegend=False,
+                x=[max(row["added"], floor)], mode="markers", showlegend=False,
+                y=[t("charts.quantization.in_bits", format=name, bits=f"{row['bits']:.2f}")],
                 marker={"color": style.colour, "size": 11,
                         "symbol": f"{style.marker}-open" if row["double"] else style.marker},
                 customdata=[row["added"]], hovertemplate="%{customdata:+.4f} nats<extra></extra>",
@@ -422,7 +435,7 @@ def whole(found: Mapping[str, Any]) -> Chart:
     fig.update_yaxes(autorange="reversed", type="category")
     by_name = {(r["format"], r["double"]): r for r in rows}
     nf4, nf2 = by_name["nf4", False], by_name["nf2", False]
-    title = f"Four bits (NF4) add {nf4['added']:.4f} nats a token; two bits add {nf2['added']:.2f}"
+    title = t("charts.quantization.whole", four=f"{nf4['added']:.4f}", two=f"{nf2['added']:.2f}")
     table = pd.DataFrame(
         [
             {
@@ -434,9 +447,8 @@ def whole(found: Mapping[str, Any]) -> Chart:
             for name, r in zip(names, rows, strict=True)
         ]
     )  # fmt: skip
-    alt = "Dots on a logarithmic axis: " + ", ".join(
-        f"{n} {r['added']:+.4f}" for n, r in zip(names, rows, strict=True)
-    ) + " nats."  # fmt: skip
+    told = ", ".join(f"{name} {r['added']:+.4f}" for name, r in zip(names, rows, strict=True))
+    alt = t("charts.quantization.whole_alt", told=told)
     return Chart(title, fig, alt, table)
 
 
@@ -451,7 +463,7 @@ def duel(found: Sequence[Mean], titles: Mapping[str, str]) -> Chart:
 
     tasks = list(dict.fromkeys(m.task for m in found))
     storages = list(dict.fromkeys(m.storage for m in found))
-    fig = figure("points more than LoRA", "", height=110 + 44 * len(tasks), series=len(storages))
+    fig = figure(t("charts.quantization.points_axis"), "", height=110 + 44 * len(tasks), series=len(storages))
     fig.add_vline(x=0, line={"color": method_style("lora").colour, "dash": "dash", "width": 2})
     for storage in storages:
         style = _STORED_STYLES[storage]
@@ -459,7 +471,8 @@ def duel(found: Sequence[Mean], titles: Mapping[str, str]) -> Chart:
         fig.add_trace(
             go.Scatter(
                 x=[m.points for m in part], y=[titles.get(m.task, m.task) for m in part], mode="markers",
-                name=f"{STORAGES[storage]}, mean and range", hovertemplate="%{x:+.1f} points",
+                name=t("charts.quantization.mean_and_range", method=STORAGES[storage]),
+                hovertemplate=t("charts.quantization.points", points="%{x:+.1f}"),
                 error_x={"type": "data", "symmetric": False, "array": [m.high - m.points for m in part],
                          "arrayminus": [m.points - m.low for m in part], "color": style.colour, "thickness": 1.5},
                 marker={"color": style.colour, "symbol": style.marker, "size": 11},
@@ -473,8 +486,9 @@ def duel(found: Sequence[Mean], titles: Mapping[str, str]) -> Chart:
         number = sum(m.pairs for m in part)
         # By pair, so that a task that was tried once does not weigh as much as one that was tried often.
         points = sum(m.points * m.pairs for m in part) / number
-        sentences.append(f"{STORAGES[storage]} {signed(points)} points ({number} {'pair' if number == 1 else 'pairs'})")
-    title = f"At equal steps, against LoRA: {'; '.join(sentences)}"
+        told = t("charts.quantization.points", points=signed(points))
+        sentences.append(f"{STORAGES[storage]} {told} ({n('charts.quantization.pairs', number)})")
+    title = t("charts.quantization.duel", told="; ".join(sentences))
     table = pd.DataFrame(
         [
             {
@@ -486,10 +500,8 @@ def duel(found: Sequence[Mean], titles: Mapping[str, str]) -> Chart:
             for m in found
         ]
     )  # fmt: skip
-    alt = "Dots with ranges, a row a task, zero being LoRA: " + "; ".join(
-        f"{titles.get(m.task, m.task)}, {STORAGES[m.storage]}: {m.points:+.1f}" for m in found
-    )
-    return Chart(title, fig, f"{alt}.", table)
+    told = "; ".join(f"{titles.get(m.task, m.task)}, {STORAGES[m.storage]}: {m.points:+.1f}" for m in found)
+    return Chart(title, fig, t("charts.quantization.duel_alt", told=told), table)
 
 
 __all__ = [

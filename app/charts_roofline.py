@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from app.charts import BASE_STYLE, Chart, figure, series_style
+from app.words import t
 from core.units import GIB, bytes_text
 
 if TYPE_CHECKING:
@@ -32,15 +33,16 @@ def roofline(ops: Sequence[Op], limit: Limit, what: str) -> Chart:
     shown = [op for op in ops if op.bytes and op.flops > FEW]
     low = min([0.03, *(op.intensity for op in shown)]) / 1.5
     high = max([4 * limit.ridge, *(op.intensity for op in shown)]) * 1.5
-    fig = figure("operations a byte (log)", "operations a second (log)", height=340, series=3)
+    fig = figure(t("charts.roofline.intensity_axis"), t("charts.roofline.rate_axis"), height=340, series=3)
     roof_x = [low, limit.ridge, high]
     fig.add_trace(
         go.Scatter(
-            x=roof_x, y=[limit.reachable(x) for x in roof_x], mode="lines", name="the roof",
+            x=roof_x, y=[limit.reachable(x) for x in roof_x], mode="lines", name=t("charts.roofline.roof"),
             line={"color": BASE_STYLE.colour, "width": 2.5}, hoverinfo="skip",
         )
     )  # fmt: skip
-    names = {True: "waits for memory", False: "waits for arithmetic"}
+    names = {True: t("charts.roofline.waits_memory"), False: t("charts.roofline.waits_arithmetic")}
+    hover = t("charts.roofline.hover", intensity="%{x:.3g}", time="%{customdata:.3g}", line="<br>")
     for memory in (True, False):
         points = [op for op in shown if (op.bound(limit) == "memory") is memory]
         style = series_style(1 if memory else 0)
@@ -50,7 +52,7 @@ def roofline(ops: Sequence[Op], limit: Limit, what: str) -> Chart:
                 mode="markers", name=names[memory],
                 marker={"symbol": style.marker, "size": 11, "color": style.colour},
                 text=[op.name for op in points], customdata=[1000 * op.seconds(limit) for op in points],
-                hovertemplate="%{text}<br>%{x:.3g} operations a byte<br>at least %{customdata:.3g} ms<extra></extra>",
+                hovertemplate=f"%{{text}}<br>{hover}<extra></extra>",
             )
         )  # fmt: skip
     fig.update_xaxes(type="log")
@@ -60,12 +62,13 @@ def roofline(ops: Sequence[Op], limit: Limit, what: str) -> Chart:
     waiting = [op for op in shown if op.bound(limit) == "memory"]
     time = sum(op.seconds(limit) for op in ops)
     share = sum(op.seconds(limit) for op in waiting) / time if time else 0.0
-    alt = (
-        f"Roofline of {limit.name}, ridge at {limit.ridge:.0f} operations a byte, for {what}. Waiting for memory: "
-        f"{', '.join(op.name for op in waiting) or 'none'}. Waiting for arithmetic: "
-        f"{', '.join(op.name for op in shown if op not in waiting) or 'none'}."
-    )
-    title = f"Predicted: {100 * share:.0f}\u00a0% of the least time goes to operations that wait for memory"
+    none = t("charts.roofline.none")
+    alt = t(
+        "charts.roofline.roofline_alt", card=limit.name, ridge=f"{limit.ridge:.0f}", what=what,
+        memory=", ".join(op.name for op in waiting) or none,
+        arithmetic=", ".join(op.name for op in shown if op not in waiting) or none,
+    )  # fmt: skip
+    title = t("charts.roofline.roofline", share=f"{100 * share:.0f}")
     return Chart(title, fig, alt, table)
 
 
@@ -74,13 +77,13 @@ def ops_table(ops: Sequence[Op], limit: Limit) -> pd.DataFrame:
     rows = sorted(ops, key=lambda op: -op.seconds(limit))
     return pd.DataFrame(
         {
-            "operation": [op.name for op in rows],
+            t("charts.roofline.operation"): [op.name for op in rows],
             "GFLOP": [round(op.flops / 1e9, 3) for op in rows],
             "MB": [round(op.bytes / 1e6, 2) for op in rows],
-            "operations a byte": [round(op.intensity, 2) for op in rows],
-            "least ms (predicted)": [round(1000 * op.seconds(limit), 3) for op in rows],
-            "waits for": [op.bound(limit) for op in rows],
-            "launches": [op.launches for op in rows],
+            t("charts.roofline.intensity"): [round(op.intensity, 2) for op in rows],
+            t("charts.roofline.least_ms"): [round(1000 * op.seconds(limit), 3) for op in rows],
+            t("charts.roofline.waits_for"): [t(f"kernels.bounds.{op.bound(limit)}") for op in rows],
+            t("charts.roofline.launches"): [op.launches for op in rows],
         }
     )
 
@@ -92,7 +95,7 @@ def fused(rows: Sequence[Saving], limit: Limit) -> Chart:
     rows = [s for s in rows if s.bytes > 0]
     ordered = list(reversed(rows))
     style = series_style(2)
-    fig = figure("GiB that are not moved", "", height=60 + 44 * len(rows))
+    fig = figure(t("charts.roofline.not_moved_axis"), "", height=60 + 44 * len(rows))
     fig.add_trace(
         go.Bar(
             x=[s.bytes / GIB for s in ordered], y=[s.name for s in ordered], orientation="h",
@@ -104,19 +107,19 @@ def fused(rows: Sequence[Saving], limit: Limit) -> Chart:
     fig.update_layout(hovermode="closest", showlegend=False)
     table = pd.DataFrame(
         {
-            "operation": [s.name for s in rows],
-            "bytes saved": [int(s.bytes) for s in rows],
-            "launches saved": [s.launches for s in rows],
-            "ms saved (predicted)": [round(1000 * s.seconds, 3) for s in rows],
+            t("charts.roofline.operation"): [s.name for s in rows],
+            t("charts.roofline.bytes_saved"): [int(s.bytes) for s in rows],
+            t("charts.roofline.launches_saved"): [s.launches for s in rows],
+            t("charts.roofline.ms_saved"): [round(1000 * s.seconds, 3) for s in rows],
         }
     )
     best = rows[0] if rows else None
     title = (
-        f"Predicted on {limit.name}: most is saved at {best.name}, {bytes_text(best.bytes)} a step"
+        t("charts.roofline.fused", card=limit.name, operation=best.name, bytes=bytes_text(best.bytes))
         if best
-        else "Nothing is fused here"
+        else t("charts.roofline.nothing_fused")
     )
-    alt = "Bars of GiB saved by fusing. " + " ".join(
+    alt = f"{t('charts.roofline.fused_alt')} " + " ".join(
         f"{s.name}: {s.bytes / GIB:.3g} GiB, {1000 * s.seconds:.3g} ms." for s in rows
     )
     return Chart(title, fig, alt, table)
@@ -127,11 +130,11 @@ def launches(rows: Sequence[tuple[str, Total]], limit: Limit) -> Chart:
     import plotly.graph_objects as go
 
     names = [name for name, _ in rows]
-    fig = figure("", "milliseconds at least (log)", height=320, series=2)
+    fig = figure("", t("charts.roofline.ms_axis"), height=320, series=2)
     for index, (label, values) in enumerate(
         (
-            ("the card, for bytes and arithmetic", [1000 * t.device_seconds for _, t in rows]),
-            ("the host, for asking", [1000 * t.host_seconds for _, t in rows]),
+            (t("charts.roofline.card_part"), [1000 * step.device_seconds for _, step in rows]),
+            (t("charts.roofline.host_part"), [1000 * step.host_seconds for _, step in rows]),
         )
     ):
         style = series_style(index)
@@ -144,17 +147,19 @@ def launches(rows: Sequence[tuple[str, Total]], limit: Limit) -> Chart:
     fig.update_yaxes(type="log")
     table = pd.DataFrame(
         {
-            "step": names,
-            "launches": [t.launches for _, t in rows],
-            "card ms (predicted)": [round(1000 * t.device_seconds, 3) for _, t in rows],
-            "host ms (predicted)": [round(1000 * t.host_seconds, 3) for _, t in rows],
+            t("charts.roofline.step"): names,
+            t("charts.roofline.launches"): [step.launches for _, step in rows],
+            t("charts.roofline.card_ms"): [round(1000 * step.device_seconds, 3) for _, step in rows],
+            t("charts.roofline.host_ms"): [round(1000 * step.host_seconds, 3) for _, step in rows],
         }
     )
-    bound = [name for name, t in rows if t.host_seconds > t.device_seconds]
-    title = f"Predicted on {limit.name}: waiting for the host: {', '.join(bound) if bound else 'none'}"
+    bound = [name for name, step in rows if step.host_seconds > step.device_seconds]
+    title = t("charts.roofline.step_launches", card=limit.name, steps=", ".join(bound) or t("charts.roofline.none"))
     alt = f"{title}. " + " ".join(
-        f"{name}: card {1000 * t.device_seconds:.3g} ms, host {1000 * t.host_seconds:.3g} ms." for name, t in rows
-    )
+        t("charts.roofline.both", name=name, card=f"{1000 * step.device_seconds:.3g}",
+          host=f"{1000 * step.host_seconds:.3g}")
+        for name, step in rows
+    )  # fmt: skip
     return Chart(title, fig, alt, table)
 
 
@@ -163,10 +168,10 @@ def decodings(rows: Sequence[Decoding], limit: Limit) -> Chart:
     import plotly.graph_objects as go
 
     tokens = [d.tokens for d in rows]
-    fig = figure("tokens in the batch (log)", "times", height=320, series=2)
+    fig = figure(t("charts.roofline.tokens_axis"), t("charts.roofline.times_axis"), height=320, series=2)
     for index, (label, values) in enumerate(
-        (("faster at most, by bytes and arithmetic", [d.gain for d in rows]),
-         ("decodings of each weight", [float(d.decodings) for d in rows]))
+        ((t("charts.roofline.gain_line"), [d.gain for d in rows]),
+         (t("charts.roofline.decodings_each"), [float(d.decodings) for d in rows]))
     ):  # fmt: skip
         style = series_style(index)
         fig.add_trace(
@@ -180,19 +185,19 @@ def decodings(rows: Sequence[Decoding], limit: Limit) -> Chart:
     fig.update_yaxes(type="log")
     table = pd.DataFrame(
         {
-            "tokens": tokens,
-            "faster at most": [round(d.gain, 3) for d in rows],
-            "decodings of each weight": [d.decodings for d in rows],
-            "MB apart": [round(d.apart_bytes / 1e6, 2) for d in rows],
-            "MB inside": [round(d.inside_bytes / 1e6, 2) for d in rows],
+            t("charts.roofline.tokens"): tokens,
+            t("charts.roofline.gain"): [round(d.gain, 3) for d in rows],
+            t("charts.roofline.decodings_each"): [d.decodings for d in rows],
+            t("charts.roofline.apart"): [round(d.apart_bytes / 1e6, 2) for d in rows],
+            t("charts.roofline.inside"): [round(d.inside_bytes / 1e6, 2) for d in rows],
         }
     )
     first, last = rows[0], rows[-1]
-    title = (
-        f"Predicted: {first.gain:.1f} times at {first.tokens:,} tokens, {last.gain:.2f} times at {last.tokens:,}, for "
-        f"{last.decodings} decodings of each weight"
-    )
-    return Chart(title, fig, f"Two lines over tokens. {title}.", table)
+    title = t(
+        "charts.roofline.decodings", first=f"{first.gain:.1f}", few=f"{first.tokens:,}", last=f"{last.gain:.2f}",
+        many=f"{last.tokens:,}", decodings=last.decodings,
+    )  # fmt: skip
+    return Chart(title, fig, t("charts.roofline.decodings_alt", title=title), table)
 
 
 __all__ = ["decodings", "fused", "launches", "ops_table", "per_second", "roofline"]

@@ -465,7 +465,7 @@ def _changes(model: Model, rows: list[Change]) -> None:
             continue
         with st.container(horizontal=True, vertical_alignment="center", key=f"row-vram-change-{number}"):
             less = t("vram.less" if row.saved >= 0 else "vram.more_bytes", bytes=bytes_text(abs(row.saved)))
-            verdict = t(calculator_panels.VERDICTS[row.verdict])
+            verdict = charts_memory.named(row.verdict)
             st.markdown(
                 f"**{plain(row.name)}**: {size(row.found.process[1])}, {verdict}  \n{plain(row.says)} ({less})",
                 width="stretch",
