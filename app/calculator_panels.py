@@ -384,7 +384,7 @@ def _take(model: Model, card: GpuRow, setup: Setup, found: Answer, rules: Sequen
         live.say(error)
         return
     st.markdown("**The same in transformers and PEFT**")
-    st.code(text, language="python")
+    st.code(text, language="python", wrap_lines=True)
     source = "config.json" if model.source.startswith("{") else model.source
     st.caption("The same in a terminal:")
     st.code(exporting.command(source, setup, card.name, sharding), language="bash", wrap_lines=True)

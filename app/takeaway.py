@@ -83,7 +83,7 @@ def _downloads(run: Run, made: Export, part: str, trainer: str, with_data: bool)
     st.markdown(t("takeaway.then"))
     st.code(commands(made, api.export_name(run, part), root_of(run.id, part), trainer), language=None, wrap_lines=True)
     with st.expander(t("takeaway.files"), key="take-files"):
-        st.code("\n".join(_sizes(made)), language=None)
+        st.code("\n".join(_sizes(made)), language=None, wrap_lines=True)
 
 
 def _sizes(made: Export) -> list[str]:

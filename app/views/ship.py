@@ -287,7 +287,7 @@ def _card(run: Run, _: list[Run]) -> None:
         shown = body.replace("```python", "```text")
         st.markdown(shown.replace("\n# ", "\n### ", 1).replace("\n## ", "\n#### "))
     with st.expander(t("ship.front_matter")):
-        st.code(front, language=None)
+        st.code(front, language=None, wrap_lines=True)
 
 
 # --- what sections share ----------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def render(options: dict[str, Any], key: str) -> None:
     else:
         content = (FOLDER / str(chosen)).read_bytes()
         with st.expander(t("widgets.data_check.shown"), key=f"{key}-shown"):
-            st.code(content.decode(), language=None, line_numbers=True, height=260)
+            st.code(content.decode(), language=None, line_numbers=True, height=260, wrap_lines=True)
     # Reading the tokenizer takes a moment, the first time: not before somebody wants to know.
     if not st.session_state.get(f"{key}-checked"):
         if not st.button(t("widgets.data_check.check"), key=f"{key}-check", icon=":material/fact_check:"):

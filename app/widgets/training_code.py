@@ -44,7 +44,7 @@ def render(options: dict[str, Any], key: str) -> None:
     except DeltalabError as error:
         live.say(error)
         return
-    st.code(text, language="python")
+    st.code(text, language="python", wrap_lines=True)
     st.download_button(
         t("widgets.training_code.download"), text, "memory_setup.py", "text/x-python",
         key=f"{key}-download", icon=":material/download:", on_click="ignore",
