@@ -128,8 +128,8 @@ def ledger_sides(rows: Sequence[Mapping[str, Any]], whose: str) -> Chart:
     names = [str(r["name"]) if r["name"] != "allocated" else "all together" for r in rows]
     fig = figure("MiB", "", height=80 + 40 * len(rows), series=1)
     looks = (
-        ("predicted before the run", "predicted", series_style(0).colour, "circle", 10),
-        ("measured in the run", "measured", BASE_STYLE.colour, "circle-open", 18),  # a ring, seen where both are equal
+        ("predicted", "predicted", series_style(0).colour, "circle", 10),
+        ("measured", "measured", BASE_STYLE.colour, "circle-open", 18),  # a ring, seen where both are equal
     )
     for name, key, colour, marker, width in looks:
         fig.add_trace(

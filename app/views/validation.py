@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
@@ -14,8 +14,12 @@ from app.charts_memory import SPACE
 from app.charts_validation import percent
 from app.choices import Choice, one_of
 from app.story import plain
-from core.memory.predicted import residuals
+from core.memory.predicted import residuals, why_not
 from core.units import bytes_text
+
+if TYPE_CHECKING:
+    from app.story import Story
+    from core.runs.store import Run
 
 PAGE = "validation"
 MOST_RUNS = 200
@@ -166,40 +170,52 @@ def summed(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
 
 def _own() -> None:
     st.header("Your own runs", anchor="own")
-    told = []
+    told, reasons = [], []
     for run in state.store().runs(state.owner(), limit=MOST_RUNS):
         if run.status != "finished":
             continue
-        end = compare.story(run, brief=True).end or {}
-        rows = residuals(end.get("predicted") or {}, end.get("ledger") or {})
-        if rows:
-            told.append((run, rows))
+        story = compare.story(run, brief=True)
+        end = story.end or {}
+        both = end.get("predicted") or {}, end.get("ledger") or {}
+        if rows := residuals(*both):
+            told.append((run, story, rows))
+        else:
+            reasons.append({"reason": why_not(*both)})
     if not told:
         st.markdown(
-            "Every run measures one of its steps, and where an estimate comes with the program, that is written down "
-            "before it. None of yours has both yet: train in the Playground, and look here again."
+            "Every run measures one of its steps, and stores beside it what was expected of that step. None of yours "
+            "has both yet: train in the Playground, and look here again."
         )
-        return
-    labels = compare.named([run for run, _ in told])
+    else:
+        _compared(told)
+    if reasons:
+        st.markdown("**Runs without a comparison**")
+        st.markdown("\n".join(f"- {n} {'run' if n == 1 else 'runs'}: {plain(text)}" for text, n in summed(reasons)))
+
+
+def _compared(told: Sequence[tuple[Run, Story, list[dict[str, Any]]]]) -> None:
+    """Runs that have both ledgers: totals, and one of them term by term."""
+    labels = compare.named([run for run, _, _ in told])
     lines, data = [], []
-    for run, rows in told:
+    for run, story, rows in told:
         total = rows[-1]
         lines.append(
-            {"Run": labels[run.id], "Predicted": bytes_text(total["predicted"]),
-             "Measured": bytes_text(total["measured"]), "Error": f"{100 * _share(total):+.2f}{SPACE}%"}
+            {"Run": labels[run.id], "Computed in": (story.started or {}).get("dtype", ""),
+             "Predicted": bytes_text(total["predicted"]), "Measured": bytes_text(total["measured"]),
+             "Error": f"{100 * _share(total):+.2f}{SPACE}%"}
         )  # fmt: skip
         data += [
-            {"run": labels[run.id], "term": r["name"], "predicted_bytes": r["predicted"],
-             "measured_bytes": r["measured"], "residual_bytes": r["difference"]}
+            {"run": labels[run.id], "computed_in": (story.started or {}).get("dtype", ""), "term": r["name"],
+             "predicted_bytes": r["predicted"], "measured_bytes": r["measured"], "residual_bytes": r["difference"]}
             for r in rows
         ]  # fmt: skip
-    mean = sum(abs(_share(rows[-1])) for _, rows in told) / len(told)
+    mean = sum(abs(_share(rows[-1])) for _, _, rows in told) / len(told)
     st.markdown(f"**{len(told)} {'run' if len(told) == 1 else 'runs'}: off by {percent(mean, 2)} on average**")
     st.dataframe(pd.DataFrame(lines), hide_index=True, alt="Your runs, predicted and measured.")
     chosen = st.selectbox(
         "Term by term", range(len(told)), format_func=lambda i: labels[told[i][0].id], key="validation-run"
     )
-    rows = told[int(chosen or 0)][1]
+    rows = told[int(chosen or 0)][2]
     table = pd.DataFrame(
         [
             {"Term": r["name"], "Predicted": bytes_text(r["predicted"]), "Measured": bytes_text(r["measured"]),
@@ -208,6 +224,12 @@ def _own() -> None:
         ]
     )  # fmt: skip
     st.dataframe(table, hide_index=True, alt="The chosen run's memory, term by term.")
+    st.caption(
+        "Predicted from the model, the settings and the sizes of the batch alone. Measured in one step that is carried "
+        "out operation by operation; on a CPU in float32 most steps take a faster form, which takes less memory. In "
+        "bfloat16 the CPU's library takes scratch of its own for some products, which no trace can see: a few tenths of "
+        "a per cent."
+    )
     st.download_button(
         "All of them as CSV", charts.csv(pd.DataFrame(data)), "residuals.csv", "text/csv", key="validation-own-csv",
         icon=":material/download:", on_click="ignore",
