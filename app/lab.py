@@ -6,7 +6,7 @@
     run.figures["exact_match_after"]
 
 Everything here is a few lines around the engine: `train` is `core.train.train`, `measure` is a probe of `core.probes`.
-With DELTALAB_SHORT=1 in the environment runs take three steps and measurements few items: enough to see that a notebook
+With DELTALAB_SHORT=1 in the environment runs take two steps and measurements few items: enough to see that a notebook
 runs, and nothing that a number should be read from. Without it they are the real thing.
 """
 
@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     from core.probes import Source
 
 SHORT = "DELTALAB_SHORT"
-SHORT_TRAINING = {"steps": 3, "eval_items": 4, "skill_items": 2, "train_examples": 200, "batch_size": 8}
+SHORT_TRAINING = {
+    "steps": 2, "eval_every": 2, "eval_items": 4, "skill_items": 1, "train_examples": 40, "batch_size": 4,
+}  # fmt: skip
 SHORT_MEASURING = {
     "items": 4, "skill_items": 1, "rounds": 1, "new_tokens": 4, "prompt_tokens": 16, "switches": 2, "questions": 2,
-    "seeds": 1, "most": 4,
+    "seeds": 1, "most": 4, "steps": 0.05,
 }  # fmt: skip
 
 
@@ -188,7 +190,7 @@ def measure(name: str, runs: Sequence[Run] = (), settings: Mapping[str, Any] | N
     if short():
         # As few as it goes, and no fewer than the measurement takes.
         known = {f.name: f.metadata.get("low") for f in dataclasses.fields(what.Config)}
-        asked |= {k: max(v, int(known[k] or v)) for k, v in SHORT_MEASURING.items() if k in known}
+        asked |= {k: max(v, known[k] or v) for k, v in SHORT_MEASURING.items() if k in known}
     folder = Path(tempfile.mkdtemp(prefix="deltalab-measure-"))
     subject = Subject(tuple(run.source() for run in runs), folder)
     return what.measure(subject, settings_of(what.Config, asked), lambda _share, _text: None)

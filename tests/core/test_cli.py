@@ -566,16 +566,16 @@ def test_serve_shows_its_address_and_ends_with_its_server(number):
 
 
 @pytest.mark.parametrize(
-    ("host", "called", "origin", "welcome"),
+    ("host", "calls"),
     [
-        ("127.0.0.1", "127.0.0.1", "127.0.0.1", True),
-        ("127.0.0.1", "class.example", "class.example", False),  # a name bent to this address
-        ("0.0.0.0", "class.example", "class.example", True),
-        ("0.0.0.0", "class.example", "evil.example", False),  # a page of another site
+        # The name that is called, the page that calls, and whether it is let in: a name bent to this address is not;
+        ("127.0.0.1", [("127.0.0.1", "127.0.0.1", True), ("class.example", "class.example", False)]),
+        # nor is a page of another site.
+        ("0.0.0.0", [("class.example", "class.example", True), ("class.example", "evil.example", False)]),
     ],
 )
-def test_serve_is_called_by_the_names_of_the_address_it_listens_on(host, called, origin, welcome):
-    """A real websocket, as a page opens it."""
+def test_serve_is_called_by_the_names_of_the_address_it_listens_on(host, calls):
+    """Real websockets, as a page opens them."""
     from websockets.exceptions import InvalidStatus
     from websockets.sync.client import connect
 
@@ -585,14 +585,15 @@ def test_serve_is_called_by_the_names_of_the_address_it_listens_on(host, called,
         told_first = json.loads(child.stdout.readline())
         assert set(told_first) == {"url", "host", "port", "pid"}
         port = told_first["port"]
-        line = socket.create_connection(("127.0.0.1", port), timeout=30)
-        address, site = f"ws://{called}:{port}/_stcore/stream", f"http://{origin}:{port}"
-        try:
-            with connect(address, sock=line, subprotocols=["streamlit"], origin=site) as page:  # type: ignore[list-item, arg-type]
-                told = page.subprotocol
-        except InvalidStatus as why:
-            told = why.response.status_code
-        assert told == ("streamlit" if welcome else 403)
+        for called, origin, welcome in calls:
+            line = socket.create_connection(("127.0.0.1", port), timeout=30)
+            address, site = f"ws://{called}:{port}/_stcore/stream", f"http://{origin}:{port}"
+            try:
+                with connect(address, sock=line, subprotocols=["streamlit"], origin=site) as page:  # type: ignore[list-item, arg-type]
+                    told = page.subprotocol
+            except InvalidStatus as why:
+                told = why.response.status_code
+            assert told == ("streamlit" if welcome else 403), (called, origin)
         child.terminate()
         _, err = child.communicate(timeout=60)
     finally:
