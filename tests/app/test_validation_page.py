@@ -54,6 +54,9 @@ def test_the_record_is_shown_as_it_is(visit: Any) -> None:
     for row in found["uncovered"]:
         lacking = LACKING.fullmatch(row["reason"])
         assert (lacking[1] if lacking else row["reason"]).replace("\u00a0", " ") in text
+    told = found["reserved"]
+    assert f"{told['rows']} published figures are of reserved memory" in text
+    assert f"{told['within']} of {told['rows']}** lie within the range" in text
     for row in found["rows"]:
         assert not row["cause"] or row["cause"].replace("\u00a0", " ") in text
 
