@@ -91,6 +91,8 @@ def test_passes_of_different_sizes() -> None:
     assert trace(config, setup).peak_bytes == alike
     assert first < last < alike, "the last one by the batch that waits"
     assert alike - last == 2 * 8 * (6 * 60 - 2 * 20)
+    silent, talkative = ((Pass(6, 60, 20), Pass(5, 60, answers)) for answers in (20, 290))
+    assert trace(config, setup, talkative).peak_bytes > trace(config, setup, silent).peak_bytes
 
 
 def test_a_run_of_the_product_takes_what_is_traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
