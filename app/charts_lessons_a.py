@@ -126,7 +126,7 @@ def ledger_sides(rows: Sequence[Mapping[str, Any]], whose: str) -> Chart:
     import plotly.graph_objects as go
 
     names = [str(r["name"]) if r["name"] != "allocated" else "all together" for r in rows]
-    fig = figure("MiB", "", height=80 + 40 * len(rows), series=1)
+    fig = figure("MiB", "", height=110 + 40 * len(rows), series=1)
     looks = (
         ("predicted", "predicted", series_style(0).colour, "circle", 10),
         ("measured", "measured", BASE_STYLE.colour, "circle-open", 18),  # a ring, seen where both are equal
@@ -135,10 +135,13 @@ def ledger_sides(rows: Sequence[Mapping[str, Any]], whose: str) -> Chart:
         fig.add_trace(
             go.Scatter(
                 x=[r[key] / MIB for r in rows], y=names, mode="markers", name=name, hovertemplate="%{x:.1f} MiB",
+                cliponaxis=False,
                 marker={"symbol": marker, "size": width, "color": colour, "line": {"width": 2.5, "color": colour}},
             )
         )  # fmt: skip
-    fig.update_layout(hovermode="closest", legend={"orientation": "h", "y": -0.25})
+    # (Of the whole figure's width: below the plot alone it would take two lines on a phone.)
+    legend = {"orientation": "h", "xref": "container", "x": 0.02, "yref": "container", "y": 0, "yanchor": "bottom"}
+    fig.update_layout(hovermode="closest", legend=legend, margin={"b": 90})
     fig.update_yaxes(autorange="reversed")
     most = max(max(r["predicted"], r["measured"]) for r in rows) / MIB
     fig.update_xaxes(range=[-0.03 * most, 1.06 * most])

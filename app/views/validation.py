@@ -111,11 +111,7 @@ def _reserved(found: Mapping[str, Any]) -> None:
     st.header("Reserved and process totals", anchor="reserved")
     rows = [r for r in found["rows"] if r["metric"] == "reserved"]
     names = ", ".join(dict.fromkeys(str(r["source_title"]) for r in rows))
-    st.markdown(
-        f"{told['rows']} published figures are of reserved memory, all from one place ({plain(names)}). Off by:"
-        if len({r["source"] for r in rows}) == 1
-        else f"{told['rows']} published figures are of reserved memory ({plain(names)}). Off by:"
-    )
+    st.markdown(f"{told['rows']} published figures are of reserved memory, from {plain(names)}. Off by:")
     ways = {"simulated": "The allocator's rules, replayed on a trace", "instant": "The usual factor, without a trace"}
     table = pd.DataFrame(
         [
@@ -232,7 +228,7 @@ def _compared(told: Sequence[tuple[Run, Story, list[dict[str, Any]]]]) -> None:
         lines.append(
             {"Run": labels[run.id], "Computed in": (story.started or {}).get("dtype", ""),
              "Predicted": bytes_text(total["predicted"]), "Measured": bytes_text(total["measured"]),
-             "Error": f"{100 * _share(total):+.2f}{SPACE}%"}
+             "Error": f"{100 * round(_share(total), 4) + 0:+.2f}{SPACE}%"}
         )  # fmt: skip
         data += [
             {"run": labels[run.id], "computed_in": (story.started or {}).get("dtype", ""), "term": r["name"],
