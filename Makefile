@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help env run test check bench bench-memory kernels mutants gpu editor clean lessons
+.PHONY: help env run test check bench profile bench-memory kernels mutants gpu editor clean lessons
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -45,6 +45,9 @@ check: $(VENV)/.test-stamp  ## ruff and mypy
 
 bench: $(VENV)/.test-stamp  ## step speed and peak memory against transformers.Trainer + PEFT, on this machine's CPU
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m tests.bench
+
+profile: $(VENV)/.test-stamp  ## where a training step's time goes on this machine's CPU
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m tests.profile_step
 
 bench-memory: $(VENV)/.test-stamp  ## the memory and parameter calculators against real steps and published figures (CPU)
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m tests.bench_memory

@@ -44,10 +44,12 @@ def _continue(found: tuple[Lesson, ...], progress: dict[str, object]) -> None:
         if found:
             st.markdown(f":material/task_alt: {t('home.all_done')}")
         return
-    begun = completion(lesson, progress).begun
-    label = t("home.continue" if begun else "home.begin", title=lesson.navigation)
+    done = completion(lesson, progress)
+    label = t("home.continue" if done.begun else "home.begin", title=lesson.navigation)
     if st.button(label, key="continue", type="primary", icon=":material/arrow_forward:"):
-        st.switch_page(state.page(lesson.url_path))
+        # To the first step that is open; a lesson that was not begun opens at its top.
+        at = {"at": done.next.id} if done.begun and done.next is not None else None
+        st.switch_page(state.page(lesson.url_path), query_params=at)
 
 
 def _running() -> None:
