@@ -139,7 +139,7 @@ def ledger_sides(rows: Sequence[Mapping[str, Any]], whose: str) -> Chart:
                 marker={"symbol": marker, "size": width, "color": colour, "line": {"width": 2.5, "color": colour}},
             )
         )  # fmt: skip
-    # (Of the whole figure's width: below the plot alone it would take two lines on a phone.)
+    # (Below the whole figure: below the plot alone its second line would be cut off on a phone.)
     legend = {"orientation": "h", "xref": "container", "x": 0.02, "yref": "container", "y": 0, "yanchor": "bottom"}
     fig.update_layout(hovermode="closest", legend=legend, margin={"b": 90})
     fig.update_yaxes(autorange="reversed")

@@ -382,7 +382,7 @@ class _Run:
         batches = [self.objective.batch(self.plan.rows(n)) for n in self._micro(self.step)]
         on_cuda = self.device.type == "cuda"
         return Measured(
-            passes=tuple(Pass(*b.ids.shape, b.count) for b in batches if isinstance(b, Batch)),
+            passes=tuple(Pass(len(b.ids), b.ids.shape[1], b.count) for b in batches if isinstance(b, Batch)),
             precision=self.precision,
             attention=self.model.config._attn_implementation,
             device=str(Device(torch.cuda.get_device_capability(self.device) if on_cuda else None)),

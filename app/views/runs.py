@@ -181,8 +181,8 @@ def _one(run: Run) -> None:
 
 
 OTHERS = {
-    "written out": "All other steps took the decoder that is written out by hand, which takes less memory: for them this "
-    "is an upper bound.",
+    "written out": "All other steps took the decoder that is written out by hand, which takes less memory: for them "
+    "this is an upper bound.",
     "captured": "The other steps were captured and replayed; what they keep is a term of its own, which is not "
     "predicted.",
 }

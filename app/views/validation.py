@@ -253,8 +253,8 @@ def _compared(told: Sequence[tuple[Run, Story, list[dict[str, Any]]]]) -> None:
     st.caption(
         "Predicted from the model, the settings and the sizes of the batch alone. Measured in one step that is carried "
         "out operation by operation; on a CPU in float32 most steps take a faster form, which takes less memory. In "
-        "bfloat16 the CPU's library takes scratch of its own for some products, which no trace can see: a few tenths of "
-        "a per cent."
+        "bfloat16 the CPU's library takes scratch of its own for some products, which no trace can see: a few tenths "
+        "of a per cent."
     )
     st.download_button(
         "All of them as CSV", charts.csv(pd.DataFrame(data)), "residuals.csv", "text/csv", key="validation-own-csv",

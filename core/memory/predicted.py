@@ -75,9 +75,7 @@ def _ledger(config: RunConfig, step: Measured) -> Ledger:
 
     largest = max(step.passes, key=lambda p: p.rows * p.tokens)
     device = Device.of(step.device)
-    setup = replace(
-        Setup.of(config, largest.rows, largest.tokens, device, largest.answers), precision=step.precision
-    )
+    setup = replace(Setup.of(config, largest.rows, largest.tokens, device, largest.answers), precision=step.precision)
     described = load_config(config.base, config.revision)
     if attention_of(described, setup) != step.attention:  # (another row of the data is long)
         setup = replace(setup, attention=step.attention)

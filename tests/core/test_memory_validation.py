@@ -13,7 +13,7 @@ from core.catalog import FOLDER, configuration
 from core.errors import BadInput, NotFound
 from core.memory.allocator import replay
 from core.memory.card import totals
-from core.memory.predicted import ONE_TERM, predicted, residuals
+from core.memory.predicted import ONE_TERM, residuals
 from core.memory.published import SOURCES, Case, Refused, case_of, resident_rows, rows
 from core.memory.setup import Device
 from core.memory.trace import trace
