@@ -15,6 +15,7 @@ from app.charts_memory import SPACE, size
 from app.charts_race import title_of
 from app.choices import Choice, number, one_of, whole
 from app.story import plain
+from app.words import n, t
 from core.catalog import gpus
 from core.errors import DeltalabError
 from core.memory import compare as tables
@@ -37,10 +38,8 @@ if TYPE_CHECKING:
     from core.memory.setup import Setup
     from core.memory.sharded import Sharding
 
-PANELS = {
-    "methods": "All methods", "cards": "All cards", "gpus": "Several GPUs", "models": "Largest models",
-    "disk": "On disk", "cost": "Time and cost", "step": "The step", "take": "Take away",
-}  # fmt: skip
+PANELS = ("methods", "cards", "gpus", "models", "disk", "cost", "step", "take")
+VERDICTS = {tables.FITS: "plan.fits", tables.TIGHT: "plan.tight", tables.TOO_LARGE: "plan.too_large"}
 MOST_TASKS, MOST_EXAMPLES = 10_000, 100_000_000
 
 
@@ -54,10 +53,10 @@ def panels(
     """
     show = Choice(page, "show", "methods", one_of(list(PANELS)))
     show.start()
-    st.header("Look further", anchor="further")
+    st.header(t("panels.head"), anchor="further")
     chosen = st.segmented_control(
-        "Look further", list(PANELS), format_func=PANELS.__getitem__, required=True, label_visibility="collapsed",
-        **show.one(),
+        t("panels.head"), list(PANELS), format_func=lambda name: t(f"panels.names.{name}"), required=True,
+        label_visibility="collapsed", **show.one(),
     )  # fmt: skip
     draw = {
         "methods": lambda: _methods(model, card, setup, page, sharding),
@@ -78,12 +77,12 @@ def shown(chart: Chart, key: str, table: pd.DataFrame | None = None) -> None:
 
 def numbers(data: pd.DataFrame, key: str, table: pd.DataFrame | None, alt: str) -> None:
     """A table and its CSV, folded."""
-    with st.expander("The numbers", key=f"{key}-numbers"):
+    with st.expander(t("plan.numbers"), key=f"{key}-numbers"):
         seen = data if table is None else table
         st.dataframe(seen, hide_index=True, height="auto" if len(seen) < 14 else 420, alt=alt)
         st.download_button(
-            "Table as CSV", charts.csv(data), f"{key}.csv", "text/csv", key=f"{key}-csv", icon=":material/download:",
-            on_click="ignore",
+            t("shared.table_csv"), charts.csv(data), f"{key}.csv", "text/csv", key=f"{key}-csv",
+            icon=":material/download:", on_click="ignore",
         )  # fmt: skip
 
 
@@ -104,15 +103,15 @@ def _missing(model: Model, setups: list[Setup], key: str, page: str, what: str) 
     if active:
         model_choice.watch(page)
         now = next((w for w in active if w.status == fitter.RUNNING), active[0])
-        st.progress(now.share, text=f"{len(active)} to go: {now.text[:1].lower()}{now.text[1:]}")
+        st.progress(now.share, text=f"{t('panels.to_go', count=len(active))}: {now.text[:1].lower()}{now.text[1:]}")
     never = [s for s, w in zip(setups, works, strict=True) if w is None]
     if never and not active:
         st.button(
-            f"Work out the {len(never)} missing" if len(never) > 1 else "Work out what is missing", key=key,
-            icon=":material/play_arrow:", on_click=_ask, args=(model, never), help=f"Some seconds {what}.",
+            n("panels.missing", len(never)), key=key, icon=":material/play_arrow:", on_click=_ask,
+            args=(model, never), help=what,
         )  # fmt: skip
     for text in dict.fromkeys(w.error.sentence for w in failed if w.error is not None):
-        st.caption(plain(f"Not to be worked out by formula: {text}"))
+        st.caption(plain(t("panels.no_formula", why=text)))
 
 
 # --- side by side -----------------------------------------------------------------------------------------------------
@@ -122,38 +121,37 @@ def _methods(model: Model, card: GpuRow, setup: Setup, page: str, sharding: Shar
     rows: list[MethodRow] = tables.methods(
         model.table, lambda asked: state.fitter().surrogate(model.source, asked), setup, card, sharding
     )
-    name = "this computer" if card.name == tables.CPU else card.name
-    chart = charts_memory.methods(rows, card, name, setup.method)
+    chart = charts_memory.methods(rows, card, _card_name(card), setup.method)
     shown(chart, "vram-methods", charts_memory.methods_table(rows, model.table.total))
-    st.caption(
-        "Each with its own defaults; kinds of LoRA share the rank, targets and dropout chosen above. How much a method "
-        "trains hardly decides: where its parameters sit does, because that decides which activations are kept."
-    )
+    st.caption(t("panels.methods_why"))
     _shared(sharding)
     refused = [r for r in rows if r.trainable is None]
     for row in refused:
         st.caption(f":material/block: {title_of(row.method)}: {plain(row.why)}")
     missing = [r.setup for r in rows if r.trainable is not None and r.found is None]
     if missing:
-        _missing(model, missing, "vram-methods-missing", page, "each")
+        _missing(model, missing, "vram-methods-missing", page, t("panels.seconds_each"))
+
+
+def _card_name(card: GpuRow) -> str:
+    return t("plan.this_computer") if card.name == tables.CPU else card.name
 
 
 def _shared(sharding: Sharding) -> None:
     """Say that the figures are of one GPU among several, where they are."""
     if not sharding.alone:
-        st.caption(f":material/hub: Each figure is of {_one_of(sharding)}.")
+        st.caption(f":material/hub: {t('panels.shared', sharing=_one_of(sharding))}")
 
 
 def _one_of(sharding: Sharding) -> str:
     """The sharing in words: 'one of 8 GPUs, ZeRO-3'."""
-    words = [f"one of {sharding.gpus} GPUs" if sharding.gpus > 1 else "one GPU"]
+    words = [t("plan.one_of", gpus=sharding.gpus) if sharding.gpus > 1 else t("plan.one_gpu")]
     if sharding.zero:
         words.append(f"ZeRO-{sharding.zero}")
     if sharding.tensor > 1:
-        words.append(f"tensor parallelism of {sharding.tensor}")
+        words.append(t("panels.tensor", gpus=sharding.tensor))
     if sharding.offload != "none":
-        what = "the optimizer's state" if sharding.offload == "optimizer" else "states and weights"
-        words.append(f"{what} in the CPU's memory")
+        words.append(t("panels.offload_optimizer" if sharding.offload == "optimizer" else "panels.offload_all"))
     return ", ".join(words)
 
 
@@ -162,42 +160,31 @@ def _cards(model: Model, card: GpuRow, setup: Setup, page: str, sharding: Shardi
         model.table, lambda asked: state.fitter().surrogate(model.source, asked), setup, sharding=sharding
     )
     shown(charts_memory.all_cards(rows, card.name), "vram-cards", charts_memory.cards_table(rows))
-    st.caption(
-        "Usable memory is the least that CUDA was seen to print, not what is on the box. Cards of before 2020 have no "
-        "bfloat16: there the passes take 32 bits. Makers other than NVIDIA: attention as on NVIDIA's cards is assumed."
-    )
+    st.caption(t("panels.cards_why"))
     _shared(sharding)
     missing = [r.setup for r in rows if r.found is None]
     if missing:
-        _missing(model, missing, "vram-cards-missing", page, "for each kind of card")
+        _missing(model, missing, "vram-cards-missing", page, t("panels.seconds_each_card"))
 
 
 def _gpus(model: Model, card: GpuRow, setup: Setup) -> None:
     rows = several(model.table, lambda asked: state.fitter().surrogate(model.source, asked), setup, card)
     if not rows:
         return
-    name = "this computer" if card.name == tables.CPU else card.name
-    shown(charts_memory.several(rows, card, name), "vram-several", charts_memory.several_table(rows))
-    st.caption(
-        "Every GPU has a batch of its own. ZeRO-1 cuts the optimizer's state into as many parts as there are GPUs, "
-        "ZeRO-2 the gradients too, ZeRO-3 (FSDP2) also the weights, and fetches a block's when it computes; what is "
-        "kept for the backward pass stays whole. Closed forms over the traced step (Rajbhandari et al. 2020, "
-        "arXiv:1910.02054, section 5); no run on several GPUs was measured here. Tensor parallelism and offloading are "
-        "among the settings above."
-    )
+    shown(charts_memory.several(rows, card, _card_name(card)), "vram-several", charts_memory.several_table(rows))
+    st.caption(t("panels.gpus_why"))
 
 
 def _models(setup: Setup) -> None:
-    with st.spinner("Asking the same of every model", show_time=True):
+    with st.spinner(t("panels.models_asking"), show_time=True):
         rows = tables.frontier(setup)
     shown(charts_memory.frontier(rows, setup.batch, setup.length), "vram-frontier", charts_memory.frontier_table(rows))
-    recomputed = "activations recomputed" if setup.checkpointing else "activations kept"
     st.caption(
-        f"Batch {setup.batch:,}, rows of {setup.length:,} tokens, {recomputed}; the likely total decides, among the "
-        f"{len(tables.traced_models())} models that come traced. BitFit is for those with biases. "
-        "*Not worked out*: no model came traced with these settings for such a card; the answer above works out the "
-        "one that you chose."
-    )
+        t(
+            "panels.models_why_recomputed" if setup.checkpointing else "panels.models_why",
+            batch=f"{setup.batch:,}", length=f"{setup.length:,}", models=len(tables.traced_models()),
+        )
+    )  # fmt: skip
 
 
 # --- disk, time, money ------------------------------------------------------------------------------------------------
@@ -206,14 +193,14 @@ def _models(setup: Setup) -> None:
 def _disk(model: Model, setup: Setup, page: str) -> None:
     tasks = Choice(page, "tasks", 10, whole(1, MOST_TASKS))
     tasks.start()
-    st.number_input("Tasks, each with its own fine-tuned version", 1, MOST_TASKS, step=1, width=320, **tasks.shown())
+    st.number_input(t("panels.tasks"), 1, MOST_TASKS, step=1, width=320, **tasks.shown())
     count = int(tasks.value)
     found = storage(model.table, setup.method, setup.settings, count)
     with st.container(horizontal=True, gap="medium"):
-        st.metric("The model, 16 bits", size(found.base), width="content")
-        st.metric("Saved per task", size(found.adapter), width="content")
-        st.metric("All tasks", size(found.total), width="content")
-        st.metric("To go on after a break", size(found.resume), width="content")
+        st.metric(t("panels.model_bytes"), size(found.base), width="content")
+        st.metric(t("plan.saved"), size(found.adapter), width="content")
+        st.metric(t("panels.all_tasks"), size(found.total), width="content")
+        st.metric(t("panels.resume"), size(found.resume), width="content")
     rows: dict[str, Storage] = {}
     for name in METHODS:
         try:
@@ -222,10 +209,7 @@ def _disk(model: Model, setup: Setup, page: str) -> None:
         except DeltalabError:
             continue
     shown(charts_memory.disk(rows, setup.method), "vram-disk")
-    st.caption(
-        "What trains is saved in 32 bits, as PEFT does; a whole model in 16 bits. To go on after a break takes what "
-        "trains and AdamW's two means."
-    )
+    st.caption(t("panels.disk_why"))
 
 
 def _cost(model: Model, card: GpuRow, setup: Setup, page: str, sharding: Sharding) -> None:
@@ -239,67 +223,65 @@ def _cost(model: Model, card: GpuRow, setup: Setup, page: str, sharding: Shardin
     listed, board = costs.price(card.name), costs.board_watts(card.name)
     columns = st.columns(4, gap="medium")
     with columns[0]:
-        st.number_input("Examples, one a row", 1, MOST_EXAMPLES, step=100, **examples.shown())
+        st.number_input(t("panels.examples"), 1, MOST_EXAMPLES, step=100, **examples.shown())
     with columns[1]:
-        st.number_input("Times each is seen", 0.01, 1000.0, step=1.0, format="%g", **epochs.shown())
+        st.number_input(t("panels.epochs"), 0.01, 1000.0, step=1.0, format="%g", **epochs.shown())
     with columns[2]:
         st.number_input(
-            "Price of an hour, USD", 0.0, 100_000.0, step=0.1, format="%g",
-            placeholder=f"{listed.usd_per_hour:.2f}" if listed else "unknown", **paid.shown(),
+            t("panels.price"), 0.0, 100_000.0, step=0.1, format="%g",
+            placeholder=f"{listed.usd_per_hour:.2f}" if listed else t("plan.unknown"), **paid.shown(),
         )  # fmt: skip
     with columns[3]:
         st.number_input(
-            "Power, W", 0.0, 100_000.0, step=10.0, format="%g",
-            placeholder=f"{board}" if board else "unknown", **watts.shown(),
+            t("panels.watts"), 0.0, 100_000.0, step=10.0, format="%g",
+            placeholder=f"{board}" if board else t("plan.unknown"), **watts.shown(),
         )  # fmt: skip
     if speed is None:
-        st.markdown(
-            f"How fast {plain('this computer' if card.name == tables.CPU else card.name)} computes in "
-            f"{setup.precision} is not in the catalogue, so nothing is said about time."
-        )
+        st.markdown(t("panels.no_speed", card=plain(_card_name(card)), precision=setup.precision))
         return
     steps = costs.steps_for(setup, int(examples.value), float(epochs.value), sharding)
     rate = paid.value if paid.value is not None else (listed.usd_per_hour if listed else None)
     power = watts.value if watts.value is not None else board
     found = costs.cost(speed, steps, rate, power, sharding)
     with st.container(horizontal=True, gap="medium"):
-        st.metric("Time", f"{charts_memory.hours(found.hours[1])}", width="content")
-        st.metric("Money", "unknown" if found.money is None else f"${found.money[1]:,.2f}", width="content")
-        st.metric("Energy", "unknown" if found.kwh is None else f"{found.kwh[1]:,.2f} kWh", width="content")
-        together = speed.tokens_per_second[1] * sharding.gpus
-        st.metric("Tokens per second", f"{together:,.0f}", width="content")
-    least, _, most = found.hours
-    dollars = "" if found.money is None else f", ${found.money[0]:,.2f} to ${found.money[2]:,.2f}"
-    st.markdown(
-        f"**{found.steps:,} steps, {count_text(found.tokens)} tokens: {charts_memory.hours(least)} to "
-        f"{charts_memory.hours(most)}**".replace("$", "\\$")
-        + dollars.replace("$", "\\$")
-        + ". "
-        f"This is a model, not a measurement: it takes the arithmetic of the step and the card's printed rate, and "
-        f"supposes that {100 * REACHED[2]:.0f} to {100 * REACHED[0]:.0f}{SPACE}% of the rate is reached, most likely "
-        f"{100 * REACHED[1]:.0f}{SPACE}%. "
-        "Short rows, small models and slow data end at the slow side."
-        + (
-            f" All {sharding.gpus} GPUs together; what they send each other takes time that is not in it."
-            if sharding.gpus > 1 else ""
+        st.metric(t("panels.time"), f"{charts_memory.hours(found.hours[1])}", width="content")
+        st.metric(
+            t("panels.money"), t("plan.unknown") if found.money is None else f"${found.money[1]:,.2f}", width="content"
         )
+        st.metric(
+            t("panels.energy"), t("plan.unknown") if found.kwh is None else f"{found.kwh[1]:,.2f} kWh", width="content"
+        )
+        together = speed.tokens_per_second[1] * sharding.gpus
+        st.metric(t("panels.speed"), f"{together:,.0f}", width="content")
+    least, _, most = found.hours
+    hours = t("plan.range", low=charts_memory.hours(least), high=charts_memory.hours(most))
+    told = f"**{t('panels.steps', steps=f'{found.steps:,}', tokens=count_text(found.tokens))}: {hours}**"
+    if found.money is not None:
+        dollars = t("plan.range", low=f"${found.money[0]:,.2f}", high=f"${found.money[2]:,.2f}")
+        told += f", {dollars}".replace("$", "\\$")
+    why = t(
+        "panels.cost_why", low=f"{100 * REACHED[2]:.0f}", high=f"{100 * REACHED[0]:.0f}{SPACE}%",
+        likely=f"{100 * REACHED[1]:.0f}{SPACE}%",
     )  # fmt: skip
+    together_why = f" {t('panels.cost_together', gpus=sharding.gpus)}" if sharding.gpus > 1 else ""
+    st.markdown(f"{told}. {why}{together_why}")
     st.caption(_sources(listed, paid.value, board, watts.value))
     shown(charts_memory.costs(_per_card(model, setup, steps, sharding), card.name), "vram-cost")
 
 
 def _sources(listed: costs.Price | None, paid: Any, board: int | None, watts: Any) -> str:
     if paid is not None:
-        money = f"Price: yours, {datetime.date.today():%Y-%m-%d}."
+        money = t("panels.price_yours", date=f"{datetime.date.today():%Y-%m-%d}")
     elif listed is not None:
-        money = f"Price: [{listed.source}]({listed.url}), read {listed.read:%Y-%m-%d}; type in what you pay."
+        source = f"[{listed.source}]({listed.url})"
+        money = t("panels.price_listed", source=source, date=f"{listed.read:%Y-%m-%d}")
     else:
-        money = "Price: none is known for this card; type in what you pay."
+        money = t("panels.price_none")
     if watts is not None:
-        power = "Power: yours."
+        power = t("panels.power_yours")
     else:
-        power = f"Power: {board} W, the board's rating (TechPowerUp's data)." if board else "Power: unknown."
-    return f"{money} {power} The rest of the computer is not counted."
+        power = t("panels.power_board", watts=board) if board else t("panels.power_unknown")
+    return f"{money} {power} {t('panels.power_rest')}"
 
 
 def _per_card(model: Model, setup: Setup, steps: int, sharding: Sharding) -> list[tuple[str, str, costs.Cost]]:
@@ -326,35 +308,31 @@ def _step(model: Model, setup: Setup, page: str) -> None:
     if work is not None and work.status == fitter.FINISHED:
         result = work.result
         shown(charts_memory.course(result["timeline"], result["ledger"]["peak_at"]), "vram-course")
-        st.markdown("**The largest of what is alive at the peak**")
+        st.markdown(f"**{t('panels.alive')}**")
         table = pd.DataFrame(
             [
-                {"Term": t["category"], "Module": t["where"] or "–", "Made by": t["op"] or "–", "Tensors": t["count"],
-                 "All of them": bytes_text(t["bytes"])}
-                for t in result["tensors"]
+                {t("plan.term"): one["category"], t("plan.module"): one["where"] or "–",
+                 t("panels.made_by"): one["op"] or "–", t("panels.tensors"): one["count"],
+                 t("panels.bytes"): bytes_text(one["bytes"])}
+                for one in result["tensors"]
             ]
         )  # fmt: skip
-        st.dataframe(table, hide_index=True, height=420, alt="What is alive at the peak, the largest first.")
-        st.caption(
-            f"The whole step, tensor by tensor, in {work.seconds:.1f}{SPACE}s. Attention: "
-            f"{', '.join(result['kernels']) or 'eager'}."
-        )
+        st.dataframe(table, hide_index=True, height=420, alt=t("panels.alive_alt"))
+        kernels = ", ".join(result["kernels"]) or "eager"
+        st.caption(t("panels.traced", time=f"{work.seconds:.1f}{SPACE}s", kernels=kernels))
         return
     if work is not None and work.active:
         model_choice.watch(page)
-        st.progress(work.share, text=f"Tracing: {work.text[:1].lower()}{work.text[1:]}")
+        st.progress(work.share, text=f"{t('panels.tracing')}: {work.text[:1].lower()}{work.text[1:]}")
         return
     if work is not None and work.error is not None:
         live.say(work.error)
-    st.markdown(
-        "The whole step can be run on tensors without data, with every one of them in view: what is alive when, and "
-        "what fills the peak."
-    )
+    st.markdown(t("panels.trace_why"))
     st.button(
-        "Trace this step", key="vram-trace", icon=":material/play_arrow:", type="primary", on_click=_trace,
+        t("panels.trace"), key="vram-trace", icon=":material/play_arrow:", type="primary", on_click=_trace,
         args=(model, setup),
     )  # fmt: skip
-    st.caption("It takes some seconds, in a process of its own; a minute for the largest models.")
+    st.caption(t("panels.trace_takes"))
 
 
 def _trace(model: Model, setup: Setup) -> None:
@@ -368,23 +346,23 @@ def _take(model: Model, card: GpuRow, setup: Setup, found: Answer, rules: Sequen
     told = list(rules)
     with st.container(horizontal=True):
         st.download_button(
-            "Calculation as JSON", exporting.as_json(
+            t("panels.json"), exporting.as_json(
                 model.name, setup, card, found.ledger, found.found, told, sharding=dataclasses.asdict(sharding)
             ),
             "memory.json", "application/json", key="vram-json", icon=":material/download:", on_click="ignore",
         )  # fmt: skip
         st.download_button(
-            "Terms as CSV", exporting.as_csv(found.ledger, found.found, told), "memory.csv", "text/csv",
+            t("panels.terms_csv"), exporting.as_csv(found.ledger, found.found, told), "memory.csv", "text/csv",
             key="vram-terms-csv", icon=":material/download:", on_click="ignore",
         )  # fmt: skip
-    st.caption("The address of this page holds every choice: who opens the link sees what you see.")
+    st.caption(t("panels.address"))
     try:
         text = exporting.code(model.hub, model.table, setup, sharding)
     except DeltalabError as error:
         live.say(error)
         return
-    st.markdown("**The same in transformers and PEFT**")
-    st.code(text, language="python")
+    st.markdown(f"**{t('panels.script')}**")
+    st.code(text, language="python", wrap_lines=True)
     source = "config.json" if model.source.startswith("{") else model.source
-    st.caption("The same in a terminal:")
+    st.caption(t("panels.terminal"))
     st.code(exporting.command(source, setup, card.name, sharding), language="bash", wrap_lines=True)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from app.charts import BASE_STYLE, TASK_STYLE, Chart, figure, method_style, series_style
 from app.charts_race import title_of
+from app.words import t
 from core.memory.card import FITS, TIGHT, Totals
 from core.memory.several import fewest
 from core.units import GB, GIB, bytes_text, count_text
@@ -56,7 +57,7 @@ def band(found: Totals) -> str:
     if low == high:
         return low
     number, _, unit = low.partition(SPACE)
-    return f"{number} to {high}" if high.endswith(unit) else f"{low} to {high}"
+    return t("plan.range", low=number if high.endswith(unit) else low, high=high)
 
 
 def _ticks(values: Sequence[float]) -> dict[str, Any]:
@@ -567,7 +568,7 @@ def hours(value: float) -> str:
         return f"{value * 3600:.0f}{SPACE}s"
     if value < 1:
         return f"{value * 60:.2g}{SPACE}min"
-    return f"{value:.2g}{SPACE}h" if value < 48 else f"{value / 24:.2g}{SPACE}days"
+    return f"{value:.2g}{SPACE}h" if value < 48 else t("plan.days", days=f"{value / 24:.2g}")
 
 
 def costs(rows: Sequence[tuple[str, str, Cost]], chosen: str) -> Chart:

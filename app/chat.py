@@ -14,7 +14,7 @@ from app.words import t
 from core.base import CLASSIFICATION, kind_of_base
 from core.config import EMBEDDED
 from core.errors import DeltalabError
-from core.methods import METHODS
+from core.few_bits import in_few_bits
 from core.runs.sides import AFTER, BEFORE, MERGED, Ended, why_not_merged
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _knobs(run: Run, key: str) -> How:
         st.caption(f"{t('chat.no_merged')} {why}")
     elif not sides:
         st.caption(t("chat.choose_side"))
-    elif MERGED in sides and METHODS[method].BASE == "quantized":
+    elif MERGED in sides and in_few_bits(run.config):
         st.caption(f"{t('chat.four_bits')} {DECODED}")
     chosen = tuple(side for side in SIDES if side in sides)
     if gives_labels(run):

@@ -50,7 +50,7 @@ def named(runs: Sequence[Run]) -> dict[str, str]:
     out: dict[str, str] = {}
     taken: dict[str, int] = {}
     for run in sorted(runs, key=lambda r: r.created):
-        label = run.title or "Run"
+        label = run.title or t("runs.untitled")
         changed = changes(run)
         if changed:
             label += f" · {changed}"

@@ -11,6 +11,7 @@ import streamlit as st
 
 from app import charts, live
 from app.story import plain
+from app.words import t
 from core.dataset import EXAMPLE, Dataset, Report, read_file
 from core.errors import DeltalabError
 from core.labelled import EXAMPLE as LABEL_EXAMPLE
@@ -20,9 +21,12 @@ from core.template import token_view
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMATS = f"JSONL, a JSON list or CSV. {EXAMPLE} A CSV has a header line with such names."
-LABEL_FORMATS = f"JSONL, a JSON list or CSV. {LABEL_EXAMPLE}"
 ENDINGS = ["jsonl", "json", "csv", "tsv"]
+
+
+def formats(*, labelled: bool) -> str:
+    """What a file may look like: with texts and labels, else with questions and answers."""
+    return t("data.label_formats", example=LABEL_EXAMPLE) if labelled else t("data.formats", example=EXAMPLE)
 
 
 @lru_cache(maxsize=8)
@@ -53,25 +57,26 @@ def show_report(path: Path, base: str, max_length: int, held_out: float, seed: i
         max_length, held_out, seed: as the form has them now.
     """
     try:
-        with st.spinner("Reading your file", show_time=True):
+        with st.spinner(t("data.reading"), show_time=True):
             found = _report(path, base, max_length, held_out, seed)
     except DeltalabError as error:
         live.say(error)
         return False
-    st.subheader("Your data", anchor="data")
+    st.subheader(t("data.yours"), anchor="data")
     st.markdown(plain(found.taken))
     with st.container(horizontal=True, gap="large"):
-        st.metric("Rows", f"{found.rows:,}", width="content")
-        st.metric("To train on", f"{found.train:,}", width="content")
-        st.metric("Held out for scoring", f"{found.held_out:,}", width="content")
+        st.metric(t("data.rows"), f"{found.rows:,}", width="content")
+        st.metric(t("data.train"), f"{found.train:,}", width="content")
+        st.metric(t("data.held_out"), f"{found.held_out:,}", width="content")
         if isinstance(found, LabelReport):
-            st.metric("Labels", f"{len(found.labels):,}", width="content")
-        st.metric("Tokens a row", f"{found.lengths.median:.0f}", f"{found.lengths.shortest} to {found.lengths.longest}",
-                  delta_color="off", delta_arrow="off", width="content")  # fmt: skip
+            st.metric(t("data.labels"), f"{len(found.labels):,}", width="content")
+        span = t("data.span", shortest=found.lengths.shortest, longest=found.lengths.longest)
+        st.metric(t("data.tokens"), f"{found.lengths.median:.0f}", span, delta_color="off", delta_arrow="off",
+                  width="content")  # fmt: skip
     if found.warnings:
         st.warning("\n".join(f"- {plain(sentence)}" for sentence in found.warnings))
     else:
-        st.markdown(":material/task_alt: Nothing stands out: no duplicates, nothing empty, no leaks, nothing too long.")
+        st.markdown(f":material/task_alt: {t('data.nothing')}")
     left, right = st.columns(2, gap="large")
     with left:
         chart = charts.lengths(found.lengths, found.max_length, len(found.too_long))
@@ -82,8 +87,8 @@ def show_report(path: Path, base: str, max_length: int, held_out: float, seed: i
             _labels(found)
         else:
             _tokens(path, base, found)
-    with st.expander("Everything that was checked", key="data-details"):
-        st.dataframe(checks(found), hide_index=True, alt="Each check and what it found.")
+    with st.expander(t("data.details"), key="data-details"):
+        st.dataframe(checks(found), hide_index=True, alt=t("data.details_alt"))
         if isinstance(found, Report):
             st.caption(found.template)
     return len(found.too_long) < found.rows and found.train > 0
@@ -93,42 +98,52 @@ def checks(found: Report | LabelReport) -> list[dict[str, Any]]:
     """Each check with its finding, as rows of a table; rows of the file are named by their line."""
 
     def lines(rows: Any) -> str:
-        numbers = [str(n) for n in rows]
-        return ", ".join(numbers[:10]) + (f" and {len(numbers) - 10} more" if len(numbers) > 10 else "")
+        numbers = [str(number) for number in rows]
+        first = ", ".join(numbers[:10])
+        return t("data.more", lines=first, count=len(numbers) - 10) if len(numbers) > 10 else first
 
-    head: list[dict[str, Any]] = [
-        {"Check": "Format", "Rows": f"{found.rows}", "Lines": found.format},
-        {"Check": "Columns", "Rows": f"{len(found.columns)}", "Lines": ", ".join(found.columns)},
+    told = [
+        (t("data.check.format"), f"{found.rows}", found.format),
+        (t("data.check.columns"), f"{len(found.columns)}", ", ".join(found.columns)),
     ]
-    what, other, empty = "texts", "label to an earlier text", [("Empty texts", getattr(found, "empty_texts", ()))]
     if isinstance(found, Report):
-        what, other = "questions", "answer to an earlier question"
-        empty = [("Empty answers", found.empty_answers), ("Empty questions", found.empty_prompts)]
-        head.append({"Check": "Conversations of several turns", "Rows": f"{found.conversations}", "Lines": ""})
+        told.append((t("data.check.turns"), f"{found.conversations}", ""))
+        contradiction, leak = t("data.check.another_answer"), t("data.check.leaked_questions")
+        empty = [
+            (t("data.check.empty_answers"), found.empty_answers),
+            (t("data.check.empty_questions"), found.empty_prompts),
+        ]
+    else:
+        contradiction, leak = t("data.check.another_label"), t("data.check.leaked_texts")
+        empty = [(t("data.check.empty_texts"), found.empty_texts)]
     found_rows = (
-        (f"Longer than {found.max_length} tokens", found.too_long),
-        ("Repeats of an earlier row", [b for _, b in found.duplicates]),
-        (f"Another {other}", [b for _, b in found.contradictions]),
+        (t("data.check.too_long", limit=found.max_length), found.too_long),
+        (t("data.check.repeats"), [b for _, b in found.duplicates]),
+        (contradiction, [b for _, b in found.contradictions]),
         *empty,
-        ("Text that spells a special token", found.special),
-        (f"Held-out {what} that also stand in the training rows", [leak.held_out for leak in found.leakage]),
+        (t("data.check.special"), found.special),
+        (leak, [leaked.held_out for leaked in found.leakage]),
     )
-    return head + [{"Check": name, "Rows": str(len(rows)), "Lines": lines(rows)} for name, rows in found_rows]
+    told += [(name, str(len(rows)), lines(rows)) for name, rows in found_rows]
+    return [{t("data.check.name"): a, t("data.rows"): b, t("data.check.lines"): c} for a, b, c in told]
 
 
 def _labels(found: LabelReport) -> None:
     """How often each label stands, and what always giving the most frequent one would get right."""
     most = found.labels[0][0]
-    st.markdown("**How often each label stands**")
-    rows = [{"Label": label, "Rows": n, "Share": f"{100 * n / found.rows:.0f} %"} for label, n in found.labels]
-    st.dataframe(rows, hide_index=True, height=min(240, 38 + 35 * len(rows)), alt="Rows of each label.")
-    st.caption(f"Always saying “{plain(most)}” would be right in {100 * found.majority:.0f} % of the rows.")
+    st.markdown(f"**{t('data.how_often')}**")
+    rows = [
+        {t("data.label"): label, t("data.rows"): count, t("data.share"): f"{100 * count / found.rows:.0f} %"}
+        for label, count in found.labels
+    ]
+    st.dataframe(rows, hide_index=True, height=min(240, 38 + 35 * len(rows)), alt=t("data.labels_alt"))
+    st.caption(t("data.majority", label=plain(most), share=f"{100 * found.majority:.0f}"))
 
 
 def _tokens(path: Path, base: str, found: Report) -> None:
     """One row as the model sees it: its tokens, and which of them the loss counts."""
-    st.markdown("**What the loss counts**")
-    row = st.number_input("Row", min_value=1, max_value=found.rows, value=1, step=1, key="data-row")
+    st.markdown(f"**{t('data.loss')}**")
+    row = st.number_input(t("data.row"), min_value=1, max_value=found.rows, value=1, step=1, key="data-row")
     try:
         pieces = token_view(tokenizer(base), _read(path).dialogues[int(row) - 1])
     except DeltalabError as error:
@@ -136,7 +151,7 @@ def _tokens(path: Path, base: str, found: Report) -> None:
         return
     st.html(token_html(pieces))
     counted = sum(inside for _, inside in pieces)
-    st.caption(f"{len(pieces)} tokens, of which {counted} count: the underlined ones. The others are read, not learnt.")
+    st.caption(t("data.counted", tokens=len(pieces), counted=counted))
 
 
 def token_html(pieces: list[tuple[str, bool]]) -> str:
@@ -147,5 +162,5 @@ def token_html(pieces: list[tuple[str, bool]]) -> str:
         shown = html.escape(text).replace("\n", "↵<br>") or "∅"
         out.append(f'<span class="{"in" if inside else "out"}">{shown}</span>')
     said = "".join(text for text, inside in pieces if inside)
-    label = html.escape(f"Tokens of the row. The loss counts: {said}", quote=True)
+    label = html.escape(t("data.tokens_alt", counted=said), quote=True)
     return f'<div class="tokens" role="figure" aria-label="{label}">{"".join(out)}</div>'

@@ -9,6 +9,7 @@ import streamlit as st
 
 from app import charts_rag, data, live, reading, state, uploads
 from app.story import plain
+from app.words import n, t
 from core.config import EMBEDDED, RunConfig
 from core.errors import DeltalabError
 from core.export.link import parameters
@@ -33,27 +34,30 @@ _TOLD = "_own_told"  # session_state: question, answer, what was read
 @st.fragment
 def section() -> None:
     """The whole of it; in a fragment, so that a search redraws nothing else."""
-    st.header("Your own documents", anchor="own")
-    st.markdown("How well are the right passages found in yours? What does a base answer from them? They stay here.")
+    st.header(t("documents.title"), anchor="own")
+    st.markdown(t("documents.intro"))
     desk = Desk(state.home(), state.owner())
     _index(desk)
     with desk.own() as store:
         held = store.sources()
         if not held:
-            st.caption("Nothing is indexed yet: txt, md, pdf or csv.")
+            st.caption(t("documents.none"))
             return
-        st.caption(", ".join(f"{plain(name)} ({n:,})" for name, n in list(held.items())[:20]))
+        st.caption(", ".join(f"{plain(name)} ({count:,})" for name, count in list(held.items())[:20]))
         _search(store)
         _questions(store)
     st.button(
-        "Remove all of them", key="own-forget", icon=":material/delete:", type="tertiary", on_click=desk.forget,
+        t("documents.remove"), key="own-forget", icon=":material/delete:", type="tertiary", on_click=desk.forget,
         args=("own",),
     )  # fmt: skip
 
 
 def _index(desk: Desk) -> None:
     given = st.file_uploader(
-        "Documents", type=[e.removeprefix(".") for e in read.ENDINGS], accept_multiple_files=True, key="documents"
+        t("documents.files"),
+        type=[e.removeprefix(".") for e in read.ENDINGS],
+        accept_multiple_files=True,
+        key="documents",
     )
     for one in given or []:
         try:
@@ -63,26 +67,34 @@ def _index(desk: Desk) -> None:
             live.say(error)
             continue
         if change.added:
-            st.caption(f":material/check: {plain(one.name)}: {change.added:,} passages.")
+            st.caption(f":material/check: {n('documents.added', change.added, file=plain(one.name))}")
 
 
 def _search(store: Store) -> None:
     left, right = st.columns([3, 1], vertical_alignment="bottom")
-    asked = left.text_input("Search, or ask", key="own-question", max_chars=2000).strip()
-    mode = str(right.selectbox("How", MODES, index=MODES.index(HYBRID), key="own-mode"))
+    asked = left.text_input(t("documents.search"), key="own-question", max_chars=2000).strip()
+    mode = str(
+        right.selectbox(
+            t("documents.how"),
+            MODES,
+            index=MODES.index(HYBRID),
+            format_func=lambda mode: t(f"documents.modes.{mode}"),
+            key="own-mode",
+        )
+    )
     base = _base()
     if not asked:
         return
     try:
         found = Retriever(store, mode).find(asked, SHOWN)
-        if st.button("Have it answered", key="own-ask", icon=":material/chat:"):
-            with st.spinner("Answering; the first answer waits for the model to load", show_time=True):
+        if st.button(t("documents.answer"), key="own-ask", icon=":material/chat:"):
+            with st.spinner(t("chat.answering"), show_time=True):
                 prompt = reading.fitted(asked, found.hits[:READ], base, LONGEST)
                 st.session_state[_TOLD] = (asked, base, reading.said(None, base, prompt, LONGEST), prompt)
         told = st.session_state.get(_TOLD)
         if told is not None and told[:2] == (asked, base):
             _, _, text, prompt = told
-            st.code(text or "(no answer)", language=None, wrap_lines=True)
+            st.code(text or t("rag.no_answer"), language=None, wrap_lines=True)
             st.caption(plain(reading.source_of(text, prompt.hits, asked)))
             reading.sources(prompt.hits, citations(text, [hit.chunk.text for hit in prompt.hits]), prompt.left_out)
         else:
@@ -93,30 +105,23 @@ def _search(store: Store) -> None:
 
 def _base() -> str:
     """Who answers: a folder, a hub id, or the embedded base."""
-    with st.expander("Which base answers", key="own-base-place"):
+    with st.expander(t("documents.base"), key="own-base-place"):
         said = st.text_input(
-            "Folder on this machine, or hub id", key="own-base", max_chars=400, placeholder="the embedded base",
-            help="An instruction-tuned model answers from numbered passages and names them.",
+            t("documents.base_name"), key="own-base", max_chars=400, placeholder=t("documents.base_embedded"),
+            help=t("documents.base_help"),
         )  # fmt: skip
-        st.caption(
-            "The embedded base knows the words of its small world and little else; from documents like yours it can "
-            "hardly answer. Name a model of your own."
-        )
+        st.caption(t("documents.base_why"))
     return said.strip() or EMBEDDED
 
 
 def _questions(store: Store) -> None:
     given = st.file_uploader(
-        "Questions with answers", type=data.ENDINGS, key="own-questions",
-        help="JSONL, JSON or CSV with prompt and completion. Without them the search is measured with sentences of "
-        "your documents, half of their words left out.",
+        t("documents.questions"), type=data.ENDINGS, key="own-questions", help=t("documents.questions_help"),
     )  # fmt: skip
     path = None if given is None else uploads.keep(state.owner(), given.name, given.getvalue())
     with st.container(horizontal=True):
-        wanted = st.button("Measure the search", key="own-measure", icon=":material/straighten:")
-        rows = path is not None and st.button(
-            "Make training rows with distractors (RAFT)", key="own-raft", icon=":material/dataset:"
-        )
+        wanted = st.button(t("documents.measure"), key="own-measure", icon=":material/straighten:")
+        rows = path is not None and st.button(t("documents.raft"), key="own-raft", icon=":material/dataset:")
     try:
         if wanted:
             _measure(store, path)
@@ -135,18 +140,18 @@ def _asked_base() -> str:
 def _measure(store: Store, path: Path | None) -> None:
     queries = quality.from_chunks(store, SENTENCES) if path is None else quality.from_file(path)
     rows = quality.all_modes(store, queries)
-    st.dataframe(charts_rag.quality_table(rows), hide_index=True, alt="Recall and MRR by way to search.")
+    st.dataframe(charts_rag.quality_table(rows), hide_index=True, alt=t("documents.measured_alt"))
     if path is None:
-        st.caption(
-            f"{rows[0].questions} sentences of your documents, each asked for with half of its words left out. "
-            "People's questions are harder: bring a file of them."
-        )
+        st.caption(n("documents.sentences", rows[0].questions))
         return
     vague = quality.common(store, queries)
-    more = f" {vague} of the answers stand in more than a tenth of the passages: to find one of these is easy."
-    st.caption(f"{rows[0].questions} questions of yours. {quality.RULE}{more if vague else ''}")
+    told = [n("documents.asked", rows[0].questions), quality.RULE]
+    if vague:
+        told.append(n("documents.vague", vague))
+    st.caption(" ".join(told))
     if rows[-1].misses:
-        st.caption("Not found among the first ten: " + "; ".join(plain(text[:200]) for text in rows[-1].misses))
+        missed = "; ".join(plain(text[:200]) for text in rows[-1].misses)
+        st.caption(t("documents.missed", texts=missed))
 
 
 # --- training rows ----------------------------------------------------------------------------------------------------
@@ -166,8 +171,7 @@ def playground_link(key: str) -> None:
         return
     count, query = made
     st.page_link(
-        state.page("playground"), label=f"{count:,} rows: train on them in the Playground", icon=":material/science:",
-        query_params=query,
+        state.page("playground"), label=n("documents.rows", count), icon=":material/science:", query_params=query,
     )  # fmt: skip
 
 

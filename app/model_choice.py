@@ -21,6 +21,7 @@ import streamlit as st
 
 from app import live, state
 from app.choices import Choice, one_of, words
+from app.words import t
 from core.catalog import architecture_of, known, models
 from core.config import EMBEDDED
 from core.errors import DeltalabError
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
 
 CATALOGUE, PASTED, FOLDER, HUB = "catalogue", "config", "folder", "hub"
 LOOK_SECONDS = 0.5
-SOURCES = {CATALOGUE: "Catalogue", PASTED: "config.json", FOLDER: "Folder", HUB: "Hub id"}
+SOURCES = (CATALOGUE, PASTED, FOLDER, HUB)
 DEFAULT = "Llama-3.1-8B"
+EXAMPLE = '{"model_type": "llama", "hidden_size": 2048, …}'
 MOST_IN_LINK = 8_000  # characters of a packed configuration
 LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
@@ -109,9 +111,9 @@ def choose(page: str, *, decoders: bool = True) -> Model | None:
     left, right = st.columns([2, 3], gap="medium", vertical_alignment="bottom")
     with left:
         st.segmented_control(
-            "Model from",
+            t("model.from"),
             list(SOURCES),
-            format_func=SOURCES.__getitem__,
+            format_func=lambda name: t(f"model.sources.{name}"),
             required=True,
             default=place.first,
             **place.widget(),
@@ -122,15 +124,15 @@ def choose(page: str, *, decoders: bool = True) -> Model | None:
             by_name = {row.name: row for row in models()}
             names = [*_names(decoders), EMBEDDED]
             st.selectbox(
-                "Model", names,
-                format_func=lambda n: "The embedded base of this course" if n == EMBEDDED
+                t("model.model"), names,
+                format_func=lambda n: t("model.embedded_of_course") if n == EMBEDDED
                 else f"{n} · {count_text(by_name[n].parameters)}",
-                index=named.index(names), help="Type to search, by name.", **named.widget(),
+                index=named.index(names), help=t("model.search"), **named.widget(),
             )  # fmt: skip
         elif kind == FOLDER:
-            st.text_input("Folder on this machine, with a config.json", folder.first, **folder.widget())
+            st.text_input(t("model.folder"), folder.first, **folder.widget())
         elif kind == HUB:
-            st.text_input("Hub id", hub.first, placeholder="owner/name", **hub.widget())
+            st.text_input(t("model.sources.hub"), hub.first, placeholder=t("model.hub_example"), **hub.widget())
     try:
         if kind == CATALOGUE:
             return _named(str(named.value), page)
@@ -145,15 +147,15 @@ def choose(page: str, *, decoders: bool = True) -> Model | None:
 
 def _pasted(choice: Choice, page: str) -> Model | None:
     st.text_area(
-        "The model's config.json", height=180, value=choice.first, **choice.widget(),
-        placeholder='{"model_type": "llama", "hidden_size": 2048, …}',
+        t("model.config"), height=180, value=choice.first, **choice.widget(),
+        placeholder=EXAMPLE,
     )  # fmt: skip
     text = str(choice.value or "")
     if not text.strip():
-        st.caption("The file that lies beside every model on the hub. Nothing but this text is needed.")
+        st.caption(t("model.config_why"))
         return None
     record = read_config(text)
-    name = str(record.get("_name_or_path") or f"the pasted {record['model_type']}")[:80]
+    name = str(record.get("_name_or_path") or t("model.pasted", kind=record["model_type"]))[:80]
     return _built(name, json.dumps(record, sort_keys=True), "path/or/hub-id", _context(record), page)
 
 
@@ -167,7 +169,7 @@ def _named(source: str, page: str) -> Model | None:
     if place.is_dir() and (place / "config.json").is_file():
         with contextlib.suppress(OSError, ValueError):  # the tracing process says what is wrong with it
             context = _context(json.loads((place / "config.json").read_text(encoding="utf-8")))
-    name = "The embedded base" if source == EMBEDDED else place.name if place.is_dir() else source
+    name = t("model.embedded") if source == EMBEDDED else place.name if place.is_dir() else source
     return _built(name, source, source, context, page)
 
 
@@ -186,10 +188,10 @@ def _built(name: str, source: str, hub: str, context: int | None, page: str) -> 
         return Model(name, source, hub, work.result, context, False)
     if work.error is not None:
         live.say(work.error)
-        st.button("Try again", key=f"{page}-again", icon=":material/refresh:", on_click=_again, args=(source,))
+        st.button(t("plan.again"), key=f"{page}-again", icon=":material/refresh:", on_click=_again, args=(source,))
         return None
     watch(page)
-    st.progress(work.share, text=f"Building {name} without weights: {work.text.lower()}")
+    st.progress(work.share, text=f"{t('model.building', name=name)}: {work.text.lower()}")
     return None
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from app.words import t
 from core.config import RunConfig
 from core.errors import BadInput
 from core.export.link import name_of
@@ -33,21 +34,21 @@ def choose(key: str, config: RunConfig, knob: str) -> None:
     try:
         offer = _offer(json.dumps(dataclasses.replace(config, base="owner/name").to_dict(), sort_keys=True))
     except BadInput:
-        st.caption("The settings below have to make sense first.")
+        st.caption(t("proposals.settings_first"))
         return
     place = offer.place
     st.caption(
-        f"On {place.name}, {bytes_text(place.memory_bytes)} {place.source}: predicted for {offer.steps:,} steps of "
-        f"{offer.batch} rows of up to {offer.length} tokens with {METHODS[config.method].TITLE}; shorter rows take "
-        "less. Licences are as the catalogue remembers them: the model's page decides."
-    )
+        t(
+            "proposals.intro", place=place.name, memory=bytes_text(place.memory_bytes), source=place.source,
+            steps=f"{offer.steps:,}", batch=offer.batch, length=offer.length, method=METHODS[config.method].TITLE,
+        )
+    )  # fmt: skip
     tuned = st.toggle(
-        "Instruction-tuned versions", value=True, key=f"{key}-tuned",
-        help="They have learnt to answer, and bring a chat template of their own, which is used.",
+        t("proposals.tuned"), value=True, key=f"{key}-tuned", help=t("proposals.tuned_help"),
     )  # fmt: skip
     by_id = {_hub_id(p, tuned): p for p in offer.models}
     if not by_id:
-        st.markdown("No model of the catalogue fits. Lower *Batch size* or *Max length*, or take the embedded base.")
+        st.markdown(t("proposals.none"))
         return
     here = _here(tuple(by_id))
     batch, passes = (name_of(knob, config.method, config.task, "train", f) for f in ("batch_size", "accumulation"))
@@ -59,11 +60,15 @@ def choose(key: str, config: RunConfig, knob: str) -> None:
         ids = list(by_id)
         now = st.session_state.get(key)
         st.radio(
-            "Models that fit", ids, index=ids.index(now) if now in by_id else None, key=f"{key}-proposed-{tuned}",
-            format_func=lambda i: f"**{by_id[i].name}** · {count_text(by_id[i].parameters)} parameters",
+            t("proposals.fit"), ids, index=ids.index(now) if now in by_id else None, key=f"{key}-proposed-{tuned}",
+            format_func=lambda i: f"**{by_id[i].name}** · {_size(by_id[i])}",
             captions=[told(p, config.method, offer, i in here) for i, p in by_id.items()],
             label_visibility="collapsed", on_change=_take, args=(key, f"{key}-proposed-{tuned}", sizes),
         )  # fmt: skip
+
+
+def _size(proposal: Proposal) -> str:
+    return t("proposals.parameters", count=count_text(proposal.parameters))
 
 
 def _take(key: str, chosen: str, sizes: dict[str, dict[str, int]]) -> None:
@@ -80,15 +85,15 @@ def _hub_id(proposal: Proposal, tuned: bool) -> str:
 
 def told(p: Proposal, method: str, offer: Offer, here: bool) -> str:
     """A proposal in a line: memory, time, what is fetched, and under which licence."""
-    memory = f"{bytes_text(p.bytes)} of {bytes_text(offer.place.memory_bytes)}"
-    memory += f" (as {METHODS[p.traced].TITLE})" if p.traced != method else ""
-    memory += ", tight" if p.verdict == "tight" else ""
+    memory = t("proposals.memory", needed=bytes_text(p.bytes), there=bytes_text(offer.place.memory_bytes))
+    memory += f" ({t('proposals.traced_as', method=METHODS[p.traced].TITLE)})" if p.traced != method else ""
+    memory += f", {t('plan.tight')}" if p.verdict == "tight" else ""
     parts = [memory]
     if p.passes > 1:
-        parts.append(f"in passes of {p.rows} (batch size {p.rows}, accumulation {p.passes})")
-    parts.append(range_text(60 * p.minutes[0], 60 * p.minutes[2]) if p.minutes else "time unknown on this card")
-    parts.append("here already" if here else f"fetches about {bytes_text(p.download_bytes)}")
-    parts.append(f"licence {p.licence}" + (", **to be accepted on the hub first**" if p.gated else ""))
+        parts.append(t("proposals.passes", rows=p.rows, passes=p.passes))
+    parts.append(range_text(60 * p.minutes[0], 60 * p.minutes[2]) if p.minutes else t("proposals.no_time"))
+    parts.append(t("proposals.here") if here else t("proposals.fetches", bytes=bytes_text(p.download_bytes)))
+    parts.append(t("proposals.licence_gated" if p.gated else "proposals.licence", licence=p.licence))
     return " · ".join(parts)
 
 

@@ -9,6 +9,7 @@ import streamlit as st
 
 from app import address, api, chat, live, state
 from app.story import plain
+from app.words import n, t
 from core.errors import DeltalabError
 from core.export.link import encode, parameters
 from core.units import bytes_text
@@ -17,22 +18,14 @@ if TYPE_CHECKING:
     from core.export.bundle import Export
     from core.runs.store import Run
 
-PARTS = {
-    "bundle": ("Everything", "What was learnt, the settings, the curves, scripts and notebook, where it was made, a "
-               "model card, and checksums."),
-    "script": ("Script", "The run again without Deltalab: transformers' Trainer and PEFT, or TRL's SFTTrainer; on your "
-               "own model and data, or on several GPUs with accelerate."),
-    "notebook": ("Notebook", "The same as cells to be read and run one by one, with questions before and after."),
-    "tensorboard": ("Curves", "Loss, learning rate, gradient norm and scores as TensorBoard event files."),
-    "adapter": ("Adapter", "What was learnt, in the format that PEFT reads, with its model card."),
-}  # fmt: skip
-TRAINERS = {"transformers": "transformers' Trainer", "sft": "TRL's SFTTrainer"}
+PARTS = ("bundle", "script", "notebook", "tensorboard", "adapter")
+TRAINERS = ("transformers", "sft")
 
 
 def link(run: Run) -> None:
     """The way here from a run."""
     st.page_link(
-        state.page("ship"), label="Take it away", icon=":material/archive:",
+        state.page("ship"), label=t("takeaway.link"), icon=":material/archive:",
         query_params={"run": run.id, "do": "take"},
     )  # fmt: skip
 
@@ -40,38 +33,36 @@ def link(run: Run) -> None:
 def section(run: Run) -> None:
     """Draw the choice of a part, what is in it, its download, and what to type then; and the run's link."""
     part = _part()
-    st.markdown(PARTS[part][1])
+    st.markdown(t(f"takeaway.parts.{part}.about"))
     trainer, with_data = "transformers", False
     with st.container(horizontal=True, vertical_alignment="bottom", gap="large"):
         if part in ("script", "notebook") and not chat.gives_labels(run):  # TRL trains language models
             trainer = str(
                 st.segmented_control(
-                    "With", list(TRAINERS), format_func=TRAINERS.__getitem__, default="transformers", required=True,
-                    key="take-trainer",
+                    t("takeaway.with"), TRAINERS, format_func=lambda name: t(f"takeaway.trainers.{name}"),
+                    default="transformers", required=True, key="take-trainer",
                 )
             )  # fmt: skip
         if run.config.get("data") and part in ("bundle", "script", "notebook"):
-            with_data = st.toggle(
-                "With the rows of my own file", key="take-data", help="Without them the script wants a file named."
-            )
+            with_data = st.toggle(t("takeaway.rows"), key="take-data", help=t("takeaway.rows_help"))
     try:
-        with st.spinner("Looking at what is in it", show_time=True):
+        with st.spinner(t("takeaway.looking"), show_time=True):
             made = _listing(run.id, run.attempt, part, trainer, with_data, state.owner())
     except DeltalabError as error:
         live.say(error)
         return
     _downloads(run, made, part, trainer, with_data)
-    st.subheader("The run as a link", anchor=False)
+    st.subheader(t("takeaway.as_link"), anchor=False)
     _address(run)
 
 
 def _part() -> str:
-    first = next(iter(PARTS))
+    first = PARTS[0]
     return str(
         st.segmented_control(
-            "What to take", list(PARTS), format_func=lambda name: PARTS[name][0], key="take", required=True,
-            default=address.linked("take", list(PARTS), first), on_change=address.keep_in_link, args=("take", first),
-            label_visibility="collapsed",
+            t("takeaway.what"), PARTS, format_func=lambda name: t(f"takeaway.parts.{name}.title"), key="take",
+            required=True, default=address.linked("take", PARTS, first), on_change=address.keep_in_link,
+            args=("take", first), label_visibility="collapsed",
         )
     )  # fmt: skip
 
@@ -84,15 +75,15 @@ def _downloads(run: Run, made: Export, part: str, trainer: str, with_data: bool)
     )
     where = f"/api/runs/{run.id}/export/{part}.zip" + (f"?{query}" if query else "")
     st.link_button(
-        f"Download the zip ({len(made.files)} files, {bytes_text(made.size_bytes)} unpacked)", where, type="primary",
+        n("takeaway.download", len(made.files), size=bytes_text(made.size_bytes)), where, type="primary",
         icon=":material/download:",
     )  # fmt: skip
     for note in made.notes:
         st.caption(f":material/info: {plain(note)}")
-    st.markdown("Then, in the folder it was saved in:")
+    st.markdown(t("takeaway.then"))
     st.code(commands(made, api.export_name(run, part), root_of(run.id, part), trainer), language=None, wrap_lines=True)
-    with st.expander("What is in it", key="take-files"):
-        st.code("\n".join(_sizes(made)), language=None)
+    with st.expander(t("takeaway.files"), key="take-files"):
+        st.code("\n".join(_sizes(made)), language=None, wrap_lines=True)
 
 
 def _sizes(made: Export) -> list[str]:
@@ -120,14 +111,10 @@ def _address(run: Run) -> None:
     here = urlsplit(st.context.url or "")
     base = f"{here.scheme}://{here.netloc}/playground" if here.netloc else "/playground"
     st.code(f"{base}?{kept}", language=None, wrap_lines=True)
-    own = " The own file is named in it and has to be chosen again." if run.config.get("data") else ""
-    st.caption(
-        "Whoever opens it sees these settings in the Playground and can run them. On another machine put that "
-        f"machine's address in front.{own}"
-    )
-    st.page_link(
-        state.page("playground"), label="Open in the Playground", icon=":material/science:", query_params=query
-    )
+    own = f" {t('takeaway.own_file')}" if run.config.get("data") else ""
+    st.caption(f"{t('takeaway.link_why')}{own}")
+    label = t("runs.in_playground")
+    st.page_link(state.page("playground"), label=label, icon=":material/science:", query_params=query)
 
 
 def playground_link(run: Run) -> dict[str, str]:

@@ -7,8 +7,8 @@ facts about a base without loading it, and what cannot be used is said before gi
 
 Two kinds of base are known: causal language models, which continue a text, and encoders of BERT's kind, which get a
 classification head and tell labels apart. config.json says which (`is_encoder`). What is refused, each with its own
-sentence: pickled weights (loading them runs code), code from a repository, weights quantized by somebody else, models
-of other kinds, incomplete or damaged files.
+sentence: pickled weights (loading them runs code), code from a repository, weights that were quantized by anything but
+bitsandbytes (`core.few_bits`), models of other kinds, incomplete or damaged files.
 
 The environment variables of huggingface_hub hold: HF_HUB_OFFLINE, HF_ENDPOINT, HF_HOME, HF_TOKEN.
 """
@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, cast
 from core.config import EMBEDDED
 from core.errors import BadInput, BaseUnavailable, DeltalabError, OutOfMemory
 from core.fetch import Tell, fetch_weights, partial_bytes
+from core.few_bits import CONSTANTS, STORED, Stored, stored_by
 from core.units import DTYPE_BYTES, bytes_text, count_text
 
 if TYPE_CHECKING:
@@ -417,20 +418,21 @@ def _check_config(config: dict[str, Any], where: str) -> None:
 
     Raises:
         BaseUnavailable: neither a causal language model nor a known encoder, needs code of its own, or is quantized
-            already.
+            in a way that cannot be a base.
     """
     if "model_type" not in config and "auto_map" not in config:
         raise BaseUnavailable(
             f"The config.json of {where} names no model_type, so nobody knows its architecture.",
             "Choose a base saved by transformers.",
         )
-    if config.get("quantization_config"):
-        how = str(config["quantization_config"].get("quant_method", "an unknown method"))
-        raise BaseUnavailable(
-            f"The weights of {where} are quantized already (by {how}).",
-            "Name the original model; QLoRA quantizes it to 4 bits itself.",
-        )
+    stored = stored_by(config, where)
     if is_encoder(config):
+        if stored is not None:
+            raise BaseUnavailable(
+                f"{where} is an encoder whose weights are stored in {stored.title}; of encoders Deltalab takes plain "
+                "ones only.",
+                "Name the unquantized checkpoint of the same model: qlora stores it in 4 bits itself.",
+            )
         return
     names = config.get("architectures") or []
     other = [n for n in names if not _continues_text(n)]
@@ -466,9 +468,23 @@ def kind_of_base(source: str, revision: str | None = None) -> str:
 
     What is not here yet (a hub id that nobody has looked at) counts as causal; `describe_base` fetches the file.
     """
+    return CLASSIFICATION if is_encoder(_config_here(source, revision)) else CAUSAL
+
+
+def stored_base(source: str, revision: str | None = None) -> Stored | None:
+    """In which few bits a base is stored already, by the config.json that is on this machine; None for everything else,
+    as `kind_of_base`."""
+    try:
+        return stored_by(_config_here(source, revision), source)
+    except BaseUnavailable:  # whoever loads it says what is wrong
+        return None
+
+
+def _config_here(source: str, revision: str | None) -> dict[str, Any]:
+    """The config.json of a base as far as it is on this machine; {} for the embedded base and what is not here."""
     source = source.strip()
-    if source == EMBEDDED:
-        return CAUSAL
+    if source in ("", EMBEDDED):
+        return {}
     path = Path(source).expanduser() / "config.json"
     try:
         if not path.is_file() and HUB_ID.fullmatch(source):
@@ -478,11 +494,11 @@ def kind_of_base(source: str, revision: str | None = None) -> str:
             try:
                 found = try_to_load_from_cache(source, "config.json", revision=revision)
             except HFValidationError:
-                return CAUSAL
+                return {}
             path = Path(found) if isinstance(found, str) else path
-        return CLASSIFICATION if is_encoder(_read_json(path)) else CAUSAL
+        return _read_json(path)
     except (BaseUnavailable, OSError):  # whoever loads it says what is wrong
-        return CAUSAL
+        return {}
 
 
 def _continues_text(architecture: str) -> bool:
@@ -640,9 +656,14 @@ def _facts(
         and not (_CAUSAL_MASK.search(name) and len(shape) == 4)
         and not (tied and name == "lm_head.weight" and any("embed" in n or "wte" in n for n in tensors))
     }
+    stored = stored_by(config, located.name)
+    size = sum(math.prod(shape) * _STORED.get(dtype, ("", 0))[1] for dtype, shape in counted.values())
+    few, few_bytes = _in_few_bits(counted) if stored is not None else ({}, 0)
     by_type: dict[str, int] = {}
-    for dtype, shape in counted.values():
-        by_type[dtype] = by_type.get(dtype, 0) + math.prod(shape)
+    for name, (dtype, shape) in counted.items():
+        if stored is None or not name.endswith(CONSTANTS):
+            kind, each = (stored.quant_type, few[name]) if stored and name in few else (dtype, math.prod(shape))
+            by_type[kind] = by_type.get(kind, 0) + each
     main = max(by_type, key=lambda t: by_type[t], default="")
     return {
         "name": located.name,
@@ -653,7 +674,7 @@ def _facts(
         "architecture": (config.get("architectures") or [None])[0],
         "parameters": sum(by_type.values()),
         "stored_dtype": _STORED.get(main, (main.lower(), 0))[0] or None,
-        "stored_bytes": sum(n * _STORED.get(t, ("", 0))[1] for t, n in by_type.items()),
+        "stored_bytes": size,
         "layers": first("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
         "width": first("hidden_size", "n_embd", "d_model", "dim"),
         "heads": first("num_attention_heads", "n_head", "num_heads", "n_heads"),
@@ -663,7 +684,26 @@ def _facts(
         "biases": any(name.endswith(".bias") and len(shape) == 1 for name, (_, shape) in counted.items()),
         "fingerprint": fingerprint,
         "task": CLASSIFICATION if is_encoder(config) else CAUSAL,
-    }
+        "few_bits": None if stored is None else {**stored.settings, "title": stored.title,
+                                                 "parameters": sum(few.values()), "bytes": few_bytes},
+    }  # fmt: skip
+
+
+def _in_few_bits(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[dict[str, int], int]:
+    """Of a checkpoint that bitsandbytes stored: how many numbers each weight in few bits has, by name, and the bytes of
+    all of them with their scales."""
+    numbers, total = {}, 0
+    for name, (dtype, shape) in tensors.items():
+        size = math.prod(shape) * _STORED.get(dtype, ("", 0))[1]
+        path = name.removesuffix(".weight")
+        if path != name and f"{name}.absmax" in tensors:
+            numbers[name] = 2 * size  # two to a byte
+        elif path != name and f"{path}.SCB" in tensors:
+            numbers[name] = size
+        elif not name.endswith(CONSTANTS):
+            continue
+        total += size
+    return numbers, total
 
 
 def _positions(config: Mapping[str, Any], *keys: str) -> Any:
@@ -681,7 +721,8 @@ def describe_base(source: str, revision: str | None = None) -> dict[str, Any]:
         name, source, kind ('embedded', 'folder', 'hub'), revision (commit, for a hub id), model_type, architecture,
         parameters, stored_dtype, stored_bytes, layers, width, heads, vocabulary, context (tokens), tied_embeddings,
         biases (whether BitFit finds any), fingerprint (tells these weights from others; None while they are on the hub
-        only), task (CAUSAL or CLASSIFICATION). What the files do not say is None.
+        only), task (CAUSAL or CLASSIFICATION), few_bits (None: plain numbers; or how they are stored: quant_type,
+        double_quantization, title, parameters so stored, bytes of these). What the files do not say is None.
 
     Raises:
         BaseUnavailable, BadInput: as `load_base`, as far as it can be seen without loading.
@@ -767,7 +808,8 @@ def load_base(
     Args:
         source: 'embedded', a folder, or a hub id.
         revision: branch, tag or commit of a hub id.
-        dtype: number format of the weights: 'float32', 'bfloat16' or 'float16'.
+        dtype: number format of the weights: 'float32', 'bfloat16' or 'float16'. Of a checkpoint in few bits, that of
+            the rest; its layers become those of core.layers, with their codes and scales as they are.
         device: as torch names it.
         labels: what an encoder is to tell apart; () for those of its own head. Of no effect on other models.
         head_seed: draws the classification head of an encoder whose checkpoint has none for as many labels.
@@ -792,7 +834,7 @@ def load_base(
     if encoder:
         model, notes = _load_classifier(located, checked, dtype, labels, head_seed)
     else:
-        model = _load_model(located, checked, dtype)
+        model = _load_model(located, checked, dtype, device)
     tokenizer = _tokenizer(located)
     rows = int(cast(Any, model.get_input_embeddings()).weight.shape[0])
     if len(tokenizer) > rows:
@@ -831,6 +873,7 @@ def load_config(source: str, revision: str | None = None) -> Any:
     _check_config(raw, located.name)
     config = _config(located, raw)
     config._name_or_path = located.name
+    _without_storage(config, stored_by(raw, located.name))
     if is_encoder(raw) and _lacks_pooler(located.folder):
         setattr(config, NO_POOLER, True)
     return config
@@ -864,16 +907,18 @@ def context_tokens(model: PreTrainedModel) -> int | None:
 def _check_memory(facts: Mapping[str, Any], dtype: str, device: str) -> None:
     import torch
 
-    needed = facts["parameters"] * DTYPE_BYTES[dtype]
+    few = facts["few_bits"] or {"parameters": 0, "bytes": 0}
+    needed = (facts["parameters"] - few["parameters"]) * DTYPE_BYTES[dtype] + few["bytes"]
     if device.startswith("cuda"):
         free, where = torch.cuda.mem_get_info(torch.device(device))[0], "on the GPU"
     else:
         from core.hardware import free_memory_bytes
 
         free, where = free_memory_bytes(), "in memory"
+    form = facts["few_bits"]["title"] if facts["few_bits"] else dtype
     if free and needed > free:
         raise OutOfMemory(
-            f"{facts['name']} has {count_text(facts['parameters'])} parameters: {bytes_text(needed)} in {dtype}, "
+            f"{facts['name']} has {count_text(facts['parameters'])} parameters: {bytes_text(needed)} in {form}, "
             f"and {bytes_text(free)} are free {where}.",
             "Choose a smaller base, or close what else uses the memory.",
         )
@@ -892,7 +937,20 @@ def check_described(values: Mapping[str, Any], name: str) -> Any:
         (Path(folder) / "config.json").write_text(json.dumps(values), encoding="utf-8")
         config = _config(Located(Path(folder), name, "folder"), dict(values))
     config._name_or_path = name
+    _without_storage(config, stored_by(values, name))
     return config
+
+
+def _without_storage(config: Any, stored: Stored | None) -> None:
+    """Make a configuration describe the plain model, and note beside it in which bits its checkpoint is stored: what is
+    built from it or saved with it has weights of its own."""
+    if stored is None:
+        return
+    for part in (config, config.get_text_config()):
+        for name in ("quantization_config", "_is_quantized"):
+            if name in vars(part):
+                delattr(part, name)
+    setattr(config, STORED, stored)
 
 
 def _config(located: Located, raw: dict[str, Any]) -> Any:
@@ -942,14 +1000,66 @@ def _config(located: Located, raw: dict[str, Any]) -> Any:
     return config
 
 
-def _load_model(located: Located, checked: _Folder, dtype: str) -> PreTrainedModel:
+def _load_model(located: Located, checked: _Folder, dtype: str, device: str) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
-    model, info = _from_pretrained(AutoModelForCausalLM, located, _config(located, checked.config), dtype)
+    stored = stored_by(checked.config, located.name)
+    # (transformers would take a quantized one to a GPU if there is any.)
+    more: dict[str, Any] = {} if stored is None else {"device_map": {"": device}}
+    if stored is not None:
+        _check_bitsandbytes(located.name, stored)
+    model, info = _from_pretrained(AutoModelForCausalLM, located, _config(located, checked.config), dtype, **more)
     lost = sorted(info["missing_keys"]) + [str(m[0]) for m in info["mismatched_keys"]]
     if lost:
         raise _lost(located.name, lost)
+    if stored is not None:
+        _take_over(model, stored, dtype, located.name)
     return model
+
+
+def _check_bitsandbytes(name: str, stored: Stored) -> None:
+    try:
+        import core.layers.quiet_bitsandbytes  # noqa: F401
+    except ImportError as why:
+        raise BaseUnavailable(
+            f"The weights of {name} are stored in {stored.title} by bitsandbytes, which cannot be loaded here ({why}).",
+            "Install bitsandbytes, or name the unquantized checkpoint of the same model.",
+        ) from why
+
+
+def _take_over(model: Any, stored: Stored, dtype: str, name: str) -> None:
+    """Make the layers of a quantized checkpoint the project's own, and the model one that nobody takes for quantized by
+    transformers: it may be moved, and saved once it is merged."""
+    import torch
+
+    from core.layers.adopted import adopt, form_of
+
+    paths = adopt(model, getattr(torch, dtype))
+    form = (stored.quant_type, stored.double_quantization)
+    other = next((path for path in paths if form_of(model.get_submodule(path)) != form), None)
+    if other is not None or not paths:
+        raise BaseUnavailable(
+            f"The config.json of {name} says that its weights are stored in {stored.title}, and "
+            + (f"those of {other} are not." if other else "none are."),
+            "Use the config.json that was saved with these weights.",
+        )
+    # What is not in few bits has the number format that was asked for: transformers (5.23) leaves every tensor called
+    # weight of such a checkpoint in the format it has in the file.
+    strict = tuple(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    for parameter_name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not any(part in parameter_name.split(".") for part in strict):
+            parameter.data = parameter.data.to(getattr(torch, dtype))
+    for attribute in ("hf_quantizer", "quantization_method", "is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit"):
+        if attribute in vars(model):
+            delattr(model, attribute)
+    # How the file was read, kept to be undone when the model is saved: the codes were no conversion.
+    told = getattr(model, "_weight_conversions", None) or []
+    model._weight_conversions = [
+        one for one in told if not any(hasattr(op, "hf_quantizer") for op in getattr(one, "operations", ()))
+    ]
+    _without_storage(model.config, stored)
+    delattr(model.config, STORED)  # (of the model itself, since a configuration is written when it is saved)
+    setattr(model, STORED, stored)
 
 
 def _lost(name: str, lost: Sequence[str]) -> BaseUnavailable:

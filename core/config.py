@@ -322,6 +322,7 @@ def settings_of(cls: type, record: Mapping[str, Any]) -> Any:
 
 def problems(config: RunConfig) -> list[str]:
     """Everything that is wrong with a config, as sentences, all at once; empty when it can be run."""
+    from core.few_bits import problems as few_bits_problems
     from core.methods import METHODS
     from core.world import TASKS
 
@@ -353,11 +354,12 @@ def problems(config: RunConfig) -> list[str]:
         extra = getattr(METHODS[config.method], "problems", None)
         if extra is not None:
             out += extra(config.settings)
-    return out
+    return out + few_bits_problems(config)
 
 
 def _sharding_problems(config: RunConfig) -> list[str]:
     """What cannot be cut into parts."""
+    from core.few_bits import in_few_bits
     from core.methods import METHODS
 
     out = []
@@ -366,6 +368,11 @@ def _sharding_problems(config: RunConfig) -> list[str]:
         out.append(
             f"{METHODS[config.method].TITLE} does not work with parallel=fsdp, which takes 4-bit weights apart without "
             "the block scales that they are read with; set parallel to ddp, or the method to lora."
+        )
+    elif in_few_bits({"method": config.method, "base": config.base, "revision": config.revision}):
+        out.append(
+            "parallel=fsdp takes the weights of this base apart without the scales that they are read with: they are "
+            "stored in few bits. Set parallel to ddp."
         )
     if config.train.optimizer != "adamw":
         out.append(

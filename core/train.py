@@ -34,6 +34,7 @@ import psutil
 import torch
 from safetensors import SafetensorError
 
+from core.architecture import elements
 from core.base import load_base
 from core.batches import Batch, Plan
 from core.config import RunConfig, resolved
@@ -182,7 +183,7 @@ class _Run:
         self.base = load_base(self.config.base, revision=self.config.revision, **how, **self.objective.loading)
         self.model: Any = self.base.model
         self.tokenizer = self.base.tokenizer
-        self.total = sum(p.numel() for p in self.model.parameters())
+        self.total = sum(elements(p) for p in self.model.parameters())
         self.attached = attach(self.model, self.config.method, self.config.settings, keep_base=False, device=start)
         self.model = self.attached.model
         self.objective.prepare(self.base)  # (a trained prompt leaves less room for the examples)

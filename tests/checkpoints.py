@@ -194,6 +194,43 @@ def write(family: str, folder: Path, *, seed: int = 0, **changes: Any) -> Path:
     return target
 
 
+# Rows of 64: bitsandbytes' own functions misread blocks that cross the ends of rows on CPUs.
+WIDE = {"hidden_size": 64, "intermediate_size": 128}
+
+
+def write_half(family: str, folder: Path, *, seed: int = 0, **changes: Any) -> Path:
+    """As `write`, with weights that 16 bits hold exactly, stored in 32: what quantizes them from 16 bits (bitsandbytes
+    to 8) and from 32 gets the same codes."""
+    target = Path(folder) / family
+    make_model(family, seed=seed, **changes).half().float().save_pretrained(target)
+    make_tokenizer(family).save_pretrained(target)
+    return target
+
+
+def quantized(plain: Path, target: Path, **settings: Any) -> Path:
+    """The checkpoint in `plain` as bitsandbytes and transformers store it quantized, in `target`.
+
+    Args:
+        settings: of transformers' BitsAndBytesConfig.
+    """
+    import shutil
+
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    import core.layers.quiet_bitsandbytes  # noqa: F401 (before bitsandbytes itself)
+
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        plain, quantization_config=BitsAndBytesConfig(**settings), dtype=torch.float32, device_map={"": "cpu"}
+    )
+    loaded.save_pretrained(target)
+    for path in plain.glob("*token*"):
+        shutil.copy(path, target)
+    for path in plain.glob("*.jinja"):
+        shutil.copy(path, target)
+    return target
+
+
 def make_encoder_tokenizer(family: str) -> Any:
     """The encoder's tokenizer, which sets its special tokens around a text or a pair."""
     from tokenizers import Tokenizer, processors

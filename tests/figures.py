@@ -24,6 +24,7 @@ BEGIN, END = "<!-- measured: begin (python -m tests.figures --write) -->", "<!--
 SCORES = ROOT / "core" / "assets" / "embedded" / "scores.json"
 SWEEP = ROOT / "core" / "catalog" / "sweep_embedded.csv"
 BENCH = ROOT / "tests" / "records" / "bench_cpu.json"
+PROFILE = ROOT / "tests" / "records" / "profile_cpu.json"
 
 
 def percent(share: float) -> str:
@@ -119,9 +120,27 @@ def bench_lines() -> list[str]:
     return lines
 
 
+def profile_lines() -> list[str]:
+    """Where a step's time goes, by kind of operation."""
+    record = json.loads(PROFILE.read_text(encoding="utf-8"))
+    kinds = list(record["rows"][0]["shares"])
+    return [
+        f"**Where a step's time goes** on {record['device']} ({record['threads']} threads, {record['date']}), embedded "
+        "base, by kind of operation; *plain*: PyTorch's own operations in float32, *written out*: the engine's fast "
+        f"step, *bfloat16*: PyTorch's own under autocast; `{record['command']}`:",
+        "",
+        "| method | way | " + " | ".join(kinds) + " |",
+        "|---|---|" + "--:|" * len(kinds),
+        *(
+            f"| {row['method']} | {row['way']} | " + " | ".join(f"{100 * row['shares'][k]:.0f} %" for k in kinds) + " |"
+            for row in record["rows"]
+        ),
+    ]
+
+
 def section() -> str:
     """The whole section, between its two marks."""
-    parts = [base_lines(), method_lines(), bench_lines()]
+    parts = [base_lines(), method_lines(), bench_lines(), profile_lines()]
     return "\n\n".join([BEGIN, *("\n".join(p) for p in parts), END])
 
 

@@ -11,6 +11,7 @@ import streamlit as st
 from app import charts_rag, compare, state
 from app.address import keep_in_link, linked
 from app.story import plain
+from app.words import t
 from core.guide import Decision, Question, RuleBook, decide, rule_book, sensitivity
 from core.guide.evidence import UNMEASURED, measured, section
 from core.guide.method import Choice, choose
@@ -28,12 +29,8 @@ ICONS = {
 
 def render() -> None:
     """Draw the page."""
-    st.title("RAG or fine-tuning?", anchor=False)
-    st.markdown(
-        "Answer what you know; leave the rest. The recommendation follows from rules that you can read: with what the "
-        "experiment here measured, where it measured one, and marked as a judgement where it did not. Your answers are "
-        "in the address, so a link keeps them."
-    )
+    st.title(t("guide.title"), anchor=False)
+    st.markdown(t("guide.intro"))
     book = rule_book()
     answers = _interview(book)
     decision = decide(answers, book)
@@ -43,18 +40,13 @@ def render() -> None:
     _method(decision, answers, choice)
     _sensitivity(answers, decision, book)
     st.download_button(
-        "Take the plan away", markdown(answers, decision, book, address=_address()), "plan.md", "text/markdown",
+        t("guide.plan"), markdown(answers, decision, book, address=_address()), "plan.md", "text/markdown",
         key="plan", icon=":material/download:", on_click="ignore", type="primary",
     )  # fmt: skip
-    with st.expander(f"All {len(book.rules)} rules", key="rules"):
+    with st.expander(t("guide.rules", rules=len(book.rules)), key="rules"):
         judged = sum(not rule.measured for rule in book.rules)
-        st.caption(
-            f"A rule holds when its answers were given. Its points pull towards an approach; from {book.strong} points "
-            "on a pull is strong. Retrieval and fine-tuning both strong mean both; nothing strong means prompting, and "
-            "a strong prompt takes the place of what has fewer points than it. The experiment measured "
-            f"{len(book.rules) - judged} of the rules; {judged} are judgements."
-        )
-        st.dataframe(charts_rag.rules_table(book), hide_index=True, alt="The rules, one a row.")
+        st.caption(t("guide.rules_why", strong=book.strong, measured=len(book.rules) - judged, judged=judged))
+        st.dataframe(charts_rag.rules_table(book), hide_index=True, alt=t("guide.rules_alt"))
 
 
 def _address() -> str:
@@ -64,7 +56,7 @@ def _address() -> str:
 
 
 def _worded(question: Question, key: str) -> str:
-    return question.options.get(key, "No answer yet")
+    return question.options.get(key) or t("guide.no_answer_yet")
 
 
 def _interview(book: RuleBook) -> dict[str, str]:
@@ -92,18 +84,15 @@ def _interview(book: RuleBook) -> dict[str, str]:
 def _recommendation(decision: Decision, answers: dict[str, str], book: RuleBook) -> None:
     st.header(f"{ICONS[decision.approach]} {decision.title}", anchor="recommendation")
     if not answers:
-        st.caption("Nothing is answered yet; prompting is where everybody begins.")
+        st.caption(t("guide.nothing"))
     elif decision.certain and not decision.open:
-        st.caption(":material/check: Every question is answered.")
+        st.caption(f":material/check: {t('guide.all')}")
     elif decision.certain:
-        st.caption(":material/check: Nothing that is still open could change this, however it is answered.")
+        st.caption(f":material/check: {t('guide.settled')}")
     elif any(other.question in decision.open for other in sensitivity(answers, book)):
-        st.caption(f":material/help: {len(decision.open)} questions are open, and some of them could change this.")
+        st.caption(f":material/help: {t('guide.open', open=len(decision.open))}")
     else:
-        st.caption(
-            f":material/help: {len(decision.open)} questions are open. None of them could change this by itself; "
-            "together they could, as is said below."
-        )
+        st.caption(f":material/help: {t('guide.together', open=len(decision.open))}")
     for text in decision.conflicts:
         st.warning(plain(text), icon=":material/compare_arrows:")
     for _, rule in decision.lacking:
@@ -112,14 +101,14 @@ def _recommendation(decision: Decision, answers: dict[str, str], book: RuleBook)
 
 
 def _reasons(decision: Decision, book: RuleBook) -> None:
-    st.subheader("Why", anchor="why")
+    st.subheader(t("guide.why"), anchor="why")
     if not decision.reasons:
-        st.markdown("No answer calls for more than an instruction with a few examples.")
+        st.markdown(t("guide.no_reason"))
     for reason in decision.reasons:
         st.markdown(f"- {plain(reason.rule.because)}")
         lines = [f":material/science: {plain(text)}" for text in measured(reason.rule)]
         if lines:
-            lines[-1] += f" [See it measured](rag#{section(reason.rule)})"
+            lines[-1] += f" [{t('guide.see')}](rag#{section(reason.rule)})"
         else:
             lines = [f":material/balance: {UNMEASURED}"]
         for key in reason.rule.literature:
@@ -129,26 +118,23 @@ def _reasons(decision: Decision, book: RuleBook) -> None:
             lines.append(f":material/article: {plain(paper.found)} [{plain(who)} {paper.year}]({paper.url})")
         st.caption("  \n".join(lines).replace(" %", "\u00a0%"))
     if any(reason.rule.measured for reason in decision.reasons):
-        st.caption("In brackets: where the share lies with 95\u00a0% confidence, as far as so many questions tell.")
-    st.page_link(
-        state.page("rag"), label="The experiment behind these figures: change a fact, and ask again",
-        icon=":material/science:",
-    )  # fmt: skip
+        st.caption(t("guide.brackets"))
+    st.page_link(state.page("rag"), label=t("guide.experiment"), icon=":material/science:")
 
 
 def _method(decision: Decision, answers: dict[str, str], choice: Choice | None) -> None:
     if choice is None:
         return
-    st.subheader("Which method, and will it fit", anchor="method")
+    st.subheader(t("guide.method"), anchor="method")
     st.markdown(plain(choice.because))
     with st.container(horizontal=True):
         st.page_link(
-            state.page("playground"), label="Try the recipe in the Playground", icon=":material/science:",
+            state.page("playground"), label=t("guide.try"), icon=":material/science:",
             query_params=playground_link(decision, answers, choice) or {},
         )  # fmt: skip
         if _is_a_page("vram"):
             st.page_link(
-                state.page("vram"), label="Its memory, term by term", icon=":material/memory:",
+                state.page("vram"), label=t("guide.memory"), icon=":material/memory:",
                 query_params=vram_link(choice) or {},
             )  # fmt: skip
 
@@ -160,22 +146,22 @@ def _is_a_page(url_path: str) -> bool:
 
 
 def _sensitivity(answers: dict[str, str], decision: Decision, book: RuleBook) -> None:
-    st.subheader("What would change this", anchor="sensitivity")
+    st.subheader(t("guide.change"), anchor="sensitivity")
     others = sensitivity(answers, book)
     if len(decision.change) > 1:
         st.markdown(plain(together(decision, book)))
     if not others:
-        st.markdown("No single other answer would.")
+        st.markdown(t("guide.no_change"))
         return
     rows: list[dict[str, Any]] = []
     for other in others:
         question = book.questions[other.question]
         rows.append(
             {
-                "Question": question.ask,
-                "If the answer were": question.options[other.answer],
-                "Instead of": question.options[answers[other.question]] if other.known else "no answer",
-                "It would be": other.title,
+                t("guide.question"): question.ask,
+                t("guide.if_answer"): question.options[other.answer],
+                t("guide.instead"): question.options[answers[other.question]] if other.known else t("guide.no_answer"),
+                t("guide.would_be"): other.title,
             }
         )
-    st.dataframe(rows, hide_index=True, alt="Other answers that would lead to another recommendation, one a row.")
+    st.dataframe(rows, hide_index=True, alt=t("guide.change_alt"))

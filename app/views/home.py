@@ -59,7 +59,7 @@ def _running() -> None:
         if run.status == "running" and run.steps:
             far = t("home.far", step=run.step, steps=run.steps)
         else:
-            far = run.status
+            far = t(f"runs.status.{run.status}")
         st.page_link(
             state.page("runs"),
             label=t("home.now", title=plain(run.title or t("home.a_run")), far=far),

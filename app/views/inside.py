@@ -10,6 +10,7 @@ import streamlit as st
 
 from app import compare, findings, live, probing, state
 from app.address import keep_in_link, linked
+from app.words import t
 from core.methods import METHODS
 from core.probes.delta import without
 from core.probes.example import recorded
@@ -18,19 +19,15 @@ if TYPE_CHECKING:
     from core.runs.store import Run
 
 MOST_RUNS = 200
-SIDES = {"input": "What the matrices read", "output": "What they write"}
+SIDES = ("input", "output")
 SIDE = "input"
 LONGEST = 4000
 
 
 def render() -> None:
     """Draw the page."""
-    st.title("Inside", anchor=False)
-    st.markdown(
-        "Fine-tuning adds a change to the weights: **W = W₀ + ΔW**. Here a finished run is taken apart: how far each "
-        "weight moved, in how many directions, which of them the task needs, and what became of the probability of "
-        "each token."
-    )
+    st.title(t("page.inside.title"), anchor=False)
+    st.markdown(t("inside.intro"))
     runs = finished()
     if not runs:
         _nothing_yet()
@@ -51,10 +48,10 @@ def finished() -> list[Run]:
 
 
 def _nothing_yet() -> None:
-    st.info("There is no finished run to look into yet. One takes about half a minute.", icon=":material/info:")
+    st.info(t("inside.nothing"), icon=":material/info:")
     with st.container(horizontal=True):
-        st.page_link(state.page("start-here"), label="Start here", icon=":material/arrow_forward:")
-        st.page_link(state.page("playground"), label="Playground", icon=":material/science:")
+        st.page_link(state.page("start-here"), label=t("inside.start_here"), icon=":material/arrow_forward:")
+        st.page_link(state.page("playground"), label=t("page.playground.title"), icon=":material/science:")
     _example()
 
 
@@ -65,8 +62,9 @@ def _example() -> None:
     method = config["method"]
     st.divider()
     st.markdown(
-        f":material/history: **Recorded**, not your run · {METHODS[method].TITLE} on {live.task_title(config['task'])} "
-        f"· {live.made_where(found['provenance'])}"
+        f":material/history: {t('run.recorded')} · "
+        f"{t('inside.on_task', method=METHODS[method].TITLE, task=live.task_title(config['task']))} · "
+        f"{live.made_where(found['provenance'])}"
     )
     _spectrum_header()
     findings.show_spectrum(results["spectrum"], "recorded")
@@ -76,13 +74,19 @@ def _example() -> None:
     findings.show_tokens(results["tokens"], "recorded", method)
     _overlap_header()
     st.caption(
-        f"The other run: {METHODS[other['method']].TITLE} at rank {other['settings']['rank']} instead of "
-        f"{config['settings']['rank']}, seed {other['seed']} instead of {config['seed']}."
-    )
+        t(
+            "inside.recorded_other", method=METHODS[other["method"]].TITLE, rank=other["settings"]["rank"],
+            first_rank=config["settings"]["rank"], seed=other["seed"], first_seed=config["seed"],
+        )
+    )  # fmt: skip
     side = st.segmented_control(
-        "Directions", list(SIDES), format_func=SIDES.__getitem__, required=True, key="recorded-side", default="output"
+        t("inside.directions"), list(SIDES), format_func=_side, required=True, key="recorded-side", default="output"
     )
     findings.show_overlap(results[side or "output"], f"recorded-{side}")
+
+
+def _side(name: str) -> str:
+    return t(f"inside.sides.{name}")
 
 
 def _pick(name: str, label: str, runs: Sequence[Run]) -> Run:
@@ -99,13 +103,13 @@ def _pick(name: str, label: str, runs: Sequence[Run]) -> Run:
 def _chosen(runs: Sequence[Run]) -> Run:
     wanted = st.query_params.get("run")
     if wanted and wanted not in {run.id for run in runs}:
-        st.warning("The run in this address is not among your finished ones; the newest is shown.")
-    run = _pick("run", "Run", runs)
+        st.warning(t("inside.not_yours"))
+    run = _pick("run", t("inside.run"), runs)
     about = METHODS[run.config["method"]]
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f"{about.TITLE}: {about.FORMULA}")
         st.page_link(
-            state.page("runs"), label="Open the run", icon=":material/arrow_forward:", query_params={"run": run.id}
+            state.page("runs"), label=t("inside.open"), icon=":material/arrow_forward:", query_params={"run": run.id}
         )
     return run
 
@@ -115,14 +119,14 @@ def _chosen(runs: Sequence[Run]) -> Run:
 
 def _spectrum_header() -> None:
     """What the first part is about."""
-    st.header("How far it moved, and in how many directions", anchor="spectrum")
+    st.header(t("inside.spectrum"), anchor="spectrum")
 
 
 def _spectrum(run: Run) -> None:
     _spectrum_header()
     probing.section(
         "spectrum", [run], {}, key=f"inside-{run.id}", show=partial(findings.show_spectrum, key=run.id),
-        label="Take the change apart", takes="about ten seconds on the embedded base",
+        label=t("inside.spectrum_start"), takes=t("inside.ten_seconds"),
     )  # fmt: skip
 
 
@@ -131,11 +135,8 @@ def _spectrum(run: Run) -> None:
 
 def _truncation_header() -> None:
     """What the second part is about."""
-    st.header("How much of it the task needs", anchor="truncation")
-    st.markdown(
-        "Keep only the *k* strongest directions of every changed matrix, throw the rest away, and score the model "
-        "again on the items that the run held out."
-    )
+    st.header(t("inside.truncation"), anchor="truncation")
+    st.markdown(t("inside.truncation_why"))
 
 
 def _truncation(run: Run) -> None:
@@ -143,7 +144,7 @@ def _truncation(run: Run) -> None:
     probing.section(
         "truncation", [run], {}, key=f"inside-{run.id}",
         show=partial(findings.show_truncation, key=run.id, method=run.config["method"]),
-        label="Cut it and score it", takes="about a minute on the embedded base",
+        label=t("inside.truncation_start"), takes=t("inside.a_minute"),
     )  # fmt: skip
 
 
@@ -152,23 +153,20 @@ def _truncation(run: Run) -> None:
 
 def _tokens_header() -> None:
     """What the third part is about."""
-    st.header("What became of each token", anchor="tokens")
-    st.markdown(
-        "Base and trained model read the same answer, token by token. How likely did each find the token that stands "
-        "there?"
-    )
+    st.header(t("inside.tokens"), anchor="tokens")
+    st.markdown(t("inside.tokens_why"))
 
 
 def _tokens(run: Run) -> None:
     _tokens_header()
     prompt = st.text_input(
-        "A prompt of your own", key="prompt", max_chars=LONGEST, placeholder="Empty: three of the run's held-out items",
-        help="The answer is then what the trained model says now.", bind="query-params",
+        t("inside.prompt"), key="prompt", max_chars=LONGEST, placeholder=t("inside.prompt_empty"),
+        help=t("inside.prompt_help"), bind="query-params",
     )  # fmt: skip
     probing.section(
         "tokens", [run], {"prompt": (prompt or "").strip()}, key=f"inside-{run.id}",
         show=partial(findings.show_tokens, key=run.id, method=run.config["method"]),
-        label="Read it with both", takes="some seconds",
+        label=t("inside.tokens_start"), takes=t("inside.some_seconds"),
     )  # fmt: skip
 
 
@@ -177,34 +175,28 @@ def _tokens(run: Run) -> None:
 
 def _overlap_header() -> None:
     """What the last part is about."""
-    st.header("Did another run find the same directions?", anchor="overlap")
-    st.markdown(
-        "Take the strongest directions of two runs and ask how much of one lies inside the other: φ is 1 when they are "
-        "the same, 0 when they have nothing in common (LoRA, section 7.2). In few dimensions much overlap is mere "
-        "chance, so that stands beside it.\n\nTry full against LoRA, two seeds, two ranks. Of LoRA, look at both "
-        "sides: what its matrices read is chosen by A, which begins at random and differs from seed to seed; what they "
-        "write is chosen by B, which begins at zero and has nothing but the task to learn from."
-    )
+    st.header(t("inside.overlap"), anchor="overlap")
+    st.markdown(f"{t('inside.overlap_why')}\n\n{t('inside.overlap_try')}")
 
 
 def _overlap(run: Run, runs: Sequence[Run]) -> None:
     _overlap_header()
     others = [r for r in runs if r.id != run.id and comparable(r, run)]
     if not others:
-        st.caption("It takes a second finished run on the same base whose method changes weights.")
+        st.caption(t("inside.no_other"))
         return
     left, right = st.columns(2, gap="medium")
     with left:
-        other = _pick("other", "Other run", others)
+        other = _pick("other", t("inside.second"), others)
     with right:
         side = st.segmented_control(
-            "Directions", list(SIDES), format_func=SIDES.__getitem__, required=True, key="side",
+            t("inside.directions"), list(SIDES), format_func=_side, required=True, key="side",
             default=linked("side", list(SIDES), SIDE), on_change=keep_in_link, args=("side", SIDE),
         )  # fmt: skip
     probing.section(
         "overlap", [run, other], {"side": side or SIDE}, key=f"inside-{run.id}-{other.id}",
-        show=partial(findings.show_overlap, key=f"{run.id}-{other.id}"), label="Compare the two",
-        takes="about ten seconds on the embedded base",
+        show=partial(findings.show_overlap, key=f"{run.id}-{other.id}"), label=t("inside.overlap_start"),
+        takes=t("inside.ten_seconds"),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import streamlit as st
 from app import calculator_panels, charts_kernels, probing, state
 from app.choices import Choice, one_of, whole
 from app.story import plain
+from app.words import t
 from core import kernel_records, roofline
 from core.catalog import architecture_of, gpu, gpus, models
 from core.errors import Incompatible
@@ -44,12 +45,8 @@ def render() -> None:
     """Draw the page."""
     for choice in (MODEL, CARD, METHOD, BATCH, LENGTH):
         choice.start()
-    st.title("Kernels", anchor=False)
-    st.markdown(
-        "A step is a list of operations. Each needs arithmetic and moves bytes, and the slower of the two decides how "
-        "long it takes at least. Fusing operations keeps what is between them on the chip: the same arithmetic, fewer "
-        "bytes."
-    )
+    st.title(t("page.kernels.title"), anchor=False)
+    st.markdown(t("kernels.intro"))
     _predicted()
     _measured()
     _live()
@@ -59,14 +56,18 @@ def render() -> None:
 def _choose() -> None:
     left, right = st.columns(2)
     with left:
-        st.selectbox("Model", **MODEL.among(state_covered()))
+        st.selectbox(t("model.model"), **MODEL.among(state_covered()))
         st.segmented_control(
-            "Method", list(roofline.METHODS), format_func=lambda m: METHODS[m].TITLE, required=True, **METHOD.one()
+            t("plan.method"),
+            list(roofline.METHODS),
+            format_func=lambda m: METHODS[m].TITLE,
+            required=True,
+            **METHOD.one(),
         )
     with right:
-        st.selectbox("Card", **CARD.among(CARDS))
-        st.select_slider("Rows", BATCHES, **BATCH.shown())
-        st.select_slider("Tokens in a row", LENGTHS, **LENGTH.shown())
+        st.selectbox(t("vram.card"), **CARD.among(CARDS))
+        st.select_slider(t("kernels.rows"), BATCHES, **BATCH.shown())
+        st.select_slider(t("kernels.length"), LENGTHS, **LENGTH.shown())
 
 
 @st.cache_data(show_spinner=False)
@@ -76,7 +77,7 @@ def state_covered() -> list[str]:
 
 
 def _predicted() -> None:
-    st.header("What a step waits for", anchor="roofline")
+    st.header(t("kernels.waits"), anchor="roofline")
     _choose()
     limit = roofline.limit_of(gpu(CARD.value))
     assert limit is not None
@@ -91,20 +92,15 @@ def _predicted() -> None:
     )  # fmt: skip
     waits = max(before.host_seconds, before.device_seconds) == before.host_seconds
     st.markdown(
-        f"One by one, the card needs **{charts_kernels.ms_text(before.device_seconds)}** at least, and issuing its "
-        f"{before.launches:,} launches takes the processor about {charts_kernels.ms_text(before.host_seconds)}: "
-        + (
-            "the card waits for its launches. Captured as one graph, the step is one launch."
-            if waits
-            else "the launches are hidden behind the arithmetic."
+        t(
+            "kernels.told_waits" if waits else "kernels.told_hidden",
+            card=charts_kernels.ms_text(before.device_seconds), launches=f"{before.launches:,}",
+            host=charts_kernels.ms_text(before.host_seconds), fused=charts_kernels.ms_text(after.device_seconds),
+            fused_launches=f"{after.launches:,}",
         )
-        + f" Fused, it is **{charts_kernels.ms_text(after.device_seconds)}** and {after.launches:,} launches."
-    )
-    st.caption(
-        "Predicted, by a closed form: every tensor is read or written once for each operation, at the card's printed "
-        "rates. No step is faster than this; real ones are slower."
-    )
-    st.header("What each fusion saves", anchor="saved")
+    )  # fmt: skip
+    st.caption(t("kernels.predicted"))
+    st.header(t("kernels.saves"), anchor="saved")
     calculator_panels.shown(
         charts_kernels.saved(roofline.savings(one_by_one, fused, limit)), "kernels-saved",
         _savings_table(roofline.savings(one_by_one, fused, limit)),
@@ -115,10 +111,11 @@ def _operations_table(one_by_one: Any, fused: Any, limit: roofline.Limit) -> pd.
     return pd.DataFrame(
         [
             {
-                "Operation": a.name, "FLOPs per byte": f"{a.intensity:.3g}", "Waits for": a.bound(limit),
-                "At least": charts_kernels.ms_text(a.seconds(limit)),
-                "Fused": charts_kernels.ms_text(b.seconds(limit)) if b.kernel else "–",
-                "Launches": f"{a.launches:,}", "Launches, fused": f"{b.launches:,}",
+                t("kernels.operation"): a.name, t("kernels.intensity"): f"{a.intensity:.3g}",
+                t("kernels.bound"): t(f"kernels.bounds.{a.bound(limit)}"),
+                t("kernels.least"): charts_kernels.ms_text(a.seconds(limit)),
+                t("kernels.fused"): charts_kernels.ms_text(b.seconds(limit)) if b.kernel else "–",
+                t("kernels.launches"): f"{a.launches:,}", t("kernels.launches_fused"): f"{b.launches:,}",
             }
             for a, b in zip(one_by_one, fused, strict=True)
         ]
@@ -129,8 +126,9 @@ def _savings_table(rows: Any) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "Operation": s.name, "Kernel": f"kernels/{s.kernel}.py", "Saved": f"{s.bytes / 1e9:.2f} GB",
-                "Time": charts_kernels.ms_text(s.seconds), "Launches": f"{s.launches:,}",
+                t("kernels.operation"): s.name, t("kernels.kernel"): f"kernels/{s.kernel}.py",
+                t("kernels.saved"): f"{s.bytes / 1e9:.2f} GB", t("kernels.time"): charts_kernels.ms_text(s.seconds),
+                t("kernels.launches"): f"{s.launches:,}",
             }
             for s in rows
         ]
@@ -141,16 +139,16 @@ def _savings_table(rows: Any) -> pd.DataFrame:
 
 
 def _measured() -> None:
-    st.header("What was measured", anchor="measured")
+    st.header(t("kernels.measured"), anchor="measured")
     found = kernel_records.records()
     if not found:
-        st.info(
-            "No record of a GPU comes with this version: the kernels are tested without one, and were timed on none. "
-            "`make gpu` on a machine with a GPU measures them and writes the record that this page shows.",
-            icon=":material/info:",
-        )
+        st.info(t("kernels.no_record"), icon=":material/info:")
         return
-    device = st.selectbox("Recorded on", list(found), key="kernels-device") if len(found) > 1 else next(iter(found))
+    device = (
+        st.selectbox(t("kernels.recorded_on"), list(found), key="kernels-device")
+        if len(found) > 1
+        else next(iter(found))
+    )
     _record(found[str(device)], "kernels-record")
 
 
@@ -161,34 +159,26 @@ def _record(record: Mapping[str, Any], key: str) -> None:
         calculator_panels.shown(chart, key)
     broken = [r for r in record["rows"] if not r["passed"]]
     if broken:
-        st.warning(
-            "Wrong or broken on this card, and therefore never used there: "
-            + ", ".join(sorted({plain(r["kernel"]) for r in broken}))
-            + ".",
-            icon=":material/warning:",
-        )
+        names = ", ".join(sorted({plain(r["kernel"]) for r in broken}))
+        st.warning(t("kernels.broken", kernels=names), icon=":material/warning:")
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    st.caption(f"Measured on {plain(record['device'])}, {plain(record['date'])}, with {plain(versions)}.")
+    st.caption(
+        t("kernels.measured_on", device=plain(record["device"]), date=plain(record["date"]), versions=plain(versions))
+    )
 
 
 def _live() -> None:
     if state.hardware().kind != "cuda":
         return
-    st.header("On this machine", anchor="live")
+    st.header(t("kernels.here"), anchor="live")
     probing.section(
         "kernels", [], {}, key="kernels", show=lambda result: _record(result, "kernels-live"),
-        label="Time the kernels here", takes="a minute or two",
+        label=t("kernels.start"), takes=t("kernels.takes"),
     )  # fmt: skip
 
 
 def _sources() -> None:
     from kernels import KERNELS
 
-    st.header("The files", anchor="files")
-    st.markdown(
-        "Each kernel is one file with its formula, its cost in bytes and FLOPs, a reference in plain PyTorch, and the "
-        "kernel: "
-        + ", ".join(f"`kernels/{name}.py`" for name in KERNELS)
-        + ". A kernel is used in training only where "
-        "a record says that it passed its tests on that kind of card, and from the size on at which it was faster."
-    )
+    st.header(t("kernels.files"), anchor="files")
+    st.markdown(t("kernels.files_why", files=", ".join(f"`kernels/{name}.py`" for name in KERNELS)))

@@ -16,6 +16,7 @@ from app.charts_memory import SPACE, share, size
 from app.charts_race import title_of
 from app.choices import Choice, one_of, whole
 from app.story import plain
+from app.words import n, t
 from core import counting
 from core.errors import DeltalabError
 from core.methods import METHODS
@@ -34,11 +35,8 @@ MATRIX = Choice(PAGE, "matrix", 0, whole(0, 200))
 
 def render() -> None:
     """Draw the page."""
-    st.title("Parameter calculator", anchor=False)
-    st.markdown(
-        "What does a method train, and how much of the model is that? All counts are closed forms over the model's "
-        "own table of modules; they equal what is counted on the real model, and what PEFT prints."
-    )
+    st.title(t("page.parameters.title"), anchor=False)
+    st.markdown(t("parameters.intro"))
     model_choice.redrawn(PAGE, _calculator)
 
 
@@ -65,16 +63,17 @@ def _knobs() -> Any:
     left, right = st.columns(2, gap="medium")
     with left:
         st.selectbox(
-            "Method", format_func=title_of, help=METHODS[str(METHOD.value)].SUMMARY, **METHOD.among(list(METHODS))
-        )
+            t("plan.method"), format_func=title_of, help=METHODS[str(METHOD.value)].SUMMARY,
+            **METHOD.among(list(METHODS)),
+        )  # fmt: skip
     method = str(METHOD.value)
     ranked = _has_rank(method)
     if ranked:
         rank = _rank(method)
         rank.start()
         with right:
-            st.select_slider("Rank", sorted({*RANKS, int(rank.value), int(rank.first)}), **rank.shown())
-    with st.expander("More settings of the method", key="parameters-more"):
+            st.select_slider(t("parameters.rank"), sorted({*RANKS, int(rank.value), int(rank.first)}), **rank.shown())
+    with st.expander(t("parameters.more"), key="parameters-more"):
         return method_knobs.settings(method, PAGE, skip=("rank",) if ranked else ())
 
 
@@ -95,15 +94,16 @@ def _counts(model: Model, settings: Any) -> None:
 def _figures(model: Model, here: Count) -> None:
     assert here.trainable is not None
     assert here.share is not None
-    st.markdown(
-        f"#### {title_of(here.method)} trains {here.trainable:,} of {here.total:,}: {share(here.share)} of "
-        f"{plain(model.name)}"
-    )
+    told = t(
+        "parameters.told", method=title_of(here.method), trained=f"{here.trainable:,}", total=f"{here.total:,}",
+        share=share(here.share), model=plain(model.name),
+    )  # fmt: skip
+    st.markdown(f"#### {told}")
     with st.container(horizontal=True, gap="medium"):
-        st.metric("Trains", count_text(here.trainable), width="content")
-        st.metric("Fewer by a factor of", f"{here.total / here.trainable:,.0f}", width="content")
-        st.metric("Saved per task", size(here.adapter_bytes), width="content")
-        st.metric("In modules", f"{here.modules:,}", width="content")
+        st.metric(t("plan.trains"), count_text(here.trainable), width="content")
+        st.metric(t("parameters.fewer"), f"{here.total / here.trainable:,.0f}", width="content")
+        st.metric(t("plan.saved"), size(here.adapter_bytes), width="content")
+        st.metric(t("parameters.in_modules"), f"{here.modules:,}", width="content")
     st.caption(f"{plain(METHODS[here.method].FORMULA)} · {plain(METHODS[here.method].PAPER)}")
 
 
@@ -111,54 +111,63 @@ def _figures(model: Model, here: Count) -> None:
 
 
 def _arithmetic(model: Model, method: str, settings: Any, here: Count) -> None:
-    st.header("Rank arithmetic", anchor="rank")
+    st.header(t("parameters.arithmetic"), anchor="rank")
     shapes = [s for s in counting.shapes(model.table) if not s.tied]
     if not shapes:
-        st.caption("This model has no matrices that a pair could stand beside.")
+        st.caption(t("parameters.no_matrices"))
         return
     rank = int(settings.rank)
     index = min(int(MATRIX.value), len(shapes) - 1)
     left, right = st.columns([3, 2], gap="medium", vertical_alignment="center")
     with left:
-        st.selectbox("Matrix", format_func=lambda i: _called(shapes[i]), **MATRIX.among(list(range(len(shapes)))))
+        st.selectbox(
+            t("parameters.matrix"), format_func=lambda i: _called(shapes[i]), **MATRIX.among(list(range(len(shapes))))
+        )
         shape = shapes[index]
         if rank > shape.most_rank:
             st.markdown(
-                f"No change of a {shape.out:,} × {shape.into:,} matrix has a rank above {shape.most_rank:,}, "
-                f"and {rank:,} is asked for."
-            )
+                t(
+                    "parameters.no_room", out=f"{shape.out:,}", into=f"{shape.into:,}", most=f"{shape.most_rank:,}",
+                    rank=f"{rank:,}",
+                )
+            )  # fmt: skip
         else:
             _sum(shape, rank)
     with right:
         if rank <= shape.most_rank:
             drawn, alt = charts_parameters.to_scale(shape, rank, method_style("lora").colour)
             svg.draw(drawn, alt, most_wide=440)
-            st.caption("Drawn to scale.")
+            st.caption(t("parameters.to_scale"))
     rows = counting.ranks(model.table, method, settings, sorted({*RANKS, rank}))
     if here.trainable is not None and len(rows) > 1:
         calculator_panels.shown(charts_parameters.rank_curve(rows, rank, model.name), "parameters-ranks")
 
 
 def _called(shape: Shape) -> str:
-    many = f"{shape.count} of them" if shape.count > 1 else "one"
-    return f"{shape.name}, {shape.out:,} × {shape.into:,}, {many}" + (", the output layer" if shape.head else "")
+    many = t("parameters.of_them", count=shape.count) if shape.count > 1 else t("parameters.only_one")
+    head = f", {t('parameters.head')}" if shape.head else ""
+    return f"{shape.name}, {shape.out:,} × {shape.into:,}, {many}{head}"
 
 
 def _sum(shape: Shape, rank: int) -> None:
     pair = shape.pair(rank)
-    less = f", {100 * (1 - pair / shape.numbers):.1f}{SPACE}% fewer" if pair < shape.numbers else ", more than it saves"
-    st.markdown(
-        f"$$r\\,(\\text{{in}} + \\text{{out}}) = {rank} \\cdot ({shape.into:,} + {shape.out:,}) = {pair:,}$$\n\n"
-        f"instead of $\\text{{in}} \\cdot \\text{{out}} = {shape.numbers:,}$: {share(pair / shape.numbers)}{less}. "
-        f"From rank {shape.even_rank:,} on, the pair is as large as the matrix."
-    )
+    if pair < shape.numbers:
+        less = t("parameters.less", share=f"{100 * (1 - pair / shape.numbers):.1f}{SPACE}%")
+    else:
+        less = t("parameters.more_than_it_saves")
+    told = t(
+        "parameters.instead", product=f"$\\text{{in}} \\cdot \\text{{out}} = {shape.numbers:,}$",
+        share=share(pair / shape.numbers), less=less, rank=f"{shape.even_rank:,}",
+    )  # fmt: skip
+    pairs = f"r\\,(\\text{{in}} + \\text{{out}}) = {rank} \\cdot ({shape.into:,} + {shape.out:,}) = {pair:,}"
+    st.markdown(f"$${pairs}$$\n\n{told}")
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def _modules(model: Model, method: str, settings: Any) -> None:
-    st.header("Where they are", anchor="modules")
+    st.header(t("parameters.where"), anchor="modules")
     shapes = counting.shapes(model.table)
     try:
         parts = counting.parts(model.table, method, settings)
@@ -170,39 +179,38 @@ def _modules(model: Model, method: str, settings: Any) -> None:
     if parts:
         table = pd.DataFrame(
             [
-                {"Module": p.name, "Shape": " × ".join(f"{n:,}" for n in p.shape), "How many": p.modules,
-                 "Trains in each": f"{p.each:,}", "In all": f"{p.trained:,}"}
+                {t("plan.module"): p.name, t("parameters.shape"): " × ".join(f"{size:,}" for size in p.shape),
+                 t("parameters.how_many"): p.modules, t("parameters.in_each"): f"{p.each:,}",
+                 t("parameters.in_all"): f"{p.trained:,}"}
                 for p in parts
             ]
         )  # fmt: skip
-        st.dataframe(table, hide_index=True, alt=f"Where {title_of(method)} trains, alike modules together.")
+        st.dataframe(table, hide_index=True, alt=t("parameters.where_alt", method=title_of(method)))
         numbers = pd.DataFrame([dataclasses.asdict(p) for p in parts])
         st.download_button(
-            "Table as CSV", charts.csv(numbers), "modules.csv", "text/csv", key="parameters-modules-csv",
+            t("shared.table_csv"), charts.csv(numbers), "modules.csv", "text/csv", key="parameters-modules-csv",
             icon=":material/download:", on_click="ignore",
         )  # fmt: skip
     rank = int(getattr(settings, "rank", LoraConfig().rank))
-    with st.expander("All matrices of this model", key="parameters-matrices"):
+    with st.expander(t("parameters.matrices"), key="parameters-matrices"):
         st.dataframe(
             charts_parameters.shapes_table(shapes, trained, rank), hide_index=True,
-            alt="The kinds of matrices in this model, one row each.",
+            alt=t("parameters.matrices_alt"),
         )  # fmt: skip
         norms = [m for m in model.table.modules if m.kind == "norm"]
         tables = [m for m in model.table.modules if m.kind == "embedding"]
         biases = sum(m.bias for m in model.table.modules)
-        st.caption(
-            f"Beside them: {len(tables)} embedding table{'' if len(tables) == 1 else 's'}, {len(norms)} norms, and "
-            + (f"{biases:,} biases." if biases else "no bias at all, so BitFit has nothing to train.")
-        )
+        biased = t("parameters.biases", biases=f"{biases:,}") if biases else t("parameters.no_biases")
+        st.caption(n("parameters.beside", len(tables), norms=len(norms), biases=biased))
 
 
 def _every(model: Model, method: str, settings: Any) -> None:
-    st.header("Every method", anchor="methods")
+    st.header(t("parameters.methods"), anchor="methods")
     rows = counting.counts(model.table, method, settings)
     calculator_panels.shown(
         charts_parameters.counted(rows, method), "parameters-methods", charts_parameters.counts_table(rows)
     )
-    st.caption("Each with its defaults, the chosen one with the settings above. Saved in 32 bits; a whole model in 16.")
+    st.caption(t("parameters.methods_why"))
     for row in rows:
         if row.trainable is None:
             st.caption(f":material/block: {title_of(row.method)}: {plain(row.why)}")
@@ -216,13 +224,11 @@ def _take(model: Model, method: str, settings: Any, here: Count) -> None:
     }  # fmt: skip
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
-            "All of it as JSON", json.dumps(record, ensure_ascii=False, indent=1), "parameters.json",
+            t("parameters.json"), json.dumps(record, ensure_ascii=False, indent=1), "parameters.json",
             "application/json", key="parameters-json", icon=":material/download:", on_click="ignore",
         )  # fmt: skip
     defaults = METHODS[method].Config()
     changed = [f" --set {n}={v}" for n, v in vars(settings).items() if v != getattr(defaults, n) and v != ""]
     source = "config.json" if model.source.startswith("{") else model.source
-    st.caption(
-        "The address of this page holds every choice. The same in a terminal: "
-        f"`deltalab params --model {source} --method {method}{''.join(changed)}`"
-    )
+    command = f"`deltalab params --model {source} --method {method}{''.join(changed)}`"
+    st.caption(f"{t('parameters.terminal')} {command}")

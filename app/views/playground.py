@@ -11,6 +11,7 @@ import streamlit as st
 from app import chat, compare, data, form, live, proposals, state, takeaway, uploads
 from app.address import keep_in_link, linked
 from app.story import plain
+from app.words import t
 from core.base import CLASSIFICATION
 from core.config import EMBEDDED, RunConfig
 from core.errors import DeltalabError, NotFound
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
 
 CELL = "playground"
 """Where the store files the runs that were started here."""
-BASES = {EMBEDDED: "Embedded", "folder": "Local folder", "hub": "Hub id"}
+BASES = (EMBEDDED, "folder", "hub")
+FOLDER_EXAMPLE, HUB_EXAMPLE, REVISION_EXAMPLE = "/models/my-model", "HuggingFaceTB/SmolLM2-135M-Instruct", "main"
 
 
 def render() -> None:
     """Draw the page."""
-    st.title("Playground", anchor=False)
-    st.markdown("Choose a base, something to learn and a method; then run it, and compare.")
+    st.title(t("page.playground.title"), anchor=False)
+    st.markdown(t("playground.intro"))
     _setup()
     run = shown_run()
     if run is not None:
@@ -72,18 +74,18 @@ def _setup() -> None:
     )
     if task is None and path is None:  # the knobs of the default task, until there is a file
         defaults = RunConfig(base=base, revision=revision, method=method)
-    st.subheader("Settings", anchor=False)
+    st.subheader(t("playground.settings"), anchor=False)
     run = shown_run()
     busy = run is not None and run.status in live.ACTIVE
-    config = form.run_form(defaults, KNOB, label="Run", busy=busy, ready=ready, per_row=4)
+    config = form.run_form(defaults, KNOB, label=t("form.run"), busy=busy, ready=ready, per_row=4)
     if not ready:
-        st.caption("Run waits for a base and for something to learn that can be used.")
+        st.caption(t("playground.waits"))
     now = form.config_of(defaults, KNOB)
     if place is not None:
         with place:
             proposals.choose("hub", now, KNOB)
     if run is not None and not busy and ready and live.differs(run, now):
-        st.caption(":material/update: The run below was made with other settings. *Run* shows what these do.")
+        st.caption(f":material/update: {t('playground.stale')}")
     _link(now)
     if config is not None:
         new = live.start(config, key=CELL, cell=CELL)
@@ -94,11 +96,11 @@ def _setup() -> None:
 
 def _base() -> tuple[str | None, dict[str, Any], Any]:
     """The base, None while it cannot be used; its facts; and where models that fit are to be listed, or None."""
-    st.subheader("Base", anchor=False)
+    st.subheader(t("playground.base"), anchor=False)
     kind = st.segmented_control(
-        "Where the base comes from",
-        list(BASES),
-        format_func=BASES.__getitem__,
+        t("playground.where_from"),
+        BASES,
+        format_func=lambda kind: t(f"playground.bases.{kind}"),
         default=linked("base", list(BASES), EMBEDDED),
         required=True,
         key="base",
@@ -111,51 +113,52 @@ def _base() -> tuple[str | None, dict[str, Any], Any]:
     place = None
     if kind == "folder":
         source = st.text_input(
-            "Folder on this machine",
+            t("playground.folder"),
             key="folder",
-            placeholder="/models/my-model",
-            help="A folder with config.json, a tokenizer and safetensors weights.",
+            placeholder=FOLDER_EXAMPLE,
+            help=t("playground.folder_help"),
             bind="query-params",
         )
     elif kind == "hub":
         source = st.text_input(
-            "Hub id",
+            t("playground.bases.hub"),
             key="hub",
-            placeholder="HuggingFaceTB/SmolLM2-135M-Instruct",
-            help="It is fetched once and kept in the hub's cache; safetensors only, no code of the repository is run.",
+            placeholder=HUB_EXAMPLE,
+            help=t("playground.hub_help"),
             bind="query-params",
         )
         if source:
             revision = st.text_input(
-                "Revision", key="revision", placeholder="main", help="A branch, a tag or a commit of it.",
-                bind="query-params",
+                t("playground.revision"), key="revision", placeholder=REVISION_EXAMPLE,
+                help=t("playground.revision_help"), bind="query-params",
             )  # fmt: skip
         # Filled once the settings are drawn, which memory and time depend on.
-        place = st.expander("Models that fit this machine", expanded=not source, key="proposals")
+        place = st.expander(t("playground.fitting"), expanded=not source, key="proposals")
     source = (source or "").strip()
     if not source:
-        st.caption("Nothing is named yet.")
+        st.caption(t("playground.unnamed"))
         return None, {}, place
-    with st.spinner("Looking at the base", show_time=True):
+    with st.spinner(t("playground.looking"), show_time=True):
         facts = base_facts(source, (revision or "").strip() or None)
     if "error" in facts:
         live.say(DeltalabError(*facts["error"]))
         return None, {}, place
     parts = [str(facts.get("name") or source)]
     if facts.get("model_type"):
-        parts.append(f"{facts['model_type']}{', an encoder' if facts.get('task') == CLASSIFICATION else ''}")
+        encoder = facts.get("task") == CLASSIFICATION
+        kind = str(facts["model_type"])
+        parts.append(t("playground.encoder", kind=kind) if encoder else kind)
     if facts.get("parameters"):
-        parts.append(f"{count_text(facts['parameters'])} parameters")
+        parts.append(t("playground.parameters", count=count_text(facts["parameters"])))
     if facts.get("layers"):
-        parts.append(f"{facts['layers']} layers")
+        parts.append(t("playground.layers", count=facts["layers"]))
     if facts.get("context"):
-        parts.append(f"{facts['context']} tokens of context")
+        parts.append(t("playground.context", count=facts["context"]))
+    if facts.get("few_bits"):
+        parts.append(t("playground.few_bits", format=facts["few_bits"]["title"]))
     st.caption(" · ".join(parts))
     if source == EMBEDDED:
-        st.caption(
-            "A small model of a small world: it knows people, cities, jobs and pets, adds, and judges reviews. Every "
-            "answer can be graded exactly."
-        )
+        st.caption(t("playground.embedded"))
     return source, facts, place
 
 
@@ -175,11 +178,11 @@ def base_facts(source: str, revision: str | None = None) -> dict[str, Any]:
 
 
 def _method(facts: dict[str, Any]) -> str:
-    st.subheader("Method", anchor=False)
+    st.subheader(t("playground.method"), anchor=False)
     names = list(METHODS)
     method = str(
         st.selectbox(
-            "Method",
+            t("playground.method"),
             names,
             index=names.index(linked("method", names, METHOD)),
             format_func=lambda name: METHODS[name].TITLE,
@@ -192,35 +195,34 @@ def _method(facts: dict[str, Any]) -> str:
     about = METHODS[method]
     st.markdown(about.SUMMARY)
     st.code(about.FORMULA, language=None, wrap_lines=True)
-    st.caption(f"When it runs: {about.INFERENCE[0].lower()}{about.INFERENCE[1:]}")
+    st.caption(t("playground.inference", told=f"{about.INFERENCE[0].lower()}{about.INFERENCE[1:]}"))
     st.caption(about.PAPER)
     if method == "bitfit" and facts and facts.get("biases") is False:
+        st.warning(t("playground.no_biases"))
+    changes = getattr(about, "CHANGES_WEIGHTS", "")
+    if changes and facts.get("few_bits"):
         st.warning(
-            "This base has no biases, so BitFit has nothing to train. GPT-2 and OPT have them, and so have BERT and "
-            "RoBERTa, the encoders that it was published on."
+            t("playground.changes_few_bits", method=about.TITLE, changes=changes, format=facts["few_bits"]["title"])
         )
     if facts.get("task") == CLASSIFICATION:
         if about.START == "other":
-            st.warning("This base is an encoder, and trained tokens need a language model. Choose another method.")
+            st.warning(t("playground.encoder_tokens"))
         elif method != "full":
-            st.caption("On an encoder the classification head trains too, whole, beside what the method trains.")
+            st.caption(t("playground.encoder_head"))
     return method
 
 
 def _material(facts: dict[str, Any]) -> tuple[str | None, Any]:
     """What is learnt: a built-in task, or the visitor's upload (None, None until there is one)."""
     encoder = facts.get("task") == CLASSIFICATION
-    st.subheader("What it learns", anchor=False)
+    st.subheader(t("playground.learns"), anchor=False)
     names = [*TASKS, OWN]
     task = st.radio(
-        "What it learns",
+        t("playground.learns"),
         names,
         index=names.index(linked("task", names, TASK)),
-        format_func=lambda name: "My own file" if name == OWN else TASKS[name].title,
-        captions=[
-            *(t.summary for t in TASKS.values()),
-            "JSONL, JSON or CSV with prompts and answers, with chats, or with text and label.",
-        ],
+        format_func=lambda name: t("playground.own") if name == OWN else TASKS[name].title,
+        captions=[*(one.summary for one in TASKS.values()), t("playground.own_formats")],
         key="task",
         label_visibility="collapsed",
         on_change=keep_in_link,
@@ -228,10 +230,7 @@ def _material(facts: dict[str, Any]) -> tuple[str | None, Any]:
     )
     if task != OWN:
         if encoder:
-            st.info(
-                "This base is an encoder: it gives labels to texts and writes no answers. Choose *My own file*, with "
-                "the columns text and label."
-            )
+            st.info(t("playground.encoder_task"))
         else:
             _example(str(task))
         return str(task), None
@@ -239,14 +238,13 @@ def _material(facts: dict[str, Any]) -> tuple[str | None, Any]:
     if made is not None:
         return None, made
     given = st.file_uploader(
-        "Your file",
+        t("playground.file"),
         type=data.ENDINGS,
         key="upload",
-        help="It stays on this machine. A row is a prompt and a completion, a list of chat messages, or a text and its "
-        "label.",
+        help=t("playground.file_help"),
     )
     if given is None:
-        st.caption(data.LABEL_FORMATS if encoder else data.FORMATS)
+        st.caption(data.formats(labelled=encoder))
         return None, None
     return None, given
 
@@ -271,8 +269,8 @@ def _made() -> Made | None:
     if path is None:
         return None
     left, right = st.columns([3, 2], vertical_alignment="center")
-    left.markdown(f":material/description: **{plain(path.name)}**, made for you on another page.")
-    right.button("Another file", key="another-file", icon=":material/upload_file:", on_click=_forget_made)
+    left.markdown(f":material/description: {t('playground.made', file=plain(path.name))}")
+    right.button(t("playground.another_file"), key="another-file", icon=":material/upload_file:", on_click=_forget_made)
     return Made(path)
 
 
@@ -302,25 +300,25 @@ def _example(task: str) -> None:
     from core.world import examples
 
     example = examples(task, "heldout", 1, 0)[0]
-    with st.expander("An example of the task", key="example"):
-        st.markdown("Asked")
+    with st.expander(t("playground.example"), key="example"):
+        st.markdown(t("playground.asked"))
         st.code(example.prompt, language=None, wrap_lines=True)
-        st.markdown("Wanted")
+        st.markdown(t("playground.wanted"))
         st.code(example.completion, language=None, wrap_lines=True)
 
 
 def _link(config: RunConfig) -> None:
     """A link that reproduces what is chosen (an own file has to be chosen again)."""
-    with st.popover("Link to this setup", icon=":material/link:", type="tertiary"):
+    with st.popover(t("playground.link"), icon=":material/link:", type="tertiary"):
         base = (st.context.url or "").split("?")[0]
         query = urlencode(parameters(config))
         st.code(f"{base}?{query}" if query else base, language=None, wrap_lines=True)
-        st.caption("Whoever opens it on this machine sees the same choices. Your own file is not part of it.")
+        st.caption(t("playground.link_why"))
 
 
 def _result(run: Run) -> None:
     st.divider()
-    st.header(plain(run.title or "Run"), anchor="run")
+    st.header(plain(run.title or t("runs.untitled")), anchor="run")
     live.run_panel(run, key="playground-run", on_new=_show)
     if run.adapter is not None and not run.active:
         _onwards(run)
@@ -333,8 +331,8 @@ def _onwards(run: Run) -> None:
     """What a finished run is good for, beside talking to it."""
     with st.container(horizontal=True, key="playground-onwards"):
         query = {"run": run.id}
-        st.page_link(state.page("inside"), label="Look inside", icon=":material/frame_inspect:", query_params=query)
-        st.page_link(state.page("ship"), label="Ship it", icon=":material/local_shipping:", query_params=query)
+        st.page_link(state.page("inside"), label=t("runs.inside"), icon=":material/frame_inspect:", query_params=query)
+        st.page_link(state.page("ship"), label=t("runs.ship"), icon=":material/local_shipping:", query_params=query)
         takeaway.link(run)
 
 
@@ -346,5 +344,5 @@ def _earlier(run: Run | None) -> None:
     runs = state.store().runs(state.owner(), limit=50)
     if len(runs) < 2 or run is None:
         return
-    st.subheader("Beside earlier runs", anchor="compare")
-    compare.compare(runs, "beside", label="Runs to compare", default=[run.id])
+    st.subheader(t("playground.beside"), anchor="compare")
+    compare.compare(runs, "beside", label=t("runs.to_compare"), default=[run.id])

@@ -13,6 +13,7 @@ from app import compare, findings, live, probing, state, uploads
 from app.address import keep_in_link, linked
 from app.charts_quantization import share
 from app.story import plain
+from app.words import t
 from core.base import describe_base
 from core.config import EMBEDDED
 from core.errors import DeltalabError
@@ -31,21 +32,18 @@ if TYPE_CHECKING:
 
 CELL = "quantization"
 """Where the store files the runs that were started here."""
-SOURCES = {EMBEDDED: "Embedded", "folder": "Local folder", "hub": "Hub id", "file": "My matrix"}
+SOURCES = (EMBEDDED, "folder", "hub", "file")
 SIZES = [str(size) for size in blockwise.BLOCK_SIZES]
 PART_FORMATS = ["nf2", "nf3", *SHOWN]
-GROUPS = {"matrix": "Each matrix", "kind": "Each kind", "layer": "Each layer"}
+GROUPS = ("matrix", "kind", "layer")
 DUEL = ("float32", "nf4")
 SHOWN_PAIRS = 200  # the newest of the visitor's runs that are looked through
 
 
 def render() -> None:
     """Draw the page."""
-    st.title("Quantization", anchor=False)
-    st.markdown(
-        "A weight of 32 bits can be stored in four. What is lost, which part of a model minds, and does fine-tuning "
-        "on top of it (QLoRA) end where fine-tuning on the full weights (LoRA) does?"
-    )
+    st.title(t("page.quantization.title"), anchor=False)
+    st.markdown(t("quantization.intro"))
     _idea()
     source, path = _source()
     found = _choose(source, path)
@@ -66,18 +64,12 @@ def _shown(chart: Chart, key: str) -> None:
 
 @st.fragment
 def _idea() -> None:
-    st.header("One block, one scale, a few levels", anchor="idea")
-    st.markdown(
-        "Weights are stored in blocks, say of 64. The largest magnitude of a block, its *absmax*, is kept as a number. "
-        "Every weight is divided by it and becomes the nearest of a few fixed levels between −1 and 1; only the "
-        "*number* of the level is kept.\n\n"
-        "$$\\hat{w} = \\text{level}[q] \\cdot \\text{absmax}$$\n\n"
-        "So a format is a list of levels. Trained weights are spread nearly like a normal distribution, hence "
-        "**NormalFloat**: levels at equal steps of *probability*, not of value."
-    )
+    st.header(t("quantization.idea"), anchor="idea")
+    formula = f"\\hat{{w}} = \\text{{{t('quantization.level')}}}[q] \\cdot \\text{{absmax}}"
+    st.markdown(f"{t('quantization.idea_blocks')}\n\n$${formula}$$\n\n{t('quantization.idea_format')}")
     options = ["2", "3", "4"]
     bits = st.segmented_control(
-        "Bits a level",
+        t("quantization.bits"),
         options,
         default=linked("bits", options, "4"),
         required=True,
@@ -87,26 +79,20 @@ def _idea() -> None:
     )
     found = normal_float(int(bits or "4"))
     half = len(found.negative)
-    st.markdown(
-        f"1. Take {half + 1} probabilities, evenly spaced from ½ to {found.offset:.4f}, for the positive side, and "
-        f"{half} for the negative. (At probability 1 the quantile would be infinite, so the last stands half a step "
-        "short of it.)\n"
-        f"2. Look up the quantile of the normal distribution at each: the last one is {found.positive[-1][1]:.3f} "
-        "standard deviations.\n"
-        f"3. Both sides begin at zero. Keep it once: {len(found.levels)} values, and zero is exact, as padding and "
-        "pruned weights need it.\n"
-        f"4. Divide by the largest, {found.positive[-1][1]:.3f}, so that they span −1 to 1, as a block does after the "
-        "division by its absmax."
+    largest = f"{found.positive[-1][1]:.3f}"
+    steps = (
+        t("quantization.take", positive=half + 1, negative=half, offset=f"{found.offset:.4f}"),
+        t("quantization.look_up", largest=largest),
+        t("quantization.keep_zero", values=len(found.levels)),
+        t("quantization.divide", largest=largest),
     )
+    st.markdown("\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1)))
     chart = figures.levels(found)
     _shown(chart, "levels")
     if "difference" in chart.table:
-        st.caption(
-            f"These are the published NF4 values (QLoRA, appendix E) to within "
-            f"{chart.table['difference'].abs().max():.7f}: they were computed in 32 bits there."
-        )
+        st.caption(t("quantization.published", within=f"{chart.table['difference'].abs().max():.7f}"))
     else:
-        st.caption(f"NF{bits} is derived by the same rule, for comparison; the published type has four bits.")
+        st.caption(t("quantization.derived", bits=bits))
 
 
 # --- 2 ----------------------------------------------------------------------------------------------------------------
@@ -114,11 +100,11 @@ def _idea() -> None:
 
 def _source() -> tuple[str, Path | None]:
     """A base's name ("" until there is one), and the visitor's file if that is what they chose."""
-    st.header("A matrix of your choice", anchor="matrix")
+    st.header(t("quantization.matrix"), anchor="matrix")
     kind = st.segmented_control(
-        "Where the matrix comes from",
+        t("quantization.source"),
         list(SOURCES),
-        format_func=SOURCES.__getitem__,
+        format_func=lambda name: t(f"quantization.sources.{name}"),
         default=linked("source", list(SOURCES), EMBEDDED),
         required=True,
         key="source",
@@ -126,21 +112,18 @@ def _source() -> tuple[str, Path | None]:
         args=("source", EMBEDDED),
     )
     if kind == "folder":
-        return str(st.text_input("Folder on this machine", key="folder", bind="query-params") or "").strip(), None
+        return str(st.text_input(t("quantization.folder"), key="folder", bind="query-params") or "").strip(), None
     if kind == "hub":
-        return str(st.text_input("Hub id", key="hub", bind="query-params") or "").strip(), None
+        return str(st.text_input(t("quantization.sources.hub"), key="hub", bind="query-params") or "").strip(), None
     if kind == "file":
         given = st.file_uploader(
-            "Your matrix",
+            t("quantization.file"),
             type=list(matrices.ENDINGS),
             key="matrix-file",
-            help="It stays on this machine. A safetensors file may hold several; a pickle is never opened.",
+            help=t("quantization.file_help"),
         )
         if given is None:
-            st.caption(
-                f"A .safetensors, .npy or .csv file of at most {bytes_text(matrices.MOST_FILE_BYTES)}; a CSV has a row "
-                "of the matrix on each line, without a header."
-            )
+            st.caption(t("quantization.file_kinds", most=bytes_text(matrices.MOST_FILE_BYTES)))
             return "", None
         return "", uploads.keep(state.owner(), given.name, given.getvalue())
     return EMBEDDED, None
@@ -168,7 +151,7 @@ def _choose(source: str, path: Path | None) -> Matrix | None:
     """The matrix that is looked at."""
     if not source and path is None:
         return None
-    with st.spinner("Looking at the matrices", show_time=True):
+    with st.spinner(t("quantization.looking"), show_time=True):
         found = _found(source, path)
     if isinstance(found[0], str):
         live.say(DeltalabError(found[0], str(found[1])))
@@ -177,7 +160,7 @@ def _choose(source: str, path: Path | None) -> Matrix | None:
     names = list(by_name)
     first = next((n for n in names if by_name[n].title == "layer 0 q_proj"), names[0])
     chosen = st.selectbox(
-        "Matrix",
+        t("quantization.chosen"),
         names,
         index=names.index(linked("matrix", names, first)),
         format_func=lambda name: f"{by_name[name].title}, {by_name[name].rows} × {by_name[name].columns}",
@@ -187,7 +170,7 @@ def _choose(source: str, path: Path | None) -> Matrix | None:
     )
     matrix = by_name[str(chosen)]
     if matrix.embedding:
-        st.caption("QLoRA leaves embeddings and the head as they are; here they can be looked at all the same.")
+        st.caption(t("quantization.embedding"))
     return matrix
 
 
@@ -216,7 +199,7 @@ def format_and_block() -> tuple[str, int]:
     left, right = st.columns(2, gap="medium")
     with left:
         name = st.selectbox(
-            "Format",
+            t("quantization.format"),
             SHOWN,
             index=SHOWN.index(linked("format", list(SHOWN), "nf4")),
             format_func=lambda n: FORMATS[n].title,
@@ -226,7 +209,7 @@ def format_and_block() -> tuple[str, int]:
         )
     with right:
         size = st.select_slider(
-            "Weights in a block",
+            t("quantization.block"),
             SIZES,
             value=linked("block", SIZES, "64"),
             key="block",
@@ -245,17 +228,17 @@ def _matrix(matrix: Matrix) -> None:
         live.say(error)
         return
     with st.container(horizontal=True, gap="large"):
-        st.metric("Bits a weight", f"{cost.bits:.3f}".rstrip("0").rstrip("."), width="content")
-        st.metric("Error, of the spread", share(cost.errors.rmse), width="content")
-        st.metric("Worst weight, of the spread", share(cost.errors.largest, 0), width="content")
+        st.metric(t("quantization.bits_a_weight"), f"{cost.bits:.3f}".rstrip("0").rstrip("."), width="content")
+        st.metric(t("quantization.error"), share(cost.errors.rmse), width="content")
+        st.metric(t("quantization.worst"), share(cost.errors.largest, 0), width="content")
         ratio = cost.errors.sqnr_db
-        st.metric("Signal to noise", "–" if ratio is None else f"{ratio:.1f} dB", width="content")
+        st.metric(t("quantization.noise"), "–" if ratio is None else f"{ratio:.1f} dB", width="content")
     st.caption(plain(f"{form.title}: {form.source}."))
     if matrix.size > summaries.AT_ONCE:
         rows = max(1, summaries.AT_ONCE // matrix.columns)
-        st.caption(f"Seen here: the first {rows} of {matrix.rows} rows. The measurements below take all of them.")
+        st.caption(t("quantization.first_rows", shown=rows, rows=matrix.rows))
     if form.scope == "row":
-        st.caption("One scale for each row: the block size above has no effect on this format.")
+        st.caption(t("quantization.row_scale"))
     left, right = st.columns(2, gap="medium")
     with left:
         _shown(figures.spread(spread, form, size), "spread")
@@ -268,32 +251,26 @@ def _matrix(matrix: Matrix) -> None:
 
 
 def _sizes(matrix: Matrix, source: str, path: Path | None) -> None:
-    st.header("Smaller blocks, and scales of scales", anchor="blocks")
-    st.markdown(
-        "A smaller block has a scale that suits it better, and more scales have to be kept: 32 bits for 64 weights "
-        "are half a bit each. **Double quantization** stores the scales themselves in 8 bits: their mean is "
-        "subtracted, and 256 of them share one 32-bit number.\n\n"
-        "$$4 + \\tfrac{32}{64} = 4.5 \\text{ bits}$$\n\n"
-        "$$4 + \\tfrac{8}{64} + \\tfrac{32}{64\\cdot 256} = 4.127 \\text{ bits}$$"
-    )
+    st.header(t("quantization.blocks"), anchor="blocks")
+    unit = f"\\text{{ {t('quantization.bit_unit')}}}"
+    single, double = "4 + \\tfrac{32}{64} = 4.5", "4 + \\tfrac{8}{64} + \\tfrac{32}{64\\cdot 256} = 4.127"
+    st.markdown(f"{t('quantization.blocks_why')}\n\n$${single} {unit}$$\n\n$${double} {unit}$$")
     try:
         costs = _costs(matrix)
     except DeltalabError as error:
         live.say(error)
         return
-    _shown(figures.curve(figures.cost_rows(costs), what=f"of {matrix.title}"), "curve")
+    _shown(figures.curve(figures.cost_rows(costs), what=t("quantization.of_matrix", matrix=matrix.title)), "curve")
     _shown(figures.savings(summaries.savings(costs), "nf4"), "savings")
-    st.subheader("Over all matrices", anchor="all-matrices")
+    st.subheader(t("quantization.all"), anchor="all-matrices")
     size = int(linked("block", SIZES, "64"))
     settings: dict[str, Any] = {"block_size": size}
     settings |= {"file": str(path)} if path is not None else {"base": source, "weights": _fingerprint(source)}
-    st.markdown(
-        f"Every matrix in every format, in blocks of {size}"
-        + (", with the error of the layer's output on held-out text." if path is None else ".")
-    )
+    st.markdown(t("quantization.all_outputs" if path is None else "quantization.all_weights", block=size))
     probing.section(
-        "quantization", [], settings, key="all", show=_errors, label="Measure all matrices", takes="ten seconds or so"
-    )
+        "quantization", [], settings, key="all", show=_errors, label=t("quantization.all_start"),
+        takes=t("quantization.all_takes"),
+    )  # fmt: skip
 
 
 def _errors(result: dict[str, Any]) -> None:
@@ -304,41 +281,38 @@ def _errors(result: dict[str, Any]) -> None:
 
 
 def _suffering(source: str, path: Path | None) -> None:
-    st.header("Which layers suffer", anchor="layers")
-    st.markdown(
-        "An error in the weights is not yet a loss. So one part at a time is stored and read again while all else "
-        "stays as it is, and the held-out loss is taken; then everything that QLoRA stores, in every format."
-    )
+    st.header(t("quantization.layers"), anchor="layers")
+    st.markdown(t("quantization.layers_why"))
     if path is not None or not source:
-        st.caption("This needs a whole base, not a matrix: choose one above.")
+        st.caption(t("quantization.layers_need"))
         return
     left, middle, right = st.columns(3, gap="medium")
     with left:
         name = st.selectbox(
-            "Format of the one part",
+            t("quantization.part"),
             PART_FORMATS,
             index=PART_FORMATS.index(linked("part", PART_FORMATS, "nf2")),
             format_func=lambda n: FORMATS[n].title,
             key="part",
             on_change=keep_in_link,
             args=("part", "nf2"),
-            help="Four bits hardly harm the embedded base, so two show better who is sensitive.",
+            help=t("quantization.part_help"),
         )
     with middle:
         items = st.number_input(
-            "Held-out items per skill",
+            t("quantization.items"),
             2,
             200,
             40 if source == EMBEDDED else 8,
             key="items",
             bind="query-params",
-            help="Fewer are faster on a large base, and tell less small differences.",
+            help=t("quantization.items_help"),
         )
     with right:
         group = st.segmented_control(
-            "Show",
+            t("quantization.show"),
             list(GROUPS),
-            format_func=GROUPS.__getitem__,
+            format_func=lambda name: t(f"quantization.groups.{name}"),
             default=linked("group", list(GROUPS), "matrix"),
             required=True,
             key="group",
@@ -358,8 +332,8 @@ def _suffering(source: str, path: Path | None) -> None:
         settings,
         key="layers",
         show=lambda result: findings.show_layers(result, "layers", str(group)),
-        label="Measure the layers",
-        takes="about a minute on the embedded base, longer on a larger one",
+        label=t("quantization.layers_start"),
+        takes=t("quantization.layers_takes"),
     )
 
 
@@ -367,22 +341,19 @@ def _suffering(source: str, path: Path | None) -> None:
 
 
 def _duel() -> None:
-    st.header("QLoRA against LoRA", anchor="qlora")
-    st.markdown(
-        "Fine-tuning can mend what storing broke, since the pair of thin matrices is trained on top of the stored "
-        "weights. The same task, learning rate, steps, data and seed; only the base differs: 32 bits, or four."
-    )
+    st.header(t("quantization.duel"), anchor="qlora")
+    st.markdown(t("quantization.duel_why"))
     titles = {name: task.title for name, task in TASKS.items()}
     recorded = pairs.means(pairs.pairs(pairs.recorded()))
     if recorded:
         first = pairs.recorded()[0]
-        st.markdown(f":material/history: **Recorded**, not your runs · {plain(first.device)} · {first.date}")
+        st.markdown(f":material/history: {t('comparison.recorded')} · {plain(first.device)} · {first.date}")
         _shown(figures.duel(recorded, titles), "duel-recorded")
         _luck(pairs.recorded(), titles)
     outcomes = _own()
     own = pairs.pairs(outcomes)
     if own:
-        st.markdown(":material/person: **Your runs** that differ in the base alone")
+        st.markdown(f":material/person: {t('quantization.duel_own')}")
         _shown(figures.duel(pairs.means(own), titles), "duel-own")
         _luck(outcomes, titles)
     _start(titles)
@@ -393,11 +364,7 @@ def _luck(outcomes: Sequence[pairs.Outcome], titles: dict[str, str]) -> None:
     found = pairs.luck(outcomes)
     if found is not None:
         task, points = found
-        st.caption(
-            f"From one seed to another, LoRA itself moved by up to {points:.0f} points "
-            f"({plain(titles.get(task, task))}): "
-            "a single pair that differs by less proves nothing."
-        )
+        st.caption(t("quantization.luck", points=f"{points:.0f}", task=plain(titles.get(task, task))))
 
 
 def _own() -> list[pairs.Outcome]:
@@ -430,7 +397,7 @@ def _start(titles: dict[str, str]) -> None:
     busy = any(run.status in live.ACTIVE for run in runs)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         task = st.selectbox(
-            "Task",
+            t("quantization.task"),
             list(TASKS),
             index=list(TASKS).index(linked("duel", list(TASKS), "jargon")),
             format_func=titles.__getitem__,
@@ -438,15 +405,15 @@ def _start(titles: dict[str, str]) -> None:
             on_change=keep_in_link,
             args=("duel", "jargon"),
         )
-        seed = st.number_input("Seed", 0, 2**31 - 1, 0, key="seed", bind="query-params")
+        seed = st.number_input(t("shared.seed"), 0, 2**31 - 1, 0, key="seed", bind="query-params")
         pressed = st.button(
-            "Running" if busy else "Train both",
+            t("form.running") if busy else t("quantization.train_both"),
             key="train-both",
             type="primary",
             icon=":material/hourglass_top:" if busy else ":material/play_arrow:",
             disabled=busy,
         )
-    st.caption("Half a minute each on two cores, one after the other; they are in your list of runs like any other.")
+    st.caption(t("quantization.train_takes"))
     if pressed:
         made = [
             live.start(pairs.config(str(task), storage, int(seed)), key=f"duel-{storage}", cell=CELL)
@@ -457,7 +424,7 @@ def _start(titles: dict[str, str]) -> None:
     if runs:
         for column, run in zip(st.columns(2, gap="medium"), runs, strict=False):
             with column:
-                st.subheader(plain(run.title or "Run"), anchor=False)
+                st.subheader(plain(run.title or t("quantization.run")), anchor=False)
                 live.run_panel(run, key=f"duel-{run.config['method']}", brief=True)
 
 

@@ -12,6 +12,7 @@ import streamlit as st
 from app import charts, charts_race, compare, live, state
 from app.address import keep_in_link, keep_list_in_link, linked, linked_list
 from app.story import plain
+from app.words import n, t
 from core.config import TrainConfig
 from core.errors import DeltalabError
 from core.literature import CAVEATS, SOURCE, method_comparison
@@ -34,12 +35,8 @@ MOST_RUNS_READ = 200
 
 def render() -> None:
     """Draw the page."""
-    st.title("Race", anchor=False)
-    st.markdown(
-        "Every method on the same examples, in the same order, for as many steps. Only the learning rate is each "
-        "method's own: the one that did best in its sweep. Then no method is best at everything, and the question "
-        "is which price you would rather pay."
-    )
+    st.title(t("page.race.title"), anchor=False)
+    st.markdown(t("race.intro"))
     plan = _setup()
     race = _shown_race()
     if race is not None and any(run.active for run in _runs(race)):
@@ -74,7 +71,7 @@ def _setup() -> Plan:
     left, right = st.columns([2, 3], gap="large")
     with left:
         task = st.selectbox(
-            "What they learn",
+            t("race.task"),
             list(TASKS),
             index=list(TASKS).index(linked("task", list(TASKS), TASK)),
             format_func=lambda name: TASKS[name].title,
@@ -83,18 +80,18 @@ def _setup() -> Plan:
             args=("task", TASK),
         )
         seeds = st.segmented_control(
-            "Runs of each, with different seeds",
+            t("race.seeds"),
             SEEDS,
             default=linked("seeds", SEEDS, SEEDS[0]),
             required=True,
             key="seeds",
-            help="One run tells what happened once. With several, the bars say how much of it was luck.",
+            help=t("race.seeds_help"),
             on_change=keep_in_link,
             args=("seeds", SEEDS[0]),
         )
     with right:
         methods = st.multiselect(
-            "Methods",
+            t("race.methods"),
             EVERY,
             default=linked_list("methods", EVERY, EVERY),
             format_func=lambda name: METHODS[name].TITLE,
@@ -104,7 +101,7 @@ def _setup() -> Plan:
         )
     plan = Plan(task=str(task), methods=tuple(methods), seeds=int(seeds or 1))
     if not methods:
-        st.caption("Choose at least one method.")
+        st.caption(t("race.no_method"))
         return plan
     plan = dataclasses.replace(plan, train=TrainConfig(steps=_steps(plan)))
     _start(plan)
@@ -116,8 +113,8 @@ def _steps(plan: Plan) -> int:
     key = f"steps-{plan.task}"
     return int(
         st.number_input(
-            "Steps for everybody", 5, 2000, value=fewest, step=5, key=key, width=220,
-            help=f"{fewest} is what the quickest of them needs by default; with more, the slower ones catch up.",
+            t("race.steps"), 5, 2000, value=fewest, step=5, key=key, width=220,
+            help=t("race.steps_help", fewest=fewest),
         )
     )  # fmt: skip
 
@@ -125,8 +122,8 @@ def _steps(plan: Plan) -> int:
 def _start(plan: Plan) -> None:
     count = len(plan.methods) * plan.seeds
     with st.container(horizontal=True, vertical_alignment="center"):
-        pressed = st.button("Race", key="start-race", type="primary", icon=":material/flag:")
-        st.caption(f"{count} {'run' if count == 1 else 'runs'} of {steps_of(plan)} steps. {_takes(plan)}")
+        pressed = st.button(t("race.start"), key="start-race", type="primary", icon=":material/flag:")
+        st.caption(f"{n('race.runs', count, steps=steps_of(plan))} {_takes(plan)}")
     if not pressed:
         return
     try:
@@ -144,7 +141,7 @@ def _takes(plan: Plan) -> str:
     record = recorded()
     per_step = record["seconds"] / (len(record["rows"]) * record["steps"])
     seconds = per_step * len(plan.methods) * plan.seeds * steps_of(plan)
-    return f"On {record['device']} that takes about {seconds_text(seconds)}; you need not wait here."
+    return t("race.takes", device=record["device"], time=seconds_text(seconds))
 
 
 # --- while it is on ---------------------------------------------------------------------------------------------------
@@ -157,9 +154,11 @@ def _running(race: str) -> None:
     done = len(runs) - len(on)
     now = next((run for run in on if run.status == "running"), None)
     share = (done + (now.step / now.steps if now is not None and now.steps else 0)) / max(len(runs), 1)
-    what = f"{plain(now.title or '')}, step {now.step} of {now.steps}" if now is not None else "the next one starts"
-    st.progress(min(share, 1.0), text=f"{done} of {len(runs)} done: {what}")
-    if st.button("Stop the race", key="stop-race", icon=":material/stop_circle:"):
+    what = t("race.next")
+    if now is not None:
+        what = t("race.at_step", title=plain(now.title or ""), step=now.step, steps=now.steps)
+    st.progress(min(share, 1.0), text=t("race.done", done=done, total=len(runs), what=what))
+    if st.button(t("race.stop"), key="stop-race", icon=":material/stop_circle:"):
         for run in on:
             state.store().cancel(run.id, state.owner())
     seen = st.session_state.get("_race_done")
@@ -174,36 +173,39 @@ def _running(race: str) -> None:
 def _result(race: str | None) -> None:
     if race is None:
         record = recorded()
-        seeds = "one seed" if record["seeds"] == 1 else f"{record['seeds']} seeds"
-        st.header("A race that was run before", anchor="result")
-        st.caption(
-            f":material/videocam: Recorded on {record['device']}, {record['date']}: "
-            f"{TASKS[record['task']].title}, {record['steps']} steps, {seeds}. "
-            "Your own takes its place."
+        st.header(t("race.recorded"), anchor="result")
+        told = t(
+            "race.recorded_where",
+            device=record["device"],
+            date=record["date"],
+            task=TASKS[record["task"]].title,
+            steps=record["steps"],
+            seeds=n("race.so_many_seeds", record["seeds"]),
         )
+        st.caption(f":material/videocam: {told}")
         rows: Sequence[Row] = record["rows"]
     else:
         runs = _runs(race)
         rows = [_row(run) for run in runs]
         task = runs[0].config["task"] if runs else TASK
-        st.header(f"Your race: {TASKS[task].title if task in TASKS else 'your own data'}", anchor="result")
+        what = TASKS[task].title if task in TASKS else t("race.own_data")
+        st.header(t("race.yours", task=what), anchor="result")
     bands = aggregate(rows)
     for r in rows:
         if r.status in ("failed", "interrupted"):
-            st.warning(f"{charts_race.title_of(r.method)}, seed {r.seed}: {plain(r.sentence)}", icon=":material/error:")
+            what = t("race.of_seed", title=charts_race.title_of(r.method), seed=r.seed)
+            st.warning(f"{what}: {plain(r.sentence)}", icon=":material/error:")
     if not bands:
-        st.caption("Nobody is in yet.")
+        st.caption(t("race.nobody"))
         return
     x, y = _axes()
     compare.draw(charts_race.pareto(bands, x, y), "race-front")
-    st.caption(
-        "A method is on the front if no other is at least as good on both axes and better on one. "
-        + ("Bars span the seeds." if any(b.count > 1 for found in bands.values() for b in found.values()) else "")
-    )
+    several = any(b.count > 1 for found in bands.values() for b in found.values())
+    st.caption(f"{t('race.front')} {t('race.bars') if several else ''}")
     table = charts_race.race_table(bands)
-    st.dataframe(table, hide_index=True, alt="The race, one row a method.")
+    st.dataframe(table, hide_index=True, alt=t("race.alt"))
     st.download_button(
-        "Table as CSV", charts.csv(charts_race.race_numbers(bands)), "race.csv", "text/csv", key="race-csv",
+        t("shared.table_csv"), charts.csv(charts_race.race_numbers(bands)), "race.csv", "text/csv", key="race-csv",
         icon=":material/download:", on_click="ignore",
     )  # fmt: skip
     if race is not None:
@@ -219,19 +221,26 @@ def _row(run: Run) -> Row:
 def _axes() -> tuple[Any, Any]:
     names = [m.name for m in MEASURES]
     chosen = []
-    for column, key, label, default in zip(st.columns(2), ("x", "y"), ("Across", "Up"), (X, Y), strict=True):
+    for column, key, label, default in zip(
+        st.columns(2), ("x", "y"), (t("race.across"), t("race.up")), (X, Y), strict=True
+    ):
         with column:
             name = st.selectbox(
                 label,
                 names,
                 index=names.index(linked(key, names, default)),
-                format_func=lambda n: f"{measure(n).title} ({measure(n).better} is better)",
+                format_func=axis_title,
                 key=key,
                 on_change=keep_in_link,
                 args=(key, default),
             )
             chosen.append(measure(str(name)))
     return chosen[0], chosen[1]
+
+
+def axis_title(name: str) -> str:
+    """A measure's name for people, and which end of it is the better one."""
+    return t(f"race.better.{measure(name).better}", title=measure(name).title)
 
 
 def _open(race: str) -> None:
@@ -241,12 +250,17 @@ def _open(race: str) -> None:
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = st.selectbox(
-            "One of its runs", list(runs), key="race-run",
-            format_func=lambda i: f"{runs[i].title or 'Run'}, seed {runs[i].config['seed']}", width=420,
+            t("race.one_run"), list(runs), key="race-run",
+            width=420, format_func=lambda i: t(
+                "race.of_seed", title=runs[i].title or t("runs.untitled"), seed=runs[i].config["seed"]
+            ),
         )  # fmt: skip
         if chosen:
             st.page_link(
-                state.page("runs"), label="Open it", icon=":material/arrow_forward:", query_params={"run": str(chosen)}
+                state.page("runs"),
+                label=t("race.open"),
+                icon=":material/arrow_forward:",
+                query_params={"run": str(chosen)},
             )
 
 
@@ -254,24 +268,25 @@ def _open(race: str) -> None:
 
 
 def _literature() -> None:
-    st.header("What others measured", anchor="literature")
+    st.header(t("race.others"), anchor="literature")
     rows = method_comparison()
-    st.markdown(
-        f"Hugging Face PEFT keeps [a comparison]({SOURCE}) of its methods on a model a thousand times larger: "
-        "Llama-3.2-3B on grade-school mathematics."
-    )
+    st.markdown(t("race.peft", link=SOURCE))
     compare.draw(charts_race.published(rows), "race-published")
     st.markdown("\n".join(f"- {text}" for text in CAVEATS))
-    with st.expander("The table", key="published-table"):
+    with st.expander(t("race.table"), key="published-table"):
         table = charts_race.published_table(rows)
         st.dataframe(
-            table, hide_index=True, alt="The published experiments, one row each.",
-            column_config={"source": st.column_config.LinkColumn("source", display_text="result file")},
+            table, hide_index=True, alt=t("race.published_alt"),
+            column_config={"source": _source_column()},
         )  # fmt: skip
         st.download_button(
-            "Table as CSV", charts.csv(table), "published.csv", "text/csv", key="published-csv",
+            t("shared.table_csv"), charts.csv(table), "published.csv", "text/csv", key="published-csv",
             icon=":material/download:", on_click="ignore",
         )  # fmt: skip
+
+
+def _source_column() -> Any:
+    return st.column_config.LinkColumn(t("race.source"), display_text=t("race.result_file"))
 
 
 def _terminal(plan: Plan) -> None:
@@ -280,4 +295,5 @@ def _terminal(plan: Plan) -> None:
         some = "" if list(plan.methods) == EVERY else " --methods " + " ".join(plan.methods)
         usual = steps_of(dataclasses.replace(plan, train=TrainConfig()))
         steps = "" if steps_of(plan) == usual else f" --set steps={steps_of(plan)}"
-        st.caption(f"The same in a terminal: `deltalab race --task {plan.task} --seeds {plan.seeds}{some}{steps}`")
+        command = f"deltalab race --task {plan.task} --seeds {plan.seeds}{some}{steps}"
+        st.caption(t("race.terminal", command=command))

@@ -12,6 +12,7 @@ import streamlit as st
 from app import charts, charts_rag, compare, documents, live, probing, reading, state
 from app.address import keep_in_link, linked
 from app.story import plain
+from app.words import n, t
 from core.config import EMBEDDED
 from core.errors import DeltalabError
 from core.guide.evidence import value_text
@@ -46,18 +47,19 @@ PASSAGES = ["1", "2", "3"]
 SEEDS = ["1", "2", "3"]
 LONGEST = 24  # tokens of an answer here
 MOST_RUNS = 100
+PARAPHRASES = "https://arxiv.org/abs/2309.14316"
 BUSY = 1.5  # times the processor's time by the clock: something else was running
 _CHANGED, _TOLD = "_rag_changed", "_rag_told"  # session_state: the last change, the last answers
 
 
 @dataclass(frozen=True)
 class Told:
-    """A question and its answers: who answered -> what; with the passages that were read, and how many of those that
-    were found did not fit."""
+    """A question and its answers: who answered (None for the base, else a run's title) and whether with passages ->
+    what; with the passages that were read, and how many of those that were found did not fit."""
 
     question: str
     wanted: str
-    answers: dict[str, str]
+    answers: dict[tuple[str | None, bool], str]
     hits: tuple[Hit, ...]
     retrieve_seconds: float
     left_out: int = 0
@@ -65,12 +67,9 @@ class Told:
 
 def render() -> None:
     """Draw the page."""
-    st.title("Retrieval, measured", anchor=False)
-    st.markdown(
-        "Retrieval looks a fact up when it is asked for; fine-tuning puts it into the weights beforehand. Here both "
-        "answer the same questions of the small world, where every answer can be graded."
-    )
-    st.page_link(state.page("guide"), label="Which of them do you need? The guide", icon=":material/alt_route:")
+    st.title(t("rag.title"), anchor=False)
+    st.markdown(t("rag.intro"))
+    st.page_link(state.page("guide"), label=t("rag.guide"), icon=":material/alt_route:")
     _desk()
     result, own = _result()
     found = bands(result["cells"])
@@ -85,27 +84,24 @@ def render() -> None:
 
 @st.fragment
 def _desk() -> None:
-    st.header("Change a fact, and ask again", anchor="change")
-    st.markdown(
-        f"A table of {TABLE} people is indexed, and {len(PEOPLE)} of them the base has never met. Change a row of "
-        "theirs: it is indexed again at once, and nothing is trained."
-    )
+    st.header(t("rag.change"), anchor="change")
+    st.markdown(t("rag.change_how", table=TABLE, people=len(PEOPLE)))
     desk = Desk(state.home(), state.owner())
     left, right = st.columns(2, gap="large")
     with left:
         name = st.selectbox(
-            "Person", PEOPLE, index=PEOPLE.index(linked("person", PEOPLE, PEOPLE[0])), key="person",
+            t("rag.person"), PEOPLE, index=PEOPLE.index(linked("person", PEOPLE, PEOPLE[0])), key="person",
             on_change=keep_in_link, args=("person", PEOPLE[0]),
         )  # fmt: skip
         kinds = list(ATTRIBUTES)
         attribute = str(
             st.segmented_control(
-                "Fact",
+                t("rag.fact"),
                 kinds,
                 default=linked("fact", kinds, kinds[0]),
                 required=True,
                 key="fact",
-                format_func=str.capitalize,
+                format_func=lambda kind: t(f"rag.facts.{kind}"),
                 on_change=keep_in_link,
                 args=("fact", kinds[0]),
             )
@@ -115,23 +111,21 @@ def _desk() -> None:
     with left:
         others = sorted(v for v in VALUES[attribute] if v != now)
         key = f"value-{attribute}-{name}-{now}"
-        st.selectbox("New value", others, key=key)
+        st.selectbox(t("rag.new_value"), others, key=key)
         st.button(
-            "Change the row", key="change-row", icon=":material/edit:", on_click=_change,
+            t("rag.change_row"), key="change-row", icon=":material/edit:", on_click=_change,
             args=(str(name), attribute, key),
         )  # fmt: skip
     with right:
-        st.markdown(f"**{plain(row.source)}, {plain(row.place)}**, as it is now")
+        st.markdown(t("rag.row_now", row=f"{plain(row.source)}, {plain(row.place)}"))
         st.code(row.text, language=None, wrap_lines=True)
         changed = st.session_state.get(_CHANGED)
         if changed is not None and changed.after == row.text:
             took = value_text("update_seconds", changed.seconds)
-            st.caption(
-                f":material/bolt: Indexed again in {took}: {changed.change.added} passage in, "
-                f"{changed.change.removed} out. Nothing was trained."
-            )
+            told = t("rag.indexed", time=took, added=changed.change.added, removed=changed.change.removed)
+            st.caption(f":material/bolt: {told}")
         st.button(
-            "Back to the table as it began", key="reset", icon=":material/undo:", type="tertiary", on_click=_forget,
+            t("rag.reset"), key="reset", icon=":material/undo:", type="tertiary", on_click=_forget,
             args=("world",),
         )  # fmt: skip
     _ask(desk, str(name), attribute, now)
@@ -151,31 +145,31 @@ def _forget(what: str) -> None:
 
 def _ask(desk: Desk, name: str, attribute: str, now: str) -> None:
     asked = st.text_input(
-        "Question", question(name, attribute, 1), key=f"question-{name}-{attribute}", max_chars=2000,
-        help="Ask about anybody of the table, or about somebody who is not in it.",
+        t("rag.question"), question(name, attribute, 1), key=f"question-{name}-{attribute}", max_chars=2000,
+        help=t("rag.question_help"),
     )  # fmt: skip
     left, right = st.columns(2, gap="large")
     with left:
         count = st.segmented_control(
-            "Passages to read", PASSAGES, default=linked("passages", PASSAGES, PASSAGES[0]), required=True,
+            t("rag.passages"), PASSAGES, default=linked("passages", PASSAGES, PASSAGES[0]), required=True,
             key="passages", on_change=keep_in_link, args=("passages", PASSAGES[0]),
-            help="With more, namesakes come along; this base tells people apart by their first names.",
+            help=t("rag.passages_help"),
         )  # fmt: skip
     with right:
         runs = {run.id: run for run in _runs()}
         chosen = ""
         if runs:
             chosen = st.selectbox(
-                "A run of yours that answers, too", ["", *runs], key="rag-run",
-                format_func=lambda i: (runs[i].title or "Run") if i else "None",
-                help="Fine-tuned on anything; train one on *New people* in the Playground.",
+                t("rag.run"), ["", *runs], key="rag-run",
+                format_func=lambda i: (runs[i].title or t("runs.untitled")) if i else t("rag.no_run"),
+                help=t("rag.run_help"),
             )  # fmt: skip
         else:
-            st.caption("Train a run on *New people* in the Playground, and it can answer here, too.")
-    if st.button("Ask", key="ask", type="primary", icon=":material/chat:"):
+            st.caption(t("rag.train_one"))
+    if st.button(t("rag.ask"), key="ask", type="primary", icon=":material/chat:"):
         wanted = now if asked == question(name, attribute, 1) else ""
         try:
-            with st.spinner("Answering; the first answer waits for the model to load", show_time=True):
+            with st.spinner(t("chat.answering"), show_time=True):
                 st.session_state[_TOLD] = _answered(desk, asked, int(count or 1), runs.get(chosen or ""), wanted)
         except DeltalabError as error:
             live.say(error)
@@ -201,25 +195,34 @@ def _answered(desk: Desk, asked: str, count: int, run: Run | None, wanted: str) 
     with desk.world() as store:
         found = Retriever(store).find(asked, count)
     read = reading.fitted(asked, found.hits, EMBEDDED, LONGEST)
-    sides: dict[str, tuple[str | None, Fitted]] = {"With retrieval": (None, read), "From memory": (None, memory)}
+    sides: dict[tuple[str | None, bool], tuple[str | None, Fitted]] = {
+        (None, True): (None, read),
+        (None, False): (None, memory),
+    }
     if run is not None:
-        sides[f"{run.title or 'Your run'}, from memory"] = (run.id, memory)
-        sides[f"{run.title or 'Your run'}, with retrieval"] = (run.id, read)
+        sides[run.title or "", False] = (run.id, memory)
+        sides[run.title or "", True] = (run.id, read)
     answers = {side: reading.said(run_id, EMBEDDED, text, LONGEST) for side, (run_id, text) in sides.items()}
     return Told(asked, wanted, answers, read.hits, found.seconds, read.left_out)
+
+
+def side_title(who: str | None, reads: bool) -> str:
+    """Who answered, for people: the base, or a run of the title `who`; with passages or without."""
+    how = "read" if reads else "memory"
+    return t(f"rag.base_side.{how}") if who is None else t(f"rag.run_side.{how}", run=who or t("rag.your_run"))
 
 
 def _told(told: Told) -> None:
     """The answers side by side, then the sources."""
     st.markdown(f":material/chat: **{plain(told.question)}**")
     if told.wanted:
-        st.caption(f"The row says: {plain(told.wanted)}")
+        st.caption(t("rag.row_says", value=plain(told.wanted)))
     for column, (side, text) in zip(st.columns(len(told.answers), gap="medium"), told.answers.items(), strict=True):
         with column:
-            st.caption(plain(side))
-            st.code(text or "(no answer)", language=None, wrap_lines=True)
+            st.caption(plain(side_title(*side)))
+            st.code(text or t("rag.no_answer"), language=None, wrap_lines=True)
             st.caption(plain(reading.source_of(text, told.hits, told.question)))
-    st.caption(f"Retrieved in {1000 * told.retrieve_seconds:.1f} ms:")
+    st.caption(t("rag.retrieved", ms=f"{1000 * told.retrieve_seconds:.1f}"))
     cited = citations(next(iter(told.answers.values())), [hit.chunk.text for hit in told.hits])
     reading.sources(told.hits, cited, told.left_out)
 
@@ -229,17 +232,17 @@ def _told(told: Told) -> None:
 
 def _result() -> tuple[dict[str, Any], bool]:
     """The visitor's own experiment if there is one, else the recorded; and whether it is their own."""
-    st.header("Every need, every approach", anchor="experiment")
+    st.header(t("rag.experiment"), anchor="experiment")
     seeds = st.segmented_control(
-        "Draw, train and ask anew so many times", SEEDS, default=linked("seeds", SEEDS, SEEDS[0]), required=True,
+        t("rag.seeds"), SEEDS, default=linked("seeds", SEEDS, SEEDS[0]), required=True,
         key="seeds", on_change=keep_in_link, args=("seeds", SEEDS[0]),
     )  # fmt: skip
     record = recorded()
     settings = {"seeds": int(seeds or 1)}
     per_seed = record["seconds"] / record["settings"]["seeds"]
     probing.section(
-        "rag", [], settings, key="rag", show=_nothing, label="Run it here",
-        takes=f"about {seconds_text(per_seed * settings['seeds'])} on {record['device']}",
+        "rag", [], settings, key="rag", show=_nothing, label=t("rag.run_here"),
+        takes=t("rag.takes", time=seconds_text(per_seed * settings["seeds"]), device=record["device"]),
     )  # fmt: skip
     own = state.prober().look("rag", [], settings, state.owner())
     if own is not None and own.result is not None:
@@ -253,37 +256,28 @@ def _nothing(_: Mapping[str, Any]) -> None:
 
 def _needs(found: charts_rag.Bands, result: Mapping[str, Any], own: bool) -> None:
     settings = result["settings"]
-    seeds = "one seed" if settings["seeds"] == 1 else f"{settings['seeds']} seeds"
+    seeds = n("race.so_many_seeds", settings["seeds"])
     if own:
-        st.caption(f":material/person: **Your run**: {seeds}; the table says how many questions of each need.")
+        st.caption(f":material/person: {t('rag.own', seeds=seeds)}")
     else:
-        st.caption(
-            f":material/history: **Recorded**, not your run · {result['device']}, {result['date']}: {seeds}, "
-            f"{seconds_text(result['seconds'])}; the table says how many questions of each need. Your own takes its "
-            "place."
+        told = t(
+            "rag.recorded",
+            device=result["device"],
+            date=result["date"],
+            seeds=seeds,
+            time=seconds_text(result["seconds"]),
         )
+        st.caption(f":material/history: {t('run.recorded')} · {told}")
     compare.draw(charts_rag.needs(found), "rag-needs")
-    st.caption(
-        "Bars, and in the table the brackets, are where a share lies with 95\u00a0% confidence, as far as so many "
-        "questions tell"
-        + (", whatever the seed." if settings["seeds"] > 1 else "; how much is luck of the one training they do not.")
-    )
+    st.caption(t("rag.bars_seeds" if settings["seeds"] > 1 else "rag.bars_seed"))
     table = charts_rag.needs_table(found)
-    st.dataframe(table, hide_index=True, height="content", alt="Right answers, a row a need, a column an approach.")
-    st.caption(
-        "A dash: not asked, because it would say nothing new. Namesakes come with retrieved passages only; and where "
-        "nothing can be looked up (a format, a manner), *RAG + LoRA* is LoRA. *RAG* itself is there given the nearest "
-        "of many solved examples, which is prompting too. *RAFT* learns to read passages and no format. A source is "
-        "counted among the answers that were given, so without those that say that it is not said."
-    )
+    st.dataframe(table, hide_index=True, height="content", alt=t("rag.needs_alt"))
+    st.caption(t("rag.dash"))
     _csv(charts_rag.numbers(found, "right"), "rag-right")
-    st.subheader("What it costs", anchor="costs")
+    st.subheader(t("rag.costs"), anchor="costs")
     costs = charts_rag.costs_table(found)
-    st.dataframe(costs, hide_index=True, alt="Costs, a row an approach.")
-    st.caption(
-        "An update of retrieval indexes the rows that changed; one of fine-tuning trains on all facts anew, the "
-        "changed ones among them. Times of an answer are medians over questions that every approach was asked in turn."
-    )
+    st.dataframe(costs, hide_index=True, alt=t("rag.costs_alt"))
+    st.caption(t("rag.costs_how"))
     _large()
     _examples(result)
     _preset()
@@ -293,23 +287,25 @@ def _large() -> None:
     """What a search of a large index takes, as recorded."""
     found = bench.recorded()
     quick = found["modes"][HYBRID]
-    busy = " while other work ran" if quick["median_ms"] > BUSY * quick["cpu_median_ms"] else ""
     st.caption(
-        f"This index has {TABLE} rows. With {found['chunks']:,} passages it takes {bytes_text(found['bytes'])} on "
-        f"disk, and a question {quick['cpu_median_ms']:.0f} ms of the processor's time in the middle: "
-        f"{quick['median_ms']:.0f} ms by the clock{busy} (recorded on {found['device']}, {found['date']}; "
-        "`deltalab rag bench` measures it here)."
+        t(
+            "rag.large_busy" if quick["median_ms"] > BUSY * quick["cpu_median_ms"] else "rag.large",
+            rows=TABLE,
+            passages=f"{found['chunks']:,}",
+            size=bytes_text(found["bytes"]),
+            cpu=f"{quick['cpu_median_ms']:.0f}",
+            clock=f"{quick['median_ms']:.0f}",
+            device=found["device"],
+            date=found["date"],
+        )
     )
 
 
 def _preset() -> None:
     """RAFT to try: its rows, and the way to train on them."""
-    with st.expander("Train a reader with distractors yourself (RAFT)", key="rag-preset"):
-        st.markdown(
-            "Each row asks about a newcomer, with the passages that a search brings up: mostly the right one among "
-            "wrong ones, sometimes the wrong ones alone. A run on them can answer above, with three passages to read."
-        )
-        if st.button("Make the training rows", key="raft-world", icon=":material/dataset:"):
+    with st.expander(t("rag.raft"), key="rag-preset"):
+        st.markdown(t("rag.raft_how"))
+        if st.button(t("rag.raft_make"), key="raft-world", icon=":material/dataset:"):
             try:
                 with Desk(state.home(), state.owner()).world() as store:
                     documents.raft_preset(store)
@@ -322,32 +318,27 @@ def _examples(result: Mapping[str, Any]) -> None:
     shown = result.get("examples") or []
     if not shown:
         return
-    with st.expander("One question of each, with what was read and answered", key="rag-examples"):
+    with st.expander(t("rag.examples"), key="rag-examples"):
         rows = [
             {
-                "Approach": experiment.ARMS[e["arm"]], "Need": experiment.NEEDS[e["need"]].title, "Asked": e["asked"],
-                "Wanted": e["wanted"], "Answered": e["answer"], "Right": "yes" if e["right"] else "no",
-                "Passages": " | ".join(e["passages"]),
+                t("rag.column.approach"): experiment.ARMS[e["arm"]],
+                t("rag.column.need"): experiment.NEEDS[e["need"]].title, t("rag.column.asked"): e["asked"],
+                t("rag.column.wanted"): e["wanted"], t("rag.column.answered"): e["answer"],
+                t("rag.column.right"): t("rag.yes") if e["right"] else t("rag.no"),
+                t("rag.column.passages"): " | ".join(e["passages"]),
             }
             for e in shown
         ]  # fmt: skip
-        st.dataframe(rows, hide_index=True, height=360, alt="The first question of each need, by approach.")
+        st.dataframe(rows, hide_index=True, height=360, alt=t("rag.examples_alt"))
 
 
 def _verdicts(found: charts_rag.Bands) -> None:
-    st.header("The usual table, cell by cell", anchor="verdicts")
+    st.header(t("rag.verdicts"), anchor="verdicts")
     rows = verdicts(found)
     counts = Counter(v.verdict for v in rows)
-    kinds = (CONFIRMED, NOT_CONFIRMED, UNDECIDED, UNKNOWN)
-    told = ", ".join(f"{counts[kind]} {kind}" for kind in kinds if counts[kind])
-    st.markdown(
-        f"A table circulates that says what retrieval and fine-tuning do about five concerns. Of its {len(rows)} "
-        f"claims **{told}**."
-    )
-    st.caption(
-        f"A share is above another when their intervals do not overlap; good is {100 * GOOD:.0f}\u00a0% for certain. "
-        "Where the questions are too few to tell, the claim is not decided."
-    )
+    told = ", ".join(f"{counts[kind]} {_kind(kind)}" for kind in BADGES if counts[kind])
+    st.markdown(t("rag.verdicts_sum", claims=len(rows), told=told))
+    st.caption(t("rag.verdicts_how", share=f"{100 * GOOD:.0f}"))
     for concern in dict.fromkeys(v.claim.concern for v in rows):
         st.markdown(f"**{plain(concern)}**")
         sides = [v for v in rows if v.claim.concern == concern]
@@ -356,56 +347,57 @@ def _verdicts(found: charts_rag.Bands) -> None:
             side = verdict.claim.side
             _verdict(columns[side] if side in columns else st.container(), verdict)
     table = charts_rag.verdict_table(rows)
-    with st.expander("The same as one table", key="verdict-table"):
+    with st.expander(t("rag.one_table"), key="verdict-table"):
         st.dataframe(
             table,
             hide_index=True,
             height="content",
-            alt="The usual claims, each with what was measured and its verdict.",
+            alt=t("rag.verdicts_alt"),
         )
     _csv(table, "rag-verdicts")
 
 
 BADGES = {
-    CONFIRMED: ("green", ":material/check:"),
-    NOT_CONFIRMED: ("orange", ":material/close:"),
-    UNDECIDED: ("gray", ":material/question_mark:"),
-    UNKNOWN: ("gray", ":material/remove:"),
+    CONFIRMED: ("green", ":material/check:", "confirmed"),
+    NOT_CONFIRMED: ("orange", ":material/close:", "not_confirmed"),
+    UNDECIDED: ("gray", ":material/question_mark:", "undecided"),
+    UNKNOWN: ("gray", ":material/remove:", "unknown"),
 }
+"""verdict -> colour and sign of its badge, and the key of its words; in the order in which they are counted."""
+
+
+def _kind(verdict: str) -> str:
+    return t(f"rag.verdict.{BADGES[verdict][2]}")
 
 
 def _verdict(place: Any, found: Verdict) -> None:
     """One cell of the usual table: what is said, the verdict, and what it rests on."""
-    colour, icon = BADGES[found.verdict]
+    colour, icon, _ = BADGES[found.verdict]
+    badge = f":{colour}-badge[{icon} {_kind(found.verdict)}]"
     with place:
-        st.markdown(f"{plain(found.claim.side)}: {plain(found.claim.says)}  \n:{colour}-badge[{icon} {found.verdict}]")
+        st.markdown(f"{plain(found.claim.side)}: {plain(found.claim.says)}  \n{badge}")
         lines = [plain(part) for part in (found.but, found.figures) if part]
-        st.caption("  \n".join([*lines, f"*A small model:* {plain(found.claim.small)}"]).replace(" %", "\u00a0%"))
+        lines.append(t("rag.small", told=plain(found.claim.small)))
+        st.caption("  \n".join(lines).replace(" %", "\u00a0%"))
 
 
 @st.fragment
 def _wordings(result: Mapping[str, Any]) -> None:
     rows = result["wordings"]
-    st.header("How often must a fact be reworded?", anchor="wordings")
-    st.markdown(
-        "A fact that was told in one wording can be recited and still not be asked for: Allen-Zhu and Li "
-        "([2023](https://arxiv.org/abs/2309.14316)) found as little as 0\u00a0% of such facts extractable, and "
-        "paraphrases to be the cure. Here LoRA is told the newcomers' facts, as statements or as questions with their "
-        "answers, as often whatever the number of wordings; then each fact is asked for in a wording that was never "
-        "used for it."
-    )
+    st.header(t("rag.wordings"), anchor="wordings")
+    st.markdown(t("rag.wordings_how", link=PARAPHRASES))
     if not rows:
-        st.caption("This run left that part out.")
+        st.caption(t("rag.wordings_none"))
         return
     ways = list(WORDINGS)
     how = st.segmented_control(
-        "Told as", ways, default=linked("told", ways, ways[0]), required=True, key="told", format_func=str.capitalize,
-        on_change=keep_in_link, args=("told", ways[0]),
+        t("rag.told_as"), ways, default=linked("told", ways, ways[0]), required=True, key="told",
+        format_func=lambda way: t(f"rag.ways.{way}"), on_change=keep_in_link, args=("told", ways[0]),
     )  # fmt: skip
     options = [str(c) for c in WORDINGS[str(how)]]
     name = f"wordings-{how}"
     chosen = st.select_slider(
-        "Wordings", options, value=linked(name, options, options[0]), key=name, on_change=keep_in_link,
+        t("rag.number_of_wordings"), options, value=linked(name, options, options[0]), key=name, on_change=keep_in_link,
         args=(name, options[0]),
     )  # fmt: skip
     count = int(str(chosen))
@@ -413,27 +405,24 @@ def _wordings(result: Mapping[str, Any]) -> None:
     if mine:
         right = sum(r["right"] for r in mine) / len(mine)
         named = sum(r["named"] for r in mine) / len(mine)
-        st.metric("Questions answered right", f"{100 * right:.0f} %", width="content")
+        st.metric(t("rag.right"), f"{100 * right:.0f} %", width="content")
         if round(100 * named) > round(100 * right):
-            st.caption(f"In {100 * named:.0f} % the value stands in the answer, with more around it.")
+            st.caption(t("rag.named", share=f"{100 * named:.0f}"))
     compare.draw(charts_rag.wordings(rows, (str(how), count)), "rag-wordings")
     for way in ways:
         enough = threshold(rows, way)
         tried = max(WORDINGS[way])
+        told = {"way": t(f"rag.told_in.{way}"), "share": f"{100 * GOOD:.0f}"}
         if enough is None:
-            st.caption(
-                f"Told as {way}: up to {tried} wordings there is no number from which on {100 * GOOD:.0f}\u00a0% of "
-                "the questions are answered for certain."
-            )
+            st.caption(t("rag.never_enough", tried=tried, **told))
         else:
-            several = f"from {enough} wordings on" if enough > 1 else "one wording is enough"
-            st.caption(f"Told as {way}: {several}, {100 * GOOD:.0f}\u00a0% or more are answered for certain.")
+            st.caption(n("rag.enough", enough, **told))
     if threshold(rows, STATEMENTS_TOLD) is None:
-        st.caption("In the paper paraphrases help in pre-training; this is a short fine-tuning on nothing else.")
+        st.caption(t("rag.paper"))
 
 
 def _csv(table: Any, key: str) -> None:
     st.download_button(
-        "Table as CSV", charts.csv(table), f"{key}.csv", "text/csv", key=f"{key}-csv", icon=":material/download:",
-        on_click="ignore",
+        t("shared.table_csv"), charts.csv(table), f"{key}.csv", "text/csv", key=f"{key}-csv",
+        icon=":material/download:", on_click="ignore",
     )  # fmt: skip

@@ -10,6 +10,7 @@ import streamlit as st
 
 from app import api, charts, charts_lessons_a, chat, compare, live, state, takeaway
 from app.story import percent, plain
+from app.words import t
 from core.errors import DeltalabError, NotFound
 from core.memory.predicted import residuals, why_not
 from core.runs.store import RACE
@@ -19,16 +20,17 @@ if TYPE_CHECKING:
     from core.runs.store import Run
 
 PAGE = 25
-"""Runs listed at first, and added by each "Show older"."""
+"""Runs listed at first, and added by each press of *Show older*."""
 MOST = 500
 STATUS = {
-    "queued": (":material/schedule:", "queued"),
-    "running": (":material/play_circle:", "running"),
-    "finished": (":material/check_circle:", "finished"),
-    "failed": (":material/error:", "failed"),
-    "cancelled": (":material/cancel:", "cancelled"),
-    "interrupted": (":material/power_off:", "interrupted"),
+    "queued": ":material/schedule:",
+    "running": ":material/play_circle:",
+    "finished": ":material/check_circle:",
+    "failed": ":material/error:",
+    "cancelled": ":material/cancel:",
+    "interrupted": ":material/power_off:",
 }
+"""A run's status -> its sign."""
 
 
 def render() -> None:
@@ -47,22 +49,19 @@ def render() -> None:
 
 
 def _all() -> None:
-    st.title("Runs", anchor=False)
+    st.title(t("page.runs.title"), anchor=False)
     runs = state.store().runs(state.owner(), limit=MOST)
     if not runs:
-        st.markdown(
-            "Nothing here yet. A run takes about half a minute: the first lesson starts one with you, and in the "
-            "Playground you choose everything yourself."
-        )
+        st.markdown(t("runs.none"))
         with st.container(horizontal=True):
-            st.page_link(state.page("start-here"), label="Start here", icon=":material/arrow_forward:")
-            st.page_link(state.page("playground"), label="Playground", icon=":material/science:")
+            st.page_link(state.page("start-here"), label=t("runs.start_here"), icon=":material/arrow_forward:")
+            st.page_link(state.page("playground"), label=t("page.playground.title"), icon=":material/science:")
         return
-    st.markdown("Everything you have trained, newest first. A run goes on when you close this page.")
+    st.markdown(t("runs.intro"))
     _list()
     if len(runs) > 1:
-        st.header("Side by side", anchor="compare")
-        compare.compare(runs, "compare", label="Runs to compare")
+        st.header(t("runs.side_by_side"), anchor="compare")
+        compare.compare(runs, "compare", label=t("runs.to_compare"))
 
 
 def _list() -> None:
@@ -82,7 +81,7 @@ def _rows() -> None:
         else:
             _race(line)
     if len(lines) > shown:
-        st.button("Show older", key="older", icon=":material/expand_more:", on_click=_show_older)
+        st.button(t("runs.older"), key="older", icon=":material/expand_more:", on_click=_show_older)
     if st.session_state.get("_runs_on") and not any(run.status in live.ACTIVE for run in runs):
         # The last one has just ended: run the page once more, which also ends the looking.
         st.session_state["_runs_on"] = False
@@ -103,15 +102,20 @@ def _race(runs: Sequence[Run]) -> None:
     """A race in the list: one line for all of its runs."""
     newest = runs[0]
     on = sum(run.active for run in runs)
-    icon, word = STATUS["running" if on else "finished"]
+    status = "running" if on else "finished"
     methods = len({run.config["method"] for run in runs})
     race = str(newest.cell).removeprefix(RACE)
     with st.container(key=f"row-race-{race}", horizontal=True, vertical_alignment="center", gap="medium"):
         with st.container(gap=None, width="stretch"):
-            st.markdown(f"{icon} **Race of {methods} methods · {plain(live.task_title(newest.config['task']))}**")
-            how_far = f"{word}, {len(runs) - on} of {len(runs)} runs" if on else f"{len(runs)} runs"
+            race_title = t("runs.race", count=methods, task=plain(live.task_title(newest.config["task"])))
+            st.markdown(f"{STATUS[status]} **{race_title}**")
+            how_far = t("runs.so_many", count=len(runs))
+            if on:
+                how_far = f"{t(f'runs.status.{status}')}, {t('runs.of_all', done=len(runs) - on, total=len(runs))}"
             st.caption(f"{how_far} · {when(newest.created)}")
-        st.page_link(state.page("race"), label="Open", icon=":material/arrow_forward:", query_params={"race": race})
+        st.page_link(
+            state.page("race"), label=t("runs.open"), icon=":material/arrow_forward:", query_params={"race": race}
+        )
 
 
 def _show_older() -> None:
@@ -119,22 +123,22 @@ def _show_older() -> None:
 
 
 def _row(run: Run) -> None:
-    icon, word = STATUS[run.status]
     with st.container(key=f"row-{run.id}", horizontal=True, vertical_alignment="center", gap="medium"):
         with st.container(gap=None, width="stretch"):
-            st.markdown(f"{icon} **{plain(run.title or 'Run')}**")
+            st.markdown(f"{STATUS[run.status]} **{plain(run.title or t('runs.untitled'))}**")
+            word = t(f"runs.status.{run.status}")
             st.caption(" · ".join([word + _how_far(run), *facts(run), when(run.created)]))
-        tip = f"Open {plain(run.title or 'the run')}"
-        if st.button("Open", key=f"open-{run.id}", icon=":material/arrow_forward:", help=tip):
+        tip = t("runs.open_it", title=plain(run.title or t("runs.the_run")))
+        if st.button(t("runs.open"), key=f"open-{run.id}", icon=":material/arrow_forward:", help=tip):
             st.query_params["run"] = run.id
             st.rerun(scope="app")
 
 
 def _how_far(run: Run) -> str:
     if run.status == "queued" and run.queue_position:
-        return f", number {run.queue_position}"
+        return f", {t('runs.in_queue', place=run.queue_position)}"
     if run.status == "running" and run.steps:
-        return f", step {run.step} of {run.steps}"
+        return f", {t('home.far', step=run.step, steps=run.steps)}"
     return ""
 
 
@@ -145,12 +149,12 @@ def facts(run: Run) -> list[str]:
     if story.before is not None and story.after is not None and story.after["exact_match"] is not None:
         out.append(f"{percent(story.before['exact_match'])} → {percent(story.after['exact_match'])}")
     elif story.before and story.after and None not in (story.before["loss"], story.after["loss"]):
-        out.append(f"held-out loss {story.before['loss']:.2f} → {story.after['loss']:.2f}")
+        out.append(t("runs.loss", change=f"{story.before['loss']:.2f} → {story.after['loss']:.2f}"))
     changed = compare.changes(run)
     if changed:
         out.append(changed)
     if story.started is not None:
-        out.append(f"{count_text(story.started['trainable'])} parameters trained")
+        out.append(t("runs.trained", count=count_text(story.started["trainable"])))
     if story.seconds and run.status not in live.ACTIVE:
         out.append(seconds_text(story.seconds))
     return out
@@ -160,23 +164,26 @@ def when(moment: float) -> str:
     """A time for a person: today's by the hour, others by the day."""
     then = state.local_time(moment)
     today = then.date() == state.local_time(time.time()).date()
-    return then.strftime("today %H:%M" if today else f"{then.day} %B %Y, %H:%M")
+    clock = then.strftime("%H:%M")
+    if today:
+        return t("runs.today", time=clock)
+    return t("runs.day", day=then.day, month=t("runs.months").split()[then.month - 1], year=then.year, time=clock)
 
 
 def _back() -> None:
-    if st.button("All runs", key="back", icon=":material/arrow_back:", type="tertiary"):
+    if st.button(t("runs.all"), key="back", icon=":material/arrow_back:", type="tertiary"):
         del st.query_params["run"]
         st.rerun()
 
 
 def _one(run: Run) -> None:
     _back()
-    st.title(plain(run.title or "Run"), anchor=False)
+    st.title(plain(run.title or t("runs.untitled")), anchor=False)
     _tools(run)
     live.run_panel(run, key=f"run-{run.id}", on_new=_show)
     _memory(run)
     if run.adapter is not None:
-        st.header("Try a text" if chat.gives_labels(run) else "Talk to it", anchor="chat")
+        st.header(t("runs.try_text" if chat.gives_labels(run) else "runs.talk"), anchor="chat")
         chat.section(run, key="chat")
 
 
@@ -225,30 +232,34 @@ def _tools(run: Run) -> None:
     store, owner = state.store(), state.owner()
     with st.container(horizontal=True, vertical_alignment="center", key="run-tools"):
         if api.adapter_folder(run) is not None:
-            st.link_button("Download the adapter", f"/api/runs/{run.id}/adapter.zip", icon=":material/download:")
+            st.link_button(t("runs.download"), f"/api/runs/{run.id}/adapter.zip", icon=":material/download:")
             st.page_link(
-                state.page("ship"), label="Ship it", icon=":material/local_shipping:", query_params={"run": run.id}
+                state.page("ship"),
+                label=t("runs.ship"),
+                icon=":material/local_shipping:",
+                query_params={"run": run.id},
             )
             if run.adapter is not None and not run.active:
                 takeaway.link(run)
         if run.config.get("task"):
             st.page_link(
                 state.page("playground"),
-                label="Open in the Playground",
+                label=t("runs.in_playground"),
                 icon=":material/science:",
                 query_params=takeaway.playground_link(run),
             )
         if run.adapter is not None and not run.active:
             link = {"run": run.id}
-            st.page_link(state.page("inside"), label="Look inside", icon=":material/frame_inspect:", query_params=link)
-        with st.popover("Rename", icon=":material/edit:"):
-            title = st.text_input("Name", value=run.title or "", max_chars=200, key=f"name-{run.id}")
-            if st.button("Save", key=f"rename-{run.id}"):
+            label = t("runs.inside")
+            st.page_link(state.page("inside"), label=label, icon=":material/frame_inspect:", query_params=link)
+        with st.popover(t("runs.rename"), icon=":material/edit:"):
+            title = st.text_input(t("runs.name"), value=run.title or "", max_chars=200, key=f"name-{run.id}")
+            if st.button(t("runs.save"), key=f"rename-{run.id}"):
                 store.rename(run.id, owner, title)
                 st.rerun()
-        with st.popover("Delete", icon=":material/delete:"):
-            st.markdown("The run, its curves and its adapter are removed for good.")
-            if st.button("Delete it", key=f"delete-{run.id}", type="primary"):
+        with st.popover(t("runs.delete"), icon=":material/delete:"):
+            st.markdown(t("runs.delete_what"))
+            if st.button(t("runs.delete_it"), key=f"delete-{run.id}", type="primary"):
                 try:
                     store.delete(run.id, owner)
                 except DeltalabError as error:

@@ -13,6 +13,7 @@ import streamlit as st
 
 from app import address, compare, findings, live, probing, state, takeaway
 from app.story import plain
+from app.words import t
 from core.errors import DeltalabError, NotFound
 from core.export import loadable
 from core.export.card import card, record_of
@@ -26,33 +27,30 @@ if TYPE_CHECKING:
 MOST = 200
 LEVELS = {
     loadable.LOADS: (":material/check_circle:", "loads"),
-    loadable.CARE: (":material/info:", "loads, with care"),
-    loadable.FAILS: (":material/cancel:", "does not load as it is"),
+    loadable.CARE: (":material/info:", "care"),
+    loadable.FAILS: (":material/cancel:", "fails"),
 }
-ACTIONS = {loadable.CONVERT: "Convert to LoRA", loadable.MERGE: "Merge"}
+"""A level -> its sign, and the key of its words."""
 
 
 def render() -> None:
     """Draw the choice of a run and of what to do with it."""
-    st.title("Ship", anchor=False)
-    st.markdown(
-        "A trained adapter is a small folder. Here it is checked against the programs that could serve it, changed "
-        "into what they take, and measured: each change says what it costs."
-    )
+    st.title(t("page.ship.title"), anchor=False)
+    st.markdown(t("ship.intro"))
     runs = [r for r in state.store().runs(state.owner(), limit=MOST) if r.adapter is not None and not r.active]
     if not runs:
-        st.markdown("There is no finished run yet. One takes about half a minute.")
+        st.markdown(t("ship.none"))
         with st.container(horizontal=True):
-            st.page_link(state.page("start-here"), label="Start here", icon=":material/arrow_forward:")
-            st.page_link(state.page("playground"), label="Playground", icon=":material/science:")
+            st.page_link(state.page("start-here"), label=t("runs.start_here"), icon=":material/arrow_forward:")
+            st.page_link(state.page("playground"), label=t("page.playground.title"), icon=":material/science:")
         _strangers()
         return
     run = _choice(runs)
     if run is None:
         return
     do = _section()
-    st.header(SECTIONS[do][0], anchor=False)
-    SECTIONS[do][1](run, runs)
+    st.header(t(f"ship.sections.{do}"), anchor=False)
+    SECTIONS[do](run, runs)
 
 
 def _choice(runs: list[Run]) -> Run | None:
@@ -60,12 +58,12 @@ def _choice(runs: list[Run]) -> Run | None:
     by_id = {run.id: run for run in runs}
     wanted = st.query_params.get("run")
     if wanted is not None and wanted not in by_id:
-        live.say(NotFound("There is no finished run of that id here.", "Choose one of yours."))
+        live.say(NotFound(t("ship.unknown"), t("ship.choose_yours")))
         wanted = None
     labels = compare.named(runs)
     ids = list(by_id)
     chosen = st.selectbox(
-        "Run", ids, index=ids.index(wanted) if wanted else 0, format_func=labels.__getitem__, key="run",
+        t("runs.untitled"), ids, index=ids.index(wanted) if wanted else 0, format_func=labels.__getitem__, key="run",
         on_change=address.keep_in_link, args=("run", ""),
     )  # fmt: skip
     return by_id.get(chosen) if chosen else None
@@ -77,7 +75,7 @@ def _section() -> str:
     if "do" not in st.session_state:
         st.session_state["do"] = address.linked("do", list(SECTIONS), first)
     chosen = st.segmented_control(
-        "What to do with it", list(SECTIONS), format_func=lambda name: SECTIONS[name][0], key="do",
+        t("ship.what"), list(SECTIONS), format_func=lambda name: t(f"ship.sections.{name}"), key="do",
         on_change=address.keep_in_link, args=("do", first), required=True, label_visibility="collapsed",
     )  # fmt: skip
     return str(chosen)
@@ -100,10 +98,7 @@ def _load(run: Run, _: list[Run]) -> None:
     except DeltalabError as error:
         live.say(error)
         return
-    st.markdown(
-        f"The rules of four programs, read from their sources, held against this folder "
-        f"({bytes_text(adapter.size_bytes)}). Nothing is started, and a program's next version may have other rules."
-    )
+    st.markdown(t("ship.load", size=bytes_text(adapter.size_bytes)))
     _verdicts(adapter, started.get("base") or {}, f"load-{run.id}", fixes=True)
     _strangers()
 
@@ -113,9 +108,9 @@ def _verdicts(adapter: Adapter, base: Mapping[str, Any], key: str, *, fixes: boo
     verdicts = loadable.check(adapter, base)
     for engine in loadable.ENGINES:
         mine = [v for v in verdicts if v.engine == engine]
-        icon, words = LEVELS[loadable.worst(verdicts, engine)]
+        icon, level = LEVELS[loadable.worst(verdicts, engine)]
         with st.container(key=f"row-{key}-{engine.replace('.', '')}", gap="small"):
-            st.markdown(f"{icon} **{engine}** {words}")
+            st.markdown(f"{icon} **{engine}** {t(f'ship.level.{level}')}")
             for v in mine:
                 if v.level != loadable.LOADS:
                     st.markdown(f"- {_told(v)}")
@@ -124,31 +119,30 @@ def _verdicts(adapter: Adapter, base: Mapping[str, Any], key: str, *, fixes: boo
                 with st.container(horizontal=True):
                     for action in offered:
                         st.button(
-                            ACTIONS[action], key=f"{key}-{engine.replace('.', '')}-{action}",
+                            t(f"ship.sections.{action}"), key=f"{key}-{engine.replace('.', '')}-{action}",
                             icon=":material/arrow_forward:", on_click=_go, args=(action,),
                         )  # fmt: skip
             kept = [v for v in mine if v.level == loadable.LOADS]
             if kept:
-                with st.expander(f"{len(kept)} of {len(mine)} rules are kept"):
+                with st.expander(t("ship.kept", kept=len(kept), rules=len(mine))):
                     st.markdown("\n".join(f"- {_told(v)}" for v in kept))
 
 
 def _told(v: loadable.Verdict) -> str:
     """A verdict as a line of Markdown; what a folder brought into it stays plain text."""
-    return f"**{v.rule[:1].upper()}{v.rule[1:]}.** {plain(v.sentence)} {plain(v.fix)} [Source]({v.source})".replace(
-        "  ", " "
-    )
+    source = f"[{t('ship.source')}]({v.source})"
+    return f"**{v.rule[:1].upper()}{v.rule[1:]}.** {plain(v.sentence)} {plain(v.fix)} {source}".replace("  ", " ")
 
 
 def _strangers() -> None:
     """The check for a folder that was made elsewhere: its two files are looked at and not kept."""
-    with st.expander("Check an adapter that was made elsewhere"):
+    with st.expander(t("ship.strangers")):
         files = st.file_uploader(
-            "Its adapter_config.json and adapter_model.safetensors", type=["json", "safetensors"],
+            t("ship.files"), type=["json", "safetensors"],
             accept_multiple_files=True, key="ship-files",
         )  # fmt: skip
         if not files:
-            st.caption("Both files are looked at and not kept. Large ones: `deltalab check FOLDER`.")
+            st.caption(t("ship.files_why"))
             return
         with tempfile.TemporaryDirectory() as between:
             folder = Path(between) / "adapter"
@@ -170,19 +164,16 @@ def _strangers() -> None:
 def _merge(run: Run, _: list[Run]) -> None:
     if _cannot_merge(run):
         return
-    st.markdown(
-        "Folded into the weights, the change costs nothing at inference and needs no adapter support. But a merged "
-        "model is as large as its base, and storing it in fewer bits rounds what was learnt together with the rest."
-    )
+    st.markdown(t("ship.merge"))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         keep = st.selectbox(
-            "Keep the merged model", ["none", "float32", "bfloat16", "nf4"], key="merge-keep", width=240,
-            format_func=lambda f: {"none": "No, only measure", "nf4": "in NF4 (4 bits)"}.get(f, f"in {f}"),
+            t("ship.merge_keep"), ["none", "float32", "bfloat16", "nf4"], key="merge-keep", width=240,
+            format_func=lambda f: t(f"ship.keep.{f if f in ('none', 'nf4') else 'form'}", form=f),
         )  # fmt: skip
-        items = st.number_input("Items to ask", 1, 1000, 100, key="merge-items", width=160)
+        items = st.number_input(t("ship.items"), 1, 1000, 100, key="merge-items", width=160)
     probing.section(
         "merge", [run], {"items": int(items), "keep": keep}, key=f"ship-{run.id}",
-        show=lambda result: _merged(result, run), label="Merge and measure", takes="about half a minute",
+        show=lambda result: _merged(result, run), label=t("ship.merge_start"), takes=t("ship.half_minute"),
     )  # fmt: skip
 
 
@@ -190,8 +181,8 @@ def _merged(result: dict[str, Any], run: Run) -> None:
     findings.show_merge(result, "ship")
     kept = result["kept"]
     if kept:
-        _download(run, kept, f"Download the merged model ({kept['format']}, {bytes_text(kept['bytes'])})")
-        st.caption(f"The adapter alone: {bytes_text(result['adapter_bytes'])}.")
+        _download(run, kept, t("ship.merged_download", form=kept["format"], size=bytes_text(kept["bytes"])))
+        st.caption(t("ship.adapter_alone", size=bytes_text(result["adapter_bytes"])))
 
 
 # --- convert ----------------------------------------------------------------------------------------------------------
@@ -202,22 +193,22 @@ def _convert(run: Run, _: list[Run]) -> None:
     if _cannot_merge(run):
         return
     if method in ("bitfit", "ln_tuning"):
-        st.markdown(
-            f"{METHODS[method].TITLE} changed no matrix: its few numbers are biases or gains, which a LoRA has no "
-            "place for. Merge it instead."
+        st.markdown(t("ship.no_matrix", method=METHODS[method].TITLE))
+        st.button(
+            t("ship.sections.merge"),
+            key="convert-merge",
+            icon=":material/arrow_forward:",
+            on_click=_go,
+            args=("merge",),
         )
-        st.button("Merge", key="convert-merge", icon=":material/arrow_forward:", on_click=_go, args=("merge",))
         return
-    st.markdown(
-        "Whatever changed the weights, the change ΔW of each matrix has singular values; the largest *r* of them make "
-        "the LoRA of rank *r* that comes closest to it. What the rest was worth is measured on the run's own items."
-    )
+    st.markdown(t("ship.convert"))
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        rank = st.number_input("Keep the LoRA of rank (0: none)", 0, 1024, 0, key="convert-rank", width=240)
-        most = st.number_input("Highest rank to try", 1, 1024, 64, key="convert-most", width=200)
+        rank = st.number_input(t("ship.convert_rank"), 0, 1024, 0, key="convert-rank", width=240)
+        most = st.number_input(t("ship.convert_most"), 1, 1024, 64, key="convert-most", width=200)
     probing.section(
         "convert", [run], {"most": int(most), "rank": int(rank)}, key=f"ship-{run.id}",
-        show=lambda result: _converted(result, run), label="Convert and measure", takes="about a minute",
+        show=lambda result: _converted(result, run), label=t("ship.convert_start"), takes=t("ship.a_minute"),
     )  # fmt: skip
 
 
@@ -225,41 +216,34 @@ def _converted(result: dict[str, Any], run: Run) -> None:
     findings.show_convert(result, "ship")
     kept = result["kept"]
     if kept:
-        _download(run, kept, f"Download the LoRA of rank {kept['rank']} ({bytes_text(kept['bytes'])})")
-        st.caption(f"It leaves out {100 * kept['error']:.1f} % of the change's norm. The run's own folder: "
-                   f"{bytes_text(result['adapter_bytes'])}.")  # fmt: skip
+        _download(run, kept, t("ship.converted_download", rank=kept["rank"], size=bytes_text(kept["bytes"])))
+        st.caption(t("ship.left_out", share=f"{100 * kept['error']:.1f}", size=bytes_text(result["adapter_bytes"])))
 
 
 # --- latency and hot-swap ---------------------------------------------------------------------------------------------
 
 
 def _latency(run: Run, runs: list[Run]) -> None:
-    st.markdown(
-        "The base, this run beside it, and merged into it, in one process, taking turns: what counts is the ratio to "
-        "the base. Add runs of other methods to see what a bottleneck or a prefix costs."
-    )
+    st.markdown(t("ship.latency"))
     others = _others(run, runs, "latency", most=5)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        new = st.number_input("New tokens", 2, 512, 24, key="latency-new", width=160)
-        batch = st.number_input("Prompts at once", 1, 64, 1, key="latency-batch", width=160)
+        new = st.number_input(t("ship.new_tokens"), 2, 512, 24, key="latency-new", width=160)
+        batch = st.number_input(t("ship.at_once"), 1, 64, 1, key="latency-batch", width=160)
     probing.section(
         "latency", [run, *others], {"new_tokens": int(new), "batch": int(batch)}, key=f"ship-{run.id}",
-        show=partial(findings.show_latency, key="ship"), label="Measure the latency", takes="about half a minute",
+        show=partial(findings.show_latency, key="ship"), label=t("ship.latency_start"), takes=t("ship.half_minute"),
     )  # fmt: skip
 
 
 def _swap(run: Run, runs: list[Run]) -> None:
-    st.markdown(
-        "One base in memory, several adapters beside it, one of them in place at a time. A switch moves pointers: no "
-        "weight is copied. Each answer right after a switch is compared with the run's own."
-    )
+    st.markdown(t("ship.swap"))
     others = _others(run, [r for r in runs if _stored(r) == _stored(run)], "swap", most=7)
     if not others:
-        st.caption("Choose at least one more run of the same base.")
+        st.caption(t("ship.one_more"))
         return
     probing.section(
         "swap", [run, *others], {}, key=f"ship-{run.id}", show=partial(findings.show_swap, key="ship"),
-        label="Switch and measure", takes="about half a minute",
+        label=t("ship.swap_start"), takes=t("ship.half_minute"),
     )  # fmt: skip
 
 
@@ -277,8 +261,8 @@ def _others(run: Run, runs: list[Run], key: str, *, most: int) -> list[Run]:
         return []
     labels = compare.named(list(same.values()))
     chosen: list[str] = st.multiselect(
-        "Further runs of the same base", list(same), format_func=labels.__getitem__, key=f"{key}-others-{run.id}",
-        max_selections=most, placeholder="Choose runs",
+        t("ship.others"), list(same), format_func=labels.__getitem__, key=f"{key}-others-{run.id}",
+        max_selections=most, placeholder=t("ship.choose_runs"),
     )  # fmt: skip
     return [same[i] for i in chosen]
 
@@ -292,12 +276,9 @@ def _card(run: Run, _: list[Run]) -> None:
     except DeltalabError as error:
         live.say(error)
         return
-    st.markdown(
-        "Written from the run's own record, in the form that the Hugging Face hub reads. The licence is yours to fill "
-        "in."
-    )
+    st.markdown(t("ship.card"))
     st.download_button(
-        "Download README.md", text.encode(), "README.md", "text/markdown", key="card-download",
+        t("ship.card_download"), text.encode(), "README.md", "text/markdown", key="card-download",
         icon=":material/download:", on_click="ignore",
     )  # fmt: skip
     front, body = text.removeprefix("---\n").split("---\n", 1)
@@ -305,8 +286,8 @@ def _card(run: Run, _: list[Run]) -> None:
         # Without colours: those of the highlighter stand off neither background enough to be read.
         shown = body.replace("```python", "```text")
         st.markdown(shown.replace("\n# ", "\n### ", 1).replace("\n## ", "\n#### "))
-    with st.expander("Front matter"):
-        st.code(front, language=None)
+    with st.expander(t("ship.front_matter")):
+        st.code(front, language=None, wrap_lines=True)
 
 
 # --- what sections share ----------------------------------------------------------------------------------------------
@@ -317,10 +298,7 @@ def _cannot_merge(run: Run) -> bool:
     method = METHODS[run.config["method"]]
     if method.MERGES:
         return False
-    st.markdown(
-        f"**{method.TITLE} cannot become part of the weights.** {method.INFERENCE} It is served beside its base, by "
-        "PEFT or by Deltalab."
-    )
+    st.markdown(t("ship.cannot_merge", method=method.TITLE, told=method.INFERENCE))
     return True
 
 
@@ -329,13 +307,13 @@ def _download(run: Run, kept: Mapping[str, Any], label: str) -> None:
     st.link_button(label, address, icon=":material/download:")
 
 
-SECTIONS: dict[str, tuple[str, Callable[[Run, list[Run]], None]]] = {
-    "load": ("Will it load?", _load),
-    "merge": ("Merge", _merge),
-    "convert": ("Convert to LoRA", _convert),
-    "latency": ("Latency", _latency),
-    "swap": ("Hot-swap", _swap),
-    "card": ("Model card", _card),
-    "take": ("Take away", lambda run, _: takeaway.section(run)),
+SECTIONS: dict[str, Callable[[Run, list[Run]], None]] = {
+    "load": _load,
+    "merge": _merge,
+    "convert": _convert,
+    "latency": _latency,
+    "swap": _swap,
+    "card": _card,
+    "take": lambda run, _: takeaway.section(run),
 }
-"""name in the address -> title and what draws it; one line more is one section more."""
+"""name in the address -> what draws it; one line more, and its title in the locales, is one section more."""

@@ -28,7 +28,7 @@ def render() -> None:
         return
     if wanted is None:
         st.markdown(t("teacher.none"))
-        st.code("deltalab serve --host 0.0.0.0 --teacher-key-file key.txt", language=None)
+        st.code("deltalab serve --host 0.0.0.0 --teacher-key-file key.txt", language=None, wrap_lines=True)
         st.markdown(t("teacher.none_more"))
         return
     if not classroom.is_teacher(owner, state.store().progress(owner)):

@@ -14,7 +14,12 @@ from app.charts_memory import SPACE
 from app.charts_validation import percent
 from app.choices import Choice, one_of
 from app.story import plain
+<<<<<<< HEAD
 from core.memory.predicted import residuals, why_not
+=======
+from app.words import n, t
+from core.memory.predicted import residuals
+>>>>>>> main
 from core.units import bytes_text
 
 if TYPE_CHECKING:
@@ -25,23 +30,18 @@ PAGE = "validation"
 MOST_RUNS = 200
 SIGNS = {1: "+", 0: "", -1: "−"}
 LACKING = re.compile(r"The method (.+) is not one of Deltalab's\.")
-BY = {"source": "Source", "method": "Method", "metric": "Metric", "role": "Fitted or held out"}
+BY = ("source", "method", "metric", "role")
 GROUP = Choice(PAGE, "by", "source", one_of(list(BY)))
 METRIC = Choice(PAGE, "metric", "all", one_of(["all", *charts_validation.METRICS]))
 
 
 def render() -> None:
     """Draw the page."""
-    st.title("Validation", anchor=False)
-    st.markdown(
-        "How wrong is the calculator? Every published memory figure that it covers, predicted beside measured; those "
-        "that it does not cover, with the reason; and your own runs."
-    )
+    st.title(t("page.validation.title"), anchor=False)
+    st.markdown(t("validation.intro"))
     found = _record()
     if not found:
-        st.info(
-            "The comparison has not been run in this checkout: `make bench-memory` writes it.", icon=":material/info:"
-        )
+        st.info(t("validation.no_record"), icon=":material/info:")
     else:
         _published(found)
         _waterfall(found)
@@ -64,28 +64,30 @@ def _record() -> Mapping[str, Any]:
 def _published(found: Mapping[str, Any]) -> None:
     GROUP.start()
     METRIC.start()
-    st.header("Published figures", anchor="published")
+    st.header(t("validation.published"), anchor="published")
     present = [m for m in charts_validation.METRICS if any(r["metric"] == m for r in found["rows"])]
     st.segmented_control(
-        "What was measured", ["all", *present], format_func=str.capitalize, required=True, **METRIC.one(),
-        help="Allocated, reserved and process memory of the same step differ by up to three GiB: like is compared with "
-        "like.",
+        t("validation.metric"), ["all", *present], format_func=lambda name: t(f"validation.metrics.{name}"),
+        required=True, help=t("validation.metric_help"), **METRIC.one(),
     )  # fmt: skip
     rows = [r for r in found["rows"] if METRIC.value in (None, "all", r["metric"])]
     if not rows:
         return
     compare.draw(charts_validation.against(rows), "validation-against")
     calculator_panels.shown(charts_validation.errors(rows), "validation-errors", charts_validation.rows_table(rows))
-    st.segmented_control("How far off, by", list(BY), format_func=BY.__getitem__, required=True, **GROUP.one())
+    st.segmented_control(
+        t("validation.by"), list(BY), format_func=lambda name: t(f"validation.groups.{name}"), required=True,
+        **GROUP.one(),
+    )  # fmt: skip
     by = str(GROUP.value or "source")
     st.dataframe(
         charts_validation.groups_table(found["summary"]["groups"], by, found.get("sources", {})),
         hide_index=True,
-        alt=f"Errors by {by}.",
+        alt=t(f"validation.errors_by.{by}"),
     )
     causes = [r for r in rows if r.get("cause")]
     if causes:
-        st.markdown("**Rows with a named cause**")
+        st.markdown(f"**{t('validation.causes')}**")
         st.markdown(
             "\n".join(
                 f"- {plain(r['model'])}, {plain(r['method'])} ({percent(r['error'])}): {plain(r['cause'])}"
@@ -93,14 +95,16 @@ def _published(found: Mapping[str, Any]) -> None:
             )
         )
     st.caption(
-        f"{found['summary']['covered']} of {found['summary']['rows']} rows are covered; {plain(found['date'])}, "
-        f"by `{found.get('command', 'make bench-memory')}`."
-    )
+        t(
+            "validation.covered", covered=found["summary"]["covered"], rows=found["summary"]["rows"],
+            date=plain(found["date"]), command=f"`{found.get('command', 'make bench-memory')}`",
+        )
+    )  # fmt: skip
 
 
 def _waterfall(found: Mapping[str, Any]) -> None:
     if found.get("waterfall"):
-        st.header("One step after the other", anchor="waterfall")
+        st.header(t("validation.waterfall"), anchor="waterfall")
         calculator_panels.shown(charts_validation.waterfall(found["waterfall"]), "validation-waterfall")
 
 
@@ -133,49 +137,55 @@ def _resident(found: Mapping[str, Any]) -> None:
     resident = found.get("resident") or {}
     if not resident.get("rows"):
         return
-    st.header("What stays between two steps", anchor="resident")
+    st.header(t("validation.resident"), anchor="resident")
     st.markdown(
-        f"In the PEFT project's benchmark, **{resident['within']} of {resident['rows']}** resident states are within "
-        f"{bytes_text(resident['tolerance_bytes'])}."
-    )
+        t(
+            "validation.resident_within", within=resident["within"], rows=resident["rows"],
+            bytes=bytes_text(resident["tolerance_bytes"]),
+        )
+    )  # fmt: skip
     table = pd.DataFrame(
         [
-            {"Entry": e["id"], "Method": e["method"], "Published": bytes_text(e["measured_bytes"]),
-             "Predicted": bytes_text(e["predicted_bytes"]),
-             "Difference": f"{(e['predicted_bytes'] - e['measured_bytes']) / 2**20:+.0f} MiB"}
+            {t("validation.entry"): e["id"], t("validation.groups.method"): e["method"],
+             t("validation.published_bytes"): bytes_text(e["measured_bytes"]),
+             t("validation.predicted"): bytes_text(e["predicted_bytes"]),
+             t("validation.difference"): f"{(e['predicted_bytes'] - e['measured_bytes']) / 2**20:+.0f} MiB"}
             for e in resident["entries"]
         ]
     )  # fmt: skip
-    calculator_panels.numbers(pd.DataFrame(resident["entries"]), "validation-resident", table, "Resident states.")
+    calculator_panels.numbers(
+        pd.DataFrame(resident["entries"]), "validation-resident", table, t("validation.resident_alt")
+    )
 
 
 def _fitted(found: Mapping[str, Any]) -> None:
-    st.header("What was fitted", anchor="fitted")
+    st.header(t("validation.fitted"), anchor="fitted")
     if not found.get("fitted"):
-        st.markdown("Nothing: no constant of the calculator was fitted to any of these figures.")
+        st.markdown(t("validation.nothing_fitted"))
         return
     for one in found["fitted"]:
         where = ", ".join(found.get("sources", {}).get(s, {}).get("title", s) for s in one["on"])
         st.markdown(
             f"- **{plain(one['name'])}**: {one['value']} {plain(one['unit'])}. {plain(one['what'])} ({plain(where)})"
         )
-    st.caption("All else follows from the trace and from documented rules. Rows marked *held out* took no part in it.")
+    st.caption(t("validation.fitted_why"))
 
 
 def _uncovered(found: Mapping[str, Any]) -> None:
     rows = found.get("uncovered") or []
     if not rows:
         return
-    st.header("Not covered", anchor="uncovered")
-    st.markdown("\n".join(f"- {n} {'row' if n == 1 else 'rows'}: {plain(text)}" for text, n in summed(rows)))
+    st.header(t("validation.uncovered"), anchor="uncovered")
+    st.markdown("\n".join(f"- {n('validation.rows', count)}: {plain(text)}" for text, count in summed(rows)))
     table = pd.DataFrame(
         [
-            {"Model": r["model"], "Method": r["method"], "Source": r["source_title"], "Metric": r["metric"],
-             "Published": f"{r['published']:g} {r['unit']}", "Why not": r["reason"]}
+            {t("model.model"): r["model"], t("validation.groups.method"): r["method"],
+             t("validation.groups.source"): r["source_title"], t("validation.groups.metric"): r["metric"],
+             t("validation.published_bytes"): f"{r['published']:g} {r['unit']}", t("validation.why_not"): r["reason"]}
             for r in rows
         ]
     )  # fmt: skip
-    calculator_panels.numbers(pd.DataFrame(rows), "validation-uncovered", table, "Rows that are not covered.")
+    calculator_panels.numbers(pd.DataFrame(rows), "validation-uncovered", table, t("validation.uncovered_alt"))
 
 
 def summed(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
@@ -187,7 +197,7 @@ def summed(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
         place, name = (lacking, found[1]) if found else (reasons, r["reason"])
         place[name] = place.get(name, 0) + 1
     if lacking:
-        reasons[f"Deltalab does not have the method: {', '.join(lacking)}."] = sum(lacking.values())
+        reasons[t("validation.lacking", methods=", ".join(lacking))] = sum(lacking.values())
     return sorted(reasons.items(), key=lambda pair: -pair[1])
 
 
@@ -195,8 +205,13 @@ def summed(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
 
 
 def _own() -> None:
+<<<<<<< HEAD
     st.header("Your own runs", anchor="own")
     told, reasons = [], []
+=======
+    st.header(t("validation.own"), anchor="own")
+    told = []
+>>>>>>> main
     for run in state.store().runs(state.owner(), limit=MOST_RUNS):
         if run.status != "finished":
             continue
@@ -208,6 +223,7 @@ def _own() -> None:
         else:
             reasons.append({"reason": why_not(*both)})
     if not told:
+<<<<<<< HEAD
         st.markdown(
             "Every run measures one of its steps, and stores beside it what was expected of that step. None of yours "
             "has both yet: train in the Playground, and look here again."
@@ -222,33 +238,52 @@ def _own() -> None:
 def _compared(told: Sequence[tuple[Run, Story, list[dict[str, Any]]]]) -> None:
     """Runs that have both ledgers: totals, and one of them term by term."""
     labels = compare.named([run for run, _, _ in told])
+=======
+        st.markdown(t("validation.no_own"))
+        return
+    labels = compare.named([run for run, _ in told])
+>>>>>>> main
     lines, data = [], []
     for run, story, rows in told:
         total = rows[-1]
         lines.append(
+<<<<<<< HEAD
             {"Run": labels[run.id], "Computed in": (story.started or {}).get("dtype", ""),
              "Predicted": bytes_text(total["predicted"]), "Measured": bytes_text(total["measured"]),
              "Error": f"{100 * round(_share(total), 4) + 0:+.2f}{SPACE}%"}
+=======
+            {t("validation.run"): labels[run.id], t("validation.predicted"): bytes_text(total["predicted"]),
+             t("validation.measured"): bytes_text(total["measured"]),
+             t("validation.error"): f"{100 * _share(total):+.2f}{SPACE}%"}
+>>>>>>> main
         )  # fmt: skip
         data += [
             {"run": labels[run.id], "computed_in": (story.started or {}).get("dtype", ""), "term": r["name"],
              "predicted_bytes": r["predicted"], "measured_bytes": r["measured"], "residual_bytes": r["difference"]}
             for r in rows
         ]  # fmt: skip
+<<<<<<< HEAD
     mean = sum(abs(_share(rows[-1])) for _, _, rows in told) / len(told)
     st.markdown(f"**{len(told)} {'run' if len(told) == 1 else 'runs'}: off by {percent(mean, 2)} on average**")
     st.dataframe(pd.DataFrame(lines), hide_index=True, alt="Your runs, predicted and measured.")
+=======
+    mean = sum(abs(_share(rows[-1])) for _, rows in told) / len(told)
+    st.markdown(f"**{n('validation.own_off', len(told), error=percent(mean, 2))}**")
+    st.dataframe(pd.DataFrame(lines), hide_index=True, alt=t("validation.own_alt"))
+>>>>>>> main
     chosen = st.selectbox(
-        "Term by term", range(len(told)), format_func=lambda i: labels[told[i][0].id], key="validation-run"
+        t("validation.by_term"), range(len(told)), format_func=lambda i: labels[told[i][0].id], key="validation-run"
     )
     rows = told[int(chosen or 0)][2]
     table = pd.DataFrame(
         [
-            {"Term": r["name"], "Predicted": bytes_text(r["predicted"]), "Measured": bytes_text(r["measured"]),
-             "Residual": f"{SIGNS[(r['difference'] > 0) - (r['difference'] < 0)]}{bytes_text(abs(r['difference']))}"}
+            {t("plan.term"): r["name"], t("validation.predicted"): bytes_text(r["predicted"]),
+             t("validation.measured"): bytes_text(r["measured"]),
+             t("validation.residual"): _signed(r["difference"])}
             for r in rows
         ]
     )  # fmt: skip
+<<<<<<< HEAD
     st.dataframe(table, hide_index=True, alt="The chosen run's memory, term by term.")
     st.caption(
         "Predicted from the model, the settings and the sizes of the batch alone. Measured in one step that is carried "
@@ -256,10 +291,17 @@ def _compared(told: Sequence[tuple[Run, Story, list[dict[str, Any]]]]) -> None:
         "bfloat16 the CPU's library takes scratch of its own for some products, which no trace can see: a few tenths "
         "of a per cent."
     )
+=======
+    st.dataframe(table, hide_index=True, alt=t("validation.by_term_alt"))
+>>>>>>> main
     st.download_button(
-        "All of them as CSV", charts.csv(pd.DataFrame(data)), "residuals.csv", "text/csv", key="validation-own-csv",
+        t("validation.own_csv"), charts.csv(pd.DataFrame(data)), "residuals.csv", "text/csv", key="validation-own-csv",
         icon=":material/download:", on_click="ignore",
     )  # fmt: skip
+
+
+def _signed(count: float) -> str:
+    return SIGNS[(count > 0) - (count < 0)] + bytes_text(abs(count))
 
 
 def _share(row: Mapping[str, Any]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,12 @@ from app.charts_memory import band, size
 from app.charts_race import title_of
 from app.choices import Choice, one_of, switch, whole
 from app.story import plain
+from app.words import t
 from core.catalog import GpuRow, gpu, gpus
 from core.config import RunConfig, TrainConfig
 from core.errors import DeltalabError
 from core.memory import advice, fitter, importing, rules, validation
-from core.memory.card import FITS, TIGHT, TOO_LARGE, verdict_text
+from core.memory.card import FITS, TIGHT, TOO_LARGE
 from core.memory.compare import CPU, Answer, answer, answer_of_trace, at, check, cpu_row, device_of
 from core.memory.estimate import Unstable
 from core.memory.setup import Setup
@@ -65,17 +65,15 @@ EVERY = (
     METHOD, CARD, BATCH, LENGTH, CHECKPOINTING, OPTIMIZER, ACCUMULATION, ANSWERS, PRECISION, PREDICT, STACK, LOSS,
     ADAPTER_TYPE, RUN_BY, COMPILE, IN_BACKWARD, OFFLOADED, KBIT, GPUS, ZERO, TENSOR, OFFLOAD,
 )  # fmt: skip
-ZEROS = ("every GPU holds all", "ZeRO-1: optimizer state", "ZeRO-2: and gradients", "ZeRO-3, FSDP2: and weights")
 ICONS = {FITS: ":material/check_circle:", TIGHT: ":material/warning:", TOO_LARGE: ":material/block:"}
+VERDICTS = {FITS: "vram.verdict.fits", TIGHT: "vram.verdict.tight", TOO_LARGE: "vram.verdict.too_large"}
+"""The words of `core.memory.card.verdict_text`, in every language."""
 
 
 def render() -> None:
     """Draw the page."""
-    st.title("VRAM calculator", anchor=False)
-    st.markdown(
-        "Will it fit, and why? The training step of the real model code was traced tensor by tensor, without weights "
-        "and without a GPU. What you see is evaluated from that trace, to the byte."
-    )
+    st.title(t("page.vram.title"), anchor=False)
+    st.markdown(t("vram.intro"))
     model_choice.redrawn(PAGE, _calculator)
 
 
@@ -97,19 +95,20 @@ def _knobs(model: Model | None) -> GpuRow:
     left, right = st.columns(2, gap="medium")
     with left:
         st.selectbox(
-            "Method", format_func=title_of, help=METHODS[str(METHOD.value)].SUMMARY, **METHOD.among(list(METHODS))
-        )
+            t("plan.method"), format_func=title_of, help=METHODS[str(METHOD.value)].SUMMARY,
+            **METHOD.among(list(METHODS)),
+        )  # fmt: skip
     with right:
         by_name = {row.name: row for row in gpus()}
         st.selectbox(
-            "Card", help="Type to search. What can be used is less than what is printed on the box.",
-            format_func=lambda n: "This computer's CPU" if n == CPU else f"{n} · {size(by_name[n].usable_bytes)}",
+            t("vram.card"), help=t("vram.card_help"),
+            format_func=lambda n: t("vram.own_cpu") if n == CPU else f"{n} · {size(by_name[n].usable_bytes)}",
             **CARD.among([*by_name, CPU]),
         )  # fmt: skip
     left, right = st.columns(2, gap="medium")
     with left:
         st.select_slider(
-            "Batch, rows of one pass", sorted({*BATCHES, int(BATCH.value), int(BATCH.first)}), **BATCH.shown()
+            t("vram.batch"), sorted({*BATCHES, int(BATCH.value), int(BATCH.first)}), **BATCH.shown()
         )  # fmt: skip
     with right:
         most = model.context if model is not None and model.context else MOST_LENGTH
@@ -118,7 +117,7 @@ def _knobs(model: Model | None) -> GpuRow:
             | {int(LENGTH.value), int(LENGTH.first)}
             | ({most} if most < MOST_LENGTH else set())
         )
-        st.select_slider("Length, tokens of a row", sorted(stops), format_func=lambda n: f"{n:,}", **LENGTH.shown())
+        st.select_slider(t("vram.length"), sorted(stops), format_func=lambda n: f"{n:,}", **LENGTH.shown())
     return _card()
 
 
@@ -128,42 +127,38 @@ def _card() -> GpuRow:
 
 
 def _card_name(card: GpuRow) -> str:
-    return "this computer" if card.name == CPU else card.name
+    return t("plan.this_computer") if card.name == CPU else card.name
 
 
 def _more(model: Model | None) -> Any:
     """What is folded: the method's own settings, the loop's, exact sizes, an import. Returns the settings."""
     method = str(METHOD.value)
-    with st.expander("More settings: the method's own, recomputation, optimizer, exact sizes, import", key="vram-more"):
+    with st.expander(t("vram.more"), key="vram-more"):
         st.markdown(f"**{title_of(method)}**")
         settings = method_knobs.settings(method, PAGE)
-        st.markdown("**The loop**")
+        st.markdown(f"**{t('vram.loop')}**")
         columns = st.columns(3, gap="medium")
         with columns[0]:
-            st.toggle(
-                "Recompute activations", help="Gradient checkpointing: one tensor per block is kept, the rest is "
-                "computed again in the backward pass.", **CHECKPOINTING.shown(),
-            )  # fmt: skip
-            st.toggle("Predict first", help="Hides the answer until you have committed a guess.", **PREDICT.shown())
+            st.toggle(t("vram.checkpointing"), help=t("vram.checkpointing_help"), **CHECKPOINTING.shown())
+            st.toggle(t("vram.predict.first"), help=t("vram.predict.help"), **PREDICT.shown())
         with columns[1]:
             st.selectbox(
-                "Optimizer", **OPTIMIZER.among(["adamw", "adamw_8bit", "paged_adamw_8bit"]),
-                format_func={"adamw": "AdamW, 32 bits", "adamw_8bit": "AdamW, 8 bits",
-                             "paged_adamw_8bit": "AdamW, 8 bits, paged"}.__getitem__,
+                t("vram.optimizer"), **OPTIMIZER.among(["adamw", "adamw_8bit", "paged_adamw_8bit"]),
+                format_func=lambda name: t(f"vram.optimizers.{name}"),
             )  # fmt: skip
-            st.number_input("Passes before a step", 1, 256, step=1, **ACCUMULATION.shown())
+            st.number_input(t("vram.passes"), 1, 256, step=1, **ACCUMULATION.shown())
         with columns[2]:
-            st.selectbox("Number format of the passes", **PRECISION.among(["auto", "bfloat16", "float32"]))
+            st.selectbox(t("vram.precision"), **PRECISION.among(["auto", "bfloat16", "float32"]))
             st.number_input(
-                "Answer tokens, % of a row", 1, 100, step=5, **ANSWERS.shown(),
-                help="Only these get logits and a loss. Prompts that are read but not scored lower it.",
+                t("vram.answers"), 1, 100, step=5, **ANSWERS.shown(),
+                help=t("vram.answers_help"),
             )  # fmt: skip
         _program()
         _several()
-        st.markdown("**Exact sizes**")
+        st.markdown(f"**{t('vram.exact')}**")
         left, right = st.columns(2, gap="medium")
         for column, choice, label, most in (
-            (left, BATCH, "Batch, exactly", MOST_BATCH), (right, LENGTH, "Length, exactly", MOST_LENGTH)
+            (left, BATCH, t("vram.exact_batch"), MOST_BATCH), (right, LENGTH, t("vram.exact_length"), MOST_LENGTH)
         ):  # fmt: skip
             with column:
                 key = f"{choice.key}-exactly"
@@ -177,49 +172,49 @@ def _more(model: Model | None) -> Any:
 
 def _program() -> None:
     """What trains: this program, or another that the memory is wanted of."""
-    st.markdown("**The program that trains**")
+    st.markdown(f"**{t('vram.program')}**")
     columns = st.columns(3, gap="medium")
     with columns[0]:
         st.selectbox(
-            "Trained by", format_func=lambda n: PRESETS[n].title, **STACK.among(list(PRESETS)),
-            help="The same step takes different memory in another program: other formats, layers and losses.",
+            t("vram.trained_by"), format_func=lambda n: PRESETS[n].title, **STACK.among(list(PRESETS)),
+            help=t("vram.trained_by_help"),
         )  # fmt: skip
     with columns[1]:
         st.selectbox(
-            "Loss", **LOSS.among(["own", *LOSSES]),
-            format_func=lambda n: "as that program does" if n == "own" else LOSSES[n],
+            t("vram.loss"), **LOSS.among(["own", *LOSSES]),
+            format_func=lambda n: t("vram.as_program") if n == "own" else LOSSES[n],
         )  # fmt: skip
     with columns[2]:
-        st.toggle("torch.compile each layer", **COMPILE.shown())
-        st.toggle("Optimizer in the backward pass", **IN_BACKWARD.shown())
+        st.toggle(t("vram.compile"), **COMPILE.shown())
+        st.toggle(t("vram.in_backward"), **IN_BACKWARD.shown())
     with columns[0]:
         st.selectbox(
-            "Number format of what is added", **ADAPTER_TYPE.among(["own", *ADAPTERS]),
-            format_func=lambda n: "as that program does" if n == "own" else n,
+            t("vram.adapters"), **ADAPTER_TYPE.among(["own", *ADAPTERS]),
+            format_func=lambda n: t("vram.as_program") if n == "own" else n,
         )  # fmt: skip
-        st.toggle("Activations wait in the CPU's memory", **OFFLOADED.shown())
+        st.toggle(t("vram.offloaded"), **OFFLOADED.shown())
     with columns[1]:
         st.selectbox(
-            "The optimizer runs as", **RUN_BY.among(["own", *OPTIMIZERS]),
-            format_func=lambda n: "as that program does" if n == "own" else f"{n}: {OPTIMIZERS[n]}",
+            t("vram.run_by"), **RUN_BY.among(["own", *OPTIMIZERS]),
+            format_func=lambda n: t("vram.as_program") if n == "own" else f"{n}: {OPTIMIZERS[n]}",
         )  # fmt: skip
-        st.toggle("Rest of a quantized base in 32 bits", help="PEFT's prepare_model_for_kbit_training.", **KBIT.shown())
+        st.toggle(t("vram.kbit"), help=t("vram.kbit_help"), **KBIT.shown())
 
 
 def _several() -> None:
     """Several GPUs."""
-    st.markdown("**Several GPUs, each with a batch of its own**")
+    st.markdown(f"**{t('vram.several')}**")
     columns = st.columns(4, gap="medium")
     with columns[0]:
-        st.number_input("GPUs", 1, 4096, step=1, **GPUS.shown())
+        st.number_input(t("vram.gpus"), 1, 4096, step=1, **GPUS.shown())
     with columns[1]:
-        st.selectbox("Cut by", format_func=ZEROS.__getitem__, **ZERO.among(list(range(4))))
+        st.selectbox(t("vram.zero"), format_func=lambda n: t(f"vram.zeros.{n}"), **ZERO.among(list(range(4))))
     with columns[2]:
-        st.number_input("Tensor parallel, GPUs a group", 1, 64, step=1, **TENSOR.shown())
+        st.number_input(t("vram.tensor"), 1, 64, step=1, **TENSOR.shown())
     with columns[3]:
         st.selectbox(
-            "In the CPU's memory", **OFFLOAD.among(list(OFFLOADS)),
-            format_func={"none": "nothing", "optimizer": "optimizer and gradients", "all": "and weights"}.__getitem__,
+            t("vram.offload"), **OFFLOAD.among(list(OFFLOADS)),
+            format_func=lambda name: t(f"vram.offloads.{name}"),
         )  # fmt: skip
 
 
@@ -245,17 +240,24 @@ def _exactly(choice: Choice, key: str) -> None:
 
 
 def _import() -> None:
-    st.markdown("**Import**")
+    st.markdown(f"**{t('vram.import.head')}**")
     st.text_area(
-        "An adapter_config.json, or training arguments as JSON or YAML", key="vram-import", height=120,
-        placeholder='{"peft_type": "LORA", "r": 16, …}   or   micro_batch_size: 2',
+        t("vram.import.field"), key="vram-import", height=120,
+        placeholder=t("vram.import.or", one='{"peft_type": "LORA", "r": 16, …}', other="micro_batch_size: 2"),
     )  # fmt: skip
-    st.button("Use these settings", key="vram-import-use", icon=":material/input:", on_click=_use_import)
+    st.button(t("vram.import.use"), key="vram-import-use", icon=":material/input:", on_click=_use_import)
     told = st.session_state.get("vram-imported")
     if isinstance(told, DeltalabError):
         live.say(told)
     elif told:
-        st.caption(plain(told))
+        taken, left_out, model = told
+        if model:
+            left_out = [*left_out, t("vram.import.model", model=model)]
+        text = t("vram.import.taken", told=taken)
+        if left_out:
+            names = ", ".join(left_out[:12]) + (" …" if len(left_out) > 12 else "")
+            text += " " + t("vram.import.left_out", names=names)
+        st.caption(plain(text))
 
 
 def _use_import() -> None:
@@ -265,7 +267,7 @@ def _use_import() -> None:
     except DeltalabError as error:
         st.session_state["vram-imported"] = error
         return
-    left_out = list(found.unused)
+    no_model = ""
     place, named, _, _, hub = model_choice.choices(PAGE, True)
     if found.model:
         from core.catalog import known
@@ -278,7 +280,7 @@ def _use_import() -> None:
             place.put(model_choice.HUB)
             hub.put(found.model)
         else:
-            left_out.append(f"the model {found.model}")
+            no_model = found.model
     if found.method:
         METHOD.put(found.method)
         method_knobs.put(found.method, found.settings, PAGE)
@@ -288,10 +290,7 @@ def _use_import() -> None:
     ):  # fmt: skip
         if value is not None and (isinstance(value, bool) or choice.read(str(value)) is not None):
             choice.put(value)
-    told = f"Taken over: {found.told}."
-    if left_out:
-        told += f" Not used: {', '.join(left_out[:12])}{' …' if len(left_out) > 12 else ''}."
-    st.session_state["vram-imported"] = told
+    st.session_state["vram-imported"] = (found.told, list(found.unused), no_model)
 
 
 # --- the answer -------------------------------------------------------------------------------------------------------
@@ -339,9 +338,11 @@ def _worked_out(model: Model, card: GpuRow, settings: Any) -> None:
         _whole_trace(model, card, setup)
     elif work is not None and work.error is not None:
         live.say(work.error)
-        st.button("Try again", key="vram-again", icon=":material/refresh:", on_click=_ask_all, args=(model, [setup]))
+        st.button(
+            t("plan.again"), key="vram-again", icon=":material/refresh:", on_click=_ask_all, args=(model, [setup])
+        )
     else:
-        _wait(work or _ask(model, setup), f"Tracing {model.name} with {title_of(setup.method)}")
+        _wait(work or _ask(model, setup), t("vram.tracing", model=model.name, method=title_of(setup.method)))
 
 
 def _other_rows(model: Model, setup: Setup) -> None:
@@ -365,7 +366,7 @@ def _wait(work: fitter.Work | None, what: str) -> None:
         return
     model_choice.watch(PAGE)
     st.progress(min(max(work.share, 0.0), 1.0), text=f"{plain(what)}: {work.text[:1].lower()}{work.text[1:]}")
-    st.caption("Nobody has asked for this step yet. It takes some seconds, once; then every size is answered at once.")
+    st.caption(t("vram.first"))
 
 
 def _whole_trace(model: Model, card: GpuRow, setup: Setup) -> None:
@@ -376,7 +377,7 @@ def _whole_trace(model: Model, card: GpuRow, setup: Setup) -> None:
     elif work is not None and work.error is not None:
         live.say(work.error)
     else:
-        _wait(work or _ask(model, setup, fitter.TRACE), f"Tracing every tensor of {model.name}")
+        _wait(work or _ask(model, setup, fitter.TRACE), t("vram.tracing_all", model=model.name))
 
 
 def _answer(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
@@ -384,7 +385,9 @@ def _answer(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
         return
     st.markdown(f"#### {ICONS[found.verdict]} {plain(_verdict(found, card))}")
     shared = _sharding()
-    what = f"{model.name}, {title_of(setup.method)}" + ("" if shared.alone else f", one of {shared.gpus} GPUs")
+    what = f"{model.name}, {title_of(setup.method)}"
+    if not shared.alone:
+        what += f", {t('plan.one_of', gpus=shared.gpus)}"
     chart = charts_memory.step(found.ledger, found.found, card, what, _card_name(card))
     compare.draw(chart, "vram-step")
     st.html(charts_memory.step_legend(chart))
@@ -394,46 +397,43 @@ def _answer(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
     if shared.alone:
         _advice(model, card, setup, found)
     else:
-        st.caption("Shares are closed forms over the traced step; no run on several GPUs was measured here.")
+        st.caption(t("vram.shares"))
     calculator_panels.panels(model, card, setup, found, told, PAGE, shared)
 
 
 def _verdict(found: Answer, card: GpuRow) -> str:
-    if card.name == CPU:
-        return verdict_text(found.found, dataclasses.replace(card, name="this computer"))
-    return verdict_text(found.found, card)
+    low, _, high = found.found.process
+    return t(
+        VERDICTS[found.found.verdict(card.usable_bytes)], card=_card_name(card),
+        needed=t("plan.range", low=bytes_text(low), high=bytes_text(high)), usable=bytes_text(card.usable_bytes),
+    )  # fmt: skip
 
 
 def _figures(model: Model, setup: Setup, found: Answer) -> None:
     trained = METHODS[setup.method].count(model.table, setup.settings)
     with st.container(horizontal=True, gap="medium"):
-        for label, value in (("Largest batch that fits", found.batch), ("Longest rows that fit", found.length)):
+        for label, value in ((t("vram.largest"), found.batch), (t("vram.longest"), found.length)):
             if value is not None:
-                st.metric(label, f"{value:,}" if value else "none", width="content")
-        st.metric("Trains", count_text(trained), width="content")
-        st.metric("Of the model", charts_memory.share(trained / model.table.total), width="content")
+                st.metric(label, f"{value:,}" if value else t("plan.none"), width="content")
+        st.metric(t("plan.trains"), count_text(trained), width="content")
+        st.metric(t("vram.of_model"), charts_memory.share(trained / model.table.total), width="content")
     low, likely, high = found.found.reserved
-    reserved = size(likely) if low == high else f"{size(low)} to {size(high)}"
-    st.caption(
-        f"The peak is at **{found.ledger.peak_at}**. Three totals: **{size(found.found.allocated)}** allocated by live "
-        f"tensors (traced), **{reserved}** reserved by the allocator, **{band(found.found)}** for the whole process "
-        f"with context and libraries (both estimated). {plain(validation.band().text)} "
-        "The page Validation shows them all."
-    )
+    reserved = size(likely) if low == high else t("plan.range", low=size(low), high=size(high))
+    told = t(
+        "vram.totals", peak=found.ledger.peak_at, allocated=size(found.found.allocated), reserved=reserved,
+        process=band(found.found),
+    )  # fmt: skip
+    st.caption(f"{told} {plain(validation.band().text)} {t('vram.validation', page=t('page.validation.title'))}")
 
 
 def _terms(told: list[Rule], chart: charts.Chart) -> None:
-    with st.expander("Every term, with the formula in your numbers", key="vram-terms"):
-        st.dataframe(
-            charts_memory.terms_table(told), hide_index=True, alt="The terms of the step's memory, one row each."
-        )
+    with st.expander(t("vram.terms"), key="vram-terms"):
+        st.dataframe(charts_memory.terms_table(told), hide_index=True, alt=t("vram.terms_alt"))
         reasons = [f"- {rule.term.capitalize()}: {plain(rule.why)}" for rule in told if rule.why]
-        st.markdown(
-            "The traced figure counts; the formula is the textbook's."
-            + (" Where they differ:\n\n" + "\n".join(reasons) if reasons else "")
-        )
+        differ = f" {t('vram.terms_differ')}\n\n" + "\n".join(reasons) if reasons else ""
+        st.markdown(t("vram.terms_why") + differ)
         st.download_button(
-            "Figure as CSV", charts.csv(chart.table), "step.csv", "text/csv", key="vram-step-csv",
+            t("vram.figure_csv"), charts.csv(chart.table), "step.csv", "text/csv", key="vram-step-csv",
             icon=":material/download:", on_click="ignore",
         )  # fmt: skip
 
@@ -451,10 +451,10 @@ def _advice(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
     if not rows:
         return
     if found.verdict == FITS:
-        with st.expander("What would make it smaller", key="vram-smaller"):
+        with st.expander(t("vram.smaller"), key="vram-smaller"):
             _changes(model, rows)
         return
-    st.header("What to change", anchor="change")
+    st.header(t("vram.change"), anchor="change")
     _changes(model, rows)
 
 
@@ -464,12 +464,13 @@ def _changes(model: Model, rows: list[Change]) -> None:
         if row.found is None:
             continue
         with st.container(horizontal=True, vertical_alignment="center", key=f"row-vram-change-{number}"):
-            less = f"{bytes_text(abs(row.saved))} {'less' if row.saved >= 0 else 'more'}"
+            less = t("vram.less" if row.saved >= 0 else "vram.more_bytes", bytes=bytes_text(abs(row.saved)))
+            verdict = t(calculator_panels.VERDICTS[row.verdict])
             st.markdown(
-                f"**{plain(row.name)}**: {size(row.found.process[1])}, {row.verdict}  \n{plain(row.says)} ({less})",
+                f"**{plain(row.name)}**: {size(row.found.process[1])}, {verdict}  \n{plain(row.says)} ({less})",
                 width="stretch",
             )
-            st.button("Use it", key=f"vram-use-{number}", on_click=_use, args=(row.setup,), width="content")
+            st.button(t("vram.use"), key=f"vram-use-{number}", on_click=_use, args=(row.setup,), width="content")
     waiting = [w for row in missing if (w := state.fitter().look(fitter.FIT, model.source, row.setup)) and w.active]
     if waiting:
         model_choice.watch(PAGE)
@@ -477,7 +478,7 @@ def _changes(model: Model, rows: list[Change]) -> None:
     elif missing:
         names = ", ".join(row.name for row in missing)
         st.button(
-            f"Work out also: {names}", key="vram-more-changes", icon=":material/play_arrow:",
+            t("vram.work_out_also", names=names), key="vram-more-changes", icon=":material/play_arrow:",
             on_click=_ask_all, args=(model, [row.setup for row in missing]),
         )  # fmt: skip
 
@@ -511,13 +512,18 @@ def _predicted(model: Model, card: GpuRow, setup: Setup, found: Answer) -> bool:
     likely = found.found.process[1] / GIB
     if not kept:
         st.markdown(
-            f"**How much memory will the process take?** {plain(model.name)} with {title_of(setup.method)}, batch "
-            f"{setup.batch:,}, rows of {setup.length:,} tokens"
-            + (", activations recomputed" if setup.checkpointing else "")
-            + f"; {plain(_card_name(card))} has {size(card.usable_bytes)}."
+            t(
+                "vram.predict.ask_recomputed" if setup.checkpointing else "vram.predict.ask",
+                model=plain(model.name),
+                method=title_of(setup.method),
+                batch=f"{setup.batch:,}",
+                length=f"{setup.length:,}",
+                card=plain(_card_name(card)),
+                usable=size(card.usable_bytes),
+            )
         )
-        guess = st.number_input("Your prediction, GiB", 0.1, 5000.0, 16.0, step=1.0, key="vram-guess", width=220)
-        if st.button("Commit my prediction", key="vram-commit", icon=":material/lock:"):
+        guess = st.number_input(t("vram.predict.label"), 0.1, 5000.0, 16.0, step=1.0, key="vram-guess", width=220)
+        if st.button(t("predict.commit"), key="vram-commit", icon=":material/lock:"):
             high = max(likely, guess)
             record = {"value": guess, "fair": True, "measured": likely,
                       "log_ratio": answers.log_ratio(guess, likely, high)}  # fmt: skip
@@ -525,6 +531,7 @@ def _predicted(model: Model, card: GpuRow, setup: Setup, found: Answer) -> bool:
             st.rerun()
         return False
     verdict = answers.closeness(kept["value"], likely, TOLERANCE * likely)
-    words = {"close": "That is close.", "too high": "Too high.", "too low": "Too low."}[verdict]
-    st.markdown(f":material/lock_open: You said **{kept['value']:g} GiB**; it is likely **{likely:.1f} GiB**. {words}")
+    told = t("vram.predict.told", said=f"{kept['value']:g}", likely=f"{likely:.1f}")
+    close = t(f"vram.predict.{verdict.replace(' ', '_')}")
+    st.markdown(f":material/lock_open: {told} {close}")
     return True

@@ -9,6 +9,7 @@ import streamlit as st
 
 from app import charts_memory, compare
 from app.schema import Rule
+from app.words import n, t
 from core.catalog import architecture_of
 from core.claims import decimal_text
 from core.memory.storage import storage
@@ -19,7 +20,8 @@ OPTIONS = {"model": Rule("text"), "tasks": Rule("int"), "rank": Rule("int")}
 MODELS = ("GPT-2", "Llama-3.2-1B", "Llama-3.1-8B", "Llama-3.1-70B")
 TASKS = (1, 2, 5, 10, 20, 50, 100, 1000)
 RANKS = (1, 4, 8, 16, 32, 64)
-TARGETS = {"attention": "Attention", "all-linear": "All linear layers"}
+TARGETS = {"attention": "attention", "all-linear": "all_linear"}
+"""As LoRA's setting has it -> the key of its words."""
 SHOWN = ("full", "lora", "ia3", "prompt_tuning")
 
 
@@ -28,15 +30,19 @@ def render(options: dict[str, Any], key: str) -> None:
     left, right = st.columns(2)
     with left:
         model = str(
-            st.selectbox("Model", MODELS, index=MODELS.index(str(options.get("model", MODELS[2]))), key=f"{key}-model")
+            st.selectbox(
+                t("widgets.model"), MODELS, index=MODELS.index(str(options.get("model", MODELS[2]))), key=f"{key}-model"
+            )
         )
-        rank = int(st.select_slider("Rank", RANKS, value=int(options.get("rank", 8)), key=f"{key}-rank"))
+        rank = int(st.select_slider(t("widgets.rank"), RANKS, value=int(options.get("rank", 8)), key=f"{key}-rank"))
     with right:
-        tasks = int(st.select_slider("Tasks", TASKS, value=int(options.get("tasks", 10)), key=f"{key}-tasks"))
+        tasks = int(
+            st.select_slider(t("widgets.tasks"), TASKS, value=int(options.get("tasks", 10)), key=f"{key}-tasks")
+        )
         targets = str(
             st.segmented_control(
-                "LoRA beside", list(TARGETS), format_func=TARGETS.__getitem__, default="all-linear", required=True,
-                key=f"{key}-targets",
+                t("widgets.adapter_shelf.targets"), list(TARGETS), default="all-linear", required=True,
+                format_func=lambda name: t(f"widgets.adapter_shelf.target.{TARGETS[name]}"), key=f"{key}-targets",
             )
         )  # fmt: skip
     table = architecture_of(model)
@@ -44,19 +50,18 @@ def render(options: dict[str, Any], key: str) -> None:
     rows = {name: storage(table, name, settings.get(name, METHODS[name].Config()), tasks) for name in SHOWN}
     mine = rows["lora"]
     with st.container(horizontal=True, gap="large"):
-        st.metric("The base", decimal_text(mine.base), width="content")
-        st.metric("One adapter", decimal_text(mine.adapter), width="content")
-        st.metric("Base and adapters", decimal_text(mine.total), width="content")
-        st.metric("Whole models", decimal_text(mine.whole), width="content")
+        st.metric(t("widgets.adapter_shelf.base"), decimal_text(mine.base), width="content")
+        st.metric(t("widgets.adapter_shelf.adapter"), decimal_text(mine.adapter), width="content")
+        st.metric(t("widgets.adapter_shelf.together"), decimal_text(mine.total), width="content")
+        st.metric(t("widgets.adapter_shelf.whole"), decimal_text(mine.whole), width="content")
     st.markdown(
-        f"The adapters save **{100 * mine.saved_share:.1f} %** of the disk."
+        t("widgets.adapter_shelf.saved", share=f"{100 * mine.saved_share:.1f}")
         if mine.saved_share > 0
-        else "For a single task nothing is saved: the base has to be there too."
+        else t("widgets.adapter_shelf.nothing_saved")
     )
     # (In the units of disks, as above it; the calculator's title is in those of memory.)
-    what = f"{tasks:,} tasks" if tasks > 1 else "1 task"
-    title = f"{what}: {decimal_text(mine.total)}; as whole models {decimal_text(mine.whole)}"
+    title = n("widgets.adapter_shelf.title", tasks, adapters=decimal_text(mine.total), models=decimal_text(mine.whole))
     chart = dataclasses.replace(charts_memory.disk(rows, "lora"), title=title)
     compare.draw(chart, f"{key}-chart")
-    with st.expander("The numbers"):
+    with st.expander(t("widgets.numbers")):
         st.dataframe(chart.table, hide_index=True, alt=chart.alt)

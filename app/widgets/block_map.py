@@ -13,6 +13,7 @@ from app.cells.svg import draw
 from app.charts_race import title_of
 from app.schema import Rule
 from app.story import small
+from app.words import t
 from core.anatomy import KINDS, NAMES, depth, drawn, lit, table_of
 from core.errors import DeltalabError
 from core.methods import METHODS
@@ -21,7 +22,7 @@ from core.units import bytes_text, count_text
 NAME = "block-map"
 OPTIONS = {"method": Rule("word"), "model": Rule("text")}
 
-MODELS = {"embedded": "This course's model", "Llama-3.1-8B": "Llama-3.1-8B", "GPT-2": "GPT-2"}
+MODELS = ("embedded", "Llama-3.1-8B", "GPT-2")
 
 
 def render(options: dict[str, Any], key: str) -> None:
@@ -30,11 +31,10 @@ def render(options: dict[str, Any], key: str) -> None:
     with columns[0]:
         names = list(METHODS)
         start = names.index(str(options.get("method", "lora")))
-        method = str(st.selectbox("Method", names, index=start, format_func=title_of, key=f"{key}-method"))
+        method = str(st.selectbox(t("widgets.method"), names, index=start, format_func=title_of, key=f"{key}-method"))
     with columns[1]:
-        models = list(MODELS)
-        start = models.index(str(options.get("model", "embedded")))
-        model = str(st.selectbox("Model", models, index=start, format_func=MODELS.__getitem__, key=f"{key}-model"))
+        start = MODELS.index(str(options.get("model", "embedded")))
+        model = str(st.selectbox(t("widgets.model"), MODELS, index=start, format_func=_model_name, key=f"{key}-model"))
     about, table = METHODS[method], table_of(model)
     try:
         shown = lit(table, method)
@@ -52,20 +52,26 @@ def render(options: dict[str, Any], key: str) -> None:
         st.code(about.FORMULA, language=None, wrap_lines=True)
         if shown:
             total = sum(one.total for one in shown)
-            st.metric("Trained", count_text(total), f"{small(total / table.total)} of {count_text(table.total)}",
-                      delta_color="off", delta_arrow="off")  # fmt: skip
+            share = t("widgets.block_map.share", share=small(total / table.total), total=count_text(table.total))
+            st.metric(t("widgets.block_map.trained"), count_text(total), share, delta_color="off", delta_arrow="off")
             from core.memory.storage import storage
 
             saved = storage(table, method, about.Config()).adapter
-            st.markdown(f"**Saved for a task:** {bytes_text(saved)}.")
-        st.markdown(f"**Afterwards, when it answers:** {about.INFERENCE}")
+            st.markdown(t("widgets.block_map.saved", size=bytes_text(saved)))
+        st.markdown(t("widgets.block_map.afterwards", told=about.INFERENCE))
     if shown:
         rows = [
             {
-                "Where": NAMES[o.place], "What trains": KINDS[o.kind], "In one block": f"{o.each:,}",
-                "Blocks": f"{o.blocks}" if o.blocks > 1 else "–", "In all": f"{o.total:,}",
+                t("widgets.block_map.where"): NAMES[o.place], t("widgets.block_map.what"): KINDS[o.kind],
+                t("widgets.block_map.each"): f"{o.each:,}",
+                t("widgets.block_map.blocks"): f"{o.blocks}" if o.blocks > 1 else "–",
+                t("widgets.block_map.in_all"): f"{o.total:,}",
             }
             for o in shown
         ]  # fmt: skip
-        with st.expander("The numbers, place by place", key=f"{key}-table"):
-            st.dataframe(pd.DataFrame(rows), hide_index=True, alt="What trains, one row a place.")
+        with st.expander(t("widgets.block_map.table"), key=f"{key}-table"):
+            st.dataframe(pd.DataFrame(rows), hide_index=True, alt=t("widgets.block_map.alt"))
+
+
+def _model_name(model: str) -> str:
+    return t("widgets.block_map.embedded") if model == "embedded" else model

@@ -10,6 +10,7 @@ from app import charts_quantization, compare
 from app.charts_quantization import share
 from app.schema import Rule
 from app.widgets import one_block
+from app.words import t
 from core.quantization import blockwise, summaries
 from core.quantization.formats import FORMATS
 
@@ -28,10 +29,10 @@ def render(options: dict[str, Any], key: str) -> None:
     left, right = st.columns([2, 1], vertical_alignment="bottom")
     with left:
         size = st.select_slider(
-            "Weights in a block", SIZES, value=int(options.get("block_size", 64)), key=f"{key}-size"
+            t("widgets.block_weights"), SIZES, value=int(options.get("block_size", 64)), key=f"{key}-size"
         )
     with right:
-        double = st.toggle("Double quantization", key=f"{key}-double")
+        double = st.toggle(t("widgets.block_size.double"), key=f"{key}-double")
     found = _costs()
     mine = next(c for c in found if (c.format, c.block_size, c.double) == ("nf4", size, double))
     form = FORMATS["nf4"]
@@ -41,12 +42,13 @@ def render(options: dict[str, Any], key: str) -> None:
         if double
         else rf"4 + \tfrac{{32}}{{{size}}}"
     )
-    st.markdown(f"$${terms} = {bits:.3f}\\text{{ bits a weight}}$$")
+    unit = rf"\text{{ {t('widgets.block_size.unit')}}}"
+    st.markdown(f"$${terms} = {bits:.3f}{unit}$$")
     with st.container(horizontal=True, gap="large"):
-        st.metric("Bits a weight", f"{bits:.3f}", width="content")
-        st.metric("Error, of the spread", share(mine.errors.rmse, 2), width="content")
-        st.metric("Of a 16-bit weight", f"{100 * bits / 16:.0f} %", width="content")
-    chart = charts_quantization.curve(charts_quantization.cost_rows(found), what="of the first layer's query matrix")
+        st.metric(t("widgets.block_size.bits"), f"{bits:.3f}", width="content")
+        st.metric(t("widgets.block_size.error"), share(mine.errors.rmse, 2), width="content")
+        st.metric(t("widgets.block_size.of_whole"), f"{100 * bits / 16:.0f} %", width="content")
+    chart = charts_quantization.curve(charts_quantization.cost_rows(found), what=t("widgets.block_size.of_what"))
     compare.draw(chart, f"{key}-curve")
-    with st.expander("The numbers"):
+    with st.expander(t("widgets.numbers")):
         st.dataframe(chart.table, hide_index=True, alt=chart.alt)

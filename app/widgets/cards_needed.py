@@ -8,6 +8,7 @@ import streamlit as st
 
 from app import charts_lessons_a, compare, live
 from app.schema import Rule
+from app.words import t
 from core.errors import DeltalabError
 from core.memory.cost import price
 from core.memory.needs import BATCH, LENGTH, need, price_of, priced
@@ -24,16 +25,20 @@ def render(options: dict[str, Any], key: str) -> None:
     columns = st.columns(3)
     with columns[0]:
         start = MODELS.index(str(options.get("model", "Llama-3.1-8B")))
-        model = str(st.selectbox("Model", MODELS, index=start, key=f"{key}-model"))
+        model = str(st.selectbox(t("widgets.model"), MODELS, index=start, key=f"{key}-model"))
     with columns[1]:
         cards = list(priced())
         card = str(
-            st.selectbox("Card", cards, index=cards.index(str(options.get("card", "RTX 4090"))), key=f"{key}-card")
+            st.selectbox(
+                t("widgets.card"), cards, index=cards.index(str(options.get("card", "RTX 4090"))), key=f"{key}-card"
+            )
         )
     listed = price_of(card)
     assert listed is not None
     with columns[2]:
-        usd = st.number_input("Price of one, USD", 0, 1_000_000, int(listed.usd), 100, key=f"{key}-usd-{card}")
+        usd = st.number_input(
+            t("widgets.cards_needed.price"), 0, 1_000_000, int(listed.usd), 100, key=f"{key}-usd-{card}"
+        )
     try:
         rows = [need(model, method, card) for method in METHODS]
     except DeltalabError as error:
@@ -44,13 +49,15 @@ def render(options: dict[str, Any], key: str) -> None:
     st.dataframe(
         charts_lessons_a.needs_table(rows, float(usd), rent.usd_per_hour if rent else None),
         hide_index=True,
-        alt="Memory, cards and price, one row a method.",
+        alt=t("widgets.cards_needed.alt"),
     )
-    checked = "" if listed.checked else " Nobody has checked it; type in what you would pay."
-    st.caption(
-        f"Batch {BATCH}, rows of {LENGTH} tokens, 16-bit passes, activations recomputed; traced, not measured. Of the "
-        "numbers 1, 2, 4, 8 … the fewest that hold the step, with weights, gradients and states cut among them "
-        "(ZeRO-3). "
-        f"The price is {listed.source}, {listed.date}.{checked}"
-        + (f" Rent: [{rent.source}]({rent.url}), read {rent.read:%Y-%m-%d}." if rent else "")
-    )
+    told = [
+        t("widgets.cards_needed.how", batch=BATCH, length=LENGTH),
+        t("widgets.cards_needed.source", source=listed.source, date=listed.date),
+    ]
+    if not listed.checked:
+        told.append(t("widgets.cards_needed.unchecked"))
+    if rent:
+        read = f"{rent.read:%Y-%m-%d}"
+        told.append(t("widgets.cards_needed.rent", source=rent.source, link=rent.url, date=read))
+    st.caption(" ".join(told))

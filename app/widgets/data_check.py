@@ -11,6 +11,7 @@ import streamlit as st
 from app import live
 from app.schema import Rule
 from app.story import plain
+from app.words import t
 
 if TYPE_CHECKING:
     from core.dataset import Report
@@ -20,12 +21,8 @@ OPTIONS = {"file": Rule("text")}
 
 FOLDER = Path(__file__).parents[2] / "lessons" / "09_plan_your_own" / "data"
 PASTED = "pasted"
-TITLES = {
-    "support.jsonl": "Replies to customers, with faults",
-    "clean.jsonl": "The same, mended",
-    "quotes.jsonl": "A file that cannot be read",
-    PASTED: "My own rows, pasted",
-}
+FILES = {"support.jsonl": "support", "clean.jsonl": "clean", "quotes.jsonl": "quotes", PASTED: PASTED}
+"""A choice -> the key of its words."""
 MAX_LENGTH, HELD_OUT = 128, 0.2
 EXAMPLE = '{"prompt": "A question", "completion": "Its answer"}\n{"prompt": "Another", "completion": "And its own"}'
 
@@ -52,37 +49,45 @@ def render(options: dict[str, Any], key: str) -> None:
     """Choose a file or paste rows; then what stands out in them."""
     from core.errors import DeltalabError
 
-    names = list(TITLES)
+    names = list(FILES)
     chosen = st.selectbox(
-        "File",
+        t("widgets.data_check.file"),
         names,
         index=names.index(options.get("file", names[0])),
-        format_func=TITLES.__getitem__,
+        format_func=lambda name: t(f"widgets.data_check.files.{FILES[name]}"),
         key=f"{key}-file",
     )
     if chosen == PASTED:
-        text = st.text_area("Rows, one JSON object a line", EXAMPLE, key=f"{key}-rows", height=140, max_chars=200_000)
+        label = t("widgets.data_check.rows")
+        text = st.text_area(label, EXAMPLE, key=f"{key}-rows", height=140, max_chars=200_000)
         content = text.encode()
     else:
         content = (FOLDER / str(chosen)).read_bytes()
-        with st.expander("The file", key=f"{key}-shown"):
-            st.code(content.decode(), language=None, line_numbers=True, height=260)
+        with st.expander(t("widgets.data_check.shown"), key=f"{key}-shown"):
+            st.code(content.decode(), language=None, line_numbers=True, wrap_lines=True)
     # Reading the tokenizer takes a moment, the first time: not before somebody wants to know.
     if not st.session_state.get(f"{key}-checked"):
-        if not st.button("Check this file", key=f"{key}-check", icon=":material/fact_check:"):
+        if not st.button(t("widgets.data_check.check"), key=f"{key}-check", icon=":material/fact_check:"):
             return
         st.session_state[f"{key}-checked"] = True
     try:
-        found = _report(content, "Your rows" if chosen == PASTED else str(chosen))
+        found = _report(content, t("widgets.data_check.your_rows") if chosen == PASTED else str(chosen))
     except DeltalabError as error:
         live.say(error)
         return
     st.markdown(plain(found.taken))
     st.markdown(
-        f"{found.rows:,} rows: {found.train:,} to train on, {found.held_out:,} held out. Tokens of a row: "
-        f"{found.lengths.shortest} to {found.lengths.longest}, half of them up to {found.lengths.median:.0f}."
+        t(
+            "widgets.data_check.told",
+            rows=f"{found.rows:,}",
+            train=f"{found.train:,}",
+            held_out=f"{found.held_out:,}",
+            shortest=found.lengths.shortest,
+            longest=found.lengths.longest,
+            median=f"{found.lengths.median:.0f}",
+        )
     )
     if found.warnings:
         st.warning("\n".join(f"- {plain(sentence)}" for sentence in found.warnings), icon=":material/report:")
     else:
-        st.markdown(":material/task_alt: Nothing stands out: no duplicates, nothing empty, no leaks, nothing too long.")
+        st.markdown(f":material/task_alt: {t('data.nothing')}")

@@ -8,6 +8,7 @@ import streamlit as st
 
 from app import calc_roofline, charts_roofline, findings
 from app.schema import Rule
+from app.words import t
 
 NAME = "decoding"
 OPTIONS = {"card": Rule("text"), "width": Rule("int")}
@@ -24,15 +25,13 @@ def render(options: dict[str, Any], key: str) -> None:
 
     cards = [row.name for row in gpus() if limit_of(row) is not None]
     first, second = st.columns(2, gap="medium")
-    card = first.selectbox("Card", cards, index=cards.index(options.get("card", "RTX 4090")), key=f"{key}-card")
+    start = cards.index(options.get("card", "RTX 4090"))
+    card = first.selectbox(t("widgets.card"), cards, index=start, key=f"{key}-card")
     width = second.select_slider(
-        "Width of the square matrix", WIDTHS, value=options.get("width", 4096), key=f"{key}-width",
+        t("widgets.decoding.width"), WIDTHS, value=options.get("width", 4096), key=f"{key}-width",
         format_func=lambda n: f"{n:,}",
     )  # fmt: skip
     limit = calc_roofline.limit(str(card))
     rows = [decoding(tokens, int(width), int(width), limit) for tokens in TOKENS]
-    st.caption(
-        f":material/functions: **Predicted** from bytes and arithmetic; tiles of {TILE} rows. What decoding itself "
-        "computes is in neither line: inside, it is done as many times as the second line says."
-    )
+    st.caption(f":material/functions: {t('widgets.decoding.predicted', tile=TILE)}")
     findings.shown(charts_roofline.decodings(rows, limit), f"{key}-chart", NAME)

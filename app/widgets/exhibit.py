@@ -10,6 +10,7 @@ import streamlit as st
 from app import calc, charts_failures, compare
 from app.schema import Rule
 from app.story import Story
+from app.words import t
 
 NAME = "exhibit"
 OPTIONS = {"run": Rule("word", required=True), "mended": Rule("word")}
@@ -25,17 +26,20 @@ def _story(name: str) -> tuple[dict[str, Any], Story]:
 def render(options: dict[str, Any], key: str) -> None:
     """The losses, the scores by step, two answers; and on request the mended run beside it."""
     provenance, story = _story(options["run"])
-    st.caption(
-        f":material/history: **Recorded**, not your run · {provenance['device']}, {provenance['date'][:10]} · "
-        f"{story.total_steps} steps, {(story.started or {}).get('examples', 0):,} examples, "
-        f"{(story.started or {}).get('trainable', 0):,} parameters train"
+    started = story.started or {}
+    told = t(
+        "widgets.exhibit.run",
+        steps=story.total_steps,
+        examples=f"{started.get('examples', 0):,}",
+        trainable=f"{started.get('trainable', 0):,}",
     )
+    where = f"{provenance['device']}, {provenance['date'][:10]}"
+    st.caption(f":material/history: {t('run.recorded')} · {where} · {told}")
     beside = None
-    if options.get("mended") and st.toggle("Put the mended run beside it", key=f"{key}-mended"):
+    if options.get("mended") and st.toggle(t("widgets.exhibit.mended"), key=f"{key}-mended"):
         beside = _story(options["mended"])[1]
     compare.draw(charts_failures.curves(story, beside), f"{key}-curves")
-    st.dataframe(
-        charts_failures.scores(story), hide_index=True, height="content", alt="The scores of the run, a row a scoring."
-    )
+    scores = charts_failures.scores(story)
+    st.dataframe(scores, hide_index=True, height="content", alt=t("widgets.exhibit.alt"))
     for row in charts_failures.answers(story):
         st.code("\n".join(f"{name + ':':9} {text}" for name, text in row.items()), language=None, wrap_lines=True)

@@ -8,6 +8,7 @@ import streamlit as st
 
 from app import calc_roofline, charts_roofline, findings
 from app.schema import Rule
+from app.words import t
 
 NAME = "fusion-savings"
 OPTIONS = {"card": Rule("text"), "model": Rule("text"), "method": Rule("word"), "length": Rule("int")}
@@ -22,9 +23,10 @@ def render(options: dict[str, Any], key: str) -> None:
 
     cards = [row.name for row in gpus() if limit_of(row) is not None]
     first, second = st.columns(2, gap="medium")
-    card = first.selectbox("Card", cards, index=cards.index(options.get("card", "RTX 4090")), key=f"{key}-card")
+    start = cards.index(options.get("card", "RTX 4090"))
+    card = first.selectbox(t("widgets.card"), cards, index=start, key=f"{key}-card")
     length = second.select_slider(
-        "Tokens in the batch, one row", LENGTHS, value=options.get("length", 4096), key=f"{key}-length",
+        t("widgets.batch_tokens"), LENGTHS, value=options.get("length", 4096), key=f"{key}-length",
         format_func=lambda n: f"{n:,}",
     )  # fmt: skip
     model, method = options.get("model", "Llama-3.1-8B"), options.get("method", "qlora")
@@ -33,5 +35,6 @@ def render(options: dict[str, Any], key: str) -> None:
         calc_roofline.ops(model, method, 1, int(length)), calc_roofline.ops(model, method, 1, int(length), fused=True),
         limit,
     )  # fmt: skip
-    st.caption(f":material/functions: **Predicted**: a step of {method} on {model}, one row of {length:,} tokens.")
+    told = t("widgets.fusion_savings.predicted", method=method, model=model, length=f"{length:,}")
+    st.caption(f":material/functions: {told}")
     findings.shown(charts_roofline.fused(rows, limit), f"{key}-chart", NAME)

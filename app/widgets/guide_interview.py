@@ -9,6 +9,7 @@ import streamlit as st
 from app import charts_rag, compare, state
 from app.schema import Rule
 from app.story import plain
+from app.words import t
 
 NAME = "guide-interview"
 OPTIONS = {"knowledge": Rule("word"), "changes": Rule("word"), "format": Rule("word"), "data": Rule("word")}
@@ -36,8 +37,9 @@ def render(options: dict[str, Any], key: str) -> None:
     compare.draw(charts_rag.pulls(decision.points, book), f"{key}-pulls")
     for reason in decision.reasons:
         lines = "  \n".join(plain(text) for text in measured(reason.rule))
-        st.markdown(f"- {plain(reason.rule.because)}" + (f"  \n  :small[{lines}]" if lines else ""))
+        below = f"  \n  :small[{lines}]" if lines else ""
+        st.markdown(f"- {plain(reason.rule.because)}{below}")
     st.page_link(
-        state.page("guide"), label=f"All {len(book.questions)} questions, and a plan to take away",
+        state.page("guide"), label=t("widgets.guide_interview.all", count=len(book.questions)),
         icon=":material/alt_route:", query_params=given,
     )  # fmt: skip

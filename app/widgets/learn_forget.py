@@ -9,6 +9,7 @@ import streamlit as st
 from app import charts_forgetting, compare
 from app.charts_race import title_of
 from app.schema import Rule
+from app.words import t
 from core.forgetting import swept
 from core.world import TASKS
 
@@ -21,19 +22,29 @@ def render(options: dict[str, Any], key: str) -> None:
     names = [name for name in TASKS if any(r.task == name for r in swept())]
     first = str(options.get("task", names[0]))
     task = st.segmented_control(
-        "Task", names, format_func=lambda n: TASKS[n].title, default=first, required=True, key=f"{key}-task"
+        t("widgets.learn_forget.task"),
+        names,
+        format_func=lambda n: TASKS[n].title,
+        default=first,
+        required=True,
+        key=f"{key}-task",
     )
     rows = [r for r in swept() if r.task == task]
     there = list(dict.fromkeys(r.method for r in rows))
     usual = [m for m in options.get("methods", ()) if m in there]
     chosen = st.pills(
-        "Methods", there, format_func=title_of, selection_mode="multi", default=usual or there, key=f"{key}-{task}"
+        t("widgets.learn_forget.methods"),
+        there,
+        format_func=title_of,
+        selection_mode="multi",
+        default=usual or there,
+        key=f"{key}-{task}",
     )
     if not chosen:
-        st.caption("Choose at least one method.")
+        st.caption(t("race.no_method"))
         return
     chart = charts_forgetting.learnt_and_kept(rows, chosen)
     compare.draw(chart, f"{key}-chart-{task}")
-    st.caption(f"Recorded: one seed each, {rows[0].device}, {rows[0].date}. Along a line the learning rate rises.")
-    with st.expander("The numbers"):
+    st.caption(t("widgets.learn_forget.recorded", device=rows[0].device, date=rows[0].date))
+    with st.expander(t("widgets.numbers")):
         st.dataframe(chart.table, hide_index=True, alt=chart.alt)

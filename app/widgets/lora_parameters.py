@@ -9,6 +9,7 @@ import streamlit as st
 from app import calc, charts
 from app.cells.svg import document, draw
 from app.schema import Rule
+from app.words import t
 
 NAME = "lora-parameters"
 OPTIONS = {"d": Rule("int"), "k": Rule("int"), "r": Rule("int")}
@@ -21,22 +22,22 @@ def render(options: dict[str, Any], key: str) -> None:
     """Sizes of one matrix and the rank; the parameters of W0 and of B and A, and both drawn to scale."""
     left, middle, right = st.columns(3)
     with left:
-        d = _pick("Outputs d", WIDTHS, options.get("d", 1024), f"{key}-d")
+        d = _pick(t("widgets.lora_parameters.outputs"), WIDTHS, options.get("d", 1024), f"{key}-d")
     with middle:
-        k = _pick("Inputs k", WIDTHS, options.get("k", 1024), f"{key}-k")
+        k = _pick(t("widgets.lora_parameters.inputs"), WIDTHS, options.get("k", 1024), f"{key}-k")
     with right:
-        r = _pick("Rank r", RANKS, options.get("r", 8), f"{key}-r")
+        r = _pick(t("widgets.rank_r"), RANKS, options.get("r", 8), f"{key}-r")
     whole, thin = calc.matrix_parameters(d, k), calc.lora_parameters(d, k, r)
     left, right = st.columns([3, 2], vertical_alignment="center")
     with left:
         draw(*drawn_to_scale(d, k, r), most_wide=380)
     with right:
-        st.metric("W₀, frozen", f"{whole:,.0f}")
-        st.metric("B and A, trained", f"{thin:,.0f}")
+        st.metric(t("widgets.lora_parameters.frozen"), f"{whole:,.0f}")
+        st.metric(t("widgets.lora_parameters.trained"), f"{thin:,.0f}")
         if thin < whole:
-            st.markdown(f"That is **{calc.percent(100 * thin / whole)}** of the matrix.")
+            st.markdown(t("widgets.lora_parameters.share", share=calc.percent(100 * thin / whole)))
         else:
-            st.markdown("At this rank the pair is no smaller than the matrix itself: nothing is saved.")
+            st.markdown(t("widgets.lora_parameters.nothing_saved"))
 
 
 def _pick(label: str, values: tuple[int, ...], start: int, key: str) -> int:
@@ -50,20 +51,18 @@ def drawn_to_scale(d: int, k: int, r: int) -> tuple[str, str]:
     Returns the SVG and its alt text.
     """
     unit = 150 / max(d, k)
-    h, w, t = d * unit, k * unit, max(r * unit, 1.5)
-    width, height = w + 50 + t + 14 + w + 10, max(h, t) + 34
+    h, w, thick = d * unit, k * unit, max(r * unit, 1.5)
+    width, height = w + 50 + thick + 14 + w + 10, max(h, thick) + 34
     bx = w + 50
-    ax = bx + t + 14
+    ax = bx + thick + 14
     colour = charts.method_style("lora").colour
-    alt = (
-        f"A matrix of {d:,} by {k:,}, and beside it two thin ones of {d:,} by {r:,} and {r:,} by {k:,}, drawn to scale."
-    )
+    alt = t("widgets.lora_parameters.alt", d=f"{d:,}", k=f"{k:,}", r=f"{r:,}")
     inner = f"""
 <rect x="4" y="24" width="{w:.1f}" height="{h:.1f}" fill-opacity="0.18" stroke="currentColor" stroke-opacity="0.5"/>
 <text x="4" y="16">W₀</text>
 <text x="{w + 27:.0f}" y="{24 + h / 2 + 5:.0f}" text-anchor="middle">+</text>
-<rect x="{bx:.1f}" y="24" width="{t:.1f}" height="{h:.1f}" fill="{colour}"/>
+<rect x="{bx:.1f}" y="24" width="{thick:.1f}" height="{h:.1f}" fill="{colour}"/>
 <text x="{bx:.0f}" y="16">B</text>
-<rect x="{ax:.1f}" y="24" width="{w:.1f}" height="{t:.1f}" fill="{colour}"/>
+<rect x="{ax:.1f}" y="24" width="{w:.1f}" height="{thick:.1f}" fill="{colour}"/>
 <text x="{ax:.0f}" y="16">A</text>"""
     return document(inner, width, height), alt

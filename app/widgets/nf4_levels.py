@@ -8,6 +8,7 @@ import streamlit as st
 
 from app import charts_levels, compare
 from app.schema import Rule
+from app.words import t
 from core.quantization.formats import normal_float
 
 NAME = "nf4-levels"
@@ -19,20 +20,24 @@ def render(options: dict[str, Any], key: str) -> None:
     """Choose the bits and the step; the figure, and what it says."""
     with st.container(horizontal=True, gap="medium"):
         step = st.segmented_control(
-            "Step", charts_levels.STEPS, default=charts_levels.STEPS[0], required=True, key=f"{key}-step"
+            t("widgets.normal_float.step"), charts_levels.STEPS, default=charts_levels.STEPS[0], required=True,
+            format_func=lambda step: t(f"widgets.normal_float.steps.{step.lower()}"), key=f"{key}-step",
+        )  # fmt: skip
+        usual = str(options.get("bits", 4))
+        bits = st.segmented_control(
+            t("widgets.normal_float.bits"), BITS, default=usual, required=True, key=f"{key}-bits"
         )
-        bits = st.segmented_control("Bits", BITS, default=str(options.get("bits", 4)), required=True, key=f"{key}-bits")
     found = normal_float(int(bits or "4"))
     chart = charts_levels.derived(found, str(step))
     compare.draw(chart, f"{key}-{bits}-{step}")
     st.caption(_told(str(step), found.positive[-1][1]))
-    with st.expander("The numbers"):
+    with st.expander(t("widgets.numbers")):
         st.dataframe(chart.table, hide_index=True, alt=chart.alt)
 
 
 def _told(step: str, largest: float) -> str:
     if step == charts_levels.STEPS[0]:
-        return "The height of the curve is a probability. The steps are even on each side of one half."
+        return t("widgets.normal_float.heights")
     if step == charts_levels.STEPS[1]:
-        return "Where a height meets the curve, drop to the axis: that value is the quantile of that probability."
-    return f"Every quantile is divided by the largest, {largest:.3f}, so that the levels span −1 to 1."
+        return t("widgets.normal_float.drop")
+    return t("widgets.normal_float.divided", largest=f"{largest:.3f}")

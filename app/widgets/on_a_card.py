@@ -9,6 +9,7 @@ import streamlit as st
 from app import charts_memory, compare
 from app.charts_race import title_of
 from app.schema import Rule
+from app.words import t
 from core.catalog import gpu
 from core.config import RunConfig, TrainConfig
 from core.memory.card import totals, verdict_text
@@ -30,16 +31,15 @@ def render(options: dict[str, Any], key: str) -> None:
     """Model, method, card and length; the ledger as one bar."""
     left, right = st.columns(2)
     with left:
-        model = str(_pick("Model", MODELS, options.get("model"), f"{key}-model"))
-        length = int(
-            st.select_slider("Tokens in the row", LENGTHS, value=int(options.get("length", 512)), key=f"{key}-length")
-        )
+        model = str(_pick(t("widgets.model"), MODELS, options.get("model"), f"{key}-model"))
+        usual = int(options.get("length", 512))
+        length = int(st.select_slider(t("widgets.on_a_card.tokens"), LENGTHS, value=usual, key=f"{key}-length"))
     with right:
-        card = gpu(str(_pick("Card", CARDS, options.get("card"), f"{key}-card")))
+        card = gpu(str(_pick(t("widgets.card"), CARDS, options.get("card"), f"{key}-card")))
         method = str(
             st.segmented_control(
-                "Method", METHODS, format_func=title_of, default=str(options.get("method", "qlora")), required=True,
-                key=f"{key}-method",
+                t("widgets.method"), METHODS, format_func=title_of, default=str(options.get("method", "qlora")),
+                required=True, key=f"{key}-method",
             )
         )  # fmt: skip
     device = Device((8, 9))
@@ -47,16 +47,17 @@ def render(options: dict[str, Any], key: str) -> None:
     setup = Setup.of(config, 1, length, device)
     made = find(model, setup)
     if made is None:
-        st.caption("No estimate of this pair comes with the program; the VRAM calculator can work it out.")
+        st.caption(t("widgets.on_a_card.no_estimate"))
         return
     ledger = made.ledger(Sizes.of(setup))
     found = totals(ledger.allocated_bytes, device)
-    chart = charts_memory.step(ledger, found, card, f"{title_of(method)} on {model}", card.name)
+    what = t("widgets.on_a_card.what", method=title_of(method), model=model)
+    chart = charts_memory.step(ledger, found, card, what, card.name)
     compare.draw(chart, f"{key}-chart")
     st.html(charts_memory.step_legend(chart))
     st.markdown(verdict_text(found, card))
-    st.caption("One row, activations recomputed, AdamW with 32-bit states; traced, then fitted for other lengths.")
-    with st.expander("The numbers"):
+    st.caption(t("widgets.on_a_card.how"))
+    with st.expander(t("widgets.numbers")):
         st.dataframe(chart.table, hide_index=True, alt=chart.alt)
 
 

@@ -9,6 +9,7 @@ import streamlit as st
 from app import charts_quantization, compare
 from app.charts_quantization import share
 from app.schema import Rule
+from app.words import t
 from core.config import EMBEDDED
 from core.quantization import matrices, summaries
 from core.quantization.formats import FORMATS
@@ -32,12 +33,14 @@ def render(options: dict[str, Any], key: str) -> None:
     size0 = int(options.get("block_size", 32))
     left, middle, right = st.columns(3)
     with left:
-        name = st.selectbox("Format", SHOWN, format_func=lambda n: FORMATS[n].title, key=f"{key}-format")
+        name = st.selectbox(
+            t("widgets.one_block.format"), SHOWN, format_func=lambda n: FORMATS[n].title, key=f"{key}-format"
+        )
     with middle:
-        size = st.select_slider("Weights in the block", SIZES, value=size0, key=f"{key}-size")
+        size = st.select_slider(t("widgets.one_block.weights"), SIZES, value=size0, key=f"{key}-size")
     with right:
         times = st.select_slider(
-            "One weight is made larger", TIMES, value=1, format_func=lambda t: f"{t}×", key=f"{key}-times"
+            t("widgets.one_block.larger"), TIMES, value=1, format_func=lambda f: f"{f}×", key=f"{key}-times"
         )
     weight = with_outlier(weights(str(options.get("matrix", FIRST))).reshape(-1)[: int(size)], int(times))
     form = FORMATS[str(name)]
@@ -45,8 +48,13 @@ def render(options: dict[str, Any], key: str) -> None:
     compare.draw(charts_quantization.one_block(block, form), f"{key}-block")
     error = summaries.rest_error(block)
     st.markdown(
-        f"The scale is {block.absmax:.3f}. The weights beside the largest are off by **{share(error)}** of their "
-        f"spread, and {len(set(block.codes))} of {len(form.levels)} levels are in use."
+        t(
+            "widgets.one_block.told",
+            scale=f"{block.absmax:.3f}",
+            error=share(error),
+            used=len(set(block.codes)),
+            levels=len(form.levels),
+        )
     )
 
 

@@ -10,6 +10,7 @@ import streamlit as st
 from app import charts_lessons_a, compare
 from app.calc import percent
 from app.schema import Rule
+from app.words import t
 from core import picture
 
 NAME = "photo-filter"
@@ -32,10 +33,16 @@ def render(options: dict[str, Any], key: str) -> None:
         names = list(picture.EDITS)
         start = names.index(str(options.get("edit", "caption")))
         edit = str(
-            st.selectbox("Edit", names, index=start, format_func=lambda n: picture.EDITS[n].title, key=f"{key}-edit")
+            st.selectbox(
+                t("widgets.photo_filter.edit"),
+                names,
+                index=start,
+                format_func=lambda n: picture.EDITS[n].title,
+                key=f"{key}-edit",
+            )
         )
     with right:
-        rank = int(st.select_slider("Rank r", RANKS, value=int(options.get("rank", 2)), key=f"{key}-rank"))
+        rank = int(st.select_slider(t("widgets.rank_r"), RANKS, value=int(options.get("rank", 2)), key=f"{key}-rank"))
     about, whole = picture.EDITS[edit], picture.edit(edit)
     b, a = picture.best_pair(whole, rank)
     change = b @ a
@@ -43,21 +50,21 @@ def render(options: dict[str, Any], key: str) -> None:
     most = float(np.abs(whole).max())
     columns = st.columns(3)
     shown = (
-        (photo, 0.0, 1.0, "W₀: the photo, frozen", "Hills under an evening sky, with a sun and its glitter on a lake."),
-        (change, -most, most, f"BA: the edit, at rank {rank}",
-         f"The edit {about.title} by itself at rank {rank}: lighter where it brightens, darker where it darkens."),
-        (photo + change, 0.0, 1.0, "W₀ + BA: what you see",
-         f"The photo with the edit {about.title} at rank {rank} laid over it."),
+        (photo, 0.0, 1.0, t("widgets.photo_filter.photo"), t("widgets.photo_filter.photo_alt")),
+        (change, -most, most, t("widgets.photo_filter.change", rank=rank),
+         t("widgets.photo_filter.change_alt", edit=about.title, rank=rank)),
+        (photo + change, 0.0, 1.0, t("widgets.photo_filter.sum"),
+         t("widgets.photo_filter.sum_alt", edit=about.title, rank=rank)),
     )  # fmt: skip
     for column, (matrix, low, high, caption, alt) in zip(columns, shown, strict=True):
         with column:
             st.image(image(matrix, low, high), caption=caption, alt=alt, width="stretch")
     numbers, all_of_them = picture.pair_numbers(rank), picture.ROWS * picture.COLUMNS
     with st.container(horizontal=True, gap="medium"):
-        st.metric("Numbers in the photo", f"{all_of_them:,}", width="content")
-        st.metric("Numbers in B and A", f"{numbers:,}", width="content")
-        st.metric("Of the edit that is there", percent(100 * kept), width="content")
+        st.metric(t("widgets.photo_filter.numbers"), f"{all_of_them:,}", width="content")
+        st.metric(t("widgets.photo_filter.pair"), f"{numbers:,}", width="content")
+        st.metric(t("widgets.photo_filter.kept"), percent(100 * kept), width="content")
     if numbers >= all_of_them:
-        st.markdown("At this rank the pair has more numbers than the photo: an overlay that saves nothing.")
+        st.markdown(t("widgets.photo_filter.nothing_saved"))
     compare.draw(charts_lessons_a.directions(picture.singular_values(edit), rank, about.title, kept), f"{key}-values")
     st.caption(about.told)

@@ -8,6 +8,7 @@ import streamlit as st
 
 from app import charts_memory, live, state
 from app.schema import Rule
+from app.words import t
 
 NAME = "plan-it"
 OPTIONS = {
@@ -22,6 +23,8 @@ ICONS = {
     "fits": ":material/check_circle:", "tight": ":material/warning:", "does not fit": ":material/block:",
     "not worked out": ":material/help:",
 }  # fmt: skip
+VERDICTS = {"fits": "fits", "tight": "tight", "does not fit": "too_large"}
+"""What the calculator says -> the key of its words."""
 
 
 def render(options: dict[str, Any], key: str) -> None:
@@ -33,22 +36,26 @@ def render(options: dict[str, Any], key: str) -> None:
     names = [row.name for row in models() if row.is_decoder]
     cards = [row.name for row in gpus()]
     first, second = st.columns(2, gap="medium")
-    model = first.selectbox("Model", names, index=names.index(options.get("model", "Llama-3.1-8B")), key=f"{key}-model")
-    card = second.selectbox("Card", cards, index=cards.index(options.get("card", "RTX 4090")), key=f"{key}-card")
+    start = names.index(options.get("model", "Llama-3.1-8B"))
+    model = first.selectbox(t("widgets.model"), names, index=start, key=f"{key}-model")
+    start = cards.index(options.get("card", "RTX 4090"))
+    card = second.selectbox(t("widgets.card"), cards, index=start, key=f"{key}-card")
     method = st.segmented_control(
-        "Method", METHODS, default=options.get("method", "qlora"), required=True, key=f"{key}-method",
+        t("widgets.method"), METHODS, default=options.get("method", "qlora"), required=True, key=f"{key}-method",
         format_func=TITLES.__getitem__,
     )  # fmt: skip
     first, second, third = st.columns(3, gap="medium")
     length = first.select_slider(
-        "Tokens of a row",
+        t("widgets.plan_it.tokens"),
         LENGTHS,
         value=options.get("length", 1024),
         key=f"{key}-length",
         format_func=lambda n: f"{n:,}",
     )
-    examples = second.number_input("Examples", 1, 10_000_000, options.get("examples", 2000), 100, key=f"{key}-examples")
-    epochs = third.number_input("Times each is seen", 1, 100, options.get("epochs", 3), 1, key=f"{key}-epochs")
+    examples = second.number_input(
+        t("widgets.plan_it.examples"), 1, 10_000_000, options.get("examples", 2000), 100, key=f"{key}-examples"
+    )
+    epochs = third.number_input(t("widgets.plan_it.epochs"), 1, 100, options.get("epochs", 3), 1, key=f"{key}-epochs")
     try:
         found = plan(
             str(model),
@@ -64,28 +71,37 @@ def render(options: dict[str, Any], key: str) -> None:
         return
     usable = charts_memory.size(found.card.usable_bytes)
     if found.totals is None:
-        st.markdown(f"{ICONS[found.verdict]} No estimate ships for this step; the calculator works it out.")
+        st.markdown(f"{ICONS[found.verdict]} {t('widgets.plan_it.no_estimate')}")
     else:
-        st.markdown(
-            f"{ICONS[found.verdict]} **{found.verdict.capitalize()}**: {charts_memory.band(found.totals)} of {usable}, "
-            f"one row at a time. Largest batch that is likely to fit: {found.most_batch or 'none'}."
+        told = t(
+            "widgets.plan_it.memory",
+            verdict=t(f"widgets.plan_it.verdict.{VERDICTS[found.verdict]}"),
+            takes=charts_memory.band(found.totals),
+            usable=usable,
+            batch=found.most_batch or t("widgets.plan_it.no_batch"),
         )
+        st.markdown(f"{ICONS[found.verdict]} {told}")
     if found.cost is None:
-        st.markdown("How fast this card computes is not in the catalogue, so nothing is said about time.")
+        st.markdown(t("widgets.plan_it.no_time"))
     else:
         least, likely, most = found.cost.hours
-        money = "" if found.cost.money is None else f", \\${found.cost.money[0]:,.2f} to \\${found.cost.money[2]:,.2f}"
-        st.markdown(
-            f":material/schedule: {found.cost.steps:,} steps: about **{charts_memory.hours(likely)}**, between "
-            f"{charts_memory.hours(least)} and {charts_memory.hours(most)}{money}."
-        )
-    st.caption(
-        ":material/functions: **Predicted** by the calculators: memory from traces, time from a model with a band."
-    )
+        hours = {
+            "steps": f"{found.cost.steps:,}",
+            "likely": charts_memory.hours(likely),
+            "least": charts_memory.hours(least),
+            "most": charts_memory.hours(most),
+        }
+        if found.cost.money is None:
+            told = t("widgets.plan_it.time", **hours)
+        else:
+            low, _, high = found.cost.money
+            told = t("widgets.plan_it.time_money", **hours, low=f"\\${low:,.2f}", high=f"\\${high:,.2f}")
+        st.markdown(f":material/schedule: {told}")
+    st.caption(f":material/functions: {t('widgets.plan_it.predicted')}")
     query = {"model": str(model), "method": str(method), "card": str(card), "length": str(length)}
     with st.container(horizontal=True):
         st.page_link(
-            state.page("vram"), label="Term by term, in the calculator", icon=":material/memory:", query_params=query
+            state.page("vram"), label=t("widgets.plan_it.calculator"), icon=":material/memory:", query_params=query
         )
-        st.page_link(state.page("parameters"), label="What trains", icon=":material/calculate:",
+        st.page_link(state.page("parameters"), label=t("widgets.plan_it.what_trains"), icon=":material/calculate:",
                      query_params={"model": str(model), "method": str(method)})  # fmt: skip

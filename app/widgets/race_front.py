@@ -8,6 +8,7 @@ import streamlit as st
 
 from app import charts, charts_race, compare, live, state
 from app.schema import Rule
+from app.words import t
 from core.race import MEASURES, aggregate, measure, recorded
 
 NAME = "race-front"
@@ -21,7 +22,7 @@ def render(options: dict[str, Any], key: str) -> None:
     names = [m.name for m in MEASURES]
     columns = st.columns(2)
     picked = []
-    for column, label, name in zip(columns, ("Across", "Up"), ("x", "y"), strict=True):
+    for column, label, name in zip(columns, (t("race.across"), t("race.up")), ("x", "y"), strict=True):
         with column:
             start = names.index(str(options.get(name, {"x": "trainable", "y": "exact_match"}[name])))
             picked.append(
@@ -29,18 +30,22 @@ def render(options: dict[str, Any], key: str) -> None:
                     st.selectbox(label, names, index=start, format_func=lambda n: measure(n).title, key=f"{key}-{name}")
                 )
             )
-    st.markdown(
-        f":material/history: **Recorded**, not your runs · {live.made_where(found)} · {len(bands)} methods, "
-        f"{found['seeds']} seeds, {found['steps']} steps of {found['batch_size']} examples each"
+    told = t(
+        "widgets.race_front.runs",
+        methods=len(bands),
+        seeds=found["seeds"],
+        steps=found["steps"],
+        batch=found["batch_size"],
     )
+    st.markdown(f":material/history: {t('comparison.recorded')} · {live.made_where(found)} · {told}")
     if picked[0] == picked[1]:
-        st.markdown("Choose two different measures.")
+        st.markdown(t("widgets.race_front.two"))
         return
     compare.draw(charts_race.pareto(bands, measure(picked[0]), measure(picked[1])), f"{key}-front")
-    with st.expander("The numbers", key=f"{key}-numbers"):
-        st.dataframe(charts_race.race_table(bands), hide_index=True, alt="The race, one row a method.")
+    with st.expander(t("widgets.numbers"), key=f"{key}-numbers"):
+        st.dataframe(charts_race.race_table(bands), hide_index=True, alt=t("race.alt"))
         st.download_button(
-            "Table as CSV", charts.csv(charts_race.race_numbers(bands)), "race.csv", "text/csv", key=f"{key}-csv",
-            icon=":material/download:", on_click="ignore",
+            t("shared.table_csv"), charts.csv(charts_race.race_numbers(bands)), "race.csv", "text/csv",
+            key=f"{key}-csv", icon=":material/download:", on_click="ignore",
         )  # fmt: skip
-    st.page_link(state.page("race"), label="Race them yourself", icon=":material/arrow_forward:")
+    st.page_link(state.page("race"), label=t("widgets.race_front.yourself"), icon=":material/arrow_forward:")

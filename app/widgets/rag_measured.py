@@ -8,6 +8,7 @@ import streamlit as st
 
 from app import charts_rag, compare
 from app.schema import Rule
+from app.words import t
 
 NAME = "rag-measured"
 OPTIONS = {"view": Rule("word", required=True, choices=("needs", "costs", "verdicts", "wordings"))}
@@ -21,17 +22,21 @@ def render(options: dict[str, Any], key: str) -> None:
     record = recorded()
     found = bands(record["cells"])
     settings = record["settings"]
-    st.caption(
-        f":material/history: **Recorded**, not your run · {record['device']}, {record['date']}: seeds: "
-        f"{settings['seeds']}, at most {settings['items']} questions a need."
+    told = t(
+        "widgets.rag_measured.run",
+        device=record["device"],
+        date=record["date"],
+        seeds=settings["seeds"],
+        items=settings["items"],
     )
+    st.caption(f":material/history: {t('run.recorded')} · {told}")
     view = options["view"]
     if view == "needs":
         compare.draw(charts_rag.needs(found), f"{key}-needs")
     elif view == "costs":
-        st.dataframe(charts_rag.costs_table(found), hide_index=True, alt="What each approach costs, one a row.")
+        st.dataframe(charts_rag.costs_table(found), hide_index=True, alt=t("widgets.rag_measured.costs_alt"))
     elif view == "verdicts":
         table = charts_rag.verdict_table(verdicts(found))
-        st.dataframe(table, hide_index=True, height="content", alt="Each claim of the usual table with its verdict.")
+        st.dataframe(table, hide_index=True, height="content", alt=t("widgets.rag_measured.verdicts_alt"))
     else:
         compare.draw(charts_rag.wordings(record["wordings"]), f"{key}-wordings")

@@ -8,6 +8,7 @@ import streamlit as st
 
 from app import calc_roofline, charts_roofline, findings
 from app.schema import Rule
+from app.words import t
 
 NAME = "roofline"
 OPTIONS = {"card": Rule("text"), "model": Rule("text"), "method": Rule("word"), "length": Rule("int")}
@@ -24,26 +25,31 @@ def render(options: dict[str, Any], key: str) -> None:
 
     cards = [row.name for row in gpus() if limit_of(row) is not None]
     first, second = st.columns(2, gap="medium")
-    card = first.selectbox("Card", cards, index=cards.index(options.get("card", "RTX 4090")), key=f"{key}-card")
+    start = cards.index(options.get("card", "RTX 4090"))
+    card = first.selectbox(t("widgets.card"), cards, index=start, key=f"{key}-card")
     model = second.selectbox(
-        "Model", MODELS, index=MODELS.index(options.get("model", "Llama-3.1-8B")), key=f"{key}-model"
+        t("widgets.model"), MODELS, index=MODELS.index(options.get("model", "Llama-3.1-8B")), key=f"{key}-model"
     )
     third, fourth = st.columns(2, gap="medium")
     with third:
         method = st.segmented_control(
-            "Method", METHODS, default=options.get("method", "lora"), required=True, key=f"{key}-method",
+            t("widgets.method"), METHODS, default=options.get("method", "lora"), required=True, key=f"{key}-method",
             format_func={"full": "Full", "lora": "LoRA", "qlora": "QLoRA"}.__getitem__,
         )  # fmt: skip
     with fourth:
         length = st.select_slider(
-            "Tokens in the batch, one row", LENGTHS, value=options.get("length", 1024), key=f"{key}-length",
+            t("widgets.batch_tokens"), LENGTHS, value=options.get("length", 1024), key=f"{key}-length",
             format_func=lambda n: f"{n:,}",
         )  # fmt: skip
     limit = calc_roofline.limit(str(card))
     rows = calc_roofline.ops(str(model), str(method), 1, int(length))
-    st.caption(
-        f":material/functions: **Predicted** from counted bytes and the maker's figures for {card}: "
-        f"{charts_roofline.per_second(limit.flops_per_second)} and {limit.bytes_per_second / 1e9:,.0f} GB/s, so the "
-        f"ridge is at {limit.ridge:.0f} operations a byte. Nothing here was timed on that card."
+    told = t(
+        "widgets.roofline.predicted",
+        card=card,
+        flops=charts_roofline.per_second(limit.flops_per_second),
+        bandwidth=f"{limit.bytes_per_second / 1e9:,.0f} GB/s",
+        ridge=f"{limit.ridge:.0f}",
     )
-    findings.shown(charts_roofline.roofline(rows, limit, f"{method} on {model}, {length} tokens"), f"{key}-chart", NAME)
+    st.caption(f":material/functions: {told}")
+    what = t("widgets.roofline.what", method=method, model=model, length=length)
+    findings.shown(charts_roofline.roofline(rows, limit, what), f"{key}-chart", NAME)

@@ -10,6 +10,7 @@ from app import charts_parameters, compare
 from app.charts_race import title_of
 from app.schema import Rule
 from app.story import plain
+from app.words import t
 from core.catalog import architecture_of
 from core.counting import count
 from core.methods import METHODS
@@ -29,12 +30,13 @@ def render(options: dict[str, Any], key: str) -> None:
     left, right = st.columns(2)
     with left:
         name = str(
-            st.selectbox("Model", MODELS, index=MODELS.index(str(options.get("model", MODELS[0]))), key=f"{key}-model")
+            st.selectbox(
+                t("widgets.model"), MODELS, index=MODELS.index(str(options.get("model", MODELS[0]))), key=f"{key}-model"
+            )
         )
     with right:
-        tokens = int(
-            st.select_slider("Trained tokens p", TOKENS, value=int(options.get("tokens", 20)), key=f"{key}-tokens")
-        )
+        usual = int(options.get("tokens", 20))
+        tokens = int(st.select_slider(t("widgets.smallest_counts.tokens"), TOKENS, value=usual, key=f"{key}-tokens"))
     table = architecture_of(name)
     rows = []
     for method in SHOWN:
@@ -43,9 +45,10 @@ def render(options: dict[str, Any], key: str) -> None:
     chart = charts_parameters.counted(rows, "bitfit")
     compare.draw(chart, f"{key}-chart")
     biased = sum(1 for m in table.modules if m.bias)
-    st.markdown(f"{plain(name)} has {len(table.modules):,} modules with parameters, and **{biased:,}** have a bias.")
+    modules = f"{len(table.modules):,}"
+    st.markdown(t("widgets.smallest_counts.told", model=plain(name), modules=modules, biased=f"{biased:,}"))
     for row in rows:
         if row.trainable is None:
             st.caption(f":material/block: {title_of(row.method)}: {plain(row.why)}")
-    with st.expander("The numbers"):
+    with st.expander(t("widgets.numbers")):
         st.dataframe(charts_parameters.counts_table(rows), hide_index=True, alt=chart.alt)

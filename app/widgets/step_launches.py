@@ -8,6 +8,7 @@ import streamlit as st
 
 from app import calc_roofline, charts_roofline, findings
 from app.schema import Rule
+from app.words import t
 
 NAME = "step-launches"
 OPTIONS = {"card": Rule("text"), "length": Rule("int"), "method": Rule("word")}
@@ -23,18 +24,19 @@ def render(options: dict[str, Any], key: str) -> None:
 
     cards = [row.name for row in gpus() if limit_of(row) is not None]
     first, second = st.columns(2, gap="medium")
-    card = first.selectbox("Card", cards, index=cards.index(options.get("card", "RTX 4090")), key=f"{key}-card")
+    start = cards.index(options.get("card", "RTX 4090"))
+    card = first.selectbox(t("widgets.card"), cards, index=start, key=f"{key}-card")
     length = second.select_slider(
-        "Tokens in the batch, one row", LENGTHS, value=options.get("length", 256), key=f"{key}-length",
+        t("widgets.batch_tokens"), LENGTHS, value=options.get("length", 256), key=f"{key}-length",
         format_func=lambda n: f"{n:,}",
     )  # fmt: skip
     with st.container(horizontal=True):
-        fused = st.toggle("Fused kernels", key=f"{key}-fused")
-        graph = st.toggle("One CUDA graph for the step", key=f"{key}-graph")
+        fused = st.toggle(t("widgets.step_launches.fused"), key=f"{key}-fused")
+        graph = st.toggle(t("widgets.step_launches.graph"), key=f"{key}-graph")
     method = options.get("method", "lora")
     rows = [
         (title, calc_roofline.whole(str(card), name, method, 1, int(length), fused=fused, graph=graph))
         for name, title in MODELS.items()
     ]
-    st.caption(":material/functions: **Predicted**, both of them. The card's time is the least by its roof.")
+    st.caption(f":material/functions: {t('widgets.step_launches.predicted')}")
     findings.shown(charts_roofline.launches(rows, calc_roofline.limit(str(card))), f"{key}-chart", NAME)

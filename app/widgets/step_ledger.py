@@ -9,8 +9,13 @@ import streamlit as st
 
 from app import charts, charts_lessons_a, compare, index, live, state
 from app.schema import Rule
+<<<<<<< HEAD
 from app.story import plain
 from core.memory.predicted import residuals, why_not
+=======
+from app.words import t
+from core.memory.predicted import residuals
+>>>>>>> main
 
 NAME = "step-ledger"
 OPTIONS = {"run": Rule("text", required=True), "after": Rule("word")}
@@ -21,8 +26,8 @@ def _covered(slug: str, guess: str, key: str) -> bool:
     kept = state.store().progress(state.owner()).get(f"{slug}/{guess}") if guess else {"value": 0}
     if (isinstance(kept, dict) and kept.get("value") is not None) or st.session_state.get(f"{key}-shown"):
         return False
-    st.caption("The figures are covered, because your prediction above is about them.")
-    if st.button("Uncover the figures", key=f"{key}-show", icon=":material/visibility:"):
+    st.caption(t("widgets.step_ledger.covered"))
+    if st.button(t("widgets.step_ledger.uncover"), key=f"{key}-show", icon=":material/visibility:"):
         st.session_state[f"{key}-shown"] = True
         st.rerun()
     return True
@@ -42,19 +47,23 @@ def render(options: dict[str, Any], key: str) -> None:
     rows = residuals(*both)
     own = not isinstance(run, live.Recorded)
     if not rows:
+<<<<<<< HEAD
         st.markdown(plain(why_not(*both)))
+=======
+        st.markdown(t("widgets.step_ledger.too_short"))
+>>>>>>> main
         return
     if own:
-        st.markdown(":material/person: **Your run**, the newest that is finished.")
+        st.markdown(f":material/person: {t('widgets.step_ledger.own')}")
     else:
-        st.markdown(f":material/history: **Recorded**, not your run · {run.label}")
-    chart = charts_lessons_a.ledger_sides(rows, "One step of your run" if own else "One step")
+        st.markdown(f":material/history: {t('run.recorded')} · {run.label}")
+    chart = charts_lessons_a.ledger_sides(
+        rows, t("widgets.step_ledger.own_step" if own else "widgets.step_ledger.step")
+    )
     compare.draw(chart, key)
-    with st.expander("The numbers", key=f"{key}-numbers"):
-        st.dataframe(
-            charts_lessons_a.ledger_table(rows), hide_index=True, alt="Predicted and measured, one row a term."
-        )
+    with st.expander(t("widgets.numbers"), key=f"{key}-numbers"):
+        st.dataframe(charts_lessons_a.ledger_table(rows), hide_index=True, alt=t("widgets.step_ledger.alt"))
         st.download_button(
-            "Table as CSV", charts.csv(chart.table), "ledger.csv", "text/csv", key=f"{key}-csv",
+            t("shared.table_csv"), charts.csv(chart.table), "ledger.csv", "text/csv", key=f"{key}-csv",
             icon=":material/download:", on_click="ignore",
         )  # fmt: skip

@@ -9,6 +9,7 @@ import streamlit as st
 
 from app import charts, charts_lessons_a, compare
 from app.schema import Rule
+from app.words import t
 from core.anatomy import table_of
 from core.claims import decimal_text
 from core.memory.storage import storage
@@ -29,14 +30,15 @@ def render(options: dict[str, Any], key: str) -> None:
         start = MODELS.index(str(options.get("model", "Llama-3.1-70B")))
         model = str(
             st.selectbox(
-                "Model", MODELS, index=start, key=f"{key}-model",
-                format_func=lambda m: "The model of this course" if m == "embedded" else m,
+                t("widgets.model"), MODELS, index=start, key=f"{key}-model",
+                format_func=lambda m: t("widgets.course_model") if m == "embedded" else m,
             )
         )  # fmt: skip
     with columns[1]:
-        tasks = int(st.slider("Tasks", 1, MOST, int(options.get("tasks", 10)), key=f"{key}-tasks"))
+        tasks = int(st.slider(t("widgets.tasks"), 1, MOST, int(options.get("tasks", 10)), key=f"{key}-tasks"))
     with columns[2]:
-        rank = int(st.select_slider("LoRA's rank", RANKS, value=int(options.get("rank", 8)), key=f"{key}-rank"))
+        usual = int(options.get("rank", 8))
+        rank = int(st.select_slider(t("widgets.task_storage.rank"), RANKS, value=usual, key=f"{key}-rank"))
     table = table_of(model)
     lora = replace(METHODS["lora"].Config(), rank=rank)
     steps = sorted({1, tasks, *range(1, tasks, max(1, tasks // 20))})
@@ -44,15 +46,13 @@ def render(options: dict[str, Any], key: str) -> None:
         "full": [storage(table, "full", METHODS["full"].Config(), n) for n in steps],
         "lora": [storage(table, "lora", lora, n) for n in steps],
     }
-    name = "this course's model" if model == "embedded" else model
+    name = t("widgets.task_storage.this_model") if model == "embedded" else model
     chart = charts_lessons_a.disks(rows, name)
     compare.draw(chart, f"{key}-lines")
     each = rows["lora"][-1].adapter
-    st.caption(
-        f"The model itself: {decimal_text(rows['full'][0].base)} in 16 bits. One adapter: {decimal_text(each)} in 32 "
-        "bits, as PEFT saves it; in 16 bits it would be half."
-    )
+    whole = decimal_text(rows["full"][0].base)
+    st.caption(t("widgets.task_storage.told", model=whole, adapter=decimal_text(each)))
     st.download_button(
-        "Table as CSV", charts.csv(chart.table), "disks.csv", "text/csv", key=f"{key}-csv", icon=":material/download:",
-        on_click="ignore",
+        t("shared.table_csv"), charts.csv(chart.table), "disks.csv", "text/csv", key=f"{key}-csv",
+        icon=":material/download:", on_click="ignore",
     )  # fmt: skip

@@ -8,6 +8,7 @@ import streamlit as st
 
 from app import live
 from app.schema import Rule
+from app.words import t
 
 NAME = "training-code"
 OPTIONS = {"model": Rule("text"), "method": Rule("word"), "card": Rule("text"), "length": Rule("int")}
@@ -28,10 +29,11 @@ def render(options: dict[str, Any], key: str) -> None:
 
     names = [row.name for row in models() if row.is_decoder]
     first, second = st.columns(2, gap="medium")
-    model = first.selectbox("Model", names, index=names.index(options.get("model", "Llama-3.1-8B")), key=f"{key}-model")
+    start = names.index(options.get("model", "Llama-3.1-8B"))
+    model = first.selectbox(t("widgets.model"), names, index=start, key=f"{key}-model")
     with second:
         method = st.segmented_control(
-            "Method", METHODS, default=options.get("method", "qlora"), required=True, key=f"{key}-method",
+            t("widgets.method"), METHODS, default=options.get("method", "qlora"), required=True, key=f"{key}-method",
             format_func=TITLES.__getitem__,
         )  # fmt: skip
     card, length = options.get("card", "RTX 4090"), options.get("length", 1024)
@@ -42,10 +44,10 @@ def render(options: dict[str, Any], key: str) -> None:
     except DeltalabError as error:
         live.say(error)
         return
-    st.code(text, language="python")
+    st.code(text, language="python", wrap_lines=True)
     st.download_button(
-        "Download", text, "memory_setup.py", "text/x-python", key=f"{key}-download", icon=":material/download:",
-        on_click="ignore",
+        t("widgets.training_code.download"), text, "memory_setup.py", "text/x-python",
+        key=f"{key}-download", icon=":material/download:", on_click="ignore",
     )  # fmt: skip
-    st.caption("What it will take, in a terminal:")
+    st.caption(t("widgets.training_code.terminal"))
     st.code(said, language="bash", wrap_lines=True)

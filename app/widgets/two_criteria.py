@@ -9,11 +9,12 @@ import streamlit as st
 from app import charts_levels, compare
 from app.schema import Rule
 from app.widgets import one_block
+from app.words import t
 from core.quantization import criteria
 
 NAME = "two-criteria"
 OPTIONS: dict[str, Rule] = {}
-OF = {"normal": "Normal numbers", "real": "A matrix of the base"}
+OF = ("normal", "real")
 SIZES = (32, 64, 256, 1024)
 
 
@@ -28,12 +29,13 @@ def render(options: dict[str, Any], key: str) -> None:
     left, right = st.columns(2)
     with left:
         of = st.segmented_control(
-            "Numbers", list(OF), format_func=OF.__getitem__, default="normal", required=True, key=f"{key}-of"
-        )
+            t("widgets.two_criteria.numbers"), OF, format_func=lambda name: t(f"widgets.two_criteria.of.{name}"),
+            default="normal", required=True, key=f"{key}-of",
+        )  # fmt: skip
     with right:
-        size = st.select_slider("Weights in a block", SIZES, value=64, key=f"{key}-size")
+        size = st.select_slider(t("widgets.block_weights"), SIZES, value=64, key=f"{key}-size")
     chart = charts_levels.criteria(_judged(str(of), int(size)))
     compare.draw(chart, f"{key}-chart")
-    st.caption("Right is equal use, down is least error. The two fitted lists are fitted to these very numbers.")
-    with st.expander("The numbers"):
+    st.caption(t("widgets.two_criteria.how"))
+    with st.expander(t("widgets.numbers")):
         st.dataframe(chart.table, hide_index=True, alt=chart.alt)

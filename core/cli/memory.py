@@ -134,19 +134,24 @@ def _plain(asked: argparse.Namespace) -> RunConfig:
     return config_of(argparse.Namespace(**{**vars(asked), "model": "embedded"}))
 
 
-def _table(source: str) -> Architecture:
+def _table(source: str, setup: Setup) -> Architecture:
     from core.architecture import architecture_of_config
     from core.catalog import architecture_of, configuration, known, pasted
+    from core.few_bits import check_traced
 
     row = None if pasted(source) else known(source)
-    return architecture_of(row.name) if row is not None else architecture_of_config(configuration(source))
+    if row is not None:
+        return architecture_of(row.name)
+    config = configuration(source)
+    check_traced(config, setup.method, setup.settings)
+    return architecture_of_config(config)
 
 
 def _counted(source: str, setup: Setup) -> tuple[int, int]:
     """Parameters of the model, and how many of them train."""
     from core.methods import METHODS
 
-    table = _table(source)
+    table = _table(source, setup)
     return table.total, METHODS[setup.method].count(table, setup.settings)
 
 
@@ -166,7 +171,7 @@ def _answered(
     made = find(row.name, setup) if row is not None and not whole else None
     if made is not None:
         sizes = Sizes.of(setup)
-        ledger = made.ledger(sizes) if sharding.alone else made.shared(sizes, sharding, _table(source))
+        ledger = made.ledger(sizes) if sharding.alone else made.shared(sizes, sharding, _table(source, setup))
         return ledger, None, made, dict(made.versions)
     import warnings
 
@@ -177,7 +182,7 @@ def _answered(
     warnings.simplefilter("ignore", FutureWarning)
     found = trace(configuration(source), setup)
     if not sharding.alone:
-        return found.shared(sharding, _table(source), setup.batch, setup.length), None, None, versions()
+        return found.shared(sharding, _table(source, setup), setup.batch, setup.length), None, None, versions()
     reserved = replay(found).most_reserved if setup.device.is_cuda else None
     return found.ledger(), reserved, None, versions()
 

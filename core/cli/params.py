@@ -44,6 +44,7 @@ def _params(asked: argparse.Namespace) -> int:
         raise BadInput(" ".join(wrong))
     from core.architecture import architecture_of_config
     from core.base import load_config
+    from core.few_bits import check_counted
     from core.memory.storage import adapter_numbers
     from core.methods import METHODS
     from core.units import DTYPE_BYTES, bytes_text
@@ -59,6 +60,7 @@ def _params(asked: argparse.Namespace) -> int:
         # (An encoder by its hub id may be here, and its weights say whether it has a pooler.)
         by_id = asked.revision or (row is not None and "/" in source)
         base = load_config(source, asked.revision) if by_id else configuration(source)
+        check_counted(base, config.method, config.settings)
         name = "the pasted model" if pasted(source) else source
         labels, architecture = getattr(base, "num_labels", 0), architecture_of_config(base, name)
     method = METHODS[config.method]

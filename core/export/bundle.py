@@ -241,6 +241,7 @@ def _runnable(run: Run, events: Sequence[Mapping[str, Any]], with_data: bool) ->
         told=told(events),
         base=base,
         labels=_labels(run, events),
+        few_bits=bool((begun.get("base") or {}).get("few_bits")),
     )
     if config.data is not None and not with_data:
         notes.append("The run's own file is not part of this; the scripts want it (as JSONL) named with --data.")
@@ -261,7 +262,9 @@ def _runnable(run: Run, events: Sequence[Mapping[str, Any]], with_data: bool) ->
         if facts.labels and trainer == "sft":
             continue  # TRL trains language models
         files[name] = script(config, facts, trainer=trainer, name=name).encode()
-    files["requirements.txt"] = requirements(config.method, config.train.optimizer, facts.versions).encode()
+    files["requirements.txt"] = requirements(
+        config.method, config.train.optimizer, facts.versions, few_bits=facts.few_bits
+    ).encode()
     if not facts.labels:
         files["requirements-trl.txt"] = trl_requirements(facts.versions).encode()
     return _Runnable(config, facts, files), notes

@@ -249,7 +249,7 @@ def _loading(record: Record, merged: str | None) -> str:
         return own + ("`deltalab merge` makes a plain checkpoint of it.\n" if merges else "`deltalab chat` loads it.\n")
     lines = ["from peft import PeftModel", "from transformers import AutoModelForCausalLM, AutoTokenizer"]
     arguments = ""
-    if method == "qlora":
+    if method == "qlora" and not (record.started.get("base") or {}).get("few_bits"):
         lines[1] += ", BitsAndBytesConfig"
         settings = config["settings"]
         if settings["quant_type"] == "int8":

@@ -22,7 +22,8 @@ class Facts:
     title: what it is called. precision: what its passes computed in, 'float32' or 'bfloat16'. versions: of python and
     packages. told: sentences about how it went. base: what a script loads when nobody says otherwise, a hub id or a
     folder beside it ('': it has to be said). data: the file beside the script, likewise. ordered: the file's lines are
-    in the order in which the run saw them, `batch_size` rows a batch (None: the setting's).
+    in the order in which the run saw them, `batch_size` rows a batch (None: the setting's). few_bits: the base was
+    stored in few bits before the run, and says so itself.
     """
 
     title: str = ""
@@ -34,6 +35,7 @@ class Facts:
     ordered: bool = False
     batch_size: int | None = None
     labels: tuple[str, ...] = ()
+    few_bits: bool = False
 
 
 def started(events: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -68,12 +70,16 @@ def told(events: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(out)
 
 
-def requirements(method: str, optimizer: str, versions: Mapping[str, str]) -> str:
-    """requirements.txt for the exported scripts: the run's versions, and those that the scripts were tested with."""
+def requirements(method: str, optimizer: str, versions: Mapping[str, str], *, few_bits: bool = False) -> str:
+    """requirements.txt for the exported scripts: the run's versions, and those that the scripts were tested with.
+
+    Args:
+        few_bits: see Facts.
+    """
     names = ["accelerate", "safetensors", "torch", "transformers"]
     if method not in WITHOUT_CONFIG:
         names.append("peft")
-    if method == "qlora" or optimizer.endswith("8bit"):
+    if method == "qlora" or few_bits or optimizer.endswith("8bit"):
         names.append("bitsandbytes")
     return _pinned(names, versions)
 

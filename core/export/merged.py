@@ -57,15 +57,19 @@ def merge(
 
 
 def write(model: Any, tokenizer: Any, out: Path, *, method: str, stored: str, card: str = "") -> Written:
-    """Write a plain (merged) model. In another format than float32 its own weights are changed on the way.
+    """Write a merged model, every layer of it as a plain one. In another format than float32 its own weights are
+    changed on the way.
 
     Raises:
         BadInput: an unknown format.
     """
     import torch
 
+    from core.layers.decoded import to_dense
+
     if stored not in FORMATS:
         raise BadInput(f"There is no format {stored!r} here.", f"The formats are {', '.join(FORMATS)}.")
+    to_dense(model)  # what the method left in few bits: beside it are weights that are not
     parameters = sum(p.numel() for p in model.parameters())
     with saved.replacing(Path(out)) as fresh, saved.without_progress_bars():
         if stored == "nf4":

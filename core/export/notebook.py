@@ -60,9 +60,10 @@ def notebook(config: RunConfig, facts: Facts | None = None, *, trainer: str = "t
     about = METHODS[config.method]
     cells = [_prose("head", _head(config, facts, trainer))]
     cells += _cells("settings", Part("settings", "Everything that you may want to change.", _settings(config, facts)))
-    cells += _cells(
-        "imports", Part("", "", "\n".join(imports(config, trainer, "", notebook=True, classifies=bool(facts.labels))))
-    )
+    needed = imports(
+        config, trainer, "", notebook=True, classifies=bool(facts.labels), few_bits=facts.few_bits
+    )  # fmt: skip
+    cells += _cells("imports", Part("", "", "\n".join(needed)))
     for name, part in (("data", data), ("base", base)):
         cells += _cells(name, part)
     cells += _cells("before", Part("before", "What the base says, untrained.", _before(config, facts)))

@@ -10,6 +10,7 @@ from core.errors import BadInput
 from core.export.facts import Facts
 from core.export.label_parts import LABEL_LOSS, label_parts
 from core.export.method_code import BY_HAND, files, method_code
+from core.export.peft_config import WITHOUT_CONFIG
 from core.export.piece import Part
 from core.export.python_text import Code, call
 from core.methods import METHODS
@@ -28,6 +29,12 @@ def parts(config: RunConfig, facts: Facts, *, trainer: str = "transformers") -> 
     if trainer not in TRAINERS:
         raise BadInput(f"There is no trainer {trainer!r}.", f"The trainers are {', '.join(TRAINERS)}.")
     config = resolved(config)
+    if facts.few_bits and config.method in WITHOUT_CONFIG:
+        raise BadInput(
+            "transformers' Trainer trains a base in few bits with an adapter of PEFT's only, which "
+            f"{METHODS[config.method].TITLE} is not.",
+            "Train it here, or take the unquantized checkpoint of the same model.",
+        )
     if facts.labels:
         if trainer == "sft":
             raise BadInput(
@@ -160,15 +167,16 @@ def _base(config: RunConfig, facts: Facts) -> Part:
         text = "Weights that train are kept in 32 bits: small steps would be lost in 16."
     else:
         text = "The run computed in 32 bits. On a GPU, bfloat16 here and `bf16=True` below halve the memory."
-    if kind == "quantized":
+    if kind == "quantized" or facts.few_bits:
         text = (
             "The base's linear layers are stored in a few bits and decoded when they are needed; embedding, norms and "
             "head stay as they are. (PEFT's `prepare_model_for_kbit_training` would copy those into 32 bits as well.)\n"
         ) + text
+        how = "" if facts.few_bits else " quantization_config=quantization,"  # a base stored so says it itself
         lines += [
-            _quantization(config.settings, dtype),
+            *([] if facts.few_bits else [_quantization(config.settings, dtype)]),
             "model = AutoModelForCausalLM.from_pretrained(",
-            f"    args.base{revision}, dtype={dtype}, quantization_config=quantization,",
+            f"    args.base{revision}, dtype={dtype},{how}",
             '    device_map={"": PartialState().device},  # this process\'s own GPU',
             ")",
         ]

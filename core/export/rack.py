@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import BadInput, NotFound, Refused
+from core.few_bits import STORED
 from core.methods import METHODS, attach, lora, saved, saved_as
 from core.methods.modules import replace_module
 from core.methods.virtual import MODULE as TOKENS
@@ -59,7 +60,9 @@ class Rack:
         self.use(None)
         method, config = saved_as(folder)
         saved.check_base(self.model, folder)
-        quant = (config.quant_type, config.double_quantization) if method == "qlora" else None
+        # (On a base that is stored in few bits from the start, all methods share that one form.)
+        few = method == "qlora" and getattr(self.model, STORED, None) is None
+        quant = (config.quant_type, config.double_quantization) if few else None
         if self._held and quant != self._quant:
             raise Refused(
                 "A quantized base and one in full precision are two bases, and this rack has one.",
@@ -73,7 +76,7 @@ class Rack:
     def _attach(self, method: str, config: Any, folder: Path) -> Any:
         attached: Any
         if method == "qlora" and self._quant is not None:
-            attached = lora.attach(self.model, config, method, lora.plain_pair, quantized=True)
+            attached = lora.attach(self.model, config, method, lora.plain_pair)
         elif method == "qlora":
             attached = attach(self.model, method, config, device=self.device)
         elif method == "pissa":

@@ -44,7 +44,9 @@ def script(
     for part in parts(config, facts, trainer=trainer):
         head = f"# --- {part.title} {'-' * (WIDTH - 7 - len(part.title))}"
         blocks.append("\n".join([head, *_comment(part.text), part.code]))
-    needed = "\n".join(imports(config, trainer, "\n".join(blocks), classifies=bool(facts.labels)))
+    needed = "\n".join(
+        imports(config, trainer, "\n".join(blocks), classifies=bool(facts.labels), few_bits=facts.few_bits)
+    )
     blocks = [_docstring(config, facts, trainer, name), needed, *blocks]
     return "\n\n".join(blocks) + "\n"
 
@@ -76,7 +78,12 @@ def differences(config: RunConfig, trainer: str, facts: Facts) -> list[str]:
         out.append("Where the encoder itself drops out (BERT's does), it draws other random numbers.")
     elif getattr(s, "dropout", 0.0):
         out.append("Dropout draws other random numbers.")
-    if trainer == "sft" and METHODS[method].BASE == "quantized":
+    if facts.few_bits:
+        out.append(
+            "transformers computes with the layers of bitsandbytes; the run decoded the same weights itself, and "
+            "rounded no activations where they are stored in 8 bits."
+        )
+    if trainer == "sft" and (METHODS[method].BASE == "quantized" or facts.few_bits):
         out.append("TRL keeps what trains beside a quantized base in 16 bits, the run in 32.")
     if trainer == "sft":
         out.append(
@@ -121,9 +128,15 @@ def _docstring(config: RunConfig, facts: Facts, trainer: str, name: str) -> str:
 
 
 def imports(
-    config: RunConfig, trainer: str, code: str, *, notebook: bool = False, classifies: bool = False
+    config: RunConfig,
+    trainer: str,
+    code: str,
+    *,
+    notebook: bool = False,
+    classifies: bool = False,
+    few_bits: bool = False,
 ) -> list[str]:
-    """The import lines of `code`: the standard library, a blank line, the rest."""
+    """The import lines of `code`: the standard library, a blank line, the rest. few_bits: see Facts."""
     method, s, loop = config.method, config.settings, config.train
     plain = method in WITHOUT_CONFIG
     standard = ["json", "os"] if notebook else ["argparse", "json", "os"]
@@ -135,11 +148,11 @@ def imports(
     if trainer == "transformers":
         collator = "DataCollatorWithPadding" if classifies else "DataCollatorForSeq2Seq"
         kinds |= {collator, "Trainer", "TrainingArguments"}
-    if method == "qlora":
+    if method == "qlora" and not few_bits:
         kinds.add("BitsAndBytesConfig")
     rest = [f"from transformers import {', '.join(sorted(kinds, key=lambda n: (n.islower(), n)))}"]
     rest.append("from torch.optim.lr_scheduler import LambdaLR")
-    if method == "qlora":
+    if method == "qlora" or few_bits:
         rest.append("from accelerate import PartialState")
     if not plain:
         kind, _ = peft_arguments(method, s)

@@ -61,3 +61,12 @@ class Decoded:
         plain.weight = nn.Parameter(weight.t().contiguous() if self.was_conv1d else weight, requires_grad=False)
         plain.bias = self.bias
         return plain.train(self.training)
+
+
+def to_dense(model: nn.Module) -> nn.Module:
+    """Plain layers with the decoded weights in the place of every layer in few bits; the model itself, changed."""
+    for path, layer in list(model.named_modules()):
+        if isinstance(layer, Decoded):
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, layer.to_dense())
+    return model

@@ -34,7 +34,8 @@ class EightBitLinear(Decoded, nn.Linear):
         adopted = isinstance(base, bnb.nn.Linear8bitLt)
         transposed = isinstance(base, Conv1D)
         if adopted:
-            codes, absmax = base.weight.data, base.weight.SCB
+            codes = base.weight.data
+            absmax = base.weight.SCB if base.weight.SCB is not None else base.state.SCB
             dtype = base.bias.dtype if base.bias is not None else torch.float16
         else:
             weight = (base.weight.t() if transposed else base.weight).detach()
@@ -43,7 +44,9 @@ class EightBitLinear(Decoded, nn.Linear):
         fan_out, fan_in = codes.shape
         # On the meta device: the weight of the parent's constructor is thrown away, so none is allocated or drawn.
         super().__init__(fan_in, fan_out, bias=False, device="meta")
-        self.was_conv1d, self.dense_dtype = transposed, dtype
+        # (source_cls: transformers' note of what its layer was made from.)
+        self.was_conv1d = transposed or getattr(base, "source_cls", None) is Conv1D
+        self.dense_dtype = dtype
         self.weight = nn.Parameter(codes, requires_grad=False)
         self.register_buffer("absmax", absmax)
         self.bias = base.bias

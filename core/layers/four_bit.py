@@ -35,8 +35,8 @@ class FourBitLinear(Decoded, bnb.nn.Linear4bit):
     Args:
         base: an nn.Linear, a Conv1D (its weight is transposed into (out, in)) or a bitsandbytes Linear4bit (adopted
             with its packed weight as it is). Its bias is kept, the same object.
-        quant_type: "nf4" or "fp4".
-        double_quantization: store the block scales in 8 bits too.
+        quant_type: "nf4" or "fp4"; an adopted weight keeps its own.
+        double_quantization: store the block scales in 8 bits too; an adopted weight's stay as they are.
     """
 
     def __init__(self, base: Any, quant_type: str = "nf4", double_quantization: bool = True) -> None:
@@ -50,6 +50,9 @@ class FourBitLinear(Decoded, bnb.nn.Linear4bit):
         if adopted:
             self.weight = base.weight
             self.weight.module = self
+            # (Packed codes that a checkpoint calls bfloat16, so that FSDP takes them for such, are bytes all the same.)
+            self.weight.data = self.weight.data.contiguous().view(torch.uint8)
+            self.weight.quant_storage = torch.uint8
             self.quant_state = base.weight.quant_state
         else:
             packed: Any = bnb.nn.Params4bit(
@@ -63,7 +66,7 @@ class FourBitLinear(Decoded, bnb.nn.Linear4bit):
             # Moving an unquantized Params4bit to a device is what quantizes it; on the meta device there is nothing to.
             self.weight = packed if weight.is_meta else packed.to(weight.device)
         self.bias = base.bias
-        self.was_conv1d = transposed
+        self.was_conv1d = transposed or getattr(base, "source_cls", None) is Conv1D  # transformers' note of what it was
         self.dense_dtype = self.weight.quant_state.dtype if adopted else weight.dtype
         # Without this, one evaluation on such a CPU silently ends training (see the module docstring).
         self.support_avx512bf16_for_cpu = False
@@ -73,7 +76,8 @@ class FourBitLinear(Decoded, bnb.nn.Linear4bit):
         """x (..., in) -> (..., out), computed in autocast's dtype inside an autocast region, else in that of x."""
         dtype = compute_dtype(x)
         bias = None if self.bias is None else self.bias.to(dtype)
-        if x.is_cuda and self.in_features % self.weight.quant_state.blocksize == 0:
+        trains = bias is not None and bias.requires_grad  # bitsandbytes sums its gradient over the rows alone
+        if x.is_cuda and self.in_features % self.weight.quant_state.blocksize == 0 and not trains:
             # Has a kernel for few rows (generation) that never writes the decoded weight to memory.
             return bnb.matmul_4bit(x.to(dtype), self.weight, bias=bias, quant_state=self.weight.quant_state)
         return Product.apply(x.to(dtype), bias, self)
@@ -81,7 +85,8 @@ class FourBitLinear(Decoded, bnb.nn.Linear4bit):
     def dense_weight(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The weight the layer really computes with, (out, in), decoded into `dtype` (default: the base's own)."""
         state = self.weight.quant_state
-        if state.quant_type == "nf4" and pays("nf4", self.weight, state.shape.numel()):
+        known = state.quant_type == "nf4" and state.blocksize == nf4.BLOCK
+        if known and pays("nf4", self.weight, state.shape.numel()):
             return nf4.fused(nf4.Packed.of_bitsandbytes(self.weight), dtype or self.dense_dtype)
         absmax = state.absmax
         if state.nested:

@@ -218,8 +218,8 @@ def _peft_bench(row: Row, model: str) -> Case:
     return Case(
         row, model, setup, "reserved",
         (f"The longest batch has {LIMIT} tokens a row, the limit: how much shorter it is, is not printed. The figure "
-         "is the most that was reserved in a whole run, with batches of many lengths and evaluation in between; predicted "
-         "is one step, its tensors given out by the allocator's rules.",),
+         "is the most that was reserved in a whole run, with batches of many lengths and evaluation in between; "
+         "predicted is one step, its tensors given out by the allocator's rules.",),
     )  # fmt: skip
 
 

@@ -294,6 +294,7 @@ def _check(config: Any, setup: Setup) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     from core.base import is_encoder
+    from core.few_bits import check_traced
 
     name = getattr(config, "_name_or_path", "") or config.model_type
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or is_encoder(config):
@@ -301,6 +302,7 @@ def _check(config: Any, setup: Setup) -> None:
             f"{name} is no causal language model, and only the training of those can be traced.",
             "Choose a model that continues a text.",
         )
+    check_traced(config, setup.method, setup.settings)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     if context and setup.length > context:
         raise BadInput(f"{name} reads {context:,} tokens at most, not {setup.length:,}.", "Choose a shorter length.")

@@ -37,6 +37,7 @@ MERGES = True
 CHECKPOINTS = True
 RATES = (2e-4, 5e-4, 1e-3)
 PATIENCE = 1
+CHANGES_WEIGHTS = "trains the weights themselves"
 PUBLISHED = (1e-5, "the BitFit authors' example of full fine-tuning, BERT-base: github.com/arendu/BitFit, README")
 PUBLISHED_ENCODER = (2e-5, "Devlin et al. 2019, BERT, arXiv:1810.04805, appendix A.3 (2e-5 to 5e-5)")
 
@@ -78,8 +79,8 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
     for name, parameter in parameters.items():
         if not parameter.is_floating_point():
             raise Incompatible(
-                f"{name} is stored as {dtype_name(parameter)}: quantized weights cannot be trained themselves.",
-                "Load the base unquantized, or train adapters beside it with the method qlora.",
+                f"{TITLE} {CHANGES_WEIGHTS}, and {name} is stored as {dtype_name(parameter)}.",
+                "Choose a method that trains beside them, such as lora, or load the base unquantized.",
             )
     model.requires_grad_(True)
     return Attached(model, parameters, config, keep_base=keep_base)

@@ -25,7 +25,7 @@ from core.methods.modules import (
     MLP_OUTPUTS,
     VALUES,
     check_plain,
-    check_unquantized,
+    check_readable,
     ends_with,
     head_sites,
     is_one_of,
@@ -125,14 +125,14 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
         keep_base: copy the classification head, if there is one; the rest of the base is never changed.
 
     Raises:
-        Incompatible: no such layers, an unknown name, or a base that is quantized already.
+        Incompatible: no such layers, an unknown name, or a base that is stored in a way that cannot be read.
     """
     from core.architecture import Architecture
     from core.layers.scaled import Scaled
 
     check_plain(model)
     chosen = targets(Architecture.of(model), config)
-    check_unquantized(model, [m.name for m, _ in chosen], TITLE)
+    check_readable(model, [m.name for m, _ in chosen], TITLE)
     layers = {m.name: Scaled(model.get_submodule(m.name), inputs=inputs) for m, inputs in chosen}
     wrap(model, layers)
     return Attached(model, config, NAME, layers, keep_base=keep_base)

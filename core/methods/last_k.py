@@ -39,6 +39,7 @@ MERGES = True
 CHECKPOINTS = True
 RATES = (5e-4, 1e-3, 2e-3)
 PATIENCE = 1
+CHANGES_WEIGHTS = "trains the weights of whole blocks"
 PUBLISHED = (1e-5, "as full fine-tuning in the BitFit authors' example: github.com/arendu/BitFit, README")
 PUBLISHED_ENCODER = (2e-5, "as full fine-tuning: Devlin et al. 2019, BERT, arXiv:1810.04805, appendix A.3")
 
@@ -121,7 +122,7 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
 
     check_plain(model)
     rows = chosen(Architecture.of(model), config)
-    check_unquantized(model, [m.name for m in rows if m.kind in ("linear", "conv1d")], "fine-tuning")
+    check_unquantized(model, [m.name for m in rows if m.kind in ("linear", "conv1d")], TITLE, CHANGES_WEIGHTS)
     paths = {m.name for m in rows}
     parameters = {n: p for n, p in model.named_parameters() if n.rpartition(".")[0] in paths}
     parameters = train_only(model, parameters)

@@ -7,6 +7,9 @@ in·out. After training the product can be folded into W₀, so that the model i
 
 The folder that `save` writes is PEFT's own: PEFT loads it, and what PEFT saved (plain LoRA, without its many variants)
 loads here. The variants that are methods of their own (rsLoRA, LoRA+, PiSSA, DoRA, QLoRA) build on this file.
+
+W₀ may be stored in few bits (a checkpoint that bitsandbytes quantized): it is decoded where it is needed, as in QLoRA,
+and stays as it is. On such a base LoRA and QLoRA are the same method; QLoRA also quantizes a base that is not yet so.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from core.methods.modules import (
     ATTENTION,
     MLP,
     check_plain,
-    check_unquantized,
+    check_readable,
     ends_with,
     head_sites,
     linears,
@@ -221,7 +224,7 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
             and switching the pairs off costs nothing.
 
     Raises:
-        Incompatible: nothing to wrap, an unknown name, or a base that is quantized already.
+        Incompatible: nothing to wrap, an unknown name, or a base that is stored in a way that cannot be read.
     """
     return attach(model, config, NAME, plain_pair, keep_base=keep_base)
 
@@ -233,14 +236,13 @@ def attach(
     make: Callable[[Any, int, Any], Any],
     *,
     keep_base: bool = True,
-    quantized: bool = False,
     kind: type[Attached] | None = None,
 ) -> Any:
-    """What the whole family does: choose the layers, make a wrapper for each and put it there.
+    """What the whole family does: choose the layers, make a wrapper for each and put it there. The layers may be stored
+    in few bits; they stay so.
 
     Args:
         make: (layer, rank, config) -> the wrapper.
-        quantized: the layers may be stored in 4 bits.
         kind: the class of the handle.
     """
     from core.architecture import Architecture
@@ -248,8 +250,7 @@ def attach(
     check_plain(model)
     architecture = Architecture.of(model)
     chosen = [m.name for m in targets(architecture, config)]
-    if not quantized:
-        check_unquantized(model, chosen, TITLE)
+    check_readable(model, chosen, TITLE)
     biased = [m.name for m in biases(architecture, config)]
     layers = {path: make(model.get_submodule(path), rank_of(config, path), config) for path in chosen}
     wrap(model, layers)

@@ -5,6 +5,14 @@
 (Zhang et al. 2023, section 3.) ∂B = s·Gᵀ·(xAᵀ) needs the r numbers xAᵀ of every token, where LoRA keeps all of x for
 ∂A. So less is kept of the forward pass, and half as much trains; in return the change can only read its input through
 the r directions that chance gave it. What is saved is an ordinary LoRA adapter.
+
+As in the paper, section 3, B's gradient goes to the optimizer as it is: ∂B = s·G·Aᵀ, with G what full fine-tuning would
+see. PEFT's `create_lorafa_optimizer`, which names the same paper, also freezes A, but hands its AdamW another one:
+
+    g = ∂B·(AAᵀ)⁻¹ / s²        so that  s·g·A = G·Aᵀ(AAᵀ)⁻¹A,  the part of G that lies in A's rows
+
+Where the rows of A are orthogonal and of one length the two differ by a factor, which AdamW does not see; otherwise
+they go different ways. Both are held by tests against PEFT (tests/oracles/test_peft_family.py).
 """
 
 from __future__ import annotations

@@ -132,15 +132,30 @@ def check_plain(model: torch.nn.Module) -> None:
         raise Incompatible("This model carries an adapter already.", "Merge it, or load the base again.")
 
 
-def check_unquantized(model: torch.nn.Module, paths: Iterable[str], title: str) -> None:
-    """Raise Incompatible when one of the layers is stored in something other than floating-point numbers."""
+def check_readable(model: torch.nn.Module, paths: Iterable[str], title: str) -> None:
+    """Raise Incompatible when one of the layers is stored in something that is neither floating-point numbers nor a
+    layer of core.layers in few bits, which decodes itself."""
+    for path in paths:
+        weight = model.get_parameter(f"{path}.weight")
+        if not weight.is_floating_point() and not hasattr(model.get_submodule(path), "dense_weight"):
+            raise Incompatible(
+                f"The weights of {path} are stored as {dtype_name(weight)}, in a layer that {title} cannot read.",
+                "Load the base with core.base.load_base, which takes layers of bitsandbytes over, or unquantized.",
+            )
+
+
+def check_unquantized(model: torch.nn.Module, paths: Iterable[str], title: str, changes: str) -> None:
+    """Raise Incompatible when one of the layers is not stored as numbers that a method could change.
+
+    Args:
+        changes: what the method does to them, behind its title.
+    """
     for path in paths:
         weight = model.get_parameter(f"{path}.weight")
         if not weight.is_floating_point():
             raise Incompatible(
-                f"The weights of {path} are stored as {dtype_name(weight)}, not as numbers that {title} can be "
-                "folded into.",
-                "Use the method qlora for a base stored in 4 bits, or load the base unquantized.",
+                f"{title} {changes}, and those of {path} are stored as {dtype_name(weight)}.",
+                "Choose a method that trains beside them, such as lora, or load the base unquantized.",
             )
 
 

@@ -6,6 +6,9 @@
 directions that matter most to the weight, where LoRA begins with noise and zero. The base's weights change: they lose
 what moved into the pair. What is saved is therefore the difference, BA − B₀A₀, as an ordinary LoRA adapter of rank 2r
 for the unchanged base (PEFT's conversion of PiSSA adapters does the same).
+
+A base that is stored in few bits is refused, as PEFT refuses it: what is left of a weight would have to be stored anew.
+(The paper's QPiSSA, section 4, goes the other way round: it starts from the full weights and quantizes what is left.)
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from core.config import knob
 from core.errors import BadInput
 from core.methods import lora, saved
 from core.methods.lora import BASE, CHECKPOINTS, MERGES, count, problems, sites
+from core.methods.modules import check_plain, check_unquantized
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +37,7 @@ INFERENCE = "Nothing once merged; on the unchanged base it runs as a LoRA adapte
 START = "rounding"
 RATES = (3e-4, 1e-3)
 PATIENCE = 1
+CHANGES_WEIGHTS = "moves a part of the weights into its pair"
 PUBLISHED = (2e-5, "Meng et al. 2024, arXiv:2404.02948, section 5.1: LLaMA-2-7B, Mistral-7B and Gemma-7B")
 
 
@@ -108,8 +113,13 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
         keep_base: keep a copy of the chosen layers' weights, so that `disable` works.
 
     Raises:
-        Incompatible: as LoRA.
+        Incompatible: as LoRA; or a base in few bits.
     """
+    from core.architecture import Architecture
+
+    check_plain(model)
+    chosen = [m.name for m in lora.targets(Architecture.of(model), config)]
+    check_unquantized(model, chosen, TITLE, CHANGES_WEIGHTS)
     make = partial(pair, keep_base=keep_base)
     attached: Attached = lora.attach(model, config, NAME, make, keep_base=keep_base, kind=Attached)
     return attached
@@ -131,6 +141,7 @@ def read_config(folder: Path) -> Config:
 
 
 __all__ = [
-    "BASE", "CHECKPOINTS", "FORMULA", "INFERENCE", "MERGES", "NAME", "PAPER", "PATIENCE", "PUBLISHED", "RATES", "START",
-    "SUMMARY", "TITLE", "Attached", "Config", "apply", "count", "problems", "read_config", "reads", "sites",
+    "BASE", "CHANGES_WEIGHTS", "CHECKPOINTS", "FORMULA", "INFERENCE", "MERGES", "NAME", "PAPER", "PATIENCE",
+    "PUBLISHED", "RATES", "START", "SUMMARY", "TITLE", "Attached", "Config", "apply", "count", "problems",
+    "read_config", "reads", "sites",
 ]  # fmt: skip

@@ -6,6 +6,9 @@ Every linear layer but the head is stored in 4 bits, in blocks of 64 weights wit
 bits with a scale c₁ per 256 blocks; it is decoded each time it is needed. The gradient flows through the decoded weight
 into the two thin matrices, which stay in 32 bits. The embedding, the norms, the biases and the head stay as they were.
 
+A checkpoint that bitsandbytes has stored in few bits is taken as it is: nothing is decoded and stored again, and what
+it left in full precision stays so. The settings must then say what it is (`core.few_bits`), and LoRA on it is the same.
+
 With `quant_type` int8 the base's layers take 8 bits instead, one scale a row: the older way (LLM.int8()), twice the
 memory and a sixteenth of the rounding.
 
@@ -24,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.config import knob
 from core.errors import Incompatible
+from core.few_bits import Stored, why_not
 from core.methods import lora, saved
 from core.methods.lora import count, problems, sites
 from core.methods.modules import check_plain, dtype_name, replace_module
@@ -75,17 +79,19 @@ def apply(
     """Store the linear layers of `model` in 4 or 8 bits, layer by layer, and put LoRA's pairs beside the chosen ones.
 
     Args:
-        model: a base that is stored so already (a bitsandbytes checkpoint) is taken as it is.
+        model: one that is stored in few bits already (a checkpoint of bitsandbytes) is taken as it is.
         device: where the model is to run, when it is not there yet. Its layers are moved one by one and quantized
             there, so that a base that would not fit in 16 bits never stands there in 16 bits.
         keep_base: as LoRA's; the 4-bit base is never changed. (The base as it was before is not kept.)
 
     Raises:
-        Incompatible: as LoRA; or bitsandbytes cannot be used on this machine.
+        Incompatible: as LoRA; bitsandbytes cannot be used on this machine; or the model is stored in another form than
+            the settings ask for.
     """
     from core.architecture import Architecture
 
     try:
+        from core.layers.adopted import adopt, form_of
         from core.layers.eight_bit import EightBitLinear
         from core.layers.four_bit import FourBitLinear
     except ImportError as why:
@@ -96,11 +102,13 @@ def apply(
     check_plain(model)
     architecture = Architecture.of(model)
     lora.targets(architecture, config)  # refuses before anything is changed
-    rows = quantized(architecture)
+    adopt(model)
+    forms = {form for layer in model.modules() if (form := form_of(layer)) is not None}
+    _check_forms(forms, config, architecture.name)
+    rows = [] if forms else quantized(architecture)
     for row in rows:
         weight = model.get_parameter(f"{row.name}.weight")
-        stored = getattr(weight, "SCB" if config.quant_type == "int8" else "quant_state", None)
-        if not weight.is_floating_point() and stored is None:
+        if not weight.is_floating_point():
             raise Incompatible(
                 f"The weights of {row.name} are stored as {dtype_name(weight)} already.",
                 "Load the base unquantized.",
@@ -116,8 +124,16 @@ def apply(
             else FourBitLinear(plain, config.quant_type, config.double_quantization),
         )
     model.to(device)
-    attached: lora.Attached = lora.attach(model, config, NAME, lora.plain_pair, keep_base=keep_base, quantized=True)
+    attached: lora.Attached = lora.attach(model, config, NAME, lora.plain_pair, keep_base=keep_base)
     return attached
+
+
+def _check_forms(forms: set[tuple[str, bool]], config: Config, name: str) -> None:
+    """Raise Incompatible when the layers of a model are stored in another form than the settings ask for."""
+    for quant_type, double in sorted(forms):
+        found = why_not(NAME, config, Stored(quant_type, double), name)
+        if found is not None:
+            raise Incompatible(*found)
 
 
 def reads(record: Mapping[str, Any]) -> bool:

@@ -5,7 +5,8 @@ Every folder has, beside the method's own files, a small `deltalab.json`:
     {"format": 1, "method": "qlora", "settings": {…}, "base": "…", "base_fingerprint": "…", "base_type": "llama", …}
 
 so that `read_record` can say what it is without opening the weights. For a classifier it says the labels too, the seed
-that drew the head it began with (null: the base brought one), and whether it reads pairs of texts. Other programs
+that drew the head it began with (null: the base brought one), and whether it reads pairs of texts; for a base that was
+loaded in few bits, `base_stored` says in which. Other programs
 ignore the file. A folder that PEFT wrote has none, and is understood by its `adapter_config.json`.
 """
 
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.base import FINGERPRINT, HEAD_SEED, READS_PAIRS, is_classifier, labels_of
 from core.errors import BadInput
+from core.few_bits import STORED
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +96,9 @@ def write_record(folder: Path, method: str, config: Any, model: torch.nn.Module,
         "base_type": base_type(model),
         "trainable": trainable,
     }
+    stored = getattr(model, STORED, None)
+    if stored is not None:
+        record["base_stored"] = stored.settings
     if is_classifier(model):
         record |= {
             "labels": list(labels_of(model)),

@@ -18,7 +18,7 @@ from core.config import knob
 from core.errors import BadInput
 from core.methods import lora, saved
 from core.methods.base import Site
-from core.methods.modules import check_plain, check_unquantized, head_sites, names_of
+from core.methods.modules import check_plain, check_readable, head_sites, names_of
 from core.methods.wrapped import Wrapped, shortest_names, wrap
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> 
 
     check_plain(model)
     chosen = targets(Architecture.of(model), config)
-    check_unquantized(model, [m.name for m in chosen], TITLE)
+    check_readable(model, [m.name for m in chosen], TITLE)
     fan_in, fan_out = max(m.in_features for m in chosen), max(m.out_features for m in chosen)
     projection = Projection(fan_in, fan_out, config.rank, config.projection_seed)
     projection.to(model.get_submodule(chosen[0].name).weight.device)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from core.base import load_base
+from core.base import load_base, stored_base
 from core.config import knob
 from core.export.merged import FORMATS, quantize, write
 from core.export.subject import (
@@ -64,7 +64,8 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     method = config_of(run).method
     check_merges(method)
     # Where the folder is an ordinary LoRA, it can also be put beside a base in 4 bits as it is.
-    beside = ["four_bit_base"] if method in LORAS and method not in ("qlora", "dora") else []
+    few = stored_base(run.config["base"], run.config.get("revision")) is not None
+    beside = ["four_bit_base"] if method in LORAS and method not in ("qlora", "dora") and not few else []
     steps = ["trained", "float32", "bfloat16", *beside, "nf4"]
     rows: list[dict[str, Any]] = []
     reference: tuple[str, ...] = ()

@@ -174,5 +174,5 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     for item in items:
         tell(len(found) / len(items), f"Reading item {len(found) + 1} of {len(items)}")
         found.append(read(trained, item, config))
-    quantized = METHODS[trained.config.method].BASE == "quantized"
-    return {"typed": bool(prompt), "base": "the base in 4 bits" if quantized else "the base", "items": found}
+    quantized = METHODS[trained.config.method].BASE == "quantized" or trained.base.facts["few_bits"]
+    return {"typed": bool(prompt), "base": "the base in few bits" if quantized else "the base", "items": found}

@@ -24,6 +24,7 @@ from core.evaluate import Item, evaluating
 from core.methods.qlora import quantized
 from core.quantization import blockwise
 from core.quantization.formats import Format
+from core.quantization.matrices import few_bits_only
 from core.template import Encoded, dialogue, encode_all, pad_id
 from core.world import SKILLS, examples
 
@@ -37,12 +38,15 @@ def load(source: str) -> Base:
     """A base that continues text, on the device where runs take place.
 
     Raises:
-        Incompatible: it tells labels apart.
+        Incompatible: it tells labels apart, or is stored in few bits already.
         DeltalabError: as core.base.load_base.
     """
     from core.train import pick_device
 
-    if describe_base(source)["task"] != CAUSAL:
+    facts = describe_base(source)
+    if facts["few_bits"]:
+        raise few_bits_only(facts)
+    if facts["task"] != CAUSAL:
         raise Incompatible(
             f"{source} tells labels apart and continues no text, so there is no held-out text to measure it on.",
             "Look at its matrices one by one, or choose a causal language model.",

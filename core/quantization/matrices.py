@@ -15,11 +15,12 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from core.base import INDEX, WEIGHTS, describe_base, locate
-from core.errors import BadInput, BaseUnavailable, NotFound
+from core.errors import BadInput, BaseUnavailable, Incompatible, NotFound
 from core.units import bytes_text, count_text
 
 ENDINGS = ("safetensors", "npy", "csv")
@@ -86,6 +87,8 @@ def of_base(source: str) -> tuple[Matrix, ...]:
         BaseUnavailable, BadInput: as core.base.describe_base; its weights are still on the hub.
     """
     facts = describe_base(source)
+    if facts["few_bits"]:
+        raise few_bits_only(facts)
     located = locate(source, facts["revision"] if facts["kind"] == "hub" else None, weights=False)
     if located.remote_sizes:
         size = bytes_text(sum(located.remote_sizes.values()))
@@ -100,6 +103,15 @@ def of_base(source: str) -> tuple[Matrix, ...]:
         files = sorted(set(index["weight_map"].values()))
     found = [m for name in files for m in _of_safetensors(folder / name, facts["model_type"] or "")]
     return tuple(sorted(found, key=lambda m: (m.embedding, layer_of(m.name) is None, layer_of(m.name) or 0)))
+
+
+def few_bits_only(facts: Mapping[str, Any]) -> Incompatible:
+    """What to raise for a base that is stored in few bits: there is no other weight to compare with."""
+    return Incompatible(
+        f"The weights of {facts['name']} are stored in {facts['few_bits']['title']} already: what they were before is "
+        "not in the checkpoint, so there is nothing to compare with.",
+        "Name the unquantized checkpoint of the same model.",
+    )
 
 
 def of_file(path: Path) -> tuple[Matrix, ...]:

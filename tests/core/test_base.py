@@ -16,7 +16,8 @@ import pytest
 
 from core.base import describe_base, load_base, load_tokenizer, locate
 from core.errors import BadInput, BaseUnavailable, DeltalabError, OutOfMemory
-from tests.checkpoints import FAMILIES, make_config, make_tokenizer, write
+from tests.checkpoints import FAMILIES, WIDE, make_config, make_tokenizer, write
+from tests.checkpoints import quantized as quantized_checkpoint
 from tests.core.hub_support import COMMIT, Hub, serving
 
 
@@ -429,6 +430,9 @@ def hub(checkpoints, tmp_path_factory) -> Iterator[str]:
         Hub.repos[f"bad/{name}"] = folder
     for name in ("huge", "torn", "gated-files", "forbidden-files"):
         Hub.repos[f"bad/{name}"] = checkpoints / "llama"
+    wide = write("qwen2", tmp_path_factory.mktemp("wide"), **WIDE)
+    how = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    Hub.repos["shop/few-bits"] = quantized_checkpoint(wide, tmp_path_factory.mktemp("few") / "few", **how)
     Hub.claimed = {"bad/huge": {"model.safetensors": 10**18}}
     Hub.torn = {"bad/torn"}
     Hub.failures = {"bad/private": (401, "RepoNotFound"), "bad/gated": (403, "GatedRepo"), "bad/login": (401, ""),
@@ -504,6 +508,17 @@ def test_the_hub_says_no_in_many_ways(hub, tmp_path):
     assert "HF_HOME" in said["bad/huge"]["advice"]
     assert not list(tmp_path.rglob("pytorch_model.bin")), "a pickle must not even be fetched"
     assert not list(tmp_path.rglob("modeling.py"))
+
+
+def test_a_checkpoint_in_few_bits_comes_from_the_hub(hub, tmp_path):
+    """Its facts before a weight is fetched, then the base itself, through the hub's real client."""
+    asked = [(name, "shop/few-bits", None) for name in ("describe_base", "load_base")]
+    first, loaded = ask(asked, HF_ENDPOINT=hub, HF_HOME=str(tmp_path))
+    facts = first["ok"]
+    assert not first["torch"]
+    assert facts["few_bits"]["quant_type"] == facts["stored_dtype"] == "nf4"
+    assert loaded["ok"]["facts"]["few_bits"] == facts["few_bits"]
+    assert loaded["ok"]["facts"]["parameters"] == facts["parameters"]
 
 
 def test_fetch_once_then_offline(hub, tmp_path, checkpoints):

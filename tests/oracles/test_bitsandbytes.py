@@ -224,7 +224,11 @@ def test_a_checkpoint_in_4_bits_is_taken_as_it_is() -> None:
     model = nn.Sequential(nn.Linear(8, 64), nn.Sequential(stock))
     with pytest.raises(lora.Incompatible, match="stored as uint8"):
         lora.apply(model, lora.Config(target_modules="1.0"))
-    attached = qlora.apply(model, qlora.Config(target_modules="1.0"))
+    with pytest.raises(lora.Incompatible, match="stored in FP4 already, and quant_type nf4 and double"):
+        qlora.apply(model, qlora.Config(target_modules="1.0"))
+    config = qlora.Config(target_modules="1.0", quant_type="fp4", double_quantization=False)
+    attached = qlora.apply(model, config)
+    assert type(model.get_submodule("0")) is nn.Linear, "what is plain beside it stays plain"
     assert isinstance(attached.layers["1.0"], LowRank)
     attached.model(torch.randn(3, 8)).sum().backward()
     assert attached.layers["1.0"].lora_B.weight.grad is not None

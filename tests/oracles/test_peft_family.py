@@ -225,3 +225,73 @@ def test_a_rank_pattern_is_pefts(tmp_path: Path) -> None:
     found.save(tmp_path / "b")
     again = peft.PeftModel.from_pretrained(make_model("llama"), tmp_path / "b").eval()
     torch.testing.assert_close(logits(again), logits(other), **ROUNDING)
+
+
+# --- LoRA-FA ----------------------------------------------------------------------------------------------------------
+
+
+def lora_fa_beside_pefts(monkeypatch: pytest.MonkeyPatch, *, orthogonal: bool) -> tuple[Any, Any, Any]:
+    """Ours; PEFT's LoRA with the same A and with B at zero; and PEFT's optimizer of LoRA-FA for it.
+
+    orthogonal: A with rows that are orthogonal, each of length 1/s.
+    """
+    from peft.optimizers import create_lorafa_optimizer, lorafa
+
+    monkeypatch.setattr(lorafa, "is_bf16_available", lambda: False)  # it would round the gradient to 8 bits
+    attached = attach("lora_fa", "llama")
+    config = attached.config
+    torch.manual_seed(3)
+    settings = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    other = peft.get_peft_model(
+        make_model("llama"), peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, **settings)
+    ).eval()
+    mine = dict(attached.model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in other.named_parameters():
+            if "lora_A" in name:
+                if orthogonal:
+                    torch.nn.init.orthogonal_(parameter).mul_(config.rank / config.alpha)
+                mine[ours(name)].copy_(parameter)
+    optimizer = create_lorafa_optimizer(other, r=config.rank, lora_alpha=config.alpha, lr=1e-2)
+    # Its ε stands in another place than AdamW's.
+    optimizer.param_groups[0]["eps"] = 1e-30
+    return attached, other, optimizer
+
+
+def test_lora_fa_moves_as_pefts_optimizer_does_where_its_projection_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    attached, other, optimizer = lora_fa_beside_pefts(monkeypatch, orthogonal=True)
+    mine = {n: p for n, p in attached.model.named_parameters() if p.requires_grad}
+    assert sorted(mine) == sorted(ours(n) for n, p in other.named_parameters() if p.requires_grad), "B alone trains"
+    plain = torch.optim.AdamW(mine.values(), lr=1e-2, weight_decay=0.0, eps=1e-30)
+    for step in range(3):
+        for model, by in ((attached.model, plain), (other, optimizer)):
+            by.zero_grad()
+            model(input_ids=ids(step), labels=ids(step), use_cache=False).loss.backward()
+            by.step()
+        for name, parameter in other.named_parameters():
+            if parameter.requires_grad:
+                largest = parameter.grad.abs().max().item()
+                torch.testing.assert_close(mine[ours(name)].grad, parameter.grad, rtol=1e-4, atol=1e-4 * largest)
+                # AdamW divides a gradient by its size: where that is nearly nothing, rounding decides the direction.
+                seen = parameter.grad.abs() > 1e-3 * largest
+                torch.testing.assert_close(mine[ours(name)][seen], parameter[seen], rtol=0, atol=1e-4)
+
+
+def test_pefts_lora_fa_projects_the_gradient_and_the_papers_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """G is the gradient of the whole weight. The paper's is s·G·Aᵀ; PEFT's makes s·g·A the part of G in A's rows."""
+    attached, other, optimizer = lora_fa_beside_pefts(monkeypatch, orthogonal=False)
+    full = make_model("llama").requires_grad_(True)
+    for model in (attached.model, other, full):
+        model(input_ids=ids(), labels=ids(), use_cache=False).loss.backward()
+    optimizer.step()
+    scale = attached.config.alpha / attached.config.rank
+    for path, layer in attached.layers.items():
+        a, g = layer.lora_A.weight.detach(), full.get_submodule(path).weight.grad
+        close = {"rtol": 1e-4, "atol": 1e-5 * g.norm().item()}
+        torch.testing.assert_close(layer.lora_B.weight.grad, scale * g @ a.T, **close)
+        # The first step's mean is a tenth of what it was given.
+        given = optimizer.state[f"base_model.model.{path}.lora"]["exp_avg_B"] / 0.1
+        in_rows = a.T @ torch.linalg.inv(a @ a.T) @ a
+        torch.testing.assert_close(scale * given @ a, g @ in_rows, rtol=1e-3, atol=1e-4 * g.norm().item())
+        turned = torch.nn.functional.cosine_similarity(given.flatten(), layer.lora_B.weight.grad.flatten(), dim=0)
+        assert turned < 0.99, path

@@ -116,7 +116,7 @@ class Editor {
         Prec.highest(keymap.of([go, { ...go, key: "Shift-Enter" }])),
         basicSetup, python(), indentUnit.of("    "), syntaxHighlighting(highlight), look, wrongLine,
         keymap.of([indentWithTab]),
-        EditorView.contentAttributes.of({ "aria-label": data.label, "aria-describedby": "hint", spellcheck: "false", autocapitalize: "off", autocorrect: "off" }),
+        EditorView.contentAttributes.of({ tabindex: "0", "aria-label": data.label, "aria-describedby": "hint", spellcheck: "false", autocapitalize: "off", autocorrect: "off" }),
         EditorView.updateListener.of((update) => { if (update.docChanged) this.changed() }),
         EditorView.domEventHandlers({ blur: () => { this.tell(); return false } }),
         EditorState.changeFilter.of((change) => change.newDoc.length <= data.most || change.newDoc.length < change.startState.doc.length),
