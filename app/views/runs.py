@@ -187,12 +187,7 @@ def _one(run: Run) -> None:
         chat.section(run, key="chat")
 
 
-OTHERS = {
-    "written out": "All other steps took the decoder that is written out by hand, which takes less memory: for them "
-    "this is an upper bound.",
-    "captured": "The other steps were captured and replayed; what they keep is a term of its own, which is not "
-    "predicted.",
-}
+OTHERS = {"written out": "validation.others.written", "captured": "validation.others.captured"}
 
 
 def _memory(run: Run) -> None:
@@ -202,23 +197,19 @@ def _memory(run: Run) -> None:
         return
     told, measured = end.get("predicted") or {}, end.get("ledger") or {}
     rows = residuals(told, measured)
-    with st.expander("Memory of one step, predicted and measured", key="run-memory"):
+    with st.expander(t("validation.run_memory"), key="run-memory"):
         if not rows:
             st.markdown(plain(why_not(told, measured)))
             if measured.get("terms"):
                 st.markdown("\n".join(f"- {plain(m['name'])}: {bytes_text(m['bytes'])}" for m in measured["terms"]))
             return
-        chart = charts_lessons_a.ledger_sides(rows, "One step")
+        chart = charts_lessons_a.ledger_sides(rows, t("validation.one_step"))
         compare.draw(chart, "run-memory-sides")
-        st.dataframe(
-            charts_lessons_a.ledger_table(rows), hide_index=True, alt="Predicted and measured, one row a term."
-        )
-        st.caption(
-            "Predicted from the model, the settings and the sizes of the batch alone; measured in a step that was "
-            f"carried out operation by operation. {OTHERS.get(end.get('others', ''), '')}"
-        )
+        st.dataframe(charts_lessons_a.ledger_table(rows), hide_index=True, alt=t("validation.by_term_alt"))
+        others = OTHERS.get(end.get("others", ""), "")
+        st.caption(" ".join(filter(None, (t("validation.run_how"), others and t(others)))))
         st.download_button(
-            "Table as CSV", charts.csv(chart.table), "memory.csv", "text/csv", key="run-memory-csv",
+            t("shared.table_csv"), charts.csv(chart.table), "memory.csv", "text/csv", key="run-memory-csv",
             icon=":material/download:", on_click="ignore",
         )  # fmt: skip
 

@@ -14,12 +14,8 @@ from app.charts_memory import SPACE
 from app.charts_validation import percent
 from app.choices import Choice, one_of
 from app.story import plain
-<<<<<<< HEAD
-from core.memory.predicted import residuals, why_not
-=======
 from app.words import n, t
-from core.memory.predicted import residuals
->>>>>>> main
+from core.memory.predicted import residuals, why_not
 from core.units import bytes_text
 
 if TYPE_CHECKING:
@@ -112,25 +108,20 @@ def _reserved(found: Mapping[str, Any]) -> None:
     told = found.get("reserved") or {}
     if not told:
         return
-    st.header("Reserved and process totals", anchor="reserved")
-    rows = [r for r in found["rows"] if r["metric"] == "reserved"]
-    names = ", ".join(dict.fromkeys(str(r["source_title"]) for r in rows))
-    st.markdown(f"{told['rows']} published figures are of reserved memory, from {plain(names)}. Off by:")
-    ways = {"simulated": "The allocator's rules, replayed on a trace", "instant": "The usual factor, without a trace"}
+    st.header(t("validation.reserved"), anchor="reserved")
+    names = dict.fromkeys(str(r["source_title"]) for r in found["rows"] if r["metric"] == "reserved")
+    st.markdown(t("validation.reserved_rows", rows=told["rows"], source=plain(", ".join(names))))
     table = pd.DataFrame(
         [
-            {"Predicted by": text, "On average": percent(told[name]["mean_abs"]),
-             "Bias": f"{100 * told[name]['bias']:+.1f}{SPACE}%", "At worst": percent(told[name]["worst"])}
-            for name, text in ways.items()
+            {t("validation.predicted_by"): t(f"validation.ways.{name}"),
+             t("validation.average"): percent(told[name]["mean_abs"]),
+             t("validation.bias"): f"{100 * told[name]['bias']:+.1f}{SPACE}%",
+             t("validation.at_worst"): percent(told[name]["worst"])}
+            for name in ("simulated", "instant")
         ]
     )  # fmt: skip
-    st.dataframe(table, hide_index=True, alt="Errors of reserved totals, predicted in two ways.")
-    st.markdown(
-        f"- **{told['within']} of {told['rows']}** lie within the range that the calculator gives without a trace. How "
-        "long the longest batch was, is not printed; the limit is assumed, and a shorter one lies lower.\n"
-        "- Of the **whole process** no covered row has a figure: that total rests on the context and workspaces that "
-        "are documented, and is not validated here. `make gpu` measures all three on an attached card."
-    )
+    st.dataframe(table, hide_index=True, alt=t("validation.reserved_alt"))
+    st.markdown(t("validation.reserved_how", within=told["within"], rows=told["rows"]))
 
 
 def _resident(found: Mapping[str, Any]) -> None:
@@ -205,13 +196,8 @@ def summed(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
 
 
 def _own() -> None:
-<<<<<<< HEAD
-    st.header("Your own runs", anchor="own")
-    told, reasons = [], []
-=======
     st.header(t("validation.own"), anchor="own")
-    told = []
->>>>>>> main
+    told, reasons = [], []
     for run in state.store().runs(state.owner(), limit=MOST_RUNS):
         if run.status != "finished":
             continue
@@ -223,54 +209,34 @@ def _own() -> None:
         else:
             reasons.append({"reason": why_not(*both)})
     if not told:
-<<<<<<< HEAD
-        st.markdown(
-            "Every run measures one of its steps, and stores beside it what was expected of that step. None of yours "
-            "has both yet: train in the Playground, and look here again."
-        )
+        st.markdown(t("validation.no_own"))
     else:
         _compared(told)
     if reasons:
-        st.markdown("**Runs without a comparison**")
-        st.markdown("\n".join(f"- {n} {'run' if n == 1 else 'runs'}: {plain(text)}" for text, n in summed(reasons)))
+        st.markdown(f"**{t('validation.no_comparison')}**")
+        st.markdown("\n".join(f"- {n('validation.runs', count)}: {plain(text)}" for text, count in summed(reasons)))
 
 
 def _compared(told: Sequence[tuple[Run, Story, list[dict[str, Any]]]]) -> None:
     """Runs that have both ledgers: totals, and one of them term by term."""
     labels = compare.named([run for run, _, _ in told])
-=======
-        st.markdown(t("validation.no_own"))
-        return
-    labels = compare.named([run for run, _ in told])
->>>>>>> main
     lines, data = [], []
     for run, story, rows in told:
         total = rows[-1]
         lines.append(
-<<<<<<< HEAD
-            {"Run": labels[run.id], "Computed in": (story.started or {}).get("dtype", ""),
-             "Predicted": bytes_text(total["predicted"]), "Measured": bytes_text(total["measured"]),
-             "Error": f"{100 * round(_share(total), 4) + 0:+.2f}{SPACE}%"}
-=======
-            {t("validation.run"): labels[run.id], t("validation.predicted"): bytes_text(total["predicted"]),
+            {t("validation.run"): labels[run.id], t("validation.format"): (story.started or {}).get("dtype", ""),
+             t("validation.predicted"): bytes_text(total["predicted"]),
              t("validation.measured"): bytes_text(total["measured"]),
-             t("validation.error"): f"{100 * _share(total):+.2f}{SPACE}%"}
->>>>>>> main
+             t("validation.error"): f"{100 * round(_share(total), 4) + 0:+.2f}{SPACE}%"}
         )  # fmt: skip
         data += [
             {"run": labels[run.id], "computed_in": (story.started or {}).get("dtype", ""), "term": r["name"],
              "predicted_bytes": r["predicted"], "measured_bytes": r["measured"], "residual_bytes": r["difference"]}
             for r in rows
         ]  # fmt: skip
-<<<<<<< HEAD
     mean = sum(abs(_share(rows[-1])) for _, _, rows in told) / len(told)
-    st.markdown(f"**{len(told)} {'run' if len(told) == 1 else 'runs'}: off by {percent(mean, 2)} on average**")
-    st.dataframe(pd.DataFrame(lines), hide_index=True, alt="Your runs, predicted and measured.")
-=======
-    mean = sum(abs(_share(rows[-1])) for _, rows in told) / len(told)
     st.markdown(f"**{n('validation.own_off', len(told), error=percent(mean, 2))}**")
     st.dataframe(pd.DataFrame(lines), hide_index=True, alt=t("validation.own_alt"))
->>>>>>> main
     chosen = st.selectbox(
         t("validation.by_term"), range(len(told)), format_func=lambda i: labels[told[i][0].id], key="validation-run"
     )
@@ -283,17 +249,8 @@ def _compared(told: Sequence[tuple[Run, Story, list[dict[str, Any]]]]) -> None:
             for r in rows
         ]
     )  # fmt: skip
-<<<<<<< HEAD
-    st.dataframe(table, hide_index=True, alt="The chosen run's memory, term by term.")
-    st.caption(
-        "Predicted from the model, the settings and the sizes of the batch alone. Measured in one step that is carried "
-        "out operation by operation; on a CPU in float32 most steps take a faster form, which takes less memory. In "
-        "bfloat16 the CPU's library takes scratch of its own for some products, which no trace can see: a few tenths "
-        "of a per cent."
-    )
-=======
     st.dataframe(table, hide_index=True, alt=t("validation.by_term_alt"))
->>>>>>> main
+    st.caption(t("validation.own_how"))
     st.download_button(
         t("validation.own_csv"), charts.csv(pd.DataFrame(data)), "residuals.csv", "text/csv", key="validation-own-csv",
         icon=":material/download:", on_click="ignore",

@@ -9,13 +9,9 @@ import streamlit as st
 
 from app import charts, charts_lessons_a, compare, index, live, state
 from app.schema import Rule
-<<<<<<< HEAD
 from app.story import plain
-from core.memory.predicted import residuals, why_not
-=======
 from app.words import t
-from core.memory.predicted import residuals
->>>>>>> main
+from core.memory.predicted import residuals, why_not
 
 NAME = "step-ledger"
 OPTIONS = {"run": Rule("text", required=True), "after": Rule("word")}
@@ -47,11 +43,7 @@ def render(options: dict[str, Any], key: str) -> None:
     rows = residuals(*both)
     own = not isinstance(run, live.Recorded)
     if not rows:
-<<<<<<< HEAD
         st.markdown(plain(why_not(*both)))
-=======
-        st.markdown(t("widgets.step_ledger.too_short"))
->>>>>>> main
         return
     if own:
         st.markdown(f":material/person: {t('widgets.step_ledger.own')}")
