@@ -1,7 +1,7 @@
 """Every word of the interface, in the visitor's language: `t("home.title")`, `n("home.steps", 3)`.
 
-The words are in app/locales, a folder of TOML files a language (one for the pages, one for the cells of lessons, one for
-each tool that has many), under the same keys in each language; a test compares keys and blanks.
+The words are in app/locales, a folder of TOML files a language (one for the pages, one for the cells of lessons, others
+for the tools that have many), under the same keys in each language; a test compares keys and blanks.
 What a language lacks is said in English. Lessons, glossary and questions are content, not interface: they stand in
 their own files, in English.
 
