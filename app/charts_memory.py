@@ -416,7 +416,7 @@ def frontier(rows: Sequence[Reach], batch: int, length: int) -> Chart:
     full, small = consumer.get("full"), consumer.get("qlora")
     title = t("charts.memory.frontier")
     if full and small and full.name and small.name:
-        title = t("charts.memory.frontier_24", full=full.name, small=small.name)
+        title = t("charts.memory.frontier_pair", full=full.name, small=small.name)
     alt = f"{t('charts.memory.frontier_alt', batch=batch, length=f'{length:,}')} " + " ".join(
         f"{title_of(m)}: {_reached(r)}." for m, r in consumer.items() if r
     )

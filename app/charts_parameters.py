@@ -161,7 +161,7 @@ def shapes_table(shapes: Sequence[Shape], trained: Mapping[str, int], rank: int)
         [
             {
                 t("parameters.matrix"): s.name,
-                t("charts.parameters.does"): t(f"charts.parameters.kinds.{'head' if s.head else s.kind}"),
+                t("charts.parameters.does"): _does(s),
                 t("charts.parameters.shape"): f"{s.out:,} × {s.into:,}", t("parameters.how_many"): s.count,
                 t("charts.parameters.in_one"): f"{s.numbers:,}",
                 t("charts.parameters.pair_at", rank=rank): f"{s.pair(rank):,}" if rank <= s.most_rank else "–",
@@ -173,3 +173,9 @@ def shapes_table(shapes: Sequence[Shape], trained: Mapping[str, int], rank: int)
             for s in shapes
         ]
     )  # fmt: skip
+
+
+def _does(shape: Shape) -> str:
+    """What a kind of matrix is for."""
+    kind = "head" if shape.head else "rest" if shape.kind == "other" else shape.kind
+    return t(f"charts.parameters.kinds.{kind}")

@@ -415,6 +415,7 @@ def whole(found: Mapping[str, Any]) -> Chart:
 
     rows = sorted(found["formats"], key=lambda f: (f["bits"], f["added"]))
     floor = 1e-4
+    nats = t("charts.quantization.nats", loss="%{customdata:+.4f}")
     double = f" ({t('charts.quantization.doubled')})"
     names = [f"{format_title(r['format'])}{double if r['double'] else ''}" for r in rows]
     fig = figure(t("charts.quantization.loss_axis"), "", height=100 + 30 * len(rows))
@@ -426,7 +427,7 @@ def whole(found: Mapping[str, Any]) -> Chart:
                 y=[t("charts.quantization.in_bits", format=name, bits=f"{row['bits']:.2f}")],
                 marker={"color": style.colour, "size": 11,
                         "symbol": f"{style.marker}-open" if row["double"] else style.marker},
-                customdata=[row["added"]], hovertemplate="%{customdata:+.4f} nats<extra></extra>",
+                customdata=[row["added"]], hovertemplate=f"{nats}<extra></extra>",
             )
         )  # fmt: skip
     fig.update_layout(hovermode="closest")

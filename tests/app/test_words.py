@@ -57,6 +57,94 @@ def test_words_are_in_the_locales() -> None:
     assert found == {}, "write these words into app/locales, and say them with app.words.t"
 
 
+DRAWS = {"title", "name", "text", "alt", "x_title", "y_title", "hovertemplate", "annotation_text", "ticktext"}
+"""What a figure is given as a keyword and draws."""
+TOLD = {"figure": (0, 1), "Chart": (0, 2), "Box": (1,)}
+"""Calls of this project -> the places of their arguments that people read."""
+SAID = {"title", "alt", "told"}
+"""Names that hold a text until a figure is given it."""
+KEPT = {"Bias"}
+"""Words that are the same in every language."""
+DRAWN = [
+    "charts_memory", "charts_parameters", "charts_quantization", "charts_kernels", "charts_roofline", "charts_levels",
+    "charts_validation", "block_drawing",
+]  # fmt: skip
+WORDS = re.compile(r"[A-Za-z]{2,}[ ,;:]+[A-Za-z]+|^\s*[a-z]{3,}[\s.:]*$")
+COLUMN = re.compile(r"^[A-Z][a-z]+|\w \w")
+"""What people read at the head of a column: names for machines have neither a capital nor a blank."""
+NOT_WORDS = re.compile(r"%\{[^}]*\}|<[^>]*>|\b(?:GiB|GB|MB|GPUs|USD|TFLOP/s)\b")
+
+
+def written(node: ast.expr | None) -> bool:
+    """Whether an expression has words in it that are written there, other than keys of app/locales."""
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, str) and bool(WORDS.search(NOT_WORDS.sub("", node.value)))
+    if isinstance(node, ast.JoinedStr):  # in one piece: a tag of a drawing has blanks inside
+        said = "".join(str(part.value) if isinstance(part, ast.Constant) else "0" for part in node.values)
+        return bool(WORDS.search(NOT_WORDS.sub("", said))) or any(
+            written(part.value) for part in node.values if isinstance(part, ast.FormattedValue)
+        )
+    if isinstance(node, ast.Call):  # of " ".join(…) what is joined; a key of t is not drawn
+        return isinstance(node.func, ast.Attribute) and node.func.attr == "join" and any(map(written, node.args))
+    if isinstance(node, ast.Dict | ast.Compare | ast.Subscript | ast.Name | ast.Attribute | ast.comprehension):
+        return False
+    if isinstance(node, ast.IfExp):
+        return written(node.body) or written(node.orelse)
+    if node is None:
+        return False
+    return any(written(child) for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr))
+
+
+def drawn(source: str) -> list[int]:
+    """The lines of a file of figures where words are written that people read."""
+    out = []
+    tree = ast.parse(source)
+    constants = {part for one in tree.body if isinstance(one, ast.AnnAssign | ast.Assign) for part in ast.walk(one)}
+    for node in ast.walk(tree):
+        told: list[ast.expr] = []
+        if isinstance(node, ast.Call):
+            name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            told = [node.args[place] for place in TOLD.get(name, ()) if place < len(node.args)]
+            told += [k.value for k in node.keywords if k.arg in DRAWS]
+        elif isinstance(node, ast.Assign | ast.AugAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            told = [node.value] if any(isinstance(one, ast.Name) and one.id in SAID for one in targets) else []
+        elif isinstance(node, ast.Dict) and node not in constants:
+            keys = [k.value for k in node.keys if isinstance(k, ast.Constant) and isinstance(k.value, str)]
+            out += [node.lineno for key in keys if COLUMN.search(key) and key not in KEPT]
+        elif isinstance(node, ast.JoinedStr) and isinstance(node.values[0], ast.Constant):
+            told = [node] if "<text" in str(node.values[0].value) else []
+        if any(map(written, told)):
+            out.append(node.lineno)
+    return out
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_words_of_figures_are_in_the_locales(name: str) -> None:
+    assert drawn((APP / f"{name}.py").read_text(encoding="utf-8")) == [], "say them with app.words.t"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'figure("usable memory, GiB", "")',
+        'figure("GiB", t("a.b") if one else "largest batch")',
+        'go.Scatter(name=f"levels of {form.title}")',
+        'go.Scatter(name="quantiles")',
+        'go.Bar(hovertemplate="level %{x:.3f}: %{y:.1f} % of all<extra></extra>")',
+        'go.Bar(text=[f"{r.name}: {r.launches} launches a step" for r in rows])',
+        'title = f"{count} of {all} methods fit"',
+        'alt = "Bars of all. " + " ".join(f"{r.name}: saved by fusing." for r in rows)',
+        'Chart(t("a.b"), fig, "No matrix has a spread.", table)',
+        'Box("head", "output layer", 1, 2, 3)',
+        '{"Largest batch": 1}',
+        'pd.DataFrame({"bytes saved": [1]})',
+    ],
+)
+def test_words_in_a_figure_would_be_found(source: str) -> None:
+    assert drawn(source) == [1]
+
+
 @pytest.mark.parametrize("code", OTHERS)
 def test_a_language_has_every_key_with_the_same_blanks(code: str) -> None:
     english, other = words.catalogue(words.DEFAULT), words.catalogue(code)
