@@ -39,11 +39,13 @@ def labels() -> set[str]:
 
 
 def own() -> list[str]:
-    """The keys of the tools' two files."""
+    """The keys of the tools' files, their figures' included."""
     tables: set[str] = set()
-    for name in ("tools_plan", "tools_look"):
-        tables |= set(tomllib.loads((words.FOLDER / "en" / f"{name}.toml").read_text(encoding="utf-8")))
-    return [key for key in words.catalogue("en") if key.split(".")[0] in tables]
+    for name in ("tools_plan", "tools_look", "charts_tools"):
+        found = tomllib.loads((words.FOLDER / "en" / f"{name}.toml").read_text(encoding="utf-8"))
+        charts = found.pop("charts", {})
+        tables |= {*(f"{table}." for table in found), *(f"charts.{table}." for table in charts)}
+    return [key for key in words.catalogue("en") if key.startswith(tuple(tables))]
 
 
 def strings(message: Any) -> Iterator[str]:
@@ -58,16 +60,14 @@ def strings(message: Any) -> Iterator[str]:
 
 
 def shown(page: Any) -> list[str]:
-    """Every text on a page: what is said, labels, options, helps, alternative texts.
-
-    Not what a figure draws and what its table says: app/charts_*.py have words of their own.
-    """
+    """Every text on a page: what is said, labels, options, helps, alternative texts, figures as the text that they are
+    sent in."""
     out: list[str] = []
 
     def walk(node: Any) -> None:
         for child in node.children.values():
             proto = getattr(child, "proto", None)
-            if proto is not None and child.type != "plotly_chart":
+            if proto is not None:
                 out.extend(strings(proto))
             if hasattr(child, "children"):
                 walk(child)
@@ -125,18 +125,21 @@ def proposed() -> None:
 PAGES = [
     ("guide", {"knowledge": "many", "changes": "daily", "data": "hundreds"},
      ("RAG oder Fine-Tuning?", "Noch offene Fragen", "Die Messung ansehen", "Regeln")),
-    ("vram", {}, ("VRAM-Rechner", "Dieser Schritt passt (RTX 4090)", "Größter Batch, der passt", "Alle Methoden")),
+    ("vram", {}, ("VRAM-Rechner", "Kontext und Bibliotheken",
+      "Dieser Schritt passt (RTX 4090)", "Größter Batch, der passt", "Alle Methoden")),
     ("vram", {"batch": "4", "show": "cost"}, ("Dieser Schritt passt nicht", "weniger)", "Tokens je Sekunde")),
     ("vram", {"show": "cards", "gpus": "8", "zero": "3", "offload": "all", "predict": "on"},
      ("Wie viel Speicher wird der Prozess brauchen?", "ZeRO-3, FSDP2: auch Gewichte")),
     ("vram", {"show": "cost", "gpus": "8", "zero": "2"}, ("Alle 8 GPUs zusammen", "Preis einer Stunde")),
     ("vram", {"show": "disk"}, ("Gespeichert je Aufgabe", "Auf der Platte")),
     ("vram", {"show": "step", "from": "config"}, ("Die config.json des Modells", "Katalog")),
-    ("parameters", {}, ("Parameterrechner", "LoRA trainiert 20,971,520 von 8,030,261,248", "Wo sie sitzen", "Form")),
+    ("parameters", {}, ("Parameterrechner", "trainierte Parameter",
+      "LoRA trainiert 20,971,520 von 8,030,261,248", "Wo sie sitzen", "Form")),
     ("quantization", {"bits": "3"}, ("Bit je Gewicht", "text{Stufe}[q]", "QLoRA gegen LoRA", "Beide trainieren")),
     ("quantization", {"source": "file"}, ("Deine Matrix", "ganze Basis, nicht eine Matrix", "Ordner auf dem Rechner")),
-    ("kernels", {}, ("Worauf ein Schritt wartet", "Starts", "FLOPs je Byte")),
-    ("validation", {"by": "role", "metric": "allocated"}, ("Veröffentlichte Werte", "Belegt", "Nicht abgedeckt")),
+    ("kernels", {}, ("Worauf ein Schritt wartet", "Starts", "FLOPs je Byte", "FLOPs je bewegtem Byte")),
+    ("validation", {"by": "role", "metric": "allocated"}, ("Veröffentlichte Werte", "Belegt", "Nicht abgedeckt",
+      "vorhergesagt, GiB")),
     ("inside", {}, ("Innenansicht", "Aufgezeichnet", "Was die Spalten bedeuten", "Was die Matrizen lesen")),
 ]  # fmt: skip
 
