@@ -86,7 +86,7 @@ def written(node: ast.expr | None) -> bool:
         )
     if isinstance(node, ast.Call):  # of " ".join(…) what is joined; a key of t is not drawn
         return isinstance(node.func, ast.Attribute) and node.func.attr == "join" and any(map(written, node.args))
-    if isinstance(node, ast.Dict | ast.Compare | ast.Subscript | ast.Name | ast.Attribute | ast.comprehension):
+    if isinstance(node, ast.Dict | ast.Compare | ast.Subscript | ast.Name | ast.Attribute):
         return False
     if isinstance(node, ast.IfExp):
         return written(node.body) or written(node.orelse)
