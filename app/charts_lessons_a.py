@@ -141,25 +141,23 @@ def ledger_sides(rows: Sequence[Mapping[str, Any]], whose: str) -> Chart:
     import plotly.graph_objects as go
 
     names = [_term(r) for r in rows]
-    fig = figure("MiB", "", height=80 + 40 * len(rows), series=1)
+    fig = figure("MiB", "", height=110 + 40 * len(rows), series=1)
+    ring = 18  # seen where both are equal
     looks = (
         (t("charts_lessons_a.predicted"), "predicted", series_style(0).colour, "circle", 10),
-        (
-            t("charts_lessons_a.measured"),
-            "measured",
-            BASE_STYLE.colour,
-            "circle-open",
-            18,
-        ),  # a ring, seen where both are equal
+        (t("charts_lessons_a.measured"), "measured", BASE_STYLE.colour, "circle-open", ring),
     )
     for name, key, colour, marker, width in looks:
         fig.add_trace(
             go.Scatter(
                 x=[r[key] / MIB for r in rows], y=names, mode="markers", name=name, hovertemplate="%{x:.1f} MiB",
+                cliponaxis=False,
                 marker={"symbol": marker, "size": width, "color": colour, "line": {"width": 2.5, "color": colour}},
             )
         )  # fmt: skip
-    fig.update_layout(hovermode="closest", legend={"orientation": "h", "y": -0.25})
+    # (Below the whole figure: below the plot alone its second line would be cut off on a phone.)
+    legend = {"orientation": "h", "xref": "container", "x": 0.02, "yref": "container", "y": 0, "yanchor": "bottom"}
+    fig.update_layout(hovermode="closest", legend=legend, margin={"b": 90})
     fig.update_yaxes(autorange="reversed")
     most = max(max(r["predicted"], r["measured"]) for r in rows) / MIB
     fig.update_xaxes(range=[-0.03 * most, 1.06 * most])

@@ -96,7 +96,8 @@ def _short(title: str) -> str:
 def numbers(rows: Rows) -> pd.DataFrame:
     """For CSV."""
     columns = ("id", "source", "model", "method", "detail", "gpu", "gpus", "batch", "length", "metric", "trust", "role",
-               "stack", "measured_bytes", "predicted_bytes", "error", "peak_at", "cause")  # fmt: skip
+               "stack", "measured_bytes", "predicted_bytes", "allocated_bytes", "error", "peak_at",
+               "cause")  # fmt: skip
     return pd.DataFrame([{c: r.get(c) for c in columns} for r in rows], columns=list(columns))
 
 

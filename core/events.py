@@ -117,7 +117,9 @@ class Saved:
 class Finished:
     """The run reached its last step. `ledger` is the measured memory of one step by term
     (core.memory.ledger.Ledger.to_dict), empty when the run was too short to measure one; `predicted` is what the same
-    step was expected to take, likewise, empty where no estimate ships (core.memory.predicted)."""
+    step was expected to take, likewise, or the reason why nothing can be said (core.memory.predicted). `others`: how
+    the steps that were not measured were carried out, if in a faster form than that one: 'written out', which takes
+    less memory (core.fast.llama), or 'captured' (core.fast.graphed)."""
 
     kind = "finished"
     step: int
@@ -131,6 +133,7 @@ class Finished:
     tokens: int
     ledger: dict[str, Any] = field(default_factory=dict)
     predicted: dict[str, Any] = field(default_factory=dict)
+    others: str = ""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ from core.fast.graphed import why_not as why_not_captured
 from core.fast.llama import written_out
 from core.fetch import fetching
 from core.memory.measure import Mark, measure_step
+from core.memory.predicted import Measured, predicted
+from core.memory.setup import Device, Pass
 from core.methods import METHODS, attach, loading
 from core.objective import CausalLM, objective_for
 from core.optimizers import load_optimizer_state, make_optimizer, optimizer_state
@@ -155,7 +157,7 @@ class _Run:
         self.peak_bytes = 0
         self.first_loss_seconds = 0.0
         self.ledger: dict[str, Any] = {}
-        self.predicted: dict[str, Any] = {}
+        self.measured: dict[str, Any] = {}
 
     # --- set-up -----------------------------------------------------------------------------------------------------
 
@@ -325,8 +327,7 @@ class _Run:
             quick, self.loss_sum = self.loss_sum, self.plain_loss_sum
             event, ledger = measure_step(both, self.model, self.optimizer, self.device, buffers)
             self.loss_sum = quick
-            self.ledger = ledger.to_dict()
-            self.predicted = self._predicted()
+            self.ledger, self.measured = ledger.to_dict(), self._measured().to_dict()
             self.peak_bytes = max(self.peak_bytes, ledger.allocated_bytes)
             return event
         if self.graphs is not None:
@@ -377,25 +378,17 @@ class _Run:
             )
         return Step(self.step, loss, rate, norm, tokens, self.seconds, self._memory())
 
-    def _predicted(self) -> dict[str, Any]:
-        """What this step was expected to take, where an estimate ships; never a reason for a run to fail."""
-        from core.memory.predicted import predicted
-        from core.memory.setup import Device
-
-        if self.world.size > 1:
-            return {}
-        try:
-            batches = [self.objective.batch(self.plan.rows(n)) for n in self._micro(self.step)]
-            # (Of a classifier, whose batches are of another kind, nothing is predicted.)
-            shapes = [(*b.ids.shape, b.count) for b in batches if isinstance(b, Batch)]
-            if not shapes:
-                return {}
-            rows, tokens, answers = max(shapes, key=lambda s: s[0] * s[1])
-            on_cuda = self.device.type == "cuda"
-            device = Device(torch.cuda.get_device_capability(self.device)) if on_cuda else Device()
-            return predicted(self.config, rows, tokens, answers, device, self.precision)
-        except Exception as error:  # whatever it is: a prediction is a remark beside the run, and its record says so
-            return {"failed": f"{type(error).__name__}: {error}"[:200]}
+    def _measured(self) -> Measured:
+        """How this step is carried out: what a prediction of its memory has to know."""
+        batches = [self.objective.batch(self.plan.rows(n)) for n in self._micro(self.step)]
+        on_cuda = self.device.type == "cuda"
+        return Measured(
+            passes=tuple(Pass(len(b.ids), b.ids.shape[1], b.count) for b in batches if isinstance(b, Batch)),
+            precision=self.precision,
+            attention=self.model.config._attn_implementation,
+            device=str(Device(torch.cuda.get_device_capability(self.device) if on_cuda else None)),
+            processes=self.world.size,
+        )
 
     def _gradient_step(self, mark: Mark = lambda part: None) -> Step:
         """The first half of a step: loss and clipped gradients; the weights are not touched yet.
@@ -492,7 +485,7 @@ class _Run:
             return Saved(self.step, "checkpoint", CHECKPOINT, 0)
         state = {
             "format": FORMAT, "step": self.step, "seconds": self.seconds, "tokens": self.tokens,
-            "peak_bytes": self.peak_bytes, "ledger": self.ledger, "predicted": self.predicted,
+            "peak_bytes": self.peak_bytes, "ledger": self.ledger, "measured": self.measured,
             "first_loss_seconds": self.first_loss_seconds,
             "optimizer": described, "config": self.config.to_dict(), "base": self.base.facts["fingerprint"],
         }  # fmt: skip
@@ -548,7 +541,7 @@ class _Run:
         self.world.restore_random(content, self.device, seed=self.config.seed, step=state["step"])
         self.step, self.seconds, self.tokens = state["step"], state["seconds"], state["tokens"]
         self.peak_bytes, self.ledger = state["peak_bytes"], state["ledger"]
-        self.predicted = state.get("predicted", {})
+        self.measured = state.get("measured", {})
         self.first_loss_seconds = state["first_loss_seconds"]
 
     def _finish(self) -> Iterator[Event]:
@@ -560,6 +553,8 @@ class _Run:
         size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
         self._account_for_graphs()
         yield Saved(self.step, "adapter", ADAPTER, size)
+        # Not before: a trace takes the processor for a moment, and no loss should wait for it.
+        told = predicted(self.config, Measured.from_dict(self.measured)) if self.measured else {}
         yield Finished(
             step=self.step,
             seconds=self.seconds,
@@ -571,11 +566,18 @@ class _Run:
             adapter_bytes=size,
             tokens=self.tokens,
             ledger=self.ledger,
-            predicted=self.predicted,
+            predicted=told,
+            others=self._others(),
         )
         # Only when the consumer comes back for more has it made the end safe; until then a kill can go on from here.
         if self.world.is_main:
             (self.folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def _others(self) -> str:
+        """The form of all steps but the measured one, where it is not the plain one."""
+        if self.graphs is not None and self.graphs.bytes:
+            return "captured"
+        return "written out" if self.loss_sum is not self.plain_loss_sum else ""
 
     def _account_for_graphs(self) -> None:
         """Captured steps keep their activations' memory between steps: a term beside those of the measured step."""

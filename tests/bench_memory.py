@@ -2,6 +2,7 @@
 
     counts       every model of the catalogue, built on the meta device; every published count of trained parameters
     steps        traces against real training steps on this CPU: methods, families, settings, recomputed or not
+    runs         whole runs of the embedded base, each with what it stores: predicted and measured memory
     surrogates   instant estimates against full traces, on 200 random configurations
     instant      how long an instant estimate takes, and a model that was never seen
     published    predictions against what others measured on GPUs; writes core/catalog/validation.json
@@ -110,6 +111,42 @@ def steps(size: int) -> dict[str, Any]:
     return {"cases": len(rows), "worst": worst, "within": sum(abs(r["error"]) <= TOLERANCE for r in rows), "rows": rows}
 
 
+def runs(size: int) -> dict[str, Any]:
+    """Every method in both formats, with its default settings and others: what a run stores of its memory."""
+    from tests.core.memory_support import grid
+
+    return runs_summed([run_row(case) for case in grid()[: size or None]])
+
+
+def run_row(case: Any) -> dict[str, Any]:
+    """A run of two steps: the totals of its two ledgers."""
+    import tempfile
+
+    from core.memory.predicted import residuals, why_not
+    from tests.core.memory_support import run_of
+
+    method, precision, settings = case
+    with tempfile.TemporaryDirectory() as folder:
+        end = run_of(case, Path(folder))
+    row = {"method": method, "precision": precision, "settings": settings}
+    both = residuals(end.predicted, end.ledger)
+    if not both:
+        return {**row, "reason": why_not(end.predicted, end.ledger)}
+    whole = both[-1]
+    traced = end.predicted["terms"][0]["source"].startswith("traced")
+    return {**row, "predicted": whole["predicted"], "measured": whole["measured"],
+            "error": whole["predicted"] / whole["measured"] - 1, "traced": traced, "others": end.others}  # fmt: skip
+
+
+def runs_summed(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """How many stored both, and the largest error in each format."""
+    both = [r for r in rows if "error" in r]
+    worst = {f: max((abs(r["error"]) for r in both if r["precision"] == f), default=None)
+             for f in ("float32", "bfloat16")}  # fmt: skip
+    return {"cases": len(rows), "both": len(both), "traced": sum(r["traced"] for r in both), "worst": worst,
+            "rows": rows}  # fmt: skip
+
+
 def surrogates(size: int) -> dict[str, Any]:
     """Shipped surrogates at random models, methods, depths and sizes against full traces, term by term."""
     from core.catalog import models
@@ -189,12 +226,15 @@ CAUSES = {
 
 
 def published(size: int) -> dict[str, Any]:
-    """Every published figure that this program can be asked for. Writes the record that the page shows."""
+    """Every published figure that this program can be asked for, allocated or reserved as it was measured. Writes the
+    record that the page shows."""
     from core.catalog import architecture_of, configuration
+    from core.memory.allocator import replay
+    from core.memory.card import totals
     from core.memory.fit import versions
     from core.memory.published import SOURCES, Refused, case_of, rows
     from core.memory.trace import trace
-    from core.memory.validation import CAUSED, FILE, band_of, summarised
+    from core.memory.validation import CAUSED, FILE, band_of, reserved_scored, summarised
 
     found: list[dict[str, Any]] = []
     uncovered = []
@@ -213,11 +253,15 @@ def published(size: int) -> dict[str, Any]:
             ledger = traced.shared(case.sharding, table, case.setup.batch, case.setup.length)
         else:
             ledger = traced.ledger()
-        error = ledger.allocated_bytes / row.measured_bytes - 1
+        reserved = case.metric == "reserved"
+        told = replay(traced).most_reserved if reserved else ledger.allocated_bytes
+        error = told / row.measured_bytes - 1
         found.append({
             **plain, "model": case.model, "gpu": row.gpu, "gpus": gpus, "batch": case.setup.batch,
             "length": case.setup.length, "measured_bytes": row.measured_bytes,
-            "predicted_bytes": ledger.allocated_bytes, "error": error, "trust": row.trust, "role": "held out",
+            "predicted_bytes": told, "allocated_bytes": ledger.allocated_bytes,
+            **({"reserved_bytes": totals(ledger.allocated_bytes, case.setup.device).reserved} if reserved else {}),
+            "error": error, "trust": row.trust, "role": "held out",
             "stack": case.setup.stack.name, "peak_at": ledger.peak_at,
             "terms": [{"name": t.name, "bytes": t.bytes} for t in ledger.terms], "assumed": list(case.assumed),
             "cause": CAUSES.get(row.id, "") if abs(error) > CAUSED or row.id in CAUSES else "",
@@ -239,6 +283,7 @@ def published(size: int) -> dict[str, Any]:
         "summary": {"rows": len(found) + len(uncovered), "covered": len(found), "uncovered": len(uncovered),
                     "groups": summarised(found)},
         "rows": found, "uncovered": uncovered, "waterfall": steps_of, "resident": residents,
+        "reserved": reserved_scored(found),
         "sources": {k: {"title": s.title, "where": s.says, "address": s.address} for k, s in SOURCES.items()},
     }  # fmt: skip
     if not size:
@@ -246,7 +291,7 @@ def published(size: int) -> dict[str, Any]:
     band = band_of(found)
     return {
         "summary": made["summary"], "waterfall": steps_of, "text": band.text,
-        "band": [band.low, band.likely, band.high],
+        "band": [band.low, band.likely, band.high], "reserved": reserved_scored(found),
         "resident": {k: residents[k] for k in ("rows", "within", "others", "others_within")},
         "beyond": [r["id"] for r in found if abs(r["error"]) > CAUSED],
         "beyond_without_cause": [r["id"] for r in found if abs(r["error"]) > CAUSED and not r["cause"]],
@@ -292,7 +337,8 @@ def resident() -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
-    "counts": counts, "instant": instant, "published": published, "steps": steps, "surrogates": surrogates,
+    "counts": counts, "instant": instant, "published": published, "runs": runs, "steps": steps,
+    "surrogates": surrogates,
 }  # fmt: skip
 
 
@@ -307,6 +353,11 @@ def report(parts: dict[str, Any]) -> str:
     if "steps" in parts:
         s = parts["steps"]
         lines.append(f"Traces against real steps: {s['within']} of {s['cases']} within 0.1 %, worst {s['worst']:.4%}.")
+    if "runs" in parts:
+        s = parts["runs"]
+        worst = ", ".join(f"{f} {w:.4%}" for f, w in s["worst"].items() if w is not None)
+        lines.append(f"Runs: {s['both']} of {s['cases']} stored predicted and measured memory ({s['traced']} traced at "
+                     f"their end); off by at most: {worst}.")  # fmt: skip
     if "surrogates" in parts:
         s = parts["surrogates"]
         equal = s["configurations"] - s["differ"]
@@ -332,6 +383,14 @@ def report(parts: dict[str, Any]) -> str:
             f"  {w['step']:44} measured {w['measured_bytes'] / GIB:5.1f} GiB, predicted "
             f"{w['predicted_bytes'] / GIB:5.1f} ({w['error']:+.1%})" for w in p["waterfall"]
         ]  # fmt: skip
+        if p["reserved"]:
+            told = p["reserved"]
+            lines += [
+                f"  reserved, {name:9} {told['rows']} rows, mean {told[name]['mean_abs']:.1%}, bias "
+                f"{told[name]['bias']:+.1%}, worst {told[name]['worst']:.1%}" for name in ("simulated", "instant")
+            ]  # fmt: skip
+            lines.append(f"  reserved: {told['within']} of {told['rows']} within the range given without a trace; "
+                         "of the whole process no covered row has a figure")  # fmt: skip
         r = p["resident"]
         lines.append(f"  resident state: {r['within']} of {r['rows']} within 0.05 GiB, of methods that are not here "
                      f"{r['others_within']} of {r['others']}")  # fmt: skip

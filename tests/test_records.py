@@ -14,6 +14,7 @@ import pytest
 
 from core.sweep import base_hash
 from tests import bench, bench_memory
+from tests.core.memory_support import grid
 
 # Examples per second, engine / (Trainer + PEFT): each as it comes, and on the same batches and precision.
 TARGETS = {"defaults": 1.3, "identical": 1.0}
@@ -131,6 +132,15 @@ def test_traces_take_what_real_steps_take(memory: dict[str, Any]) -> None:
     assert steps["cases"] == steps["within"] >= 60
     assert steps["worst"] <= bench_memory.TOLERANCE
     assert {row["family"] for row in steps["rows"]} >= set(bench_memory.STEP_FAMILIES)
+
+
+def test_runs_store_what_was_expected_of_them(memory: dict[str, Any]) -> None:
+    """In bfloat16 the CPU's library takes scratch for some products, which no trace sees."""
+    runs = memory["runs"]
+    assert runs["cases"] == runs["both"] == len(grid())
+    assert [(r["method"], r["precision"], r["settings"]) for r in runs["rows"]] == grid()
+    assert runs["worst"]["float32"] <= bench_memory.TOLERANCE
+    assert runs["worst"]["bfloat16"] <= 0.02
 
 
 def test_surrogates_give_the_bytes_of_traces(memory: dict[str, Any]) -> None:

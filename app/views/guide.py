@@ -11,7 +11,7 @@ import streamlit as st
 from app import charts_rag, compare, state
 from app.address import keep_in_link, linked
 from app.story import plain
-from app.words import t
+from app.words import n, t
 from core.guide import Decision, Question, RuleBook, decide, rule_book, sensitivity
 from core.guide.evidence import UNMEASURED, measured, section
 from core.guide.method import Choice, choose
@@ -90,7 +90,7 @@ def _recommendation(decision: Decision, answers: dict[str, str], book: RuleBook)
     elif decision.certain:
         st.caption(f":material/check: {t('guide.settled')}")
     elif any(other.question in decision.open for other in sensitivity(answers, book)):
-        st.caption(f":material/help: {t('guide.open', open=len(decision.open))}")
+        st.caption(f":material/help: {n('guide.open', len(decision.open))}")
     else:
         st.caption(f":material/help: {t('guide.together', open=len(decision.open))}")
     for text in decision.conflicts:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import api, chat, compare, live, state, takeaway
+from app import api, charts, charts_lessons_a, chat, compare, live, state, takeaway
 from app.story import percent, plain
 from app.words import t
 from core.errors import DeltalabError, NotFound
+from core.memory.predicted import residuals, why_not
 from core.runs.store import RACE
-from core.units import count_text, seconds_text
+from core.units import bytes_text, count_text, seconds_text
 
 if TYPE_CHECKING:
     from core.runs.store import Run
@@ -180,9 +181,37 @@ def _one(run: Run) -> None:
     st.title(plain(run.title or t("runs.untitled")), anchor=False)
     _tools(run)
     live.run_panel(run, key=f"run-{run.id}", on_new=_show)
+    _memory(run)
     if run.adapter is not None:
         st.header(t("runs.try_text" if chat.gives_labels(run) else "runs.talk"), anchor="chat")
         chat.section(run, key="chat")
+
+
+OTHERS = {"written out": "validation.others.written", "captured": "validation.others.captured"}
+
+
+def _memory(run: Run) -> None:
+    """One step's memory term by term, predicted beside measured; or why there is nothing to compare."""
+    end = compare.story(run, brief=True).end or {}
+    if end.get("kind") != "finished":
+        return
+    told, measured = end.get("predicted") or {}, end.get("ledger") or {}
+    rows = residuals(told, measured)
+    with st.expander(t("validation.run_memory"), key="run-memory"):
+        if not rows:
+            st.markdown(plain(why_not(told, measured)))
+            if measured.get("terms"):
+                st.markdown("\n".join(f"- {plain(m['name'])}: {bytes_text(m['bytes'])}" for m in measured["terms"]))
+            return
+        chart = charts_lessons_a.ledger_sides(rows, t("validation.one_step"))
+        compare.draw(chart, "run-memory-sides")
+        st.dataframe(charts_lessons_a.ledger_table(rows), hide_index=True, alt=t("validation.by_term_alt"))
+        others = OTHERS.get(end.get("others", ""), "")
+        st.caption(" ".join(filter(None, (t("validation.run_how"), others and t(others)))))
+        st.download_button(
+            t("shared.table_csv"), charts.csv(chart.table), "memory.csv", "text/csv", key="run-memory-csv",
+            icon=":material/download:", on_click="ignore",
+        )  # fmt: skip
 
 
 def _show(run: Run) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
@@ -15,8 +15,12 @@ from app.charts_validation import percent
 from app.choices import Choice, one_of
 from app.story import plain
 from app.words import n, t
-from core.memory.predicted import residuals
+from core.memory.predicted import residuals, why_not
 from core.units import bytes_text
+
+if TYPE_CHECKING:
+    from app.story import Story
+    from core.runs.store import Run
 
 PAGE = "validation"
 MOST_RUNS = 200
@@ -37,6 +41,7 @@ def render() -> None:
     else:
         _published(found)
         _waterfall(found)
+        _reserved(found)
         _resident(found)
         _fitted(found)
         _uncovered(found)
@@ -97,6 +102,26 @@ def _waterfall(found: Mapping[str, Any]) -> None:
     if found.get("waterfall"):
         st.header(t("validation.waterfall"), anchor="waterfall")
         calculator_panels.shown(charts_validation.waterfall(found["waterfall"]), "validation-waterfall")
+
+
+def _reserved(found: Mapping[str, Any]) -> None:
+    told = found.get("reserved") or {}
+    if not told:
+        return
+    st.header(t("validation.reserved"), anchor="reserved")
+    names = dict.fromkeys(str(r["source_title"]) for r in found["rows"] if r["metric"] == "reserved")
+    st.markdown(t("validation.reserved_rows", rows=told["rows"], source=plain(", ".join(names))))
+    table = pd.DataFrame(
+        [
+            {t("validation.predicted_by"): t(f"validation.ways.{name}"),
+             t("validation.average"): percent(told[name]["mean_abs"]),
+             t("validation.bias"): f"{100 * told[name]['bias']:+.1f}{SPACE}%",
+             t("validation.at_worst"): percent(told[name]["worst"])}
+            for name in ("simulated", "instant")
+        ]
+    )  # fmt: skip
+    st.dataframe(table, hide_index=True, alt=t("validation.reserved_alt"))
+    st.markdown(t("validation.reserved_how", within=told["within"], rows=told["rows"]))
 
 
 def _resident(found: Mapping[str, Any]) -> None:
@@ -172,38 +197,50 @@ def summed(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
 
 def _own() -> None:
     st.header(t("validation.own"), anchor="own")
-    told = []
+    told, reasons = [], []
     for run in state.store().runs(state.owner(), limit=MOST_RUNS):
         if run.status != "finished":
             continue
-        end = compare.story(run, brief=True).end or {}
-        rows = residuals(end.get("predicted") or {}, end.get("ledger") or {})
-        if rows:
-            told.append((run, rows))
+        story = compare.story(run, brief=True)
+        end = story.end or {}
+        both = end.get("predicted") or {}, end.get("ledger") or {}
+        if rows := residuals(*both):
+            told.append((run, story, rows))
+        else:
+            reasons.append({"reason": why_not(*both)})
     if not told:
         st.markdown(t("validation.no_own"))
-        return
-    labels = compare.named([run for run, _ in told])
+    else:
+        _compared(told)
+    if reasons:
+        st.markdown(f"**{t('validation.no_comparison')}**")
+        st.markdown("\n".join(f"- {n('validation.runs', count)}: {plain(text)}" for text, count in summed(reasons)))
+
+
+def _compared(told: Sequence[tuple[Run, Story, list[dict[str, Any]]]]) -> None:
+    """Runs that have both ledgers: totals, and one of them term by term."""
+    labels = compare.named([run for run, _, _ in told])
     lines, data = [], []
-    for run, rows in told:
+    for run, story, rows in told:
         total = rows[-1]
         lines.append(
-            {t("validation.run"): labels[run.id], t("validation.predicted"): bytes_text(total["predicted"]),
+            {t("validation.run"): labels[run.id], t("validation.format"): (story.started or {}).get("dtype", ""),
+             t("validation.predicted"): bytes_text(total["predicted"]),
              t("validation.measured"): bytes_text(total["measured"]),
-             t("validation.error"): f"{100 * _share(total):+.2f}{SPACE}%"}
+             t("validation.error"): f"{100 * round(_share(total), 4) + 0:+.2f}{SPACE}%"}
         )  # fmt: skip
         data += [
-            {"run": labels[run.id], "term": r["name"], "predicted_bytes": r["predicted"],
-             "measured_bytes": r["measured"], "residual_bytes": r["difference"]}
+            {"run": labels[run.id], "computed_in": (story.started or {}).get("dtype", ""), "term": r["name"],
+             "predicted_bytes": r["predicted"], "measured_bytes": r["measured"], "residual_bytes": r["difference"]}
             for r in rows
         ]  # fmt: skip
-    mean = sum(abs(_share(rows[-1])) for _, rows in told) / len(told)
+    mean = sum(abs(_share(rows[-1])) for _, _, rows in told) / len(told)
     st.markdown(f"**{n('validation.own_off', len(told), error=percent(mean, 2))}**")
     st.dataframe(pd.DataFrame(lines), hide_index=True, alt=t("validation.own_alt"))
     chosen = st.selectbox(
         t("validation.by_term"), range(len(told)), format_func=lambda i: labels[told[i][0].id], key="validation-run"
     )
-    rows = told[int(chosen or 0)][1]
+    rows = told[int(chosen or 0)][2]
     table = pd.DataFrame(
         [
             {t("plan.term"): r["name"], t("validation.predicted"): bytes_text(r["predicted"]),
@@ -213,6 +250,7 @@ def _own() -> None:
         ]
     )  # fmt: skip
     st.dataframe(table, hide_index=True, alt=t("validation.by_term_alt"))
+    st.caption(t("validation.own_how"))
     st.download_button(
         t("validation.own_csv"), charts.csv(pd.DataFrame(data)), "residuals.csv", "text/csv", key="validation-own-csv",
         icon=":material/download:", on_click="ignore",

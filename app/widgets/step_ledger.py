@@ -1,4 +1,4 @@
-"""The memory of a run's step, predicted before it and measured in it, term beside term: of the learner's own run once
+"""The memory of a run's step, predicted and measured, term beside term: of the learner's own run once
 there is one, else of the recorded run."""
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import streamlit as st
 
 from app import charts, charts_lessons_a, compare, index, live, state
 from app.schema import Rule
+from app.story import plain
 from app.words import t
-from core.memory.predicted import residuals
+from core.memory.predicted import residuals, why_not
 
 NAME = "step-ledger"
 OPTIONS = {"run": Rule("text", required=True), "after": Rule("word")}
@@ -38,10 +39,11 @@ def render(options: dict[str, Any], key: str) -> None:
     if run is None or run.status != "finished":
         run = live.recorded(index.recorded_path(index.ROOT / slug, name))
     end = live.story_of(run).end or {}
-    rows = residuals(end.get("predicted") or {}, end.get("ledger") or {})
+    both = end.get("predicted") or {}, end.get("ledger") or {}
+    rows = residuals(*both)
     own = not isinstance(run, live.Recorded)
     if not rows:
-        st.markdown(t("widgets.step_ledger.too_short"))
+        st.markdown(plain(why_not(*both)))
         return
     if own:
         st.markdown(f":material/person: {t('widgets.step_ledger.own')}")

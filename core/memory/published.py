@@ -217,8 +217,9 @@ def _peft_bench(row: Row, model: str) -> Case:
     setup = _setup(row, method, _known(method, settings), stack, 4, LIMIT)
     return Case(
         row, model, setup, "reserved",
-        (f"The longest batch has {LIMIT} tokens a row, the limit: it is somewhat shorter, which stands against what "
-         "the allocator reserves on top. The two cannot be told apart from outside.",),
+        (f"The longest batch has {LIMIT} tokens a row, the limit: how much shorter it is, is not printed. The figure "
+         "is the most that was reserved in a whole run, with batches of many lengths and evaluation in between; "
+         "predicted is one step, its tensors given out by the allocator's rules.",),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.config import RunConfig
 from core.errors import BadInput
@@ -21,6 +21,14 @@ from core.methods import METHODS
 # Blocks that CUDA's caching allocator hands out are multiples of so many bytes (c10/cuda/CUDACachingAllocator.cpp,
 # kMinBlockSize); the CPU's are as large as asked for.
 CUDA_BLOCK_BYTES = 512
+
+
+class Pass(NamedTuple):
+    """The sizes of one pass of a step. answers: tokens with a loss (None: all that can have one)."""
+
+    rows: int
+    tokens: int
+    answers: int | None
 
 
 @dataclass(frozen=True)
@@ -151,4 +159,4 @@ def _flat(one: Any) -> dict[str, Any]:
     return {f.name: getattr(one, f.name) for f in dataclasses.fields(one)}
 
 
-__all__ = ["CUDA_BLOCK_BYTES", "Device", "Setup"]
+__all__ = ["CUDA_BLOCK_BYTES", "Device", "Pass", "Setup"]

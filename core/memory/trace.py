@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -33,7 +33,7 @@ from core.memory.estimate import share_text
 from core.memory.ledger import Ledger, Term
 from core.memory.meta import autocast, standing_in
 from core.memory.recorder import Record, Recorder
-from core.memory.setup import Setup
+from core.memory.setup import Pass, Setup
 from core.memory.sharded import COPIES, WEIGHTS, Sharding, parts_of, shared
 from core.memory.variants import InBackward, as_told, loss_of, offloading
 from core.methods import METHODS, loading
@@ -253,8 +253,11 @@ def _told(records: list[Record], size: Any) -> str:
 # --- the step ---------------------------------------------------------------------------------------------------------
 
 
-def trace(config: Any, setup: Setup) -> Trace:
+def trace(config: Any, setup: Setup, passes: Sequence[Pass] = ()) -> Trace:
     """Run one training step of the model that a transformers configuration describes, without data.
+
+    Args:
+        passes: the sizes of each, where they differ; else all have the setup's.
 
     Raises:
         BadInput: the model is no causal language model, reads fewer tokens, or cannot be run on tensors without data.
@@ -279,7 +282,8 @@ def trace(config: Any, setup: Setup) -> Trace:
         if not setup.device.is_cuda:
             _note_random_states(recorder, stack)
         with recorder:
-            _step(recorder, attached.model, optimizer, trained, setup)
+            alike = Pass(setup.batch, setup.length, setup.answers)
+            _step(recorder, attached.model, optimizer, trained, setup, passes or [alike] * setup.accumulation)
         return Trace(
             recorder.records, recorder.events, recorder.cuts, resident, setup.device.block_bytes,
             sum(p.numel() for p in trained), total, tuple(sorted(state.kernels)),
@@ -535,19 +539,21 @@ def _layers(model: Any) -> list[Any]:
     return max(lists, key=len, default=[])
 
 
-def _step(recorder: Recorder, model: Any, optimizer: Any, trained: list[Any], setup: Setup) -> None:
+def _step(
+    recorder: Recorder, model: Any, optimizer: Any, trained: list[Any], setup: Setup, passes: Sequence[Pass]
+) -> None:
     """One step as `core.train` takes it (_gradients and _apply), but for what reads numbers off tensors."""
-    shape = (setup.batch, setup.length)
     on_cpu = not setup.device.is_cuda
     recorder.cut("batch")
     recorder.part = "batch"
-    held = [_batch(recorder, shape) for _ in range(setup.accumulation)] if on_cpu else []
+    held = [_batch(recorder, one) for one in passes] if on_cpu else []
     plans: dict[int, set[int]] = {}
     part: Any = None  # as in training, the last pass's loss is there until the next one's is
     output: list[Any] = []  # and so is what is held of the model's output
-    for number in range(setup.accumulation):
+    for number, one in enumerate(passes):
         # On a card each batch is copied there when its turn comes; until then it is in the CPU's memory.
-        ids, labels = held[number] if on_cpu else _batch(recorder, shape)
+        ids, labels = held[number] if on_cpu else _batch(recorder, one)
+        recorder.answers = one.answers
         fuses = setup.stack.compile and not setup.checkpointing and not setup.stack.offload_activations
         recorder.inputs = {} if fuses else None
         recorder.enter("forward")
@@ -583,8 +589,8 @@ def _backward(loss: torch.Tensor) -> None:
     engine.run_backward((loss,), (one,), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
-def _batch(recorder: Recorder, shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    ids, labels = (torch.empty(shape, dtype=torch.long, device="meta") for _ in range(2))
+def _batch(recorder: Recorder, sizes: Pass) -> tuple[torch.Tensor, torch.Tensor]:
+    ids, labels = (torch.empty(sizes.rows, sizes.tokens, dtype=torch.long, device="meta") for _ in range(2))
     recorder.add(ids, category="batch")
     recorder.add(labels, category="batch")
     return ids, labels

@@ -88,6 +88,30 @@ def summarised(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [_group(by, name, found) for by, name, found in groups if found]
 
 
+def reserved_scored(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """How far the reserved totals are off, over the rows in which that was measured.
+
+    Returns:
+        rows: how many. simulated, instant: mean_abs, bias and worst of the two ways to say it, the allocator's rules
+        replayed on a trace, and the usual factor over allocated bytes. within: rows inside of the range that the
+        calculator gives without a trace. Empty where there are none.
+    """
+    found = [r for r in rows if r["metric"] == "reserved"]
+    if not found:
+        return {}
+    measured = [r["measured_bytes"] for r in found]
+    ways = {
+        "simulated": [r["predicted_bytes"] / m - 1 for r, m in zip(found, measured, strict=True)],
+        "instant": [r["reserved_bytes"][1] / m - 1 for r, m in zip(found, measured, strict=True)],
+    }
+    within = sum(r["reserved_bytes"][0] <= m <= r["reserved_bytes"][2] for r, m in zip(found, measured, strict=True))
+    return {"rows": len(found), "within": within} | {
+        name: {"mean_abs": sum(map(abs, errors)) / len(errors), "bias": sum(errors) / len(errors),
+               "worst": max(map(abs, errors))}
+        for name, errors in ways.items()
+    }  # fmt: skip
+
+
 def is_target(row: Mapping[str, Any]) -> bool:
     """Whether a row is of LoRA or QLoRA on one GPU, with a known configuration."""
     return row["method"].lower() in ("lora", "qlora", "dora", "rslora") and row["trust"] in "AB" and row["gpus"] == 1
@@ -107,4 +131,5 @@ def _share(values: Sequence[float], holds: Callable[[float], bool]) -> float:
     return sum(map(holds, values)) / len(values)
 
 
-__all__ = ["CAUSED", "TOLERANCE_BYTES", "Band", "band", "band_of", "is_target", "quantile", "record", "summarised"]
+__all__ = ["CAUSED", "TOLERANCE_BYTES", "Band", "band", "band_of", "is_target", "quantile", "record",
+           "reserved_scored", "summarised"]  # fmt: skip

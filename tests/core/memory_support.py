@@ -1,20 +1,23 @@
-"""Real training steps on the CPU, measured: what traces are held against."""
+"""Real training steps on the CPU, measured: what traces are held against. And whole runs of the embedded base."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from core.batches import IGNORED
+from core.config import RunConfig, with_settings
 from core.evaluate import answer_loss_sum
 from core.memory.ledger import Ledger
 from core.memory.measure import Mark, measure_step
 from core.memory.setup import Setup
 from core.memory.trace import EAGER_TOKENS
-from core.methods import attach, loading
+from core.methods import METHODS, attach, loading
 from core.optimizers import make_optimizer
+from core.train import train
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"num_key_value_heads": 2, "tie_word_embeddings": True}),
@@ -92,3 +95,53 @@ def measured(config: Any, setup: Setup, device: torch.device = CPU, steps: int =
         step(lambda part: None)
     _, ledger = measure_step(step, model, optimizer, device)
     return ledger
+
+
+# --- whole runs of the embedded base ----------------------------------------------------------------------------------
+
+# Settings of each method that no estimate ships for.
+OTHER: dict[str, dict[str, Any]] = {
+    "full": {},
+    "lora": {"rank": 4, "target_modules": "attention", "dropout": 0.1, "bias": "lora_only"},
+    "qlora": {"quant_type": "int8"},
+    "bitfit": {"biases": "q_proj,up_proj"},
+    "dora": {"rank": 1, "dropout": 0.1},
+    "rslora": {"rank_pattern": "q_proj=4"},
+    "lora_plus": {"bias": "all"},
+    "lora_fa": {"target_modules": "mlp"},
+    "pissa": {"fast": True, "target_modules": "q_proj,v_proj"},
+    "vera": {"target_modules": "attention", "dropout": 0.1},
+    "ia3": {"target_modules": "q_proj,down_proj", "feedforward_modules": "down_proj"},
+    "adapters": {"width": 8, "placement": "pfeiffer", "activation": "gelu"},
+    "last_k": {"blocks": 1, "final_norm": False},
+    "ln_tuning": {"norms": "input_layernorm"},
+    "prompt_tuning": {"tokens": 7},
+    "p_tuning": {"tokens": 9, "hidden": 64},
+    "prefix_tuning": {"tokens": 5, "projection": 32},
+}
+MAIN = ("full", "lora", "qlora", "bitfit")
+FORMATS = ("float32", "bfloat16")
+Case = tuple[str, str, dict[str, Any]]  # method, precision, settings of method and loop
+
+
+def grid() -> list[Case]:
+    """Every method in both formats, with its default settings and with others; the main ones recomputed, too; and what
+    the loop can do besides."""
+    cases: list[Case] = []
+    for method in METHODS:
+        for precision in FORMATS:
+            for settings in ({}, OTHER[method]) if OTHER[method] else ({},):
+                cases.append((method, precision, settings))
+                if method in MAIN:
+                    cases.append((method, precision, {**settings, "gradient_checkpointing": True}))
+    for precision in FORMATS:
+        for settings in ({"accumulation": 3, "length_buckets": False}, {"optimizer": "adamw_8bit"}):
+            cases += [(method, precision, settings) for method in ("full", "lora")]
+    return cases
+
+
+def run_of(case: Case, folder: Path, **loop: Any) -> Any:
+    """The last event of a run of two steps on the json task."""
+    method, precision, settings = case
+    few = {"steps": 2, "train_examples": 64, "eval_items": 4, "skill_items": 0, "precision": precision}
+    return list(train(with_settings(RunConfig(task="json", method=method), {**few, **settings, **loop}), folder))[-1]

@@ -14,9 +14,9 @@ from core.config import RunConfig, with_settings
 from core.errors import BadInput, Incompatible
 from core.memory.ledger import Ledger
 from core.memory.meta import autocast, cuda_kernel, standing_in
-from core.memory.predicted import predicted
+from core.memory.predicted import Measured, predicted
 from core.memory.recorder import Recorder
-from core.memory.setup import Device, Setup
+from core.memory.setup import Device, Pass, Setup
 from core.memory.trace import CATEGORIES, Trace, part_of, trace
 from core.methods import METHODS
 from core.optimizers import OPTIMIZERS
@@ -82,6 +82,19 @@ def test_every_setting(family: str, method: str, changes: dict[str, Any]) -> Non
     compare(config_of(family, layers=2), setup_of(method, **changes))
 
 
+def test_passes_of_different_sizes() -> None:
+    """Gradients wait beside the second pass: the peak is another one when the large pass is not the first."""
+    few, many = Pass(2, 20, 11), Pass(6, 60, 200)
+    setup = setup_of("full", batch=6, length=60, answers=200, accumulation=2)
+    config = config_of("llama", layers=2)
+    alike, first, last = (trace(config, setup, p).peak_bytes for p in ((many, many), (many, few), (few, many)))
+    assert trace(config, setup).peak_bytes == alike
+    assert first < last < alike, "the last one by the batch that waits"
+    assert alike - last == 2 * 8 * (6 * 60 - 2 * 20)
+    silent, talkative = ((Pass(6, 60, 20), Pass(5, 60, answers)) for answers in (20, 290))
+    assert trace(config, setup, talkative).peak_bytes > trace(config, setup, silent).peak_bytes
+
+
 def test_a_run_of_the_product_takes_what_is_traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole of `core.train`, on the embedded base and a task: nothing here imitates it."""
     batches: list[tuple[int, int, int]] = []
@@ -117,7 +130,7 @@ def test_a_run_of_the_product_takes_what_is_traced(tmp_path: Path, monkeypatch: 
     ledger = trace(load_config("embedded"), Setup.of(config, rows, tokens, Device(), answers)).ledger()
     # Making the batch takes a few kilobytes more than the two tensors that it is.
     assert ledger.allocated_bytes == pytest.approx(ledgers[0].allocated_bytes, rel=TOLERANCE)
-    told = predicted(config, rows, tokens, answers, Device(), "float32")
+    told = predicted(config, Measured((Pass(rows, tokens, answers),), "float32", "eager"))
     assert told["allocated_bytes"] == ledger.allocated_bytes, "and what the run's own record says of it"
     assert told["peak_at"] == ledger.peak_at
 
