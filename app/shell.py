@@ -15,6 +15,7 @@ from app.views import LESSONS, VIEWS, home
 from app.words import t
 
 THEME = Path(__file__).resolve().parent / "theme"
+_OPEN_ANEW = "_open_anew"  # in a session whose language has just been changed
 IN_THE_BAR = 3
 """So many lessons stand in the bar itself; more get a menu of their own."""
 
@@ -67,6 +68,9 @@ def _framed(render: Callable[[], None], wide: bool, lesson: str = "") -> Callabl
     clock."""
 
     def page() -> None:
+        if _OPEN_ANEW in st.session_state:
+            _helper("")
+            return
         with st.container(key="wide" if wide else "narrow"):
             if lesson:
                 tasks.settle(lesson)
@@ -83,8 +87,7 @@ def _framed(render: Callable[[], None], wide: bool, lesson: str = "") -> Callabl
 def _languages() -> None:
     """The switch between languages: what is chosen is kept for the learner and stands in the address."""
     known = words.languages()
-    now = words.current()
-    key = f"language-{now}"  # anew after each change, so that it shows what is so
+    now, key = words.current(), "language"
     st.segmented_control(
         t("shell.language"), list(known), default=now, format_func=known.__getitem__, required=True, key=key,
         label_visibility="collapsed", on_change=_speak, args=(key,),
@@ -94,6 +97,9 @@ def _languages() -> None:
 def _speak(key: str) -> None:
     code = str(st.session_state[key])
     words.choose(code)
+    # A widget remembers the words of its choice, which are no option any more: the page is opened anew, and its choices
+    # come from the address.
+    st.session_state[_OPEN_ANEW] = True
     state.store().set_progress(state.owner(), words.KEPT, {"lang": code} if code != words.DEFAULT else None)
 
 
@@ -102,8 +108,8 @@ def _helper(lesson: str) -> None:
     root = components.root()
     at = st.query_params.get("at", "")
     data = {
-        "lang": words.current(), "at": at, "beat": f"{root}/api/seen/{lesson}" if lesson else "",
-        "every": clock.BEAT_SECONDS, "search": f"{root}/search",
+        "lang": words.current(), "usual": words.DEFAULT, "anew": _OPEN_ANEW in st.session_state, "at": at,
+        "beat": f"{root}/api/seen/{lesson}" if lesson else "", "every": clock.BEAT_SECONDS, "search": f"{root}/search",
     }  # fmt: skip
     with st.container(key="helper"):
         components.component("page")(key="page-helper", data=data)

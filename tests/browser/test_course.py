@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.browser.conftest import Server, Visitors, idle
 from tests.browser.test_accessibility import check
+from tests.browser.test_journeys import key
 
 
 def test_search_leads_to_the_place_by_keyboard_alone(server: Server, visitors: Visitors) -> None:
@@ -22,6 +23,23 @@ def test_search_leads_to_the_place_by_keyboard_alone(server: Server, visitors: V
     top = page.evaluate("document.getElementById('count').getBoundingClientRect().top")
     assert 0 <= top < 300
     check(page, "dark")
+
+
+def test_a_choice_outlives_a_change_of_language(server: Server, visitors: Visitors) -> None:
+    """A widget remembers its choice by words that are no option in another language."""
+    page = visitors.new(server).tab("/parameters")
+    key(page, "parameters-matrix").locator("input").click()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**matrix=1**")
+    idle(page)
+    page.get_by_text("Deutsch", exact=True).click()
+    page.wait_for_url("**lang=de**")
+    page.locator("h1", has_text="Parameterrechner").wait_for()
+    idle(page)
+    assert "matrix=1" in page.url
+    chosen = key(page, "parameters-matrix").locator("input").input_value()
+    assert chosen.startswith("k_proj"), chosen
 
 
 def test_a_missed_question_comes_back_in_german_on_a_phone(server: Server, visitors: Visitors) -> None:

@@ -1,6 +1,7 @@
 // What a page cannot say in Python: its language, the element that a link leads to, and signs of life for the clock.
 //
-// Draws nothing. data: {lang, at, beat: address to report to or "", every: seconds, search: address of the search page}.
+// Draws nothing. data: {lang, usual: the one that the address need not name, anew: whether to open the page anew in it,
+// at, beat: address to report to or "", every: seconds, search: address of the search page}.
 // The clock (app/clock.py) is told that a lesson is being worked in: every few seconds, only while the page is in sight
 // and something was done in it during the last minute. "/" goes to the search, unless one is typing.
 
@@ -70,7 +71,16 @@ document.addEventListener("keydown", (event) => {
   else location.assign(search)
 })
 
+/** Open the page anew in another language. */
+function openAnew({ lang, usual }) {
+  const address = new URL(location.href)
+  if (lang === usual) address.searchParams.delete("lang")
+  else address.searchParams.set("lang", lang)
+  location.replace(address)
+}
+
 export default function ({ data }) {
+  if (data.anew) return openAnew(data)
   document.documentElement.lang = data.lang
   report = data.beat
   search = data.search
