@@ -1,4 +1,4 @@
-"""Grading of quizzes and predictions. Pure: answers in, verdicts out."""
+"""Grading of quizzes and predictions: answers in, verdicts out, in the visitor's language."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from app import calc, index
+from app.words import n, t
 
 # Predictions are compared as ratios; below this share of the scale's high end two values count as the same "nothing".
 FLOOR_SHARE = 0.01
@@ -85,14 +86,14 @@ def grade(body: dict[str, Any], answer: Any, folder: Path) -> Verdict:
     missed = len(right - chosen)
     told = [index.filled(choices[i]["why"], folder) for i in sorted(chosen)]
     if missed and chosen <= right:
-        told.append(f"Something is missing: {missed} more {'is' if missed == 1 else 'are'} right.")
+        told.append(n("answers.missed", missed))
     return Verdict(chosen == right, tuple(told))
 
 
 def _grade_number(body: dict[str, Any], text: str, folder: Path) -> Verdict:
     values = readings(text)
     if not values:
-        return Verdict(False, ("Please type a number, such as 1.5 or 1,5.",))
+        return Verdict(False, (t("answers.no_number"),))
     wanted = answer_value(body["answer"], folder)
     tolerance = float(body.get("tolerance", 0))
     if any(near(v, wanted, tolerance) for v in values):
@@ -114,12 +115,12 @@ def _grade_order(body: dict[str, Any], order: list[int], folder: Path) -> Verdic
     if order == list(range(len(body["items"]))):
         return Verdict(True, (index.filled(body["why"], folder),))
     if len(set(order)) < len(order):
-        return Verdict(False, ("One of them stands in two places, so another is missing.",))
+        return Verdict(False, (t("answers.twice"),))
     for mistake in body.get("mistakes", ()):
         if order == [place - 1 for place in mistake["order"]]:
             return Verdict(False, (index.filled(mistake["why"], folder),))
     first = next(place for place, item in enumerate(order) if place != item) + 1
-    where = "The first place is wrong already." if first == 1 else f"It is right up to place {first - 1}."
+    where = t("answers.first_wrong") if first == 1 else t("answers.right_up_to", place=first - 1)
     return Verdict(False, (where, index.filled(body["otherwise"], folder)))
 
 

@@ -20,6 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from app import words
 from app.numbers import grouped, percent, plain
 from core.errors import BadInput
 from core.units import KIB, MIB, bytes_text, count_text, seconds_text
@@ -261,20 +262,12 @@ def run_figures(events: list[dict[str, Any]]) -> dict[str, float]:
     return knob_figures(events) | quantities(events)
 
 
-TITLES = {
-    "trainable": "Trained parameters", "total": "All parameters", "trainable_percent": "Trained share",
-    "exact_match_before": "Task before", "exact_match_after": "Task after", "skills_before": "Old skills before",
-    "skills_after": "Old skills after", "loss_before": "Held-out loss before", "loss_after": "Held-out loss after",
-    "first_loss": "First loss", "last_loss": "Last loss", "seconds": "Training time",
-    "first_loss_seconds": "Time to the first loss", "adapter_bytes": "Adapter file", "peak_bytes": "Peak memory",
-    "held_out": "Held-out items",
-}  # fmt: skip
-
-
 def quantity_title(what: str) -> str:
     """What a figure is called: 'exact_match_after' -> 'Task after', 'learning_rate' -> 'Learning rate'."""
-    words = what.replace("_", " ")
-    return TITLES.get(what, words[:1].upper() + words[1:])
+    if words.has(key := f"quantity.{what}"):
+        return words.t(key)
+    spelt = what.replace("_", " ")
+    return spelt[:1].upper() + spelt[1:]
 
 
 def quantity_axis(what: str) -> tuple[str, float]:
@@ -284,7 +277,7 @@ def quantity_axis(what: str) -> tuple[str, float]:
     if what == "seconds" or what.endswith("_seconds"):
         return "s", 1.0
     if what.startswith(("loss_", "first_loss", "last_loss")):
-        return "nats a token", 1.0
+        return words.t("charts.nats"), 1.0
     if what.endswith(("_before", "_after", "_percent")):
         return "%", 1.0
     return "", 1.0

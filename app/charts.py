@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from app.story import Story, percent, small
+from app.words import DEFAULT, current, n, t
 from core.units import bytes_text, count_text, seconds_text
 
 if TYPE_CHECKING:
@@ -131,6 +132,18 @@ def _unique(runs: Sequence[tuple[str, Story]]) -> list[tuple[str, Story, Style]]
     return out
 
 
+def inside(text: str) -> str:
+    """A title as it stands inside a sentence: its first letter small, but in German, where nouns keep theirs."""
+    return text[:1].lower() + text[1:] if current() == DEFAULT else text
+
+
+def listed(names: Sequence[str]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    if len(names) < 2:
+        return "".join(names)
+    return t("charts.listed", first=", ".join(names[:-1]), last=names[-1])
+
+
 def losses(runs: Sequence[tuple[str, Story]]) -> Chart:
     """Training loss of several runs over their steps.
 
@@ -139,7 +152,7 @@ def losses(runs: Sequence[tuple[str, Story]]) -> Chart:
     """
     import plotly.graph_objects as go
 
-    fig = figure("optimizer step", "loss, nats a token", series=len(runs))
+    fig = figure(t("charts.step"), t("charts.loss"), series=len(runs))
     tables = []
     ends = []
     for label, story, style in _unique(runs):
@@ -158,10 +171,13 @@ def losses(runs: Sequence[tuple[str, Story]]) -> Chart:
             ends.append((label, known[0], known[-1]))
     fig.update_yaxes(rangemode="tozero")
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["run", "step", "loss"])
-    alt = "Line chart of training loss by step. " + " ".join(f"{n}: from {a:.2f} to {b:.2f}." for n, a, b in ends)
+    told = [t("charts.from_to", name=name, first=f"{a:.2f}", last=f"{b:.2f}") for name, a, b in ends]
+    alt = " ".join([t("charts.losses_alt"), *told])
     best = min(ends, key=lambda e: e[2]) if ends else None
-    title = f"Lowest loss at the end: {best[2]:.2f}, {best[0]}" if best and len(ends) > 1 else "The loss, step by step"
-    return Chart(title, fig, alt.strip(), table)
+    title = (
+        t("charts.lowest_loss", loss=f"{best[2]:.2f}", run=best[0]) if best and len(ends) > 1 else t("charts.losses")
+    )
+    return Chart(title, fig, alt, table)
 
 
 def task_scores(runs: Sequence[tuple[str, Story]]) -> Chart:
@@ -169,8 +185,8 @@ def task_scores(runs: Sequence[tuple[str, Story]]) -> Chart:
     import plotly.graph_objects as go
 
     kinds = {story.classifies for _, story in runs}
-    what = "right" if len(kinds) > 1 else "accuracy" if kinds == {True} else "exact match"
-    fig = figure("optimizer step", f"{what}, %", series=len(runs))
+    what = t(f"charts.scored.{'both' if len(kinds) > 1 else 'labels' if kinds == {True} else 'answers'}")
+    fig = figure(t("charts.step"), f"{what}, %", series=len(runs))
     tables, ends = [], []
     for label, story, style in _unique(runs):
         rows = [e for e in story.evaluated if e["exact_match"] is not None]
@@ -189,12 +205,11 @@ def task_scores(runs: Sequence[tuple[str, Story]]) -> Chart:
     table = (
         pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["run", "step", "exact_match_percent"])
     )
-    alt = f"Line chart of held-out {what} by step. " + " ".join(f"{n} ends at {v:.0f} %." for n, v in ends)
+    told = [t("charts.ends_at", name=name, share=f"{v:.0f}") for name, v in ends]
+    alt = " ".join([t("charts.scores_alt", what=what), *told])
     best = max(ends, key=lambda e: e[1]) if ends else None
-    title = (
-        f"Best on the task: {best[1]:.0f}\u00a0%, {best[0]}" if best and len(ends) > 1 else "The task, as it is learnt"
-    )
-    return Chart(title, fig, alt.strip(), table)
+    title = t("charts.best", share=f"{best[1]:.0f}", run=best[0]) if best and len(ends) > 1 else t("charts.task_scores")
+    return Chart(title, fig, alt, table)
 
 
 def before_after(story: Story, *, title: str = "") -> Chart | None:
@@ -206,7 +221,9 @@ def before_after(story: Story, *, title: str = "") -> Chart | None:
         return None
     rows: list[tuple[str, float, float]] = []
     if before["exact_match"] is not None and after["exact_match"] is not None:
-        rows.append((title or f"Task: {after['task']}", 100 * before["exact_match"], 100 * after["exact_match"]))
+        rows.append(
+            (title or t("charts.task", task=after["task"]), 100 * before["exact_match"], 100 * after["exact_match"])
+        )
     rows += [
         (name.replace("_", " "), 100 * before["skills"][name], 100 * share)
         for name, share in after.get("skills", {}).items()
@@ -216,15 +233,15 @@ def before_after(story: Story, *, title: str = "") -> Chart | None:
         return None
     names = [r[0] for r in rows]
     style = method_style(story.method)
-    fig = figure("share of held-out items right, %", "", height=90 + 34 * len(rows), series=2)
+    fig = figure(t("charts.share_right"), "", height=90 + 34 * len(rows), series=2)
     for name, a, b in rows:
         fig.add_trace(
             go.Scatter(x=[a, b], y=[name, name], mode="lines", line={"color": BASE_STYLE.colour, "width": 2},
                        showlegend=False, hoverinfo="skip")
         )  # fmt: skip
     for label, column, colour, symbol in (
-        ("before", 1, BASE_STYLE.colour, "circle-open"),
-        ("after", 2, style.colour, style.marker),
+        (t("charts.before"), 1, BASE_STYLE.colour, "circle-open"),
+        (t("charts.after"), 2, style.colour, style.marker),
     ):
         fig.add_trace(
             go.Scatter(x=[r[column] for r in rows], y=names, mode="markers", name=label, hovertemplate="%{x:.0f} %",
@@ -236,8 +253,9 @@ def before_after(story: Story, *, title: str = "") -> Chart | None:
     table = pd.DataFrame(
         {"score": names, "before_percent": [r[1] for r in rows], "after_percent": [r[2] for r in rows]}
     )
-    alt = "Scores before and after. " + " ".join(f"{n}: {a:.0f} % before, {b:.0f} % after." for n, a, b in rows)
-    return Chart("What was gained, and what it cost", fig, alt, table)
+    told = [t("charts.before_and_after", name=name, before=f"{a:.0f}", after=f"{b:.0f}") for name, a, b in rows]
+    alt = " ".join([t("charts.before_after_alt"), *told])
+    return Chart(t("charts.before_after"), fig, alt, table)
 
 
 def lengths(found: Lengths, limit: int, too_long: int) -> Chart:
@@ -245,27 +263,23 @@ def lengths(found: Lengths, limit: int, too_long: int) -> Chart:
     import plotly.graph_objects as go
 
     low, high, rows = zip(*found.histogram, strict=True) if found.histogram else ((), (), ())
-    fig = figure("tokens in a row", "rows", height=240)
+    fig = figure(t("charts.row_tokens"), t("charts.rows"), height=240)
     ends = list(zip(low, high, strict=True))
     fig.add_trace(
         go.Bar(
             x=[(a + b) / 2 for a, b in ends], y=rows, width=[b - a for a, b in ends],
             marker={"color": TASK_STYLE.colour, "line": {"width": 1, "color": "rgba(128,128,128,0.5)"}},
-            customdata=[f"{a} to {b - 1}" for a, b in ends],
-            hovertemplate="%{customdata} tokens: %{y} rows<extra></extra>", showlegend=False,
+            customdata=[t("charts.span", low=a, high=b - 1) for a, b in ends],
+            hovertemplate=t("charts.rows_hover"), showlegend=False,
         )
     )  # fmt: skip
     if high and limit <= 1.5 * max(high):
-        fig.add_vline(x=limit, line={"color": _STYLES[1].colour, "dash": "dash", "width": 2}, annotation_text="limit")
+        look = {"color": _STYLES[1].colour, "dash": "dash", "width": 2}
+        fig.add_vline(x=limit, line=look, annotation_text=t("charts.limit"))
     fig.update_layout(hovermode="closest")
-    if too_long:
-        over = "1 row is" if too_long == 1 else f"{too_long} rows are"
-        title = f"{over} longer than the limit of {limit} tokens"
-    else:
-        title = f"Every row fits into the limit of {limit} tokens"
-    alt = (
-        f"Histogram of row lengths in tokens: from {found.shortest} to {found.longest}, median {found.median:.0f}; "
-        f"the limit is {limit}."
+    title = n("charts.too_long", too_long, rows=too_long, limit=limit) if too_long else t("charts.all_fit", limit=limit)
+    alt = t(
+        "charts.lengths_alt", shortest=found.shortest, longest=found.longest, median=f"{found.median:.0f}", limit=limit
     )
     table = pd.DataFrame({"from_tokens": low, "below_tokens": high, "rows": rows})
     return Chart(title, fig, alt, table)
@@ -293,41 +307,35 @@ def scores_table(story: Story) -> pd.DataFrame:
     )
 
 
-COMPARISON = {
-    "run": "Run",
-    "method": "Method",
-    "task": "Task",
-    "before": "Task before",
-    "after": "Task after",
-    "skills": "Old skills",
-    "trained": "Trained",
-    "share": "Share",
-    "time": "Time",
-    "memory": "Peak memory",
-}
-"""Columns of `comparison`, and their titles."""
+COMPARISON = ("run", "method", "task", "before", "after", "skills", "trained", "share", "time", "memory")
+"""Columns of `comparison`, by the ends of their keys in app/locales."""
+OWN_DATA = "own data"
+"""The task of a run on somebody's own file, in `comparison_numbers`."""
 
 
 def comparison(runs: Sequence[tuple[str, Story]]) -> pd.DataFrame:
     """One row a run, as people read it; `comparison_numbers` has the same as numbers with units in the names."""
     rows = []
+    titles = {name: t(f"charts.comparison.{name}") for name in COMPARISON}
     for row in comparison_numbers(runs).to_dict("records"):
         change = row["skills_change_points"]
         rows.append(
             {
-                COMPARISON["run"]: row["run"],
-                COMPARISON["method"]: row["method"],
-                COMPARISON["task"]: row["task"],
-                COMPARISON["before"]: percent(_number(row["before"])),
-                COMPARISON["after"]: percent(_number(row["after"])),
-                COMPARISON["skills"]: "not scored" if _number(change) is None else f"{change:+.0f} points",
-                COMPARISON["trained"]: count_text(row["trainable"]) if row["trainable"] else "",
-                COMPARISON["share"]: small(row["trainable"] / row["total"]) if row["total"] else "",
-                COMPARISON["time"]: seconds_text(row["seconds"]),
-                COMPARISON["memory"]: bytes_text(row["peak_bytes"]) if row["peak_bytes"] else "",
+                titles["run"]: row["run"],
+                titles["method"]: row["method"],
+                titles["task"]: t("charts.own_data") if row["task"] == OWN_DATA else row["task"],
+                titles["before"]: percent(_number(row["before"])),
+                titles["after"]: percent(_number(row["after"])),
+                titles["skills"]: t("story.not_scored")
+                if _number(change) is None
+                else t("run.points", points=f"{change:+.0f}"),
+                titles["trained"]: count_text(row["trainable"]) if row["trainable"] else "",
+                titles["share"]: small(row["trainable"] / row["total"]) if row["total"] else "",
+                titles["time"]: seconds_text(row["seconds"]),
+                titles["memory"]: bytes_text(row["peak_bytes"]) if row["peak_bytes"] else "",
             }
         )
-    return pd.DataFrame(rows, columns=list(COMPARISON.values()))
+    return pd.DataFrame(rows, columns=list(titles.values()))
 
 
 def _number(value: Any) -> float | None:
@@ -344,7 +352,7 @@ def comparison_numbers(runs: Sequence[tuple[str, Story]]) -> pd.DataFrame:
             {
                 "run": label,
                 "method": story.method,
-                "task": story.config.get("task") or "own data",
+                "task": story.config.get("task") or OWN_DATA,
                 "before": before["exact_match"] if before else None,
                 "after": after["exact_match"] if after else None,
                 "held_out_loss": after["loss"] if after else None,

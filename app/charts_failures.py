@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from app.charts import BASE_STYLE, Chart, figure, series_style
+from app.words import t
 
 if TYPE_CHECKING:
     from app.story import Story
@@ -18,9 +19,9 @@ def curves(story: Story, mended: Story | None = None) -> Chart:
     given."""
     import plotly.graph_objects as go
 
-    fig = figure("optimizer step", "loss, nats a token", height=300, series=4 if mended else 2)
+    fig = figure(t("charts.step"), t("charts.loss"), height=300, series=4 if mended else 2)
     tables, told = [], []
-    for index, (run, name) in enumerate(((story, "this run"), (mended, "mended"))):
+    for index, (run, name, key) in enumerate(((story, "this run", "this"), (mended, "mended", "mended"))):
         if run is None:
             continue
         style = series_style(6 if index == 0 else 2)
@@ -28,14 +29,14 @@ def curves(story: Story, mended: Story | None = None) -> Chart:
         scored = [e for e in run.evaluated if e["loss"] is not None]
         fig.add_trace(
             go.Scatter(
-                x=steps, y=values, name=f"{name}: training", mode="lines",
+                x=steps, y=values, name=t(f"charts_failures.training.{key}"), mode="lines",
                 line={"color": style.colour, "dash": style.dash, "width": 2.5}, hovertemplate="%{y:.3f}",
             )
         )  # fmt: skip
         held = style if index else BASE_STYLE
         fig.add_trace(
             go.Scatter(
-                x=[e["step"] for e in scored], y=[e["loss"] for e in scored], name=f"{name}: held out",
+                x=[e["step"] for e in scored], y=[e["loss"] for e in scored], name=t(f"charts_failures.held_out.{key}"),
                 mode="lines+markers", line={"color": held.colour, "dash": "dot", "width": 1.5},
                 marker={"symbol": held.marker, "size": 9}, hovertemplate="%{y:.3f}",
             )
@@ -45,13 +46,15 @@ def curves(story: Story, mended: Story | None = None) -> Chart:
                                     "held_out_loss": [e["loss"] for e in scored]}))  # fmt: skip
         if values and scored:
             told.append(
-                f"{name.capitalize()}: training loss from {values[0]:.2f} to {values[-1]:.2f}, held-out loss from "
-                f"{scored[0]['loss']:.2f} to {scored[-1]['loss']:.2f}."
-            )
+                t(
+                    f"charts_failures.told.{key}", first=f"{values[0]:.2f}", last=f"{values[-1]:.2f}",
+                    held_first=f"{scored[0]['loss']:.2f}", held_last=f"{scored[-1]['loss']:.2f}",
+                )
+            )  # fmt: skip
     fig.update_yaxes(rangemode="tozero")
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["run", "step", "training_loss"])
-    title = "The two losses, training and held out" if mended is None else "Broken and mended"
-    return Chart(title, fig, f"Line chart of losses by step. {' '.join(told)}", table)
+    title = t("charts_failures.losses") if mended is None else t("charts_failures.both")
+    return Chart(title, fig, f"{t('charts_failures.alt')} {' '.join(told)}", table)
 
 
 def scores(story: Story) -> list[dict[str, Any]]:
@@ -62,12 +65,12 @@ def scores(story: Story) -> list[dict[str, Any]]:
     for event in story.evaluated:
         norms = [s["grad_norm"] for s in story.steps if last < s["step"] <= event["step"]]
         skills = list((event.get("skills") or {}).values())
-        row: dict[str, Any] = {"Step": event["step"]}
+        row: dict[str, Any] = {t("charts_failures.column.step"): event["step"]}
         if event["exact_match"] is not None:
-            row["Held out, right"] = f"{100 * event['exact_match']:.0f}\u00a0%"
+            row[t("charts_failures.column.right")] = f"{100 * event['exact_match']:.0f}\u00a0%"
         if skills:
-            row["Old skills"] = f"{100 * statistics.fmean(skills):.0f}\u00a0%"
-        row["Gradient norm"] = f"{statistics.median(norms):.2g}" if norms else "–"
+            row[t("charts.comparison.skills")] = f"{100 * statistics.fmean(skills):.0f}\u00a0%"
+        row[t("charts_failures.column.norm")] = f"{statistics.median(norms):.2g}" if norms else "–"
         rows.append(row)
         last = event["step"]
     return rows
@@ -79,9 +82,12 @@ def answers(story: Story, most: int = 2) -> list[dict[str, str]]:
         return []
     samples = sorted(story.sampled[-1]["samples"], key=lambda s: bool(s.get("right")))
     return [
-        {"Asked": s["prompt"], "Wanted": s.get("reference", ""), "Answered": s["output"] or "(nothing)"}
+        {
+            t("rag.column.asked"): s["prompt"], t("rag.column.wanted"): s.get("reference", ""),
+            t("rag.column.answered"): s["output"] or t("live.nothing"),
+        }
         for s in samples[:most]
-    ]
+    ]  # fmt: skip
 
 
 __all__ = ["answers", "curves", "scores"]

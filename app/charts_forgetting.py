@@ -8,6 +8,7 @@ import pandas as pd
 
 from app.charts import Chart, figure, method_style
 from app.charts_race import title_of
+from app.words import t
 from core.forgetting import Outcome
 
 LEARNT = 0.9
@@ -24,7 +25,7 @@ def learnt_and_kept(rows: Sequence[Outcome], chosen: Sequence[str] = ()) -> Char
     import plotly.graph_objects as go
 
     methods = [m for m in dict.fromkeys(r.method for r in rows) if not chosen or m in chosen]
-    fig = figure("task: held-out items right, %", "old skills right, %", height=340, series=len(methods))
+    fig = figure(t("charts_forgetting.learnt"), t("charts_forgetting.kept"), height=340, series=len(methods))
     for method in methods:
         part = sorted((r for r in rows if r.method == method), key=lambda r: r.learning_rate)
         style = method_style(method)
@@ -33,8 +34,8 @@ def learnt_and_kept(rows: Sequence[Outcome], chosen: Sequence[str] = ()) -> Char
                 x=[100 * r.learnt for r in part], y=[100 * r.kept for r in part], mode="lines+markers",
                 name=title_of(method), line={"color": style.colour, "dash": style.dash, "width": 1.5},
                 marker={"symbol": style.marker, "size": 11, "color": style.colour},
-                text=[f"{title_of(method)} at {r.learning_rate:g}" for r in part],
-                hovertemplate="%{text}: task %{x:.0f} %, old skills %{y:.0f} %<extra></extra>",
+                text=[_name(r) for r in part],
+                hovertemplate=t("charts_forgetting.hover"),
             )
         )  # fmt: skip
     fig.update_layout(hovermode="closest")
@@ -44,15 +45,17 @@ def learnt_and_kept(rows: Sequence[Outcome], chosen: Sequence[str] = ()) -> Char
     good = [r for r in shown if r.learnt >= LEARNT]
     if good:
         low, high = min(r.kept for r in good), max(r.kept for r in good)
-        title = (
-            f"Of {len(good)} runs that learnt the task, the old skills kept {100 * low:.0f} to {100 * high:.0f}\u00a0%"
-        )
+        title = t("charts_forgetting.found", runs=len(good), low=f"{100 * low:.0f}", high=f"{100 * high:.0f}")
     else:
-        title = f"None of {len(shown)} runs learnt nine tenths of the task"
-    alt = "Scatter plot of runs by what they learnt and what they kept. " + " ".join(
-        f"{title_of(r.method)} at {r.learning_rate:g}: task {100 * r.learnt:.0f} per cent, old skills "
-        f"{100 * r.kept:.0f}."
-        for r in shown
+        title = t("charts_forgetting.none", runs=len(shown))
+    alt = " ".join(
+        [
+            t("charts_forgetting.alt"),
+            *(
+                t("charts_forgetting.run", name=_name(r), task=f"{100 * r.learnt:.0f}", skills=f"{100 * r.kept:.0f}")
+                for r in shown
+            ),
+        ]
     )
     table = pd.DataFrame(
         [
@@ -64,6 +67,10 @@ def learnt_and_kept(rows: Sequence[Outcome], chosen: Sequence[str] = ()) -> Char
         ]
     )  # fmt: skip
     return Chart(title, fig, alt, table)
+
+
+def _name(row: Outcome) -> str:
+    return t("charts_forgetting.name", method=title_of(row.method), rate=f"{row.learning_rate:g}")
 
 
 __all__ = ["learnt_and_kept"]

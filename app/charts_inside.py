@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from app.charts import BASE_STYLE, Chart, figure, method_style, series_style
+from app.words import n, t
 from core.probes.overlap import chance
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def percent_text(share: float) -> str:
     value = 100 * share
     if value == 0 or value >= 10:
         return f"{value:.0f}\u00a0%"
-    return f"{value:.2g}\u00a0%" if value >= 1e-3 else "under 0.001\u00a0%"
+    return f"{value:.2g}\u00a0%" if value >= 1e-3 else t("charts_inside.under")
 
 
 def short(parts: Sequence[str]) -> dict[str, str]:
@@ -76,14 +77,14 @@ def _map(
     cells = [
         [None if known.get((layer, part)) is None else scale * known[layer, part] for part in parts] for layer in layers
     ]
-    fig = figure("", "layer", height=110 + max(24 * len(layers), 110))
+    fig = figure("", t("charts_inside.layer_axis"), height=110 + max(24 * len(layers), 110))
     if top is None:  # plotly takes both ends of the scale or neither
         top = max(value for line in cells for value in line if value is not None)
     fig.add_trace(
         go.Heatmap(
             z=cells, x=[names[p] for p in parts], y=[str(layer) for layer in layers], colorscale=SCALE, zmin=0,
             zmax=top, xgap=2, ygap=2, colorbar={"title": {"text": unit}, "thickness": 10, "outlinewidth": 0},
-            hovertemplate=f"layer %{{y}}, %{{x}}: %{{z:.3g}} {unit}<extra></extra>",
+            hovertemplate=t("charts_inside.map_hover", unit=unit),
         )
     )  # fmt: skip
     if len(parts) * len(layers) <= MOST_NUMBERS:
@@ -117,14 +118,13 @@ def norms(found: Row) -> Chart:
     layers = [row for row in found["layers"] if row["relative"] is not None]
     most, least = (choose(layers, key=lambda r: r["relative"]) for choose in (max, min))
     furthest = max(rows, key=lambda m: m["relative"])
-    title = (
-        f"Furthest moved {names[furthest['part']]} of layer {furthest['layer']}, by "
-        f"{percent_text(furthest['relative'])} of its length; whole layers by {percent_text(least['relative'])} to "
-        f"{percent_text(most['relative'])}"
-    )
-    alt = "Heat map of the change's norm relative to the weights', by layer and part. " + " ".join(
-        f"Layer {r['layer']}: {percent_text(r['relative'])}." for r in layers
-    )
+    title = t(
+        "charts_inside.norms", part=names[furthest["part"]], layer=furthest["layer"],
+        share=percent_text(furthest["relative"]), least=percent_text(least["relative"]),
+        most=percent_text(most["relative"]),
+    )  # fmt: skip
+    told = [t("charts_inside.of_layer", layer=r["layer"], share=percent_text(r["relative"])) for r in layers]
+    alt = " ".join([t("charts_inside.norms_alt"), *told])
     return Chart(title, fig, alt, modules_table(found))
 
 
@@ -169,7 +169,7 @@ def spectra(found: Row, layer: int) -> Chart:
 
     rows = [m for m in found["modules"] if m["layer"] == layer and m.get("rank")]
     names = short([m["part"] for m in rows])
-    fig = figure("direction, the strongest first", "singular value of ΔW", height=320, series=len(rows))
+    fig = figure(t("charts_inside.direction"), t("charts_inside.singular"), height=320, series=len(rows))
     tables = []
     for i, m in enumerate(rows):
         style = series_style(i)
@@ -186,12 +186,15 @@ def spectra(found: Row, layer: int) -> Chart:
         )
     fig.update_yaxes(rangemode="tozero")
     whole = next(row for row in found["layers"] if row["layer"] == layer)
-    title = f"Half of the change of layer {layer} sits in {whole['half']} of {whole['trained']:,} directions"
-    alt = f"Line chart of the singular values of ΔW in layer {layer}. " + " ".join(
-        f"{names[m['part']]}: {m['values'][0]:.3g} down to {m['values'][: m['rank']][-1]:.3g}, effective rank "
-        f"{m['effective_rank']:.1f} of {m['rank']}."
+    title = t("charts_inside.spectra", layer=layer, half=whole["half"], directions=f"{whole['trained']:,}")
+    told = [
+        t(
+            "charts_inside.spectrum", part=names[m["part"]], first=f"{m['values'][0]:.3g}",
+            last=f"{m['values'][: m['rank']][-1]:.3g}", effective=f"{m['effective_rank']:.1f}", rank=m["rank"],
+        )
         for m in rows
-    )
+    ]  # fmt: skip
+    alt = " ".join([t("charts_inside.spectra_alt", layer=layer), *told])
     return Chart(title, fig, alt, pd.concat(tables, ignore_index=True))
 
 
@@ -200,7 +203,7 @@ def trained_tensors(found: Row) -> Chart:
     import plotly.graph_objects as go
 
     rows = found["tensors"]
-    fig = figure("Frobenius norm", "", height=90 + 22 * len(rows))
+    fig = figure(t("charts_inside.frobenius"), "", height=90 + 22 * len(rows))
     style = method_style(found["method"])
     names = [row["name"] for row in rows]
     fig.add_trace(
@@ -213,8 +216,8 @@ def trained_tensors(found: Row) -> Chart:
         [{"tensor": r["name"], "shape": " × ".join(map(str, r["shape"])), "norm": r["norm"]} for r in rows]
     )
     longest = max(rows, key=lambda r: r["norm"])
-    alt = "Bar chart of the norms of the trained tensors. " + " ".join(f"{r['name']}: {r['norm']:.3g}." for r in rows)
-    title = f"{len(rows)} trained tensor{'s' if len(rows) > 1 else ''}; the longest is {longest['name']}"
+    alt = " ".join([t("charts_inside.tensors_alt"), *(f"{r['name']}: {r['norm']:.3g}." for r in rows)])
+    title = n("charts_inside.tensors", len(rows), tensors=len(rows), longest=longest["name"])
     return Chart(title, fig, alt, table)
 
 
@@ -245,15 +248,15 @@ def truncation(found: Row, method: str) -> Chart:
     rows = [row for row in found["rows"] if row["exact_match"] is not None]
     ranks = [str(row["rank"]) for row in rows]
     style = method_style(method)
-    fig = figure("rank that ΔW is cut to", "%", height=300, series=3)
+    fig = figure(t("charts_inside.cut_to"), "%", height=300, series=3)
     series: list[tuple[str, list[float], Any]] = [
-        ("task, exact match", [100 * row["exact_match"] for row in rows], style),
-        ("energy of ΔW that is kept", [100 * row["kept"] for row in rows], BASE_STYLE),
+        (t("charts_inside.task"), [100 * row["exact_match"] for row in rows], style),
+        (t("charts_inside.energy"), [100 * row["kept"] for row in rows], BASE_STYLE),
     ]
     skills = [row["skills"] for row in rows]
     if all(skills):
         other = series_style(2 if style.colour != series_style(2).colour else 1)
-        series.append(("old skills, mean", [100 * sum(s.values()) / len(s) for s in skills], other))
+        series.append((t("charts_ship.skills"), [100 * sum(s.values()) / len(s) for s in skills], other))
     for name, values, look in series:
         fig.add_trace(
             go.Scatter(
@@ -264,27 +267,29 @@ def truncation(found: Row, method: str) -> Chart:
         )  # fmt: skip
     fig.update_xaxes(type="category")
     fig.update_yaxes(range=[-3, 103])
-    alt = "Line chart of exact match by the rank of ΔW. " + " ".join(
-        f"Rank {row['rank']}: {percent_text(row['exact_match'])} right, {percent_text(row['kept'])} of the energy."
+    told = [
+        t(
+            "charts_inside.at_rank", rank=row["rank"], right=percent_text(row["exact_match"]),
+            kept=percent_text(row["kept"]),
+        )
         for row in rows
-    )
+    ]  # fmt: skip
+    alt = " ".join([t("charts_inside.truncation_alt"), *told])
     return Chart(_enough(found), fig, alt, truncation_table(found))
 
 
 def _enough(found: Row) -> str:
     enough, whole = found["enough"], found["rows"][-1]
     if enough is None or whole["exact_match"] is None:
-        return "Nothing is held out that could be scored"
+        return t("charts_inside.nothing_held_out")
     if whole["exact_match"] == 0:
-        return "The run gets nothing right, cut or whole"
+        return t("charts_inside.nothing_right")
     right = percent_text(whole["exact_match"])
     if enough == found["largest"]:
         below = found["rows"][-2]
-        return (
-            f"The task needs the whole of it: {right} right, but {percent_text(below['exact_match'])} at rank "
-            f"{below['rank']}"
-        )
-    return f"Rank {enough} of {found['largest']} is enough for the task, which the whole change gets {right} right"
+        less = percent_text(below["exact_match"])
+        return t("charts_inside.needs_all", right=right, less=less, rank=below["rank"])
+    return t("charts_inside.enough", rank=enough, largest=found["largest"], right=right)
 
 
 def truncation_loss(found: Row, method: str) -> Chart:
@@ -293,7 +298,7 @@ def truncation_loss(found: Row, method: str) -> Chart:
 
     rows = [row for row in found["rows"] if row["loss"] is not None]
     style = method_style(method)
-    fig = figure("rank that ΔW is cut to", "held-out loss, nats a token (log)", height=260)
+    fig = figure(t("charts_inside.cut_to"), t("charts_inside.held_out_loss"), height=260)
     fig.add_trace(
         go.Scatter(
             x=[str(row["rank"]) for row in rows], y=[row["loss"] for row in rows], mode="lines+markers",
@@ -303,14 +308,12 @@ def truncation_loss(found: Row, method: str) -> Chart:
     )  # fmt: skip
     fig.update_xaxes(type="category")
     fig.update_yaxes(type="log")
-    alt = "Line chart of held-out loss by the rank of ΔW. " + " ".join(
-        f"Rank {row['rank']}: {row['loss']:.3g}." for row in rows
-    )
-    title = (
-        f"The loss falls from {rows[0]['loss']:.3g} at rank {rows[0]['rank']} to {rows[-1]['loss']:.3g} uncut"
-        if rows
-        else "Nothing is held out that could be scored"
-    )
+    told = [t("charts_inside.loss_at_rank", rank=row["rank"], loss=f"{row['loss']:.3g}") for row in rows]
+    alt = " ".join([t("charts_inside.loss_alt"), *told])
+    title = t("charts_inside.nothing_held_out")
+    if rows:
+        first, last = f"{rows[0]['loss']:.3g}", f"{rows[-1]['loss']:.3g}"
+        title = t("charts_inside.loss_falls", first=first, rank=rows[0]["rank"], last=last)
     return Chart(title, fig, alt, truncation_table(found))
 
 
@@ -337,7 +340,7 @@ def tokens(item: Row, method: str) -> Chart:
 
     names, rows = _places(item), item["tokens"]
     style = method_style(method)
-    fig = figure("probability of the token, %", "", height=110 + 24 * len(rows), series=2)
+    fig = figure(t("charts_inside.probability"), "", height=110 + 24 * len(rows), series=2)
     for name, row in zip(names, rows, strict=True):
         fig.add_trace(
             go.Scatter(x=[100 * row["before"]["p"], 100 * row["after"]["p"]], y=[name, name], mode="lines",
@@ -345,7 +348,7 @@ def tokens(item: Row, method: str) -> Chart:
         )  # fmt: skip
     for side, colour, symbol in (("before", BASE_STYLE.colour, "circle-open"), ("after", style.colour, style.marker)):
         fig.add_trace(
-            go.Scatter(x=[100 * row[side]["p"] for row in rows], y=names, mode="markers", name=side,
+            go.Scatter(x=[100 * row[side]["p"] for row in rows], y=names, mode="markers", name=t(f"charts.{side}"),
                        hovertemplate="%{x:.3g} %",
                        marker={"symbol": symbol, "size": 11, "color": colour, "line": {"width": 2, "color": colour}})
         )  # fmt: skip
@@ -353,16 +356,20 @@ def tokens(item: Row, method: str) -> Chart:
     fig.update_xaxes(range=[-4, 104])
     fig.update_yaxes(type="category", autorange="reversed", tickfont={"family": "Source Code Pro, monospace"})
     before, after, count = item["first_before"], item["first_after"], len(rows)
-    title = f"The likeliest choice at {before} of {count} tokens before, at {_all(after, count)} after"
-    alt = "Probability of each token of the answer, before and after. " + " ".join(
-        f"{visible(r['text'])}: {percent_text(r['before']['p'])} before, {percent_text(r['after']['p'])} after."
+    title = t("charts_inside.tokens", before=before, count=count, after=_all(after, count))
+    told = [
+        t(
+            "charts_inside.token", token=visible(r["text"]), before=percent_text(r["before"]["p"]),
+            after=percent_text(r["after"]["p"]),
+        )
         for r in rows
-    )
+    ]  # fmt: skip
+    alt = " ".join([t("charts_inside.tokens_alt"), *told])
     return Chart(title, fig, alt, tokens_table(item))
 
 
 def _all(some: int, count: int) -> str:
-    return f"all {count}" if some == count else f"{some} of {count}"
+    return t("charts_inside.all", count=count) if some == count else t("charts_inside.some", some=some, count=count)
 
 
 def divergences(item: Row, method: str) -> Chart:
@@ -370,7 +377,7 @@ def divergences(item: Row, method: str) -> Chart:
     import plotly.graph_objects as go
 
     names, rows = _places(item), item["tokens"]
-    fig = figure("KL(after‖before), nats", "", height=90 + 22 * len(rows))
+    fig = figure(t("charts_inside.kl"), "", height=90 + 22 * len(rows))
     fig.add_trace(
         go.Bar(x=[row["kl"] for row in rows], y=names, orientation="h", showlegend=False,
                marker={"color": method_style(method).colour}, hovertemplate="%{x:.3g} nats<extra></extra>")
@@ -378,13 +385,11 @@ def divergences(item: Row, method: str) -> Chart:
     fig.update_layout(hovermode="closest")
     fig.update_yaxes(type="category", autorange="reversed", tickfont={"family": "Source Code Pro, monospace"})
     place, most = max(enumerate(rows, 1), key=lambda r: r[1]["kl"])
-    title = (
-        f"The model changed its mind most at token {place}, {visible(most['text'])}: {most['kl']:.2g} of "
-        f"{item['kl']:.3g} nats"
-    )
-    alt = "Bar chart of the divergence at each token. " + " ".join(
-        f"{visible(r['text'])}: {r['kl']:.2g}." for r in rows
-    )
+    title = t(
+        "charts_inside.mind", place=place, token=visible(most["text"]), some=f"{most['kl']:.2g}",
+        all=f"{item['kl']:.3g}",
+    )  # fmt: skip
+    alt = " ".join([t("charts_inside.kl_alt"), *(f"{visible(r['text'])}: {r['kl']:.2g}." for r in rows)])
     return Chart(title, fig, alt, tokens_table(item))
 
 
@@ -392,7 +397,7 @@ def tokens_table(item: Row) -> pd.DataFrame:
     """One row a token, with the alternative that was likeliest before and what became of it."""
     out = []
     for place, row in enumerate(item["tokens"], 1):
-        lost = next(((t, p, q) for t, p, q in row["likeliest_before"] if t != row["text"]), ("", None, None))
+        lost = next((found for found in row["likeliest_before"] if found[0] != row["text"]), ("", None, None))
         out.append(
             {
                 "place": place,
@@ -413,14 +418,17 @@ def tokens_table(item: Row) -> pd.DataFrame:
 def alternatives_table(item: Row, place: int) -> pd.DataFrame:
     """The likeliest tokens at one place (from 1), before and after, as people read them."""
     row = item["tokens"][place - 1]
-    both = {t: (p, q) for t, p, q in [*row["likeliest_before"], *row["likeliest_after"]]}
+    both = {token: (p, q) for token, p, q in [*row["likeliest_before"], *row["likeliest_after"]]}
     both.setdefault(row["text"], (row["before"]["p"], row["after"]["p"]))
     return pd.DataFrame(
         [
-            {"Token": visible(t), "Before": percent_text(p), "After": percent_text(q)}
-            for t, (p, q) in sorted(both.items(), key=lambda e: -e[1][1])
+            {
+                t("charts_inside.column.token"): visible(token), t("charts_inside.column.before"): percent_text(p),
+                t("charts_inside.column.after"): percent_text(q),
+            }
+            for token, (p, q) in sorted(both.items(), key=lambda e: -e[1][1])
         ]
-    )
+    )  # fmt: skip
 
 
 # --- overlap ----------------------------------------------------------------------------------------------------------
@@ -430,13 +438,14 @@ def overlaps(found: Row) -> Chart:
     """φ of each module at all the directions compared, by layer and part."""
     rows = [m for m in found["modules"] if m["layer"] is not None] or [{**m, "layer": 0} for m in found["modules"]]
     fig, _ = _map(rows, "top", scale=1, unit="φ", digits=2, top=1)
-    title = (
-        f"On average the two share {percent_text(found['mean'])} of their {found['side']} directions; chance would "
-        f"be {percent_text(found['mean_chance'])}"
-    )
-    alt = "Heat map of the overlap of two runs by layer and part. " + " ".join(
-        f"{m['name']}: {m['top']:.2f}, chance {m['chance']:.2f}." for m in rows
-    )
+    title = t(
+        f"charts_inside.share.{found['side']}", share=percent_text(found["mean"]),
+        chance=percent_text(found["mean_chance"]),
+    )  # fmt: skip
+    told = [
+        t("charts_inside.overlap", name=m["name"], share=f"{m['top']:.2f}", chance=f"{m['chance']:.2f}") for m in rows
+    ]
+    alt = " ".join([t("charts_inside.overlaps_alt"), *told])
     table = pd.DataFrame(
         [
             {
@@ -462,8 +471,8 @@ def overlap_map(found: Row, name: str) -> Chart:
     import plotly.graph_objects as go
 
     module = next(m for m in found["modules"] if m["name"] == name)
-    phi, n = module["phi"], module["dimensions"]
-    fig = figure("j: first directions of the second run", "i: first directions of the first run", height=340)
+    phi, dimensions = module["phi"], module["dimensions"]
+    fig = figure(t("charts_inside.second"), t("charts_inside.first"), height=340)
     fig.add_trace(
         go.Heatmap(
             z=phi, x=list(range(1, len(phi[0]) + 1)), y=list(range(1, len(phi) + 1)), colorscale=SCALE, zmin=0, zmax=1,
@@ -475,20 +484,16 @@ def overlap_map(found: Row, name: str) -> Chart:
     fig.update_xaxes(showgrid=False, dtick=1 if len(phi[0]) <= 16 else None)
     fig.update_yaxes(showgrid=False, autorange="reversed", dtick=1 if len(phi) <= 16 else None)
     j = len(phi[0])
-    first = f"first {j} of" if j > 1 else "first of"
-    title = (
-        f"The first direction of one run lies to {percent_text(phi[0][-1])} in the {first} the other; chance would "
-        f"be {percent_text(chance(1, j, n))}"
-    )
+    title = n(
+        "charts_inside.lies", j, directions=j, share=percent_text(phi[0][-1]),
+        chance=percent_text(chance(1, j, dimensions)),
+    )  # fmt: skip
     table = pd.DataFrame(
         [
-            {"i": i, "j": k, "phi": value, "chance": chance(i, k, n)}
+            {"i": i, "j": k, "phi": value, "chance": chance(i, k, dimensions)}
             for i, row in enumerate(phi, 1)
             for k, value in enumerate(row, 1)
         ]
     )
-    alt = (
-        f"Heat map of the overlap in {name}, by numbers of directions: {phi[0][0]:.2f} at one each, "
-        f"{phi[-1][-1]:.2f} at all."
-    )
+    alt = t("charts_inside.overlap_alt", name=name, one=f"{phi[0][0]:.2f}", all=f"{phi[-1][-1]:.2f}")
     return Chart(title, fig, alt, table)

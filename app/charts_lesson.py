@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from app.calc import less_is_better, quantity_axis, quantity_text, quantity_title
-from app.charts import Chart, Style, figure, method_style, series_style
+from app.charts import Chart, Style, figure, inside, method_style, series_style
+from app.words import t
 
 Figures = Mapping[str, float]
 
@@ -26,7 +27,7 @@ def table(runs: Sequence[Compared], columns: Sequence[str]) -> pd.DataFrame:
     """One row a run, as people read it."""
     return pd.DataFrame(
         [
-            {"Run": run.label, **{quantity_title(c): _text(c, run.figures) for c in columns}}
+            {t("charts.comparison.run"): run.label, **{quantity_title(c): _text(c, run.figures) for c in columns}}
             for run in runs
         ]
     )  # fmt: skip
@@ -87,10 +88,9 @@ def against(runs: Sequence[Compared], x: str, y: str, *, log: bool = False) -> C
         )  # fmt: skip
     if quantity_axis(y)[0] == "%":
         fig.update_yaxes(range=[-5, 112], tickvals=[0, 20, 40, 60, 80, 100])
-    alt = f"{quantity_title(y)} against {_lower(quantity_title(x))}. " + " ".join(
-        f"{r.label}: {_text(x, r.figures)}, {_text(y, r.figures)}." for r in told
-    )
-    return Chart(_finding(told, x, y), fig, alt.strip(), numbers(told, [x, y]))
+    both = t("charts_lesson.against", y=quantity_title(y), x=inside(quantity_title(x)))
+    alt = " ".join([f"{both}.", *(f"{r.label}: {_text(x, r.figures)}, {_text(y, r.figures)}." for r in told)])
+    return Chart(_finding(told, x, y), fig, alt, numbers(told, [x, y]))
 
 
 def _styles(runs: Sequence[Compared]) -> list[Style]:
@@ -108,15 +108,12 @@ def _finding(runs: Sequence[Compared], x: str, y: str) -> str:
     """Who is best on y, in a sentence."""
     name = quantity_title(y)
     if len(runs) < 2:
-        return f"{name} against {_lower(quantity_title(x))}"
+        return t("charts_lesson.against", y=name, x=inside(quantity_title(x)))
     texts = {_text(y, r.figures) for r in runs}
     if len(texts) == 1:
-        return f"{name}: {texts.pop()}, whichever run"
+        return t("charts_lesson.all_same", figure=name, value=texts.pop())
     best = (min if less_is_better(y) else max)(runs, key=lambda r: r.figures[y])
-    word = "lowest" if less_is_better(y) else "highest"
     same = [r.label for r in runs if _text(y, r.figures) == _text(y, best.figures)]
-    return f"{name} is {word} with {' and '.join(same)}: {_text(y, best.figures)}"
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
+    which = "lowest" if less_is_better(y) else "highest"
+    runs_named = f" {t('charts.and')} ".join(same)
+    return t(f"charts_lesson.{which}", figure=name, runs=runs_named, value=_text(y, best.figures))

@@ -10,8 +10,10 @@ import pandas as pd
 
 from app.charts import BASE_STYLE, Chart, figure, method_style, series_style
 from app.charts_race import title_of
+from app.words import n, t
 from core.claims import decimal_text
-from core.memory.per_parameter import RECIPES, Part, each
+from core.memory.per_parameter import RECIPES, Part
+from core.memory.per_parameter import each as each_of
 from core.units import GB, MIB, bytes_text
 
 if TYPE_CHECKING:
@@ -49,7 +51,8 @@ def byte_squares(parts: Sequence[Part]) -> tuple[str, str]:
                 f'rx="1" fill="{colour}"/>'
             )
     total = sum(p.bytes for p in parts)
-    alt = f"{total:g} bytes as squares: " + ", ".join(f"{p.name}: {p.bytes:g}" for p in parts) + "."
+    told = ", ".join(f"{p.name}: {p.bytes:g}" for p in parts)
+    alt = t("charts_lessons_a.squares_alt", bytes=f"{total:g}", parts=told)
     return document("\n".join(out), left + 4 * (size + gap), 8 + row * len(parts)), alt
 
 
@@ -57,7 +60,11 @@ def parts_table(parts: Sequence[Part]) -> pd.DataFrame:
     """As people read it."""
     return pd.DataFrame(
         [
-            {"What": p.name, "Bytes": f"{p.bytes:g}", "What for": p.why, "A frozen number": "yes" if p.frozen else "no"}
+            {
+                t("charts_lessons_a.column.what"): p.name, t("charts_lessons_a.column.bytes"): f"{p.bytes:g}",
+                t("charts_lessons_a.column.why"): p.why,
+                t("charts_lessons_a.column.frozen"): t("rag.yes") if p.frozen else t("rag.no"),
+            }
             for p in parts
         ]
     )  # fmt: skip
@@ -72,7 +79,7 @@ def rule_line(name: str, parameters: int, chosen: float, claims: Mapping[str, fl
     import plotly.graph_objects as go
 
     low, high = min(5.0, chosen - 1), max(21.0, chosen + 1)
-    fig = figure("bytes a parameter", "TB" if parameters * 16 >= TB else "GB", height=290)
+    fig = figure(t("charts_lessons_a.each"), "TB" if parameters * 16 >= TB else "GB", height=290)
     unit = TB if parameters * 16 >= TB else GB
     fig.add_trace(
         go.Scatter(
@@ -80,11 +87,12 @@ def rule_line(name: str, parameters: int, chosen: float, claims: Mapping[str, fl
             line={"color": BASE_STYLE.colour, "width": 2}, hoverinfo="skip",
         )
     )  # fmt: skip
-    known = [(title, each(recipe)) for title, recipe in RECIPES.values()]
+    known = [(title, each_of(recipe)) for title, recipe in RECIPES.values()]
     fig.add_trace(
         go.Scatter(
-            x=[n for _, n in known], y=[parameters * n / unit for _, n in known], mode="markers", showlegend=False,
-            text=[f"{t}: {n:g} bytes, {decimal_text(parameters * n)}" for t, n in known],
+            x=[each for _, each in known], y=[parameters * each / unit for _, each in known],
+            mode="markers", showlegend=False,
+            text=[_of_recipe(name, each, parameters) for name, each in known],
             marker={"symbol": "circle-open", "size": 12, "color": series_style(0).colour, "line": {"width": 2}},
             hovertemplate="%{text}<extra></extra>",
         )
@@ -93,7 +101,7 @@ def rule_line(name: str, parameters: int, chosen: float, claims: Mapping[str, fl
         go.Scatter(
             x=[chosen], y=[parameters * chosen / unit], mode="markers", showlegend=False,
             marker={"symbol": "diamond", "size": 15, "color": series_style(1).colour},
-            text=[f"chosen above: {chosen:g} bytes, {decimal_text(parameters * chosen)}"],
+            text=[_of_recipe(t("charts_lessons_a.chosen_above"), chosen, parameters)],
             hovertemplate="%{text}<extra></extra>",
         )
     )  # fmt: skip
@@ -105,31 +113,39 @@ def rule_line(name: str, parameters: int, chosen: float, claims: Mapping[str, fl
         )  # fmt: skip
     fig.update_layout(hovermode="closest")
     fig.update_yaxes(rangemode="tozero")
-    rows = [*known, ("chosen", chosen)]
-    table = pd.DataFrame([{"recipe": t, "bytes_a_parameter": n, "bytes": round(parameters * n)} for t, n in rows])
+    rows = [*known, (t("charts_lessons_a.chosen"), chosen)]
+    table = pd.DataFrame(
+        [{"recipe": which, "bytes_a_parameter": each, "bytes": round(parameters * each)} for which, each in rows]
+    )
     alt = (
-        f"Training memory of {name} against bytes a parameter, a straight line. "
-        + " ".join(f"{t}: {decimal_text(parameters * n)}." for t, n in rows)
+        t("charts_lessons_a.rule_alt", model=name)
+        + " "
+        + " ".join(f"{which}: {decimal_text(parameters * each)}." for which, each in rows)
         + " ".join(f" {text}." for text in claims)
     )
-    title = f"{name} at {chosen:g} bytes a parameter: {decimal_text(parameters * chosen)}, before any activation"
+    title = t("charts_lessons_a.rule", model=name, bytes=f"{chosen:g}", size=decimal_text(parameters * chosen))
     return Chart(title, fig, alt, table)
+
+
+def _of_recipe(name: str, each: float, parameters: int) -> str:
+    return t("charts_lessons_a.of_recipe", name=name, bytes=f"{each:g}", size=decimal_text(parameters * each))
 
 
 def apart(off: float) -> str:
     """A difference in per cent: 0.031 -> '0.031 %', 0.00002 -> 'less than 0.01 %'."""
-    return f"less than 0.01{SPACE}%" if off < 0.01 else f"{off:.2g}{SPACE}%"
+    return t("charts_lessons_a.hardly") if off < 0.01 else f"{off:.2g}{SPACE}%"
 
 
 def ledger_sides(rows: Sequence[Mapping[str, Any]], whose: str) -> Chart:
     """A run's memory term by term, predicted and measured side by side (rows of core.memory.predicted.residuals)."""
     import plotly.graph_objects as go
 
-    names = [str(r["name"]) if r["name"] != "allocated" else "all together" for r in rows]
+    names = [_term(r) for r in rows]
     fig = figure("MiB", "", height=110 + 40 * len(rows), series=1)
+    ring = 18  # seen where both are equal
     looks = (
-        ("predicted", "predicted", series_style(0).colour, "circle", 10),
-        ("measured", "measured", BASE_STYLE.colour, "circle-open", 18),  # a ring, seen where both are equal
+        (t("charts_lessons_a.predicted"), "predicted", series_style(0).colour, "circle", 10),
+        (t("charts_lessons_a.measured"), "measured", BASE_STYLE.colour, "circle-open", ring),
     )
     for name, key, colour, marker, width in looks:
         fig.add_trace(
@@ -147,23 +163,29 @@ def ledger_sides(rows: Sequence[Mapping[str, Any]], whose: str) -> Chart:
     fig.update_xaxes(range=[-0.03 * most, 1.06 * most])
     whole = rows[-1]
     off = 100 * abs(whole["predicted"] / whole["measured"] - 1) if whole["measured"] else 0.0
-    title = (
-        f"{whose}: predicted {bytes_text(whole['predicted'])}, measured {bytes_text(whole['measured'])}, "
-        f"{apart(off)} apart"
-    )
-    alt = "Memory of one training step, predicted and measured. " + " ".join(
-        f"{n}: {bytes_text(r['predicted'])} and {bytes_text(r['measured'])}." for n, r in zip(names, rows, strict=True)
-    )
+    title = t(
+        "charts_lessons_a.ledger", whose=whose, predicted=bytes_text(whole["predicted"]),
+        measured=bytes_text(whole["measured"]), apart=apart(off),
+    )  # fmt: skip
+    told = [
+        t("charts_lessons_a.term", name=name, predicted=bytes_text(r["predicted"]), measured=bytes_text(r["measured"]))
+        for name, r in zip(names, rows, strict=True)
+    ]
+    alt = " ".join([t("charts_lessons_a.ledger_alt"), *told])
     table = pd.DataFrame(
         [
             {
-                "term": n, "predicted_bytes": r["predicted"], "measured_bytes": r["measured"],
+                "term": name, "predicted_bytes": r["predicted"], "measured_bytes": r["measured"],
                 "difference_bytes": r["difference"],
             }
-            for n, r in zip(names, rows, strict=True)
+            for name, r in zip(names, rows, strict=True)
         ]
     )  # fmt: skip
     return Chart(title, fig, alt, table)
+
+
+def _term(row: Mapping[str, Any]) -> str:
+    return t("charts_lessons_a.together") if row["name"] == "allocated" else str(row["name"])
 
 
 def ledger_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -172,10 +194,11 @@ def ledger_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "Term": "all together" if r["name"] == "allocated" else r["name"],
-                "Predicted": bytes_text(r["predicted"]),
-                "Measured": bytes_text(r["measured"]),
-                "Difference": signs[(r["difference"] > 0) - (r["difference"] < 0)] + bytes_text(abs(r["difference"])),
+                t("charts_lessons_a.column.term"): _term(r),
+                t("charts_lessons_a.column.predicted"): bytes_text(r["predicted"]),
+                t("charts_lessons_a.column.measured"): bytes_text(r["measured"]),
+                t("charts_lessons_a.column.difference"): signs[(r["difference"] > 0) - (r["difference"] < 0)]
+                + bytes_text(abs(r["difference"])),
             }
             for r in rows
         ]
@@ -191,10 +214,15 @@ def needs_table(rows: Sequence[Need], usd: float, hourly: float | None = None) -
     return pd.DataFrame(
         [
             {
-                "Method": title_of(r.method), "One process": bytes_text(r.alone.process[1]),
-                "Cards": "more than 64" if r.cards is None else f"{r.cards:,}",
-                "To buy them": "–" if r.cards is None else f"${r.cards * usd:,.0f}",
-                "To rent them, an hour": "–" if r.cards is None or hourly is None else f"${r.cards * hourly:,.2f}",
+                t("charts.comparison.method"): title_of(r.method),
+                t("charts_lessons_a.column.process"): bytes_text(r.alone.process[1]),
+                t("charts_lessons_a.column.cards"): (
+                    t("charts_lessons_a.too_many") if r.cards is None else f"{r.cards:,}"
+                ),
+                t("charts_lessons_a.column.buy"): "–" if r.cards is None else f"${r.cards * usd:,.0f}",
+                t("charts_lessons_a.column.rent"): (
+                    "–" if r.cards is None or hourly is None else f"${r.cards * hourly:,.2f}"
+                ),
             }
             for r in rows
         ]
@@ -219,7 +247,8 @@ def needs(rows: Sequence[Need], name: str) -> Chart:
     )  # fmt: skip
     fig.add_vline(x=usable, line={"color": series_style(1).colour, "width": 2.5, "dash": "dash"})
     fig.add_annotation(
-        x=usable, y=1, yref="paper", xanchor="left", yanchor="bottom", showarrow=False, text=f"one {card.name}",
+        x=usable, y=1, yref="paper", xanchor="left", yanchor="bottom", showarrow=False,
+        text=t("charts_lessons_a.one_card", card=card.name),
         font={"size": 13},
     )  # fmt: skip
     fig.update_layout(hovermode="closest", margin={"t": 26})
@@ -227,9 +256,9 @@ def needs(rows: Sequence[Need], name: str) -> Chart:
     fig.update_xaxes(range=[0, 1.12 * max(usable * 1.2, *(r.alone.process[1] / GB for r in rows))])
     fits = [title_of(r.method) for r in rows if r.cards == 1]
     title = (
-        f"{name} on one {card.name}: {' and '.join(fits)} fit{'s' if len(fits) == 1 else ''}"
+        n("charts_lessons_a.fits", len(fits), model=name, card=card.name, methods=f" {t('charts.and')} ".join(fits))
         if fits
-        else f"{name} fits on no single {card.name}, whatever the method"
+        else t("charts_lessons_a.fits_none", model=name, card=card.name)
     )
     table = pd.DataFrame(
         [
@@ -240,9 +269,14 @@ def needs(rows: Sequence[Need], name: str) -> Chart:
             for r in rows
         ]
     )  # fmt: skip
-    alt = f"Bars of the memory that training {name} takes. " + " ".join(
-        f"{title_of(r.method)}: {decimal_text(r.alone.process[1])}, {r.cards or 'more than 64'} cards." for r in rows
-    )
+    told = [
+        t(
+            "charts_lessons_a.needs", method=title_of(r.method), size=decimal_text(r.alone.process[1]),
+            cards=r.cards or t("charts_lessons_a.too_many"),
+        )
+        for r in rows
+    ]  # fmt: skip
+    alt = " ".join([t("charts_lessons_a.needs_alt", model=name), *told])
     return Chart(title, fig, alt, table)
 
 
@@ -252,7 +286,7 @@ def disks(rows: Mapping[str, Sequence[Storage]], name: str) -> Chart:
 
     most = max(s.total for line in rows.values() for s in line)
     unit, word = (TB, "TB") if most >= TB else (GB, "GB")
-    fig = figure("fine-tuned tasks", word, series=len(rows))
+    fig = figure(t("charts_lessons_a.tasks"), word, series=len(rows))
     for method, line in rows.items():
         style = method_style(method)
         fig.add_trace(
@@ -268,10 +302,10 @@ def disks(rows: Mapping[str, Sequence[Storage]], name: str) -> Chart:
     last = {method: line[-1] for method, line in rows.items()}
     first = next(iter(last.values()))
     least = min(last.items(), key=lambda row: row[1].total)
-    tasks = f"{first.tasks} tasks" if first.tasks > 1 else "One task"
-    title = f"{tasks} of {name}: " + ", ".join(f"{title_of(m)} {decimal_text(s.total)}" for m, s in last.items())
+    sizes = ", ".join(f"{title_of(m)} {decimal_text(s.total)}" for m, s in last.items())
+    title = n("charts_lessons_a.disks", first.tasks, tasks=first.tasks, model=name, sizes=sizes)
     if first.tasks > 1 and least[1].total < first.whole:
-        title += f"; {100 * least[1].saved_share:.0f}{SPACE}% saved"
+        title += t("charts_lessons_a.saved", share=f"{100 * least[1].saved_share:.0f}")
     table = pd.DataFrame(
         [
             {"method": m, "tasks": s.tasks, "bytes": s.total, "saved_each_bytes": s.adapter}
@@ -279,8 +313,10 @@ def disks(rows: Mapping[str, Sequence[Storage]], name: str) -> Chart:
             for s in line
         ]
     )
-    alt = f"Lines of disk space against the number of tasks, up to {first.tasks}. " + " ".join(
-        f"{title_of(m)}: {decimal_text(s.total)}." for m, s in last.items()
+    alt = (
+        t("charts_lessons_a.disks_alt", tasks=first.tasks)
+        + " "
+        + " ".join(f"{title_of(m)}: {decimal_text(s.total)}." for m, s in last.items())
     )
     return Chart(title, fig, alt, table)
 
@@ -293,7 +329,7 @@ def directions(values: Sequence[float], rank: int, title: str, kept: float) -> C
     import plotly.graph_objects as go
 
     some = list(values[:SHOWN])
-    fig = figure("direction", "singular value", height=230)
+    fig = figure(t("charts_lessons_a.direction"), t("charts_lessons_a.singular"), height=230)
     colours = [method_style("lora").colour if i < rank else BASE_STYLE.colour for i in range(len(some))]
     fig.add_trace(
         go.Bar(
@@ -303,18 +339,9 @@ def directions(values: Sequence[float], rank: int, title: str, kept: float) -> C
         )
     )  # fmt: skip
     fig.update_layout(hovermode="closest", bargap=0.25)
-    many = f"the first {rank} of {len(values)} directions" if rank > 1 else "one direction" if rank else "no direction"
-    alt = (
-        f"Bars of the singular values of the edit {title}, the largest first: "
-        + ", ".join(f"{v:.2f}" for v in values[:6])
-        + f". The rank keeps {many}, {100 * kept:.0f} % of the edit's energy."
-    )
+    key = "some" if rank > 1 else "single" if rank else "none"
+    blanks = {"edit": title, "rank": rank, "directions": len(values), "share": f"{100 * kept:.0f}"}
+    first = ", ".join(f"{v:.2f}" for v in values[:6])
+    alt = f"{t('charts_lessons_a.values_alt', edit=title, values=first)} {t(f'charts_lessons_a.kept.{key}', **blanks)}"
     table = pd.DataFrame({"direction": range(1, len(values) + 1), "singular_value": list(values)})
-    return Chart(
-        f"{title}: {many} hold {100 * kept:.0f}{SPACE}% of it"
-        if rank != 1
-        else f"{title}: {many} holds {100 * kept:.0f}{SPACE}% of it",
-        fig,
-        alt,
-        table,
-    )
+    return Chart(t(f"charts_lessons_a.hold.{key}", **blanks), fig, alt, table)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from app.charts import BASE_STYLE, TASK_STYLE, Chart, figure, method_style
+from app.charts import BASE_STYLE, TASK_STYLE, Chart, figure, inside, listed, method_style
+from app.words import t
 from core.literature import Experiment
 from core.methods import METHODS
 from core.race import MEASURES, Band, Measure, front
@@ -54,16 +55,15 @@ def pareto(bands: Bands, x: Measure, y: Measure) -> Chart:
             for m, (a, b) in both.items()
         ]
     )
-    names = _listed([title_of(m) for m in best])
-    alt = f"Scatter plot of {len(both)} methods by {_lower(x.title)} and {_lower(y.title)}. " + " ".join(
-        f"{title_of(m)}: {x.text(a.median)}, {y.text(b.median)}." for m, (a, b) in both.items()
-    )
+    names = listed([title_of(m) for m in best])
+    alt = t("charts_race.alt", methods=len(both), x=inside(x.title), y=inside(y.title))
+    alt += " " + " ".join(f"{title_of(m)}: {x.text(a.median)}, {y.text(b.median)}." for m, (a, b) in both.items())
     if len(both) < 2:
-        title = f"{y.title} against {_lower(x.title)}"
+        title = t("charts_lesson.against", y=y.title, x=inside(x.title))
     elif len(best) == 1:
-        title = f"{names} is best on both, {_lower(y.title)} and {_lower(x.title)}"
+        title = t("charts_race.best", method=names, y=inside(y.title), x=inside(x.title))
     else:
-        title = f"Beaten by nobody on both: {names}"
+        title = t("charts_race.front", methods=names)
     return Chart(title, fig, alt, table)
 
 
@@ -73,11 +73,11 @@ def published(rows: Sequence[Experiment]) -> Chart:
 
     points = {r.label: (r.memory_gib, r.test_accuracy) for r in rows}
     best = front(points, "less", "more")
-    fig = _axes("Peak memory, the model included", "GiB", False, "Test accuracy", "%", False, series=2)
+    fig = _axes(t("charts_race.memory"), "GiB", False, t("charts_race.accuracy"), "%", False, series=2)
     _front_line(fig, [(points[n][0], 100 * points[n][1]) for n in best])
     for name, chosen, style in (
-        ("other methods", [r for r in rows if r.ours is None], BASE_STYLE),
-        ("methods that are here too", [r for r in rows if r.ours is not None], TASK_STYLE),
+        (t("charts_race.others"), [r for r in rows if r.ours is None], BASE_STYLE),
+        (t("charts_race.here_too"), [r for r in rows if r.ours is not None], TASK_STYLE),
     ):
         fig.add_trace(
             go.Scatter(
@@ -88,8 +88,9 @@ def published(rows: Sequence[Experiment]) -> Chart:
             )
         )  # fmt: skip
     table = published_table(rows)
-    alt = f"Scatter plot of {len(rows)} published experiments. On the front: {_listed(best)}."
-    return Chart(f"On the front: {_listed(best)}", fig, alt, table)
+    title = t("charts_race.on_front", names=listed(best))
+    alt = f"{t('charts_race.published_alt', experiments=len(rows))} {title}."
+    return Chart(title, fig, alt, table)
 
 
 def published_table(rows: Sequence[Experiment]) -> pd.DataFrame:
@@ -114,7 +115,7 @@ def race_table(bands: Bands) -> pd.DataFrame:
     """One row a method, as people read it: the median, with the range where there are several seeds."""
     out = []
     for method, found in bands.items():
-        line: dict[str, Any] = {"Method": title_of(method)}
+        line: dict[str, Any] = {t("charts.comparison.method"): title_of(method)}
         for m in MEASURES:
             band = found.get(m.name)
             line[m.title] = "–" if band is None else m.text(band.median) + _range(m, band)
@@ -141,7 +142,7 @@ def race_numbers(bands: Bands) -> pd.DataFrame:
 
 def _range(m: Measure, band: Band) -> str:
     low, high = m.text(band.low), m.text(band.high)
-    return "" if low == high else f" ({low} to {high})"
+    return "" if low == high else f" ({t('charts.span', low=low, high=high)})"
 
 
 def _axes(x: str, x_unit: str, x_log: bool, y: str, y_unit: str, y_log: bool, *, series: int) -> go.Figure:
@@ -160,7 +161,7 @@ def _front_line(fig: go.Figure, points: Sequence[tuple[float, float]]) -> None:
     if len(points) > 1:
         fig.add_trace(
             go.Scatter(
-                x=[p[0] for p in points], y=[p[1] for p in points], mode="lines", name="Pareto front",
+                x=[p[0] for p in points], y=[p[1] for p in points], mode="lines", name=t("charts_race.pareto"),
                 line={"color": BASE_STYLE.colour, "dash": "dot", "width": 1.5}, hoverinfo="skip",
             )
         )  # fmt: skip
@@ -171,13 +172,3 @@ def _bar(band: Band, scale: float) -> dict[str, Any]:
         "type": "data", "symmetric": False, "array": [(band.high - band.median) / scale],
         "arrayminus": [(band.median - band.low) / scale], "visible": band.count > 1, "thickness": 1.5, "width": 4,
     }  # fmt: skip
-
-
-def _listed(names: Sequence[str]) -> str:
-    if len(names) < 2:
-        return "".join(names)
-    return ", ".join(names[:-1]) + " and " + names[-1]
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]

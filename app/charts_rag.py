@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from app.charts import BASE_STYLE, Chart, Style, figure, method_style, series_style
+from app.charts import BASE_STYLE, Chart, Style, figure, inside, method_style, series_style
+from app.words import t
 from core.guide import RuleBook
 from core.guide.evidence import value_text
 from core.rag.experiment import ARMS, RETRIEVING, Band
@@ -17,26 +18,20 @@ from core.rag.quality import KS, Quality
 from core.rag.verdicts import Verdict
 
 Bands = Mapping[tuple[str, str, str], Band]
-PULLS = {"prompt": "Leave it, and prompt", "rag": "Look things up", "tune": "Fine-tune", "deep": "Train more deeply"}
-COSTS = {
-    "update_seconds": "An update",
-    "update_items": "Items for it",
-    "retrieve_ms": "To retrieve",
-    "first_ms": "To the first token",
-    "token_ms": "Each further token",
-    "context_tokens": "Tokens in the prompt",
-    "storage_bytes": "Stored beside the base",
-}
-"""Measure -> title of its column."""
+PULLS = ("prompt", "rag", "tune", "deep")
+"""What the guide's answers pull towards."""
+COSTS = (
+    "update_seconds", "update_items", "retrieve_ms", "first_ms", "token_ms", "context_tokens", "storage_bytes",
+)  # fmt: skip
+"""What is measured of an arm's costs, a column each."""
 MORE = {
-    "facts": {"sourced": "answers from the passage about the one asked"},
-    "crowd": {"borrowed": "answers from somebody else's passage", "refused": "says that it is not said"},
-    "changed": {"stale": "still the old answer", "right_after_update": "right after training anew"},
-    "nowhere": {"invented": "invented", "borrowed": "answers from somebody else's passage"},
+    "facts": ("sourced",),
+    "crowd": ("borrowed", "refused"),
+    "changed": ("stale", "right_after_update"),
+    "nowhere": ("invented", "borrowed"),
 }
-"""Need -> measure -> how its row is called."""
+"""Need -> what else is measured of it, a row each."""
 _OF = {"update_seconds": "changed", "update_items": "changed", "context_tokens": "facts"}
-SHARE = "\u00a0%"
 
 
 def arm_style(arm: str) -> Style:
@@ -54,7 +49,7 @@ def needs(found: Bands) -> Chart:
 
     arms = [arm for arm in ARMS if any((arm, need, "right") in found for need in NEEDS)]
     rows = {need.name: number for number, need in enumerate(NEEDS.values())}
-    fig = figure("right answers, %", "", height=120 + 56 * len(NEEDS), series=len(arms))
+    fig = figure(t("charts_rag.right"), "", height=120 + 56 * len(NEEDS), series=len(arms))
     for number, arm in enumerate(arms):
         style = arm_style(arm)
         beside = 0.11 * (number - (len(arms) - 1) / 2)  # arms that are equally good stand under each other
@@ -68,7 +63,7 @@ def needs(found: Bands) -> Chart:
                     "type": "data", "symmetric": False, "array": [100 * (b.interval[1] - b.mean) for _, b in points],
                     "arrayminus": [100 * (b.mean - b.interval[0]) for _, b in points], "thickness": 1, "width": 3,
                 },
-                customdata=[f"{n.title}, {b.questions} questions" for n, b in points],
+                customdata=[t("charts_rag.questions", need=n.title, questions=b.questions) for n, b in points],
                 hovertemplate="%{customdata}: %{x:.0f} %",
             )
         )  # fmt: skip
@@ -79,15 +74,19 @@ def needs(found: Bands) -> Chart:
         range=[len(rows) - 0.4, -0.6],
     )  # fmt: skip
     table = numbers(found, "right")
-    alt = "Right answers in per cent. " + " ".join(
-        f"{n.title}: "
-        + ", ".join(
-            f"{ARMS[arm]} {100 * band.mean:.0f}"
-            for arm in arms
-            if (band := found.get((arm, n.name, "right"))) is not None
+    alt = (
+        t("charts_rag.needs_alt")
+        + " "
+        + " ".join(
+            f"{n.title}: "
+            + ", ".join(
+                f"{ARMS[arm]} {100 * band.mean:.0f}"
+                for arm in arms
+                if (band := found.get((arm, n.name, "right"))) is not None
+            )
+            + "."
+            for n in NEEDS.values()
         )
-        + "."
-        for n in NEEDS.values()
     )
     return Chart(_finding(found), fig, alt, table)
 
@@ -95,10 +94,8 @@ def needs(found: Bands) -> Chart:
 def _finding(found: Bands) -> str:
     rag, tuned = found.get(("rag", "facts", "right")), found.get(("lora", "json", "right"))
     if rag is None or tuned is None:
-        return "Right answers, by need and approach"
-    return (
-        f"New facts: retrieval {100 * rag.mean:.0f}{SHARE}. A strict format: fine-tuning {100 * tuned.mean:.0f}{SHARE}"
-    )
+        return t("charts_rag.needs")
+    return t("charts_rag.found", retrieval=f"{100 * rag.mean:.0f}", tuning=f"{100 * tuned.mean:.0f}")
 
 
 def numbers(found: Bands, measure: str) -> pd.DataFrame:
@@ -118,15 +115,18 @@ def needs_table(found: Bands) -> pd.DataFrame:
     """A row a need, a column an arm; what else was counted of a need (MORE) in rows of its own."""
     rows = []
     for need in NEEDS.values():
-        for measure, what in {"right": "", **MORE.get(need.name, {})}.items():
-            title = f"{need.title}: {what}" if what else need.title
-            line: dict[str, Any] = {"Need": title, "Questions": ""}
+        for measure in ("right", *MORE.get(need.name, ())):
+            title = need.title if measure == "right" else f"{need.title}: {t(f'charts_rag.more.{measure}')}"
+            questions = t("charts_rag.column.questions")
+            line: dict[str, Any] = {t("rag.column.need"): title, questions: ""}
             counts = set()
             for arm, name in ARMS.items():
                 band = found.get((arm, need.name, measure))
                 line[name] = "–" if band is None else share(band)
                 counts |= {band.questions} if band is not None else set()
-            line["Questions"] = " to ".join(str(n) for n in sorted({min(counts), max(counts)})) if counts else ""
+            if counts:
+                low, high = min(counts), max(counts)
+                line[questions] = str(low) if low == high else t("charts.span", low=low, high=high)
             rows.append(line)
     return pd.DataFrame(rows)
 
@@ -134,18 +134,18 @@ def needs_table(found: Bands) -> pd.DataFrame:
 def share(band: Band) -> str:
     """A share with the interval that its questions leave it."""
     low, high = band.interval
-    return f"{100 * band.mean:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+    return f"{100 * band.mean:.0f} % ({t('charts.span', low=f'{100 * low:.0f}', high=f'{100 * high:.0f}')})"
 
 
 def costs_table(found: Bands) -> pd.DataFrame:
     """What each arm costs: an update, the parts of an answer, the prompt, the disk."""
     rows = []
     for arm, title in ARMS.items():
-        line: dict[str, Any] = {"Approach": title}
-        for measure, column in COSTS.items():
+        line: dict[str, Any] = {t("rag.column.approach"): title}
+        for measure in COSTS:
             band = found.get((arm, _OF.get(measure, ""), measure))
             idle = measure == "retrieve_ms" and arm not in RETRIEVING
-            line[column] = "–" if band is None or idle else value_text(measure, band.mean)
+            line[t(f"charts_rag.cost.{measure}")] = "–" if band is None or idle else value_text(measure, band.mean)
         rows.append(line)
     return pd.DataFrame(rows)
 
@@ -155,8 +155,10 @@ def verdict_table(rows: Sequence[Verdict]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "Concern": v.claim.concern, "Of": v.claim.side, "It is said": v.claim.says, "Verdict": v.verdict,
-                "Measured": v.figures or "–", "But": v.but, "Why a small model may differ": v.claim.small,
+                t("charts_rag.column.concern"): v.claim.concern, t("charts_rag.column.side"): v.claim.side,
+                t("charts_rag.column.said"): v.claim.says, t("charts_rag.column.verdict"): v.verdict,
+                t("charts_rag.column.measured"): v.figures or "–", t("charts_rag.column.but"): v.but,
+                t("charts_rag.column.small"): v.claim.small,
             }
             for v in rows
         ]
@@ -167,7 +169,7 @@ def wordings(rows: Sequence[Mapping[str, Any]], chosen: tuple[str, int] | None =
     """Questions answered about facts that were told in so many wordings: as statements, and as other questions."""
     import plotly.graph_objects as go
 
-    fig = figure("wordings in which each fact is told", "questions answered right, %", height=280, series=2)
+    fig = figure(t("charts_rag.in_wordings"), t("charts_rag.answered"), height=280, series=2)
     tables, ends, alts = [], [], []
     for number, how in enumerate(WORDINGS):
         mine = [r for r in rows if r["told"] == how]
@@ -176,10 +178,11 @@ def wordings(rows: Sequence[Mapping[str, Any]], chosen: tuple[str, int] | None =
             continue
         shares = {c: [100 * r["right"] for r in mine if r["wordings"] == c] for c in counts}
         means = [statistics.fmean(shares[c]) for c in counts]
+        way = t(f"rag.told_in.{how}")
         style = method_style("lora") if number == 0 else series_style(1)
         fig.add_trace(
             go.Scatter(
-                x=counts, y=means, mode="lines+markers", name=f"told as {how}",
+                x=counts, y=means, mode="lines+markers", name=t("charts_rag.told_as", way=way),
                 line={"color": style.colour, "dash": style.dash, "width": 2.5},
                 marker={"symbol": style.marker, "size": [16 if (how, c) == chosen else 9 for c in counts],
                         "color": style.colour},
@@ -198,12 +201,18 @@ def wordings(rows: Sequence[Mapping[str, Any]], chosen: tuple[str, int] | None =
                  "highest": [max(shares[c]) for c in counts]}
             )
         )  # fmt: skip
-        alts.append(f"As {how}: " + ", ".join(f"{c}: {m:.0f} %" for c, m in zip(counts, means, strict=True)) + ".")
-        ends.append(f"told as {how} in {counts[-1]} wordings, {means[-1]:.0f}{SHARE}")
+        told = ", ".join(f"{c}: {m:.0f} %" for c, m in zip(counts, means, strict=True))
+        alts.append(t("charts_rag.as_way", way=way, told=told))
+        ends.append(t("charts_rag.end", way=way, wordings=counts[-1], share=f"{means[-1]:.0f}"))
     fig.update_xaxes(tickvals=sorted({r["wordings"] for r in rows}))
     fig.update_yaxes(range=[-3, 103])
-    title = f"Can be asked for: {'; '.join(ends)}"
-    return Chart(title, fig, "Line chart of questions answered right. " + " ".join(alts), pd.concat(tables))
+    title = t("charts_rag.wordings", ends="; ".join(ends))
+    return Chart(title, fig, " ".join([t("charts_rag.wordings_alt"), *alts]), pd.concat(tables))
+
+
+def pull_title(pull: str) -> str:
+    """What one of PULLS is called."""
+    return t(f"charts_rag.pull.{pull}")
 
 
 def pulls(points: Mapping[str, int], book: RuleBook) -> Chart:
@@ -213,34 +222,37 @@ def pulls(points: Mapping[str, int], book: RuleBook) -> Chart:
     names = list(PULLS)
     values = [points[n] for n in names]
     style = series_style(0)
-    fig = figure("points", "", height=190)
+    fig = figure(t("charts_rag.points"), "", height=190)
     fig.add_trace(
         go.Bar(
-            x=values, y=[PULLS[n] for n in names], orientation="h", showlegend=False, text=[str(v) for v in values],
+            x=values, y=[pull_title(n) for n in names], orientation="h", showlegend=False,
+            text=[str(v) for v in values],
             marker={"color": [style.colour if v >= book.strong else BASE_STYLE.colour for v in values]},
-            hovertemplate="%{y}: %{x} points<extra></extra>",
+            hovertemplate=t("charts_rag.points_hover"),
         )
     )  # fmt: skip
     fig.add_vline(x=book.strong, line={"color": series_style(1).colour, "dash": "dash", "width": 2})
     fig.update_yaxes(autorange="reversed")
     fig.update_layout(hovermode="closest")
-    strong = [PULLS[n].lower() for n in names if points[n] >= book.strong]
-    title = f"Strong from {book.strong} points on: {', '.join(strong) or 'nothing yet'}"
-    alt = "Bar chart of points. " + " ".join(f"{PULLS[n]}: {points[n]}." for n in names)
+    strong = [inside(pull_title(n)) for n in names if points[n] >= book.strong]
+    title = t("charts_rag.strong", points=book.strong, pulls=", ".join(strong) or t("charts_rag.nothing_yet"))
+    alt = " ".join([t("charts_rag.points_alt"), *(f"{pull_title(n)}: {points[n]}." for n in names)])
     return Chart(title, fig, alt, pd.DataFrame({"pull": names, "points": values}))
 
 
 def rules_table(book: RuleBook) -> pd.DataFrame:
     """Every rule, as a person reads it."""
     rows = []
+    either = f" {t('charts_rag.or')} "
     for rule in book.rules:
-        when = "; ".join(f"{q} = {' or '.join(options)}" for q, options in rule.when.wanted.items())
-        does = [f"{PULLS[p].lower()} {count:+d}" for p, count in rule.points.items()]
-        does += [f"rules out: {PULLS[p].lower()}" for p in rule.rules_out]
+        when = "; ".join(f"{q} = {either.join(options)}" for q, options in rule.when.wanted.items())
+        does = [f"{inside(pull_title(p))} {count:+d}" for p, count in rule.points.items()]
+        does += [t("charts_rag.rules_out", pull=inside(pull_title(p))) for p in rule.rules_out]
         rows.append(
-            {"Rule": rule.id, "When": when, "Does": ", ".join(does), "Because": rule.because,
-             "Measured": ", ".join(rule.measured) or "judgement, not measured",
-             "Literature": ", ".join(rule.literature)}
+            {t("charts_rag.column.rule"): rule.id, t("charts_rag.column.when"): when,
+             t("charts_rag.column.does"): ", ".join(does), t("charts_rag.column.because"): rule.because,
+             t("charts_rag.column.measured"): ", ".join(rule.measured) or t("charts_rag.judgement"),
+             t("charts_rag.column.literature"): ", ".join(rule.literature)}
         )  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -250,8 +262,9 @@ def quality_table(rows: Sequence[Quality]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "Search": q.mode, **{f"Recall@{k}": f"{100 * q.recall[k]:.0f} %" for k in KS}, "MRR": f"{q.mrr:.3f}",
-                "Median": f"{q.median_ms:.1f} ms",
+                t("charts_rag.column.search"): q.mode, **{f"Recall@{k}": f"{100 * q.recall[k]:.0f} %" for k in KS},
+                "MRR": f"{q.mrr:.3f}",
+                t("charts_rag.column.median"): f"{q.median_ms:.1f} ms",
             }
             for q in rows
         ]

@@ -9,17 +9,10 @@ import pandas as pd
 
 from app.charts import BASE_STYLE, TASK_STYLE, Chart, figure, method_style, series_style
 from app.story import percent
+from app.words import t
 from core.units import bytes_text
 
 SKILLS_STYLE = series_style(2)
-SHORT = {
-    "trained": "as trained",
-    "float32": "merged, float32",
-    "bfloat16": "merged, bfloat16",
-    "four_bit_base": "NF4 base + pairs",
-    "nf4": "merged, NF4",
-}
-"""What a form of the weights is called on an axis."""
 
 
 def _points(share: float | None) -> float | None:
@@ -33,14 +26,14 @@ def merging(result: Mapping[str, Any]) -> Chart | None:
     rows = [r for r in result["rows"] if r["exact_match"] is not None]
     if not rows:
         return None
-    names = [SHORT[r["form"]] for r in rows]
+    names = [t(f"charts_ship.form.{r['form']}") for r in rows]
     task = [_points(r["exact_match"]) for r in rows]
     skills = [_points(r["skills_mean"]) for r in rows]
-    fig = figure("held-out items right, %", "", height=80 + 40 * len(rows), series=2)
+    fig = figure(t("charts_ship.right"), "", height=80 + 40 * len(rows), series=2)
     # One is open and larger, so that both are seen where they fall on one point.
     looks = ((TASK_STYLE, TASK_STYLE.marker, 9), (SKILLS_STYLE, f"{SKILLS_STYLE.marker}-open", 16))
     for label, values, (style, marker, size) in zip(
-        ("the task", "old skills, mean"), (task, skills), looks, strict=True
+        (t("charts_ship.task"), t("charts_ship.skills")), (task, skills), looks, strict=True
     ):
         if any(v is not None for v in values):
             fig.add_trace(
@@ -54,11 +47,11 @@ def merging(result: Mapping[str, Any]) -> Chart | None:
     fig.update_yaxes(autorange="reversed")
     by_form = {r["form"]: r["exact_match"] for r in rows}
     lost = 100 * (by_form["trained"] - by_form["nf4"])
-    title = "Merging costs nothing that these items show, not even in NF4"
+    title = t("charts_ship.free")
     if not by_form["trained"]:
-        title = "It has learnt none of these items, so they cannot show what merging costs"
+        title = t("charts_ship.nothing_learnt")
     elif lost >= 0.5:
-        title = f"Stored in NF4 after merging it loses {lost:.0f} points of the task"
+        title = t("charts_ship.loses", points=f"{lost:.0f}")
     table = pd.DataFrame(
         {
             "form": [r["label"] for r in rows],
@@ -68,7 +61,7 @@ def merging(result: Mapping[str, Any]) -> Chart | None:
             "same_answers_percent": [_points(r["same"]) for r in rows],
         }
     )
-    alt = "Dot chart of scores by form. " + " ".join(f"{r['label']}: {percent(r['exact_match'])}." for r in rows)
+    alt = " ".join([t("charts_ship.merging_alt"), *(f"{r['label']}: {percent(r['exact_match'])}." for r in rows)])
     return Chart(title, fig, alt, table)
 
 
@@ -79,15 +72,15 @@ def conversion(result: Mapping[str, Any]) -> Chart:
     rows = result["rows"]
     ranks = [r["rank"] for r in rows]
     style = method_style(result["method"])
-    fig = figure("rank of the LoRA", "share, %", series=3)
+    fig = figure(t("charts_ship.rank"), t("charts_ship.share"), series=3)
     error = [100 * r["error"] for r in rows]
-    series = [("the change left out, % of its norm", error, BASE_STYLE)]
+    series = [(t("charts_ship.left_out"), error, BASE_STYLE)]
     task = [_points(r["exact_match"]) for r in rows]
     if task and task[0] is not None:
-        series.insert(0, ("the task, % right", task, style))
+        series.insert(0, (t("charts_ship.task_right"), task, style))
     skills = [_points(r["skills_mean"]) for r in rows]
     if skills and skills[0] is not None:
-        series.insert(1, ("old skills, mean % right", skills, SKILLS_STYLE))
+        series.insert(1, (t("charts_ship.skills_right"), skills, SKILLS_STYLE))
     for label, values, look in series:
         fig.add_trace(
             go.Scatter(
@@ -117,17 +110,23 @@ def conversion(result: Mapping[str, Any]) -> Chart:
 def _rank_finding(rows: Sequence[Mapping[str, Any]], trained: float | None) -> str:
     if trained is None:
         half = next((r for r in rows if r["error"] <= 0.5), rows[-1])
-        return f"Rank {half['rank']} keeps the change but for {100 * half['error']:.0f} % of its norm"
+        return t("charts_ship.keeps", rank=half["rank"], share=f"{100 * half['error']:.0f}")
     enough = next((r for r in rows if 100 * (r["exact_match"] or 0) >= trained - 2), None)
     if enough is None:
         best = max(rows, key=lambda r: r["exact_match"] or 0)
-        return f"No rank here keeps it: {percent(best['exact_match'])} at rank {best['rank']}, {trained:.0f} % trained"
-    return f"Rank {enough['rank']} answers as well as what was trained ({trained:.0f} %), within two points"
+        reached = {"right": percent(best["exact_match"]), "rank": best["rank"]}
+        return t("charts_ship.no_rank", trained=f"{trained:.0f}", **reached)
+    return t("charts_ship.enough", rank=enough["rank"], trained=f"{trained:.0f}")
 
 
 def _rank_alt(rows: Sequence[Mapping[str, Any]]) -> str:
-    told = [f"rank {r['rank']}: {100 * r['error']:.1f} % left out, {percent(r['exact_match'])} right." for r in rows]
-    return "Line chart by rank. " + " ".join(told)
+    told = [
+        t(
+            "charts_ship.at_rank", rank=r["rank"], left_out=f"{100 * r['error']:.1f}", right=percent(r["exact_match"])
+        )
+        for r in rows
+    ]  # fmt: skip
+    return " ".join([t("charts_ship.rank_alt"), *told])
 
 
 def latency(result: Mapping[str, Any]) -> Chart:
@@ -136,10 +135,10 @@ def latency(result: Mapping[str, Any]) -> Chart:
 
     rows = [r for r in result["rows"] if r["decode_ratio"] is not None]
     names = [r["label"] for r in rows]
-    fig = figure("time, × the base's", "", height=80 + 46 * len(rows), series=2)
+    fig = figure(t("charts_ship.time"), "", height=80 + 46 * len(rows), series=2)
     for label, key, style in (
-        ("a further token", "decode_ratio", TASK_STYLE),
-        ("the prompt", "prefill_ratio", SKILLS_STYLE),
+        (t("charts_ship.token"), "decode_ratio", TASK_STYLE),
+        (t("charts_ship.prompt"), "prefill_ratio", SKILLS_STYLE),
     ):
         middle = [r[key][1] for r in rows]
         fig.add_trace(
@@ -158,7 +157,7 @@ def latency(result: Mapping[str, Any]) -> Chart:
     fig.update_xaxes(rangemode="tozero")
     fig.update_yaxes(autorange="reversed")
     slowest = max(rows, key=lambda r: r["decode_ratio"][1])
-    title = f"Slowest per token: {slowest['label']}, {slowest['decode_ratio'][1]:.2f} × the base"
+    title = t("charts_ship.slowest", model=slowest["label"], times=f"{slowest['decode_ratio'][1]:.2f}")
     table = pd.DataFrame(
         {
             "model": [r["label"] for r in result["rows"]],
@@ -172,11 +171,12 @@ def latency(result: Mapping[str, Any]) -> Chart:
             "bytes": [r["bytes"] for r in result["rows"]],
         }
     )
-    alt = "Dot chart of time in multiples of the base's. " + " ".join(
-        f"{r['label']}: {r['decode_ratio'][1]:.2f} a token ({r['decode_ratio'][0]:.2f} to {r['decode_ratio'][2]:.2f}), "
-        f"{r['prefill_ratio'][1]:.2f} the prompt."
-        for r in rows
-    )
+    told = []
+    for r in rows:
+        low, middle_ratio, high = (f"{ratio:.2f}" for ratio in r["decode_ratio"])
+        blanks = {"token": middle_ratio, "low": low, "high": high, "prompt": f"{r['prefill_ratio'][1]:.2f}"}
+        told.append(t("charts_ship.times", model=r["label"], **blanks))
+    alt = " ".join([t("charts_ship.latency_alt"), *told])
     return Chart(title, fig, alt, table)
 
 
@@ -189,10 +189,10 @@ def memory(result: Mapping[str, Any]) -> Chart:
     import plotly.graph_objects as go
 
     many = len(result["runs"])
-    names = [f"one base, {many} adapters", f"{many} models apart"]
+    names = [t("charts_ship.one_base", count=many), t("charts_ship.apart", count=many)]
     values = [result["one_base_bytes"], result["models_bytes"]]
     mib = [v / 2**20 for v in values]
-    fig = figure("memory of the weights, MiB", "", height=70 + 45 * len(names))
+    fig = figure(t("charts_ship.memory_axis"), "", height=70 + 45 * len(names))
     colours = [TASK_STYLE.colour, BASE_STYLE.colour]
     fig.add_trace(
         go.Bar(
@@ -202,7 +202,8 @@ def memory(result: Mapping[str, Any]) -> Chart:
     )  # fmt: skip
     fig.update_layout(hovermode="closest", showlegend=False)
     fig.update_yaxes(autorange="reversed")
-    title = f"{many} runs on one base hold {values[1] / values[0]:.1f} times less than {many} models apart"
+    title = t("charts_ship.memory", count=many, times=f"{values[1] / values[0]:.1f}")
     table = pd.DataFrame({"way": names, "bytes": values})
-    alt = "Bar chart of memory. " + " ".join(f"{n}: {bytes_text(v)}." for n, v in zip(names, values, strict=True))
+    told = [f"{name}: {bytes_text(v)}." for name, v in zip(names, values, strict=True)]
+    alt = " ".join([t("charts_ship.memory_alt"), *told])
     return Chart(title, fig, alt, table)

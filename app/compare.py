@@ -73,11 +73,12 @@ def changes(run: Run) -> str:
     except DeltalabError:
         return ""  # made by another version, with settings that this one does not know
     if config.seed:
-        told.append(f"seed {config.seed}")
-    return ", ".join(told[:3]) + (f" and {len(told) - 3} more" if len(told) > 3 else "")
+        told.append(t("changes.seed", seed=config.seed))
+    some = ", ".join(told[:3])
+    return t("changes.more", some=some, more=len(told) - 3) if len(told) > 3 else some
 
 
-def compare(runs: Sequence[Run], key: str, *, label: str = "Compare", default: Sequence[str] = ()) -> None:
+def compare(runs: Sequence[Run], key: str, *, label: str, default: Sequence[str] = ()) -> None:
     """A choice among `runs`, and what is chosen side by side.
 
     Args:

@@ -40,15 +40,17 @@ if TYPE_CHECKING:
 ACTIVE = ("queued", "running")
 POLL_MS = 500
 """How often a curve asks for news while its run is on and its tab is in sight."""
-ANSWER_WORDS = {
-    "loss": "nats a token", "score": "right answers", "held_out": "held-out answers",
-    "samples": "Held-out prompts, and what the model answers", "prompt": "Prompt",
-}  # fmt: skip
-LABEL_WORDS = {
-    "loss": "nats a label", "score": "right labels", "held_out": "held-out texts",
-    "samples": "Held-out texts, and the labels that the model gives them", "prompt": "Text",
-}  # fmt: skip
-"""What the curves and the table below them are called: of a language model, and of an encoder that gives labels."""
+KIND_WORDS = ("loss", "score", "held_out", "samples", "prompt")
+"""What the curves and the table below them are called, by the ends of their keys in app/locales: another word for a
+language model than for an encoder that gives labels."""
+WORDS = (
+    "loss_title", "score_title", "axis", "at_step", "training", "no_answer", "in_queue", "next_in_queue", "scored",
+    "loading", "of_steps", "saving", "steps_a_second", "seconds_a_step", "left", "is_training", "fetching",
+    "fetched", "a_second", "is_fetching", "loss_alt", "score_alt", "no_point", "no_value", "before", "after", "step",
+    "after_steps", "wanted", "not_yet", "nothing", "right", "wrong",
+)  # fmt: skip
+"""The other words of the live curve, by the ends of their keys."""
+STATUSES = ("queued", "running", "finished", "failed", "cancelled", "interrupted")
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,10 @@ def made_where(p: Mapping[str, Any]) -> str:
     """A provenance in one line, as `Recorded.label` has it."""
     commit = str(p.get("commit") or "")
     if commit and not commit.startswith("version "):  # where there is no repository, a version stands in its place
-        commit = f"commit {commit[:7]}"
+        commit = t("live.commit", commit=commit[:7])
     parts = [str(p.get("device") or ""), str(p.get("date") or "")[:10], commit]
     if p.get("changed"):
-        parts.append("from a modified tree")
+        parts.append(t("live.changed"))
     return " · ".join(part for part in parts if part)
 
 
@@ -143,7 +145,7 @@ def task_title(name: str | None) -> str:
     """A task's title as people read it; its name when it is not one of the world's."""
     from core.world import TASKS
 
-    return TASKS[name].title if name in TASKS else (name or "Own data")
+    return TASKS[name].title if name in TASKS else (name or t("live.own_data"))
 
 
 def latest(cell: str) -> Run | None:
@@ -248,9 +250,10 @@ def _provenance(run: Run | Recorded, story: Story) -> None:
     from core.methods import METHODS
 
     method = METHODS[run.config["method"]].TITLE if run.config.get("method") in METHODS else ""
-    when = state.local_time(run.created).strftime("%H:%M on %d %B")
+    made = state.local_time(run.created)
+    when = t("live.when", time=f"{made:%H:%M}", day=f"{made:%d}", month=t("runs.months").split()[made.month - 1])
     device = str(story.started["device"]) if story.started else ""
-    parts = [f":material/person: **Your run**, {when}", method, device.upper() if device == "cpu" else device]
+    parts = [f":material/person: {t('live.yours', when=when)}", method, device.upper() if device == "cpu" else device]
     st.markdown(" · ".join(p for p in parts if p))
 
 
@@ -268,14 +271,14 @@ def panel_data(run: Run | Recorded, story: Story) -> dict[str, Any]:
         labels = labels or kind_of_base(run.config["base"], run.config.get("revision")) == CLASSIFICATION
     data: dict[str, Any] = {
         "every": POLL_MS,
-        "missing": "This run is not here any more.",
+        "missing": t("live.missing"),
         "styles": {
-            "title": task_title(task) if task else "accuracy" if labels else "task",
+            "title": task_title(task) if task else t("charts.scored.labels") if labels else t("live.task"),
             "task": dataclasses.asdict(method),
             "held_out": dataclasses.asdict(dataclasses.replace(charts.BASE_STYLE, marker="diamond", dash="dash")),
             "skills": [dataclasses.asdict(s) for s in others],
         },
-        "words": LABEL_WORDS if labels else ANSWER_WORDS,
+        "words": curve_words(labels),
         "steps": story.total_steps,
     }
     if isinstance(run, Recorded):
@@ -287,6 +290,16 @@ def panel_data(run: Run | Recorded, story: Story) -> dict[str, Any]:
     return data | {"run": api.status_of(run), "status_line": status_line(run.status, story)} | _whole(story)
 
 
+def curve_words(labels: bool) -> dict[str, Any]:
+    """Every word of the live curve, in the visitor's language. labels: whether the model gives labels."""
+    kind = "labels" if labels else "answers"
+    return {
+        **{name: t(f"live.{kind}.{name}") for name in KIND_WORDS},
+        **{name: t(f"live.{name}") for name in WORDS},
+        "ended": {status: f"{t(f'live.status.{status}')}." for status in STATUSES},
+    }
+
+
 def _whole(story: Story) -> dict[str, Any]:
     started = [story.started] if story.started else []
     return {"events": slim([*started, *story.steps, *story.evaluated, *story.sampled])}
@@ -295,14 +308,13 @@ def _whole(story: Story) -> dict[str, Any]:
 def status_line(status: str, story: Story) -> str:
     """The one line above the curves, for a run that does not move."""
     last = story.steps[-1]["step"] if story.steps else 0
-    took = f" in {seconds_text(story.seconds)}" if story.seconds else ""
+    took = " " + t("live.took", time=seconds_text(story.seconds)) if story.seconds else ""
+    blanks = {"step": last, "steps": story.total_steps or "?", "took": took, "status": t(f"live.status.{status}")}
     if status == "finished":
-        return f"Finished: {last} steps{took}."
-    if status in ("cancelled", "interrupted", "failed") and not last:
-        return f"{status.capitalize()} before the first step."
+        return t("live.line.finished", **blanks)
     if status in ("cancelled", "interrupted", "failed"):
-        return f"{status.capitalize()} after step {last} of {story.total_steps or '?'}{took}."
-    return f"{status.capitalize()}: step {last} of {story.total_steps or '?'}."
+        return t("live.line.ended", **blanks) if last else t("live.line.not_begun", **blanks)
+    return t("live.line.on", **blanks)
 
 
 def _curve(run: Run | Recorded, story: Story, key: str) -> None:

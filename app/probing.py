@@ -34,7 +34,7 @@ def section(
     key: str,
     show: Show,
     label: str,
-    takes: str = "some seconds",
+    takes: str | None = None,
     keep: bool = True,
 ) -> None:
     """Offer a measurement, follow it, and show its result.
@@ -46,7 +46,7 @@ def section(
         key: distinct on the page.
         show: draws a result.
         label: of the button.
-        takes: how long it takes about, for the line beside the button.
+        takes: how long it takes about, for the line beside the button; some seconds when None.
         keep: whether the last result stays while other settings are chosen, marked as such.
     """
     ids = [run.id for run in runs]
@@ -57,7 +57,7 @@ def section(
         return
     active = now is not None and now.active
     st.fragment(_section, run_every=LOOK_SECONDS if active else None)(
-        name, ids, dict(settings), key, show, label, takes, active, keep
+        name, ids, dict(settings), key, show, label, takes or t("inside.some_seconds"), active, keep
     )
 
 

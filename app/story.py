@@ -1,4 +1,4 @@
-"""A run as a page tells it: its event stream, put in order, and what happened in words. Pure; knows no Streamlit.
+"""A run as a page tells it: its event stream, put in order, and what happened in words, the visitor's. Pure otherwise.
 
 A stream may contain a stretch twice: a run that was killed and resumed repeats the steps after its last checkpoint.
 `Story.of` keeps the later telling, so that curves never run backwards.
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.words import n, t
 from core.units import bytes_text, count_text, seconds_text
 
 POINTS = 1000
@@ -156,7 +157,7 @@ def _short(number: float | None) -> float | None:
 
 def percent(share: float | None) -> str:
     """A share for a person: 0.944 -> '94 %', None -> 'not scored'."""
-    return "not scored" if share is None else f"{100 * share:.0f} %"
+    return t("story.not_scored") if share is None else f"{100 * share:.0f} %"
 
 
 def small(share: float) -> str:
@@ -193,54 +194,41 @@ def happened(story: Story, *, expect: Mapping[str, float] | None = None, title: 
     before, after = story.before, story.after
     if after is not None:
         name = plain(title or str(after["task"]))
-        how, unit = ("given the right label", "label") if story.classifies else ("answered exactly", "token")
-        took = f"{after['step']} steps and {seconds_text(story.seconds)}"
+        kind = "labels" if story.classifies else "answers"
+        took = {"steps": after["step"], "time": seconds_text(story.seconds)}
         if after["exact_match"] is not None and before is not None and before["exact_match"] is not None:
             gain = round(100 * after["exact_match"]) - round(100 * before["exact_match"])
-            change = f"{gain:+d} points" if gain else "no change"
-            out.append(
-                f"**The task.** {name}: {percent(before['exact_match'])} → {percent(after['exact_match'])} of "
-                f"{after['items']} held-out items {how} ({change}), after {took}."
-            )
+            change = t("run.points", points=f"{gain:+d}") if gain else t("story.no_change")
+            shares = {"before": percent(before["exact_match"]), "after": percent(after["exact_match"])}
+            out.append(t(f"story.task.{kind}", task=name, items=after["items"], change=change, **shares, **took))
         if after.get("macro_f1") is not None:
             known = f"{percent(before.get('macro_f1'))} → " if before is not None else ""
-            out.append(
-                f"**Every label counted the same** (macro F1): {known}{percent(after['macro_f1'])}. It falls behind "
-                "the share of right labels where rare ones are missed."
-            )
+            out.append(t("story.macro", share=known + percent(after["macro_f1"])))
         if not after["items"]:
-            out.append(
-                "**Nothing was held out** to be scored, so this run cannot tell how well it does on what it was not "
-                "trained on."
-            )
+            out.append(t("story.nothing_held_out"))
         elif before is not None and before["loss"] is not None and after["loss"] is not None:
-            verb = "fell" if after["loss"] < before["loss"] else "rose"
-            out.append(
-                f"**The loss** on held-out {'texts' if story.classifies else 'answers'} {verb} from "
-                f"{before['loss']:.2f} to {after['loss']:.2f} nats a {unit}"
-                + (f", after {took}." if after["exact_match"] is None else ".")
-            )
+            way = "fell" if after["loss"] < before["loss"] else "rose"
+            losses = {"before": f"{before['loss']:.2f}", "after": f"{after['loss']:.2f}"}
+            told = t(f"story.loss.{kind}.{way}", **losses)
+            out.append(told + (t("story.took", **took) if after["exact_match"] is None else "."))
         out += _forgetting(before, after, int(story.config.get("train", {}).get("skill_items", 40) or 40))
     started = story.started
     if started is not None and started.get("total"):
         share = started["trainable"] / started["total"]
-        text = (
-            f"**The price.** {count_text(started['trainable'])} of {count_text(started['total'])} parameters trained "
-            f"({small(share)})"
-        )
+        counts = {"trained": count_text(started["trainable"]), "total": count_text(started["total"])}
         if story.end is not None and story.end.get("adapter_bytes"):
-            text += f"; what was learnt fits in {bytes_text(story.end['adapter_bytes'])}"
-        out.append(text + ".")
+            size = bytes_text(story.end["adapter_bytes"])
+            out.append(t("story.price_and_size", share=small(share), size=size, **counts))
+        else:
+            out.append(t("story.price", share=small(share), **counts))
     reached = after["exact_match"] if after is not None else None
     if reached is not None:
         for who, share in (expect or {}).items():
             gap = round(100 * reached) - round(100 * share)
-            verdict = "exactly that" if gap == 0 else f"{abs(gap)} points {'more' if gap > 0 else 'less'}"
-            out.append(f"**Compared.** {who} {percent(share)}; this run reached {percent(reached)}: {verdict}.")
+            verdict = t(f"story.gap.{'none' if gap == 0 else 'more' if gap > 0 else 'less'}", points=abs(gap))
+            out.append(t("story.compared", who=who, share=percent(share), reached=percent(reached), verdict=verdict))
     if story.end is not None and story.end["kind"] == "stopped":
-        out.append(
-            f"**Stopped** after step {story.end['step']} of {story.total_steps}; it can go on from its checkpoint."
-        )
+        out.append(t("story.stopped", step=story.end["step"], steps=story.total_steps))
     return out
 
 
@@ -254,10 +242,9 @@ def _forgetting(before: Mapping[str, Any] | None, after: Mapping[str, Any], item
     }
     total = len(after["skills"])
     if not drops:
-        kept = f"All {total} were kept" if total > 1 else "The one that was scored was kept"
-        return [f"**Old skills.** {kept}, as far as {items} items each can tell."]
+        return [n("story.all_kept", total, total=total, items=items)]
     worst = sorted(drops.items(), key=lambda d: d[1][1] - d[1][0])
     told = ", ".join(f"{skill.replace('_', ' ')} {percent(a)} → {percent(b)}" for skill, (a, b) in worst)
     left = total - len(drops)
-    kept = "none was kept" if not left else f"{left} of {total} {'was' if left == 1 else 'were'} kept"
-    return [f"**Old skills.** Learning this cost something: {told}; {kept}."]
+    kept = n("story.kept", left, left=left, total=total) if left else t("story.none_kept")
+    return [t("story.forgot", told=told, kept=kept)]

@@ -1,7 +1,7 @@
 """Every word of the interface, in the visitor's language: `t("home.title")`, `n("home.steps", 3)`.
 
-The words are in app/locales, a folder of TOML files a language (one for the pages, one for the cells of lessons, others
-for the tools that have many), under the same keys in each language; a test compares keys and blanks.
+The words are in app/locales, a folder of TOML files a language (pages, cells of lessons, widgets, tools, figures),
+under the same keys in each language; a test compares keys and blanks.
 What a language lacks is said in English. Lessons, glossary and questions are content, not interface: they stand in
 their own files, in English.
 
@@ -15,13 +15,11 @@ in the address, so that a link shows what its sender saw.
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-
-import streamlit as st
-from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from core.errors import BadInput
 
@@ -94,6 +92,11 @@ def has(key: str) -> bool:
 
 def current() -> str:
     """The visitor's language as `settle` found it; English where no page is drawn."""
+    if "streamlit" not in sys.modules:  # a notebook draws figures too, and need not load it for that
+        return DEFAULT
+    import streamlit as st
+    from streamlit.runtime.scriptrunner import get_script_run_ctx
+
     if get_script_run_ctx(suppress_warning=True) is None:  # no visitor: what is made ready when the server starts
         return DEFAULT
     found = st.session_state.get(_SESSION, DEFAULT)
@@ -102,6 +105,8 @@ def current() -> str:
 
 def settled() -> bool:
     """Whether this session has a language already."""
+    import streamlit as st
+
     return _SESSION in st.session_state
 
 
@@ -110,6 +115,8 @@ def settle(stored: str | None) -> str:
 
     stored: what the learner chose at another time. Returns the language.
     """
+    import streamlit as st
+
     asked = st.query_params.get(PARAMETER)
     if asked in languages():
         st.session_state[_SESSION] = asked
@@ -120,6 +127,8 @@ def settle(stored: str | None) -> str:
 
 def in_address() -> None:
     """Let the address name the language, unless it is English; once the page that it belongs to is known."""
+    import streamlit as st
+
     code, asked = current(), st.query_params.get(PARAMETER)
     if code == DEFAULT:
         if asked is not None and asked != DEFAULT:
@@ -130,6 +139,8 @@ def in_address() -> None:
 
 def choose(code: str) -> None:
     """Change the language of this visit."""
+    import streamlit as st
+
     st.session_state[_SESSION] = code
     if PARAMETER in st.query_params:
         del st.query_params[PARAMETER]

@@ -42,4 +42,6 @@ def render(options: dict[str, Any], key: str) -> None:
     scores = charts_failures.scores(story)
     st.dataframe(scores, hide_index=True, height="content", alt=t("widgets.exhibit.alt"))
     for row in charts_failures.answers(story):
-        st.code("\n".join(f"{name + ':':9} {text}" for name, text in row.items()), language=None, wrap_lines=True)
+        wide = max(map(len, row)) + 1
+        lines = [f"{name + ':':{wide}} {text}" for name, text in row.items()]
+        st.code("\n".join(lines), language=None, wrap_lines=True)

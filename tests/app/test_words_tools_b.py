@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ from core.config import RunConfig
 from tests.app.filling import fill
 from tests.core.ship_support import adapter, with_adapter
 
-TABLES = ("playground", "race", "rag", "runs", "ship", "data", "documents", "takeaway", "widgets")
+FIGURES = (
+    "charts", "charts_lesson", "charts_forgetting", "charts_failures", "charts_race", "charts_lessons_a", "charts_rag",
+    "charts_ship", "charts_inside", "quantity", "live", "changes", "story",
+)  # fmt: skip
+TABLES = ("playground", "race", "rag", "runs", "ship", "data", "documents", "takeaway", "widgets", *FIGURES)
 REQUIRED = {
     "exhibit": {"run": "both-zero", "mended": "few-targets"},
     "rag-measured": {"view": "needs"},
@@ -41,18 +46,43 @@ def all_widgets(names, required):
         widgets.renderer(name)(dict(required.get(name, {})), name)
 
 
+def lesson(slug):
+    from app import index, words
+    from app.cells import page
+
+    words.settle(None)
+    page.render(next(one for one in index.lessons() if one.slug == slug))
+
+
 def texts(message: Any) -> list[str]:
     """Every text in a message to the browser, those in its parts too."""
     out = []
     for field, value in message.ListFields():
-        if field.name in ("id", "element_id", "spec", "url", "page_script_hash"):
+        if field.name in ("id", "element_id", "url", "page_script_hash"):
             continue
         for one in value if isinstance(value, (list, tuple)) or hasattr(value, "append") else [value]:
             if isinstance(one, str):
-                out.append(one)
+                out += strings(as_json(one))
             elif hasattr(one, "ListFields"):
                 out += texts(one)
     return out
+
+
+def as_json(text: str) -> Any:
+    """A figure, or what a component is given, taken apart; any other text as it is."""
+    try:
+        return json.loads(text) if text.startswith("{") else text
+    except ValueError:
+        return text
+
+
+def strings(spec: Any) -> list[str]:
+    """Every text in the JSON of a figure."""
+    if isinstance(spec, dict):
+        return [text for name, value in spec.items() if name != "template" for text in strings(value)]
+    if isinstance(spec, list):
+        return [text for value in spec for text in strings(value)]
+    return [spec] if isinstance(spec, str) else []
 
 
 def shown(page: Any) -> str:
@@ -107,9 +137,11 @@ def test_runs_and_what_is_done_with_them_in_german(visit: Any, store: Any, tmp_p
     assert "fertig · " in listed
     assert "**Lauf**" in listed
     assert left_over(listed) == {}
-    assert "Den Adapter herunterladen" in shown(
-        visit(page, kwargs={"name": "runs", "lang": "de"}, lang="de", run=run.id)
-    )
+    told = shown(visit(page, kwargs={"name": "runs", "lang": "de"}, lang="de", run=run.id))
+    keys = ("runs.download", "live.answers.samples", "live.is_training", "live.score_title", "run.happened")
+    assert [key for key in keys if words.said("de", key) not in told] == []
+    assert "**Der Preis.**" in told
+    assert left_over(told) == {}
     for do in ("load", "merge", "convert", "latency", "swap", "card", "take"):
         text = shown(visit(page, kwargs={"name": "ship", "lang": "de"}, lang="de", run=run.id, do=do))
         assert words.said("de", f"ship.sections.{do}") in text
@@ -123,3 +155,15 @@ def test_every_widget_in_german(visit: Any) -> None:
     keys = ("widgets.batch_tokens", "widgets.course_model", "widgets.plan_it.predicted", "widgets.two_criteria.of.real")
     assert [key for key in keys if words.said("de", key) not in text] == []
     assert left_over(text) == {}
+
+
+def test_figures_of_a_lesson_and_of_the_race_in_german(visit: Any, store: Any) -> None:
+    assert len(english_of(FIGURES)) > 100
+    keys = ("charts.loss", "charts.comparison.run", "quantity.exact_match_after", "charts.nats")
+    for lang in ("en", "de"):
+        told = shown(visit(lesson, kwargs={"slug": "03_lora_rank"}, lang=lang))
+        assert [key for key in keys if words.said(lang, key) not in told] == []
+        assert (left_over(told) == {}) == (lang == "de")
+    race = shown(visit(page, kwargs={"name": "race", "lang": "de"}, lang="de"))
+    for key in ("charts_race.pareto", "charts.comparison.method", "charts_race.here_too"):
+        assert words.said("de", key) in race, key

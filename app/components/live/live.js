@@ -5,7 +5,8 @@
 //   their attributes change, so nothing flickers, and a selection or a tooltip survives. A run that is over comes
 //   whole in data.events. When a run ends, the trigger "done" tells the page, once.
 // What it is not: a chart library. Two kinds of panel, one horizontal axis (steps), one vertical axis.
-// No dependencies, no build step. Colours, dashes and markers come from app/charts.py through data.styles.
+// No dependencies, no build step. Colours, dashes and markers come from app/charts.py through data.styles, words in the
+// visitor's language from app/live.py through data.words.
 
 const SVG = "http://www.w3.org/2000/svg"
 const DASH = { solid: "", dash: "8 4", dot: "2 3", dashdot: "8 3 2 3", longdash: "13 4", longdashdot: "13 3 2 3" }
@@ -57,16 +58,20 @@ function duration(seconds) {
   return minutes < 60 ? `${minutes} min ${Math.round(seconds) % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`
 }
 
+/** A text with its blanks filled: fill("step {step}", { step: 3 }). */
+const fill = (text, blanks) => text.replace(/\{(\w+)\}/g, (whole, name) => (name in blanks ? blanks[name] : whole))
+
 /** Bytes for a person, as core/units.py writes them. */
 function mebibytes(bytes) {
   const size = bytes / 2 ** 20
   return size >= 1024 ? `${(size / 1024).toFixed(1)} GiB` : `${size.toFixed(size >= 100 ? 0 : 1)} MiB`
 }
 
-/** One chart: its frame, its series, its legend. `unit` prints a value. */
+/** One chart: its frame, its series, its legend. `unit` prints a value; `words` are data.words. */
 class Panel {
-  constructor(parent, title, unit, yTitle) {
+  constructor(parent, title, unit, yTitle, words) {
     this.unit = unit
+    this.words = words
     this.figure = node(parent, "figure")
     const head = node(this.figure, "figcaption")
     node(node(head, "span", { class: "title" }, title), "small", {}, `, ${yTitle}`)
@@ -123,7 +128,7 @@ class Panel {
       for (const v of ticks(this.steps, Math.max(2, Math.floor(w / 70)))) {
         node(this.grid, "text", { x: this.x(v), y: HEIGHT - PAD.bottom + 17, "text-anchor": "middle" }, String(v))
       }
-      node(this.grid, "text", { x: width - PAD.right, y: HEIGHT - 3, "text-anchor": "end", class: "axis" }, "optimizer step")
+      node(this.grid, "text", { x: width - PAD.right, y: HEIGHT - 3, "text-anchor": "end", class: "axis" }, this.words.axis)
     }
     for (const s of this.series.values()) {
       s.line.setAttribute("d", s.points.map(([a, b], i) => `${i ? "L" : "M"}${this.x(a).toFixed(1)} ${this.y(b).toFixed(1)}`).join(""))
@@ -151,7 +156,7 @@ class Panel {
     if (best === undefined) return
     this.at = best
     for (const [key, value] of Object.entries({ x1: this.x(best), x2: this.x(best), y1: PAD.top, y2: HEIGHT - PAD.bottom, visibility: "visible" })) this.rule.setAttribute(key, value)
-    this.readout.textContent = `at step ${best}`
+    this.readout.textContent = fill(this.words.at_step, { step: best })
     this.values(best)
   }
 
@@ -185,8 +190,8 @@ class View {
     this.bar = node(this.body, "div", { class: "bar", "aria-hidden": "true" })
     this.fill = node(this.bar, "div")
     this.charts = node(this.body, "div", { class: "charts" })
-    this.loss = new Panel(this.charts, "Loss", { text: number, tick: (v) => String(+v.toPrecision(3)) }, data.words.loss)
-    this.score = new Panel(this.charts, "Held-out scores", { text: (v) => percent(v / 100), tick: (v) => `${v} %` }, data.words.score)
+    this.loss = new Panel(this.charts, data.words.loss_title, { text: number, tick: (v) => String(+v.toPrecision(3)) }, data.words.loss, data.words)
+    this.score = new Panel(this.charts, data.words.score_title, { text: (v) => percent(v / 100), tick: (v) => `${v} %` }, data.words.score, data.words)
     this.table = node(this.body, "div", { class: "samples" })
     this.observer = new ResizeObserver(() => this.draw())
     this.observer.observe(this.body)
@@ -248,7 +253,7 @@ class View {
       if (OVER.includes(this.run.status)) wait = 0
     } catch (error) {
       if (this.dead) return
-      this.say("The server does not answer. The run goes on without it; trying again …")
+      this.say(this.data.words.no_answer)
       wait = 2000
     }
     this.timer = setTimeout(() => this.poll(), wait)
@@ -262,6 +267,7 @@ class View {
 
   describe() {
     const { status, queue_position: place } = this.run
+    const words = this.data.words
     const list = [...this.steps.values()].sort((a, b) => a.step - b.step)
     const last = list[list.length - 1]
     const total = this.run.steps
@@ -269,37 +275,38 @@ class View {
     const waited = Math.round((Date.now() - this.born) / 1000)
     const sofar = waited > 2 ? ` ${waited} s` : ""
     if (status === "queued") {
-      if (place && place > 1) return [`Waiting: number ${place} in the queue.`, `Waiting: number ${place} in the queue.`]
-      return [`Next in the queue …${sofar}`, "Next in the queue."]
+      const waiting = fill(words.in_queue, { place })
+      if (place && place > 1) return [waiting, waiting]
+      return [`${words.next_in_queue} …${sofar}`, `${words.next_in_queue}.`]
     }
     if (status === "running" && !last && this.fetched) return this.fetching()
     if (status === "running" && !last) {
-      const what = this.scores.size ? "Scored before training; taking the first step" : "Loading the model and scoring it before training"
+      const what = this.scores.size ? words.scored : words.loading
       return [`${what} …${sofar}`, `${what}.`]
     }
     if (status === "running") {
       const from = list[Math.max(0, list.length - 20)]
       const rate = last.step > from.step ? (last.step - from.step) / Math.max(1e-6, last.seconds - from.seconds) : 0
-      const parts = [`Step ${last.step} of ${total}`]
-      if (last.step >= total && total) parts.push("scoring and saving …")
+      const parts = [fill(words.of_steps, { step: last.step, steps: total })]
+      if (last.step >= total && total) parts.push(words.saving)
       else if (rate > 0) {
-        parts.push(rate >= 1 ? `${rate.toFixed(1)} steps a second` : `${(1 / rate).toFixed(1)} s a step`)
-        parts.push(`about ${duration((total - last.step) / rate)} left`)
+        parts.push(rate >= 1 ? fill(words.steps_a_second, { rate: rate.toFixed(1) }) : fill(words.seconds_a_step, { seconds: (1 / rate).toFixed(1) }))
+        parts.push(fill(words.left, { time: duration((total - last.step) / rate) }))
       }
-      return [parts.join(" · "), "Training."]
+      return [parts.join(" · "), words.is_training]
     }
-    const ends = { finished: "Finished.", failed: "Failed.", cancelled: "Cancelled.", interrupted: "Interrupted." }
-    return [ends[status] || status, ends[status] || status]
+    return [words.ended[status] || status, words.ended[status] || status]
   }
 
   /** How far the base is on its way from the hub. */
   fetching() {
     const { from, now } = this.fetched
+    const words = this.data.words
     const rate = (now.done_bytes - from.done_bytes) / Math.max(1e-6, now.seconds - from.seconds)
-    const parts = [`Fetching ${now.base}: ${mebibytes(now.done_bytes)} of ${mebibytes(now.total_bytes)}`]
-    if (now.done_bytes >= now.total_bytes) parts[0] = `Fetched ${now.base}; loading it …`
-    else if (rate > 0) parts.push(`${mebibytes(rate)} a second`, `about ${duration((now.total_bytes - now.done_bytes) / rate)} left`)
-    return [parts.join(" · "), `Fetching ${now.base}.`]
+    const parts = [fill(words.fetching, { base: now.base, done: mebibytes(now.done_bytes), total: mebibytes(now.total_bytes) })]
+    if (now.done_bytes >= now.total_bytes) parts[0] = fill(words.fetched, { base: now.base })
+    else if (rate > 0) parts.push(fill(words.a_second, { size: mebibytes(rate) }), fill(words.left, { time: duration((now.total_bytes - now.done_bytes) / rate) }))
+    return [parts.join(" · "), fill(words.is_fetching, { base: now.base })]
   }
 
   paint() {
@@ -312,7 +319,7 @@ class View {
     const share = this.fetched ? this.fetched.now.done_bytes / Math.max(1, this.fetched.now.total_bytes) : this.run.steps ? done / this.run.steps : 0
     this.fill.style.width = `${100 * Math.min(1, share)}%`
     const { task, skills, title } = this.data.styles
-    this.loss.set("train", list.map((e) => [e.step, e.loss]), { ...task, dash: "solid" }, { label: "training", width: 1.6 })
+    this.loss.set("train", list.map((e) => [e.step, e.loss]), { ...task, dash: "solid" }, { label: this.data.words.training, width: 1.6 })
     this.loss.set("held-out", scores.map((e) => [e.step, e.loss]), { ...this.data.styles.held_out }, { label: this.data.words.held_out, markers: true })
     // Before the first look nobody knows whether anything was held out; its place in the legend is kept until then.
     this.loss.series.get("held-out").item.hidden = scores.length > 0 && scores.every((e) => e.loss === null)
@@ -343,9 +350,9 @@ class View {
     this.score.figure.hidden = this.score.series.size === 0 && (this.scores.size > 0 || !this.data.api)
     if (!this.data.api) for (const s of [...this.loss.series.values(), ...this.score.series.values()]) s.item.hidden = s.points.length === 0
     if (!this.score.figure.hidden) this.score.draw(Math.floor(this.score.figure.clientWidth) || width, steps, 100)
-    for (const [panel, what] of [[this.loss, `Line chart of the loss by optimizer step, in ${this.data.words.loss}.`], [this.score, "Line chart of held-out scores by optimizer step, in per cent."]]) {
-      if (panel.legend.hidden) { panel.svg.setAttribute("aria-label", `${what} No point yet.`); continue }
-      const told = [...panel.series.values()].filter((s) => !s.item.hidden).map((s) => `${s.item.querySelector("span").textContent}: ${s.value.textContent || "no value yet"}`)
+    for (const [panel, what] of [[this.loss, fill(this.data.words.loss_alt, { unit: this.data.words.loss })], [this.score, this.data.words.score_alt]]) {
+      if (panel.legend.hidden) { panel.svg.setAttribute("aria-label", `${what} ${this.data.words.no_point}`); continue }
+      const told = [...panel.series.values()].filter((s) => !s.item.hidden).map((s) => `${s.item.querySelector("span").textContent}: ${s.value.textContent || this.data.words.no_value}`)
       const label = `${what} ${told.join("; ")}.`
       if (panel.svg.getAttribute("aria-label") !== label && panel.at === undefined) panel.svg.setAttribute("aria-label", label)
     }
@@ -365,14 +372,15 @@ class View {
     const table = node(this.table, "table")
     node(table, "caption", {}, this.data.words.samples)
     const head = node(node(table, "thead"), "tr")
-    const columns = [this.data.words.prompt, looks[0] === 0 ? "Before" : `Step ${looks[0]}`, looks.length > 1 ? `After ${last.step} steps` : "After"]
+    const words = this.data.words
+    const columns = [words.prompt, looks[0] === 0 ? words.before : fill(words.step, { step: looks[0] }), looks.length > 1 ? fill(words.after_steps, { steps: last.step }) : words.after]
     for (const text of columns) node(head, "th", { scope: "col" }, text)
     const body = node(table, "tbody")
     for (const s of first.samples) {
       const row = node(body, "tr")
       const prompt = node(row, "th", { scope: "row", "data-label": columns[0] })
       node(prompt, "div", { class: "prompt" }, s.prompt)
-      if (s.reference) node(prompt, "div", { class: "reference" }, `Wanted: ${s.reference}`)
+      if (s.reference) node(prompt, "div", { class: "reference" }, fill(words.wanted, { text: s.reference }))
       this.answer(row, columns[1], s)
       this.answer(row, columns[2], after.get(s.prompt))
     }
@@ -380,9 +388,10 @@ class View {
 
   answer(row, label, s) {
     const cell = node(row, "td", { "data-label": label })
-    if (!s) { node(cell, "div", { class: "pending" }, "not yet"); return }
-    node(cell, "div", { class: "output" }, s.output || "(nothing)")
-    if (s.right === true || s.right === false) node(cell, "div", { class: s.right ? "verdict right" : "verdict wrong" }, s.right ? "right" : "wrong")
+    const words = this.data.words
+    if (!s) { node(cell, "div", { class: "pending" }, words.not_yet); return }
+    node(cell, "div", { class: "output" }, s.output || words.nothing)
+    if (s.right === true || s.right === false) node(cell, "div", { class: s.right ? "verdict right" : "verdict wrong" }, s.right ? words.right : words.wrong)
   }
 
   stop() {
@@ -394,8 +403,9 @@ class View {
 
 export default function ({ data, parentElement, setTriggerValue }) {
   let view = views.get(parentElement)
-  // Another run, or the same one queued again: begin anew. The same run, over now: keep what is drawn, and update it.
-  const attempt = `${data.id}/${data.attempt}`
+  // Another run, the same one queued again, or another language: begin anew. The same run, over now: keep what is
+  // drawn, and update it.
+  const attempt = `${data.id}/${data.attempt}/${data.words.training}`
   if (view && (view.attempt !== attempt || view.dead)) { view.stop(); view = undefined }
   if (!view) {
     view = new View(parentElement, data)
