@@ -38,14 +38,17 @@ def section() -> None:
     st.markdown(t("documents.intro"))
     desk = Desk(state.home(), state.owner())
     _index(desk)
-    with desk.own() as store:
-        held = store.sources()
-        if not held:
-            st.caption(t("documents.none"))
-            return
-        st.caption(", ".join(f"{plain(name)} ({count:,})" for name, count in list(held.items())[:20]))
-        _search(store)
-        _questions(store)
+    try:
+        with desk.own() as store:
+            held = store.sources()
+            if not held:
+                st.caption(t("documents.none"))
+                return
+            st.caption(", ".join(f"{plain(name)} ({count:,})" for name, count in list(held.items())[:20]))
+            _search(store)
+            _questions(store)
+    except DeltalabError as error:  # a damaged index, say: it stays until its owner removes it
+        live.say(error)
     st.button(
         t("documents.remove"), key="own-forget", icon=":material/delete:", type="tertiary", on_click=desk.forget,
         args=("own",),

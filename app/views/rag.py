@@ -106,7 +106,12 @@ def _desk() -> None:
                 args=("fact", kinds[0]),
             )
         )
-    row = desk.row(str(name))
+    try:
+        row = desk.row(str(name))
+    except DeltalabError as error:  # a damaged table, say
+        live.say(error)
+        _reset()
+        return
     now = value_in(row.text, str(name), attribute)
     with left:
         others = sorted(v for v in VALUES[attribute] if v != now)
@@ -124,11 +129,12 @@ def _desk() -> None:
             took = value_text("update_seconds", changed.seconds)
             told = t("rag.indexed", time=took, added=changed.change.added, removed=changed.change.removed)
             st.caption(f":material/bolt: {told}")
-        st.button(
-            t("rag.reset"), key="reset", icon=":material/undo:", type="tertiary", on_click=_forget,
-            args=("world",),
-        )  # fmt: skip
+        _reset()
     _ask(desk, str(name), attribute, now)
+
+
+def _reset() -> None:
+    st.button(t("rag.reset"), key="reset", icon=":material/undo:", type="tertiary", on_click=_forget, args=("world",))
 
 
 def _change(name: str, attribute: str, key: str) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.config import EMBEDDED
 from core.errors import BadInput
-from core.rag.retrieve import Hit, Retriever
+from core.rag.retrieve import Hit, Retriever, check_question
 from core.rag.store import EVERYTHING, Where
 from core.template import Message, conversation, prompt_ids
 from core.world import passage_prompt
@@ -174,12 +174,11 @@ class Reader:
         """Answer one question; without a retriever from memory alone.
 
         Raises:
-            BadInput: no question, or one longer than the context. Refused: the index is empty.
+            BadInput: no question, one that is no text, or one longer than the context. Refused: the index is empty.
         """
         from core.evaluate import stream
 
-        if not question.strip():
-            raise BadInput("There is no question.", "Write one.")
+        check_question(question)
         began = time.perf_counter()
         hits = retriever.find(question, count, where).hits if retriever is not None else ()
         found = time.perf_counter()

@@ -10,12 +10,19 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import struct
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.errors import BadInput
 from core.units import MIB, bytes_text
+
+if TYPE_CHECKING:
+    from pypdf import PageObject
 
 MOST_BYTES = 50 * MIB
 MOST_ROWS = 200_000
@@ -53,8 +60,11 @@ def documents(path: str | Path, name: str | None = None) -> list[Document]:
         BadInput: missing, too large, of another kind, without text, or damaged.
     """
     path = Path(path)
-    if path.is_dir():
-        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in ENDINGS and f.is_file())
+    files = None
+    with _readable(path, path.name):
+        if path.is_dir():
+            files = sorted(f for f in path.rglob("*") if f.suffix.lower() in ENDINGS and f.is_file())
+    if files is not None:
         if not files:
             raise BadInput(f"{path.name} holds no file that can be read.", f"It may hold {', '.join(ENDINGS)} files.")
         return [d for f in files for d in _of_file(f, str(f.relative_to(path)))]
@@ -66,6 +76,10 @@ def _of_file(path: Path, name: str) -> Iterator[Document]:
     if ending not in ENDINGS:
         raise BadInput(f"{name} is none of {', '.join(ENDINGS)}.", "Export it as text or pdf.")
     try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise BadInput(f"The file name {name!r} is not valid UTF-8.", "Rename the file.") from None
+    with _readable(path, name):
         size = path.stat().st_size
         if size > MOST_BYTES:
             raise BadInput(
@@ -73,10 +87,6 @@ def _of_file(path: Path, name: str) -> Iterator[Document]:
                 "Split it into several files.",
             )
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise BadInput(f"There is no file {path}.", "Check the path.") from None
-    except OSError as why:
-        raise BadInput(f"{name} cannot be read: {why.strerror or why}.", "Check the path and its permissions.") from why
     if ending == ".pdf":
         return _pdf(data, name)
     text = decoded(data, name)
@@ -85,6 +95,17 @@ def _of_file(path: Path, name: str) -> Iterator[Document]:
     if ending in (".csv", ".tsv"):
         return _csv(text, name, tabs=ending == ".tsv")
     return iter([Document(name, text, kind=ending[1:])])
+
+
+@contextmanager
+def _readable(path: Path, name: str) -> Iterator[None]:
+    """What the disk says, said to people."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise BadInput(f"There is no file {path}.", "Check the path.") from None
+    except OSError as why:
+        raise BadInput(f"{name} cannot be read: {why.strerror or why}.", "Check the path and its permissions.") from why
 
 
 def decoded(data: bytes, name: str) -> str:
@@ -116,27 +137,72 @@ def _plain_breaks(text: str) -> str:
 
 
 def _pdf(data: bytes, name: str) -> Iterator[Document]:
-    """A document for each page with text."""
+    """A document for each page with text; blank pages and pictures have none."""
     from pypdf import PdfReader
-    from pypdf.errors import FileNotDecryptedError, PyPdfError
+    from pypdf.errors import DependencyError, FileNotDecryptedError, PyPdfError
 
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what a reader should know is in the sentences below
     try:
         reader = PdfReader(io.BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):
             raise FileNotDecryptedError
-        pages = [page.extract_text() for page in reader.pages]
+        pages = [_whole(page.extract_text()) for page in reader.pages]
+        contents = {n: _content(page) for n, page in enumerate(reader.pages, 1) if not pages[n - 1].strip()}
     except FileNotDecryptedError:
         raise BadInput(f"{name} is locked with a password.", "Save a copy without one.") from None
-    except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as why:
+    except (PyPdfError, DependencyError, *_PDF_FAILS) as why:
         raise BadInput(f"{name} is damaged, or no pdf: {type(why).__name__}.", "Print it to a new pdf.") from why
-    if not any(page.strip() for page in pages):
+    if not pages:
+        raise BadInput(f"{name} is a pdf without a page.", "Save or print the document to a pdf again.")
+    if lost := [n for n, content in contents.items() if content is None]:
+        raise BadInput(f"Page {lost[0]} of {name} is damaged: its content cannot be unpacked.", "Save the pdf again.")
+    if len(contents) == len(pages):
+        if not any(contents.values()):
+            raise BadInput(f"{name} holds nothing but blank pages ({len(pages)}).", "Choose a file with text in it.")
         raise BadInput(
             f"{name} has {len(pages)} page{'' if len(pages) == 1 else 's'} and no text: it holds pictures of pages, as "
             "a scanner makes them.",
             "Put it through text recognition (OCR) first.",
         )
     return iter([Document(name, t, f"page {n}", "pdf") for n, t in enumerate(pages, 1) if t.strip()])
+
+
+# What pypdf raises at damaged files beside its own errors; which of them is for chance to say.
+_PDF_FAILS = (
+    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RuntimeError, OSError,
+    zlib.error, struct.error,
+)  # fmt: skip
+
+
+def _whole(text: str) -> str:
+    """A text without the halves of signs that fonts' tables may yield, which are no text."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _content(page: PageObject) -> bool | None:
+    """Whether anything is drawn on a page; None if that cannot be told, since pypdf makes damaged content empty."""
+    from pypdf.generic import ArrayObject, StreamObject
+
+    if "/Contents" not in page:
+        return False
+    given = page["/Contents"].get_object()
+    parts = [part.get_object() for part in given] if isinstance(given, ArrayObject) else [given]
+    for part in parts:
+        if not isinstance(part, StreamObject):
+            return None
+        if part.get("/Filter") in ("/FlateDecode", ["/FlateDecode"]) and not _unpacks(part._data):
+            return None
+    return any(part.get_data().strip() for part in parts)
+
+
+def _unpacks(data: bytes) -> bool:
+    """Whether a deflated stream is whole. Its checksum may be missing, as in many files that every reader opens."""
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)  # without the two bytes of the header
+    try:
+        unpacked = stream.decompress(data[2:], MOST_BYTES)
+    except zlib.error:
+        return False
+    return stream.eof or len(unpacked) == MOST_BYTES
 
 
 def _csv(text: str, name: str, *, tabs: bool) -> Iterator[Document]:

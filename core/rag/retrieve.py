@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from core.errors import BadInput, Refused
-from core.rag.store import EVERYTHING, Chunk, Store, Where
+from core.rag.store import EVERYTHING, NEAREST, Chunk, Store, Where
 
 DENSE, LEXICAL, HYBRID = MODES = ("dense", "lexical", "hybrid")
 K = 60  # of the fusion
@@ -48,6 +48,20 @@ def fuse(lists: Sequence[Sequence[int]], k: int = K) -> list[tuple[int, float]]:
     return sorted(scores.items(), key=lambda pair: -pair[1])
 
 
+def check_question(question: str) -> None:
+    """Raises:
+    BadInput: it is empty, or holds what no text holds: a byte of the terminal's that is not UTF-8, half a sign.
+    """
+    if not question.strip():
+        raise BadInput("There is no question.", "Write one.")
+    try:
+        question.encode()
+    except UnicodeEncodeError as why:
+        raise BadInput(
+            f"Sign {why.start + 1} of the question is not valid UTF-8.", "Write the question anew, as UTF-8."
+        ) from None
+
+
 class Retriever:
     """Asks an index.
 
@@ -68,12 +82,12 @@ class Retriever:
         """The `count` best chunks.
 
         Raises:
-            BadInput: no question, or no count. Refused: the index is empty.
+            BadInput: no question or one that is no text, no count or one above NEAREST, or a damaged index.
+            Refused: the index is empty.
         """
-        if not question.strip():
-            raise BadInput("There is no question.", "Write one.")
-        if count < 1:
-            raise BadInput(f"The number of passages must be at least 1, not {count}.")
+        check_question(question)
+        if not 1 <= count <= NEAREST:
+            raise BadInput(f"The number of passages must be 1 to {NEAREST:,}.", "Try 4.")
         if self.store.empty:
             raise Refused("The index is empty.", "Index some documents first.")
         began = time.perf_counter()

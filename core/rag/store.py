@@ -38,6 +38,7 @@ FORMAT = 1
 FILE = "index.db"
 WAIT_MS = 10_000  # for another process that writes
 AT_ONCE = 2_000  # chunks in a transaction, about: a kill loses at most so many, which the next indexing adds again
+NEAREST = 4096  # most neighbours that sqlite-vec looks for
 # Query words that stand in more than this share of a large index say next to nothing and cost most of the search.
 COMMON_SHARE, COMMON_LEAST = 0.1, 2_000
 
@@ -125,8 +126,10 @@ class Store:
         cutting: how documents are cut; None likewise.
 
     Raises:
-        NotFound: there is no index. BadInput: it was made with another embedder or is none of ours.
-        BaseUnavailable: as `embed.embedder`.
+        NotFound: there is no index. BadInput: it was made with another embedder, is none of ours or damaged, or its
+            folder cannot be made. BaseUnavailable: as `embed.embedder`.
+
+    Whatever reads or writes raises BadInput if the file turns out to be damaged; it is never mended or removed.
     """
 
     def __init__(
@@ -144,23 +147,22 @@ class Store:
         self._mutex = threading.RLock()
         path = ":memory:" if str(folder) == ":memory:" else str(self.folder / FILE)
         if path != ":memory:":
-            if not (self.folder / FILE).exists() and not create:
-                raise NotFound(f"There is no index in {folder}.", "Make one with `deltalab rag index`.")
-            self.folder.mkdir(parents=True, exist_ok=True)
-        try:
+            _prepare(self.folder, create)
+        with _in_words():
             self._db: apsw.Connection = apsw.Connection(path)
+        try:
             self._db.set_busy_timeout(WAIT_MS)
             self._db.enable_load_extension(True)
             self._db.load_extension(sqlite_vec.loadable_path())
             self._db.enable_load_extension(False)
             # Under FULL a committed transaction outlives not only a killed process but a lost power supply.
-            for pragma in PRAGMAS:
-                self._db.execute(f"PRAGMA {pragma}")
-            self._open(embed, cutting, create)
-        except apsw.NotADBError:
-            raise BadInput(f"{path} is no index.", "Name the folder of an index, or another one.") from None
-        except apsw.CantOpenError:
-            raise BadInput(f"The index in {folder} cannot be opened.", "Check its permissions.") from None
+            with _in_words():
+                for pragma in PRAGMAS:
+                    self._db.execute(f"PRAGMA {pragma}")
+                self._open(embed, cutting, create)
+        except BaseException:
+            self._db.close()
+            raise
 
     def _open(self, embed: str | Embedder | None, cutting: Cutting | None, create: bool) -> None:
         with self._writing() if create else _nothing():
@@ -180,9 +182,7 @@ class Store:
                 }  # fmt: skip
                 self._db.executemany("INSERT INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in facts.items()])
                 return
-        kept = {str(k): json.loads(str(v)) for k, v in self._db.execute("SELECT key, value FROM meta")}
-        if kept.get("format") != FORMAT:
-            raise BadInput("This index was made by another version of Deltalab.", "Index the documents again.")
+        kept, made_with = self._kept()
         wanted = embed if isinstance(embed, str) or embed is None else embed.name
         if wanted is not None and wanted != kept["embedder"]:
             raise BadInput(
@@ -197,12 +197,22 @@ class Store:
                 f"index was made ({kept['version']}).",
                 "Index the documents again.",
             )
-        self.cutting = Cutting(**kept["cutting"])
+        self.cutting = made_with
         if cutting is not None and cutting != self.cutting:
             raise BadInput(
                 f"This index cuts into {self.cutting.words} words with an overlap of {self.cutting.overlap}.",
                 "Leave the lengths out, or index the documents anew in another folder.",
             )
+
+    def _kept(self) -> tuple[dict[str, Any], Cutting]:
+        """What the index says of how it was made."""
+        try:
+            kept = {str(k): json.loads(str(v)) for k, v in self._all("SELECT key, value FROM meta")}
+            if kept["format"] != FORMAT:
+                raise BadInput("This index was made by another version of Deltalab.", "Index the documents again.")
+            return {key: str(kept[key]) for key in ("embedder", "version")}, Cutting(**kept["cutting"])
+        except (ValueError, KeyError, TypeError) as why:
+            raise _damaged("how it was made cannot be read") from why
 
     def close(self) -> None:
         """Let go of the file."""
@@ -220,24 +230,17 @@ class Store:
         """One transaction: all of it, or none.
 
         Raises:
-            Refused: another process has been writing for too long, or the disk is full.
+            Refused: another process has been writing for too long, or the disk is full. BadInput: the file is damaged.
         """
-        import apsw
-
-        with self._mutex:
+        with self._mutex, _in_words():
+            self._db.execute("BEGIN IMMEDIATE")
             try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield
-                except BaseException:
-                    if self._db.in_transaction:
-                        self._db.execute("ROLLBACK")
-                    raise
-                self._db.execute("COMMIT")
-            except apsw.BusyError:
-                raise Refused("Another process is writing to this index.", "Try again when it is done.") from None
-            except apsw.FullError:
-                raise Refused("The disk is full; the index is as it was.", "Free some space and try again.") from None
+                yield
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
 
     # --- in and out -------------------------------------------------------------------------------------------------
 
@@ -250,9 +253,9 @@ class Store:
         waiting: list[tuple[Document, str, list[Any]]] = []
         held = 0
         for document in documents:
-            digest = hashlib.sha256(f"{document.kind}\n{document.text}".encode()).hexdigest()
-            with self._mutex:
-                found = list(self._db.execute("SELECT digest FROM documents WHERE name = ?", (document.name,)))
+            with _in_words():
+                digest = hashlib.sha256(f"{document.kind}\n{document.text}".encode()).hexdigest()
+            found = self._all("SELECT digest FROM documents WHERE name = ?", (document.name,))
             if found and found[0][0] == digest:
                 change += Change(unchanged=1)
                 continue
@@ -288,7 +291,7 @@ class Store:
         return Change(added, removed)
 
     def _remove(self, condition: str, values: tuple[Any, ...]) -> int:
-        owners = [int(row[0]) for row in self._db.execute(f"SELECT id FROM documents WHERE {condition}", values)]
+        owners = [int(row[0]) for row in self._all(f"SELECT id FROM documents WHERE {condition}", values)]
         gone = 0
         for owner in owners:
             self._db.execute("DELETE FROM chunks WHERE document = ?", (owner,))
@@ -311,8 +314,12 @@ class Store:
     # --- looking ----------------------------------------------------------------------------------------------------
 
     def _all(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        with self._mutex:
-            return list(self._db.execute(query, values))
+        """The rows of a query; no query here has empty cells, so that one in them tells of damage."""
+        with self._mutex, _in_words():
+            rows = list(self._db.execute(query, values))
+        if any(None in row for row in rows):
+            raise _damaged("a value is missing")
+        return rows
 
     def __len__(self) -> int:
         return int(self._all("SELECT count(*) FROM chunks")[0][0])
@@ -332,13 +339,13 @@ class Store:
             "JOIN documents ON documents.id = document"
         )
         if ids is None:
-            return [Chunk(*row) for row in self._all(f"{query} ORDER BY chunks.id")]
+            return [_chunk(row) for row in self._all(f"{query} ORDER BY chunks.id")]
         rows = self._all(f"{query} WHERE chunks.id IN (SELECT value FROM json_each(?))", (json.dumps([*ids]),))
-        found = {row[0]: Chunk(*row) for row in rows}
+        found = {row[0]: _chunk(row) for row in rows}
         return [found[i] for i in ids if i in found]
 
     def nearest(self, vector: Any, count: int, where: Where = EVERYTHING) -> list[tuple[int, float]]:
-        """(chunk id, cosine) of the `count` nearest chunks, nearest first.
+        """(chunk id, cosine) of the `count` nearest chunks (NEAREST at most), nearest first.
 
         Vectors have length 1, so |a − b|² = 2 − 2 cos(a, b), and the order of distances is that of cosines.
         """
@@ -346,7 +353,7 @@ class Store:
         limit = f"AND id IN (SELECT chunks.id FROM chunks JOIN documents ON documents.id = document WHERE {condition})"
         rows = self._all(
             f"SELECT id, distance FROM vectors WHERE vector MATCH ? AND k = ? {limit if where else ''}",
-            (vector.tobytes(), min(count, 4096), *values),
+            (vector.tobytes(), min(count, NEAREST), *values),
         )
         return [(int(i), 1 - float(d) ** 2 / 2) for i, d in rows]
 
@@ -399,7 +406,14 @@ class Store:
 
     def check(self) -> list[str]:
         """What is inconsistent, as sentences; empty if every chunk has its words and its vector, once."""
-        out = []
+        out: list[str] = []
+        try:
+            self._check(out)
+        except BadInput as why:  # it could not even be looked for
+            out.append(why.sentence)
+        return out
+
+    def _check(self, out: list[str]) -> None:
         if (verdict := self._all("PRAGMA integrity_check")) != [("ok",)]:
             out.append(f"SQLite finds the file damaged: {verdict[0][0]}.")
         for table, column in (("vectors", "id"), ("words", "rowid")):
@@ -412,14 +426,13 @@ class Store:
         empty = self._all("SELECT count(*) FROM documents WHERE id NOT IN (SELECT document FROM chunks)")[0][0]
         if empty:
             out.append(f"{empty} documents have no chunk.")
-        with self._mutex:
+        with self._mutex, _in_words():
             import apsw
 
             try:
                 self._db.execute("INSERT INTO words (words, rank) VALUES ('integrity-check', 1)")
             except apsw.CorruptError:
                 out.append("The words do not fit the chunks.")
-        return out
 
     def size_bytes(self) -> int:
         """Bytes on disk (in memory: of its pages)."""
@@ -430,6 +443,68 @@ class Store:
 def _made(embed: str | Embedder | None, name: str) -> Embedder:
     """The embedder itself, by its own name or by `name`."""
     return embedder(embed or name) if embed is None or isinstance(embed, str) else embed
+
+
+def _prepare(folder: Path, create: bool) -> None:
+    """Make the index's folder, or see that there is an index."""
+    try:
+        if not (folder / FILE).exists() and not create:
+            raise NotFound(f"There is no index in {folder}.", "Make one with `deltalab rag index`.")
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise BadInput(f"{folder} is a file, and an index is a folder.", "Name another place for it.") from None
+    except (OSError, ValueError) as why:
+        reason = (why.strerror if isinstance(why, OSError) else "") or why
+        raise BadInput(f"{folder} cannot hold an index: {reason}.", "Name a folder that you may write to.") from why
+
+
+def _damaged(how: str) -> BadInput:
+    """What is said of a damaged file. It is left as it is: a part of it may be all that is left of the documents."""
+    return BadInput(
+        f"This index is damaged ({how}).",
+        "Nothing of it was removed. Index the documents anew, in another folder or when you have removed this one.",
+    )
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """What SQLite finds wrong, said to people. What only a mistake of ours can cause goes through."""
+    import apsw
+
+    try:
+        yield
+    except (apsw.BusyError, apsw.LockedError, apsw.ProtocolError):
+        raise Refused("Another process is writing to this index.", "Try again when it is done.") from None
+    except apsw.FullError:
+        raise Refused("The disk is full; the index is as it was.", "Free some space and try again.") from None
+    except apsw.NotADBError:
+        raise BadInput(
+            f"The file {FILE} in this folder is no index, or a damaged one.",
+            "Nothing of it was removed. Name the folder of an index, or another one.",
+        ) from None
+    except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError, apsw.AuthError) as why:
+        raise BadInput(f"This index cannot be opened or written ({why}).", "Check its permissions.") from why
+    except apsw.IOError as why:
+        raise BadInput(f"The disk fails to read or write this index ({why}).", "Check the disk.") from why
+    except UnicodeEncodeError as why:
+        held = f"{why.object[max(0, why.start - 20) : why.end + 20]!r}"
+        raise BadInput(f"{held} holds a sign that is not valid UTF-8.", "Write or name it without that sign.") from why
+    except UnicodeDecodeError as why:
+        raise _damaged("a text in it is not valid UTF-8") from why
+    except (
+        apsw.CorruptError, apsw.SQLError, apsw.FormatError, apsw.MismatchError, apsw.ConstraintError,
+        apsw.InternalError, apsw.TooBigError,
+    ) as why:  # fmt: skip
+        raise _damaged(str(why)) from why
+
+
+_TYPES = (int, str, str, str, int, int, str)
+
+
+def _chunk(row: tuple[Any, ...]) -> Chunk:
+    if tuple(map(type, row)) != _TYPES:
+        raise _damaged("a passage is not what it should be")
+    return Chunk(*row)
 
 
 @contextmanager

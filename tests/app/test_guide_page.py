@@ -281,6 +281,28 @@ def test_own_documents_are_indexed_searched_answered_and_measured(visit, parrot)
     assert "Nothing is indexed yet" in words(page)
 
 
+@pytest.mark.parametrize("what", ["own", "world"])
+def test_a_damaged_index_is_told_on_the_page_and_stays_until_it_is_removed(visit, what):
+    from core.rag.read import Document
+    from core.rag.store import FILE
+
+    desk = Desk(state.home(), "alice")
+    desk.add([Document("museum.txt", "The museum opens at nine.")])
+    desk.world().close()
+    path = desk.folder / what / FILE
+    content = path.read_bytes()[:-40_000]
+    path.write_bytes(content)
+    page = visit(rag_page)
+    (told,) = [e.value for e in page.error]
+    assert "This index is damaged" in told
+    assert "Nothing of it was removed" in told
+    assert page.exception == []
+    assert path.read_bytes() == content
+    assert "The usual table, cell by cell" in words(page), "the rest of the page is there"
+    button(page, "own-forget" if what == "own" else "reset").click().run()
+    assert list(page.error) == list(page.exception) == []
+
+
 # --- figures and verdicts ---------------------------------------------------------------------------------------------
 
 

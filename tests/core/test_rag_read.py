@@ -106,6 +106,81 @@ def test_a_scan_without_text_and_a_locked_pdf_say_so(tmp_path):
         documents(tmp_path / "locked.pdf")
 
 
+def broken_pdf(path, how):
+    """A pdf with a page of text and one whose deflated content is damaged."""
+    from pypdf import PdfWriter
+    from pypdf.generic import NameObject, NumberObject
+
+    writer = PdfWriter(clone_from=pdf(path, "Whole", "Damaged " * 40))
+    page = writer.pages[1]
+    stream = page["/Contents"].flate_encode()
+    data = stream._data
+    if how == "noise":
+        stream._data = b"\x99" * len(data)
+    elif how == "cut":
+        stream._data = data[:20]
+    elif how == "filter":
+        stream[NameObject("/Filter")] = NameObject("/Nonsense")
+    elif how == "checksum":
+        stream._data = data[:-3]
+    page[NameObject("/Contents")] = NumberObject(3) if how == "number" else writer._add_object(stream)
+    with path.open("wb") as file:
+        writer.write(file)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("noise", "Page 2 of a.pdf is damaged"),
+        ("cut", "Page 2 of a.pdf is damaged"),
+        ("number", "Page 2 of a.pdf is damaged"),
+        ("filter", "a.pdf is damaged, or no pdf: NotImplementedError"),
+    ],
+)
+def test_a_pdf_with_a_damaged_page_is_no_scan(tmp_path, how, says):
+    with pytest.raises(BadInput) as told:
+        documents(broken_pdf(tmp_path / "a.pdf", how))
+    assert says in told.value.sentence
+    assert told.value.advice
+
+
+def test_a_pdf_without_a_page_or_with_blank_ones_is_no_scan(tmp_path):
+    from pypdf import PdfWriter
+    from pypdf.generic import DecodedStreamObject, NameObject
+
+    with pytest.raises(BadInput, match=r"none\.pdf is a pdf without a page"):
+        documents(pdf(tmp_path / "none.pdf"))
+    writer = PdfWriter()
+    writer.add_blank_page(300, 300)
+    empty = writer.add_blank_page(300, 300)
+    empty[NameObject("/Contents")] = writer._add_object(DecodedStreamObject().flate_encode())
+    with (tmp_path / "blank.pdf").open("wb") as file:
+        writer.write(file)
+    with pytest.raises(BadInput, match=r"blank\.pdf holds nothing but blank pages \(2\)"):
+        documents(tmp_path / "blank.pdf")
+    (_, second) = documents(broken_pdf(tmp_path / "open.pdf", "checksum"))
+    assert second.text.startswith("Damaged Damaged"), "a missing checksum hides no text"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("x" * 300 + ".txt", "File name too long"),
+        ("x" * 300, "File name too long"),
+        ("file.txt/inside.txt", "Not a directory"),
+        ("by\udcffte.txt", "is not valid UTF-8"),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_refused(tmp_path, name, says):
+    (tmp_path / "file.txt").write_text("Text.")
+    if "\udcff" in name:
+        (tmp_path / name).write_text("Text.")
+    with pytest.raises(BadInput, match=says) as told:
+        documents(tmp_path / name)
+    assert told.value.advice
+
+
 def test_a_file_of_200_mb_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "huge.txt"
     with path.open("wb") as file:

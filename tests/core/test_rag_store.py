@@ -148,6 +148,112 @@ def test_no_index_no_questions(tmp_path):
             Retriever(empty, "psychic")
 
 
+# --- what is damaged, or no place for an index ------------------------------------------------------------------------
+
+
+def damaged(folder, how):
+    """Make an index of three documents and damage its file; returns what the file holds then."""
+    with Store(folder, create=True, embed="spelling") as made:
+        made.put(documents())
+        if how == "meta":
+            made._db.execute("UPDATE meta SET value = '{' WHERE key = 'cutting'")
+        elif how == "lacking":
+            made._db.execute("DELETE FROM meta WHERE key = 'embedder'")
+        elif how == "null":
+            made._db.execute("PRAGMA writable_schema = ON")
+            made._db.execute("UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '') WHERE name = 'chunks'")
+            made.close()
+            made = Store(folder)
+            made._db.execute("UPDATE chunks SET text = NULL WHERE id = 2")
+        elif how == "schema":
+            made._db.execute("PRAGMA writable_schema = ON")
+            made._db.execute("UPDATE sqlite_master SET sql = replace(sql, 'source', 'sourze') WHERE name = 'documents'")
+        made.close()
+    path = folder / FILE
+    content = path.read_bytes()
+    if how == "cut":
+        content = content[: len(content) // 2]
+    elif how == "bytes":  # of a document's name and of its text, in every table that holds them
+        content = content.replace(b"bread.txt", b"br\xff\xfe\xfdtxt.").replace(b"Bread needs", b"\xff\xfe\xfdad needs")
+    elif how == "pages":
+        content = content[:100] + b"\x5a" * (len(content) - 100)
+    elif how == "head":
+        content = b"\x5a" * 100 + content[100:]
+    path.write_bytes(content)
+    return content
+
+
+ACTIONS = {
+    "find": lambda store: Retriever(store, LEXICAL).find("bread", 3),
+    "sources": Store.sources,
+    "chunks": Store.chunks,
+    "put": lambda store: store.put([Document("bread.txt", "New.", kind="txt")]),
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "fails"),
+    [
+        ("cut", ACTIONS), ("pages", ACTIONS), ("head", ACTIONS), ("meta", ACTIONS), ("lacking", ACTIONS),
+        ("bytes", ("find", "sources", "chunks")), ("schema", ACTIONS), ("null", ("find", "chunks")),
+    ],
+)  # fmt: skip
+def test_a_damaged_index_says_so_and_is_left_as_it_is(tmp_path, how, fails):
+    content = damaged(tmp_path, how)
+    for action in fails:
+        for create in (False, True):
+            with pytest.raises(BadInput, match="damaged") as told, Store(tmp_path, create=create) as store:
+                ACTIONS[action](store)
+            assert "Nothing of it was removed" in told.value.advice
+    assert (tmp_path / FILE).read_bytes() == content
+
+
+def test_check_tells_of_damage_that_keeps_it_from_looking(store):
+    store._db.execute("DROP TABLE vectors")
+    assert any("This index is damaged" in sentence for sentence in store.check())
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("file", "is a file, and an index is a folder"),
+        ("file/inside", "cannot hold an index: Not a directory"),
+        ("x" * 300, "cannot hold an index: File name too long"),
+        ("/proc/none", "cannot hold an index: No such file"),
+        ("nul\0l", "cannot hold an index: embedded null byte"),
+        ("by\udcffte", "not valid UTF-8"),
+    ],
+)
+def test_a_place_that_cannot_hold_an_index_is_refused(tmp_path, place, says):
+    (tmp_path / "file").write_text("Keep me.")
+    with pytest.raises(BadInput, match=says) as told:
+        Store(tmp_path / place, create=True, embed="spelling")
+    assert told.value.advice
+    assert (tmp_path / "file").read_text() == "Keep me."
+
+
+@pytest.mark.parametrize("count", [0, -1, 4097, 10**22])
+def test_the_number_of_passages_has_bounds(store, count):
+    for mode in (DENSE, LEXICAL, HYBRID):
+        with pytest.raises(BadInput, match="must be 1 to 4,096"):
+            Retriever(store, mode).find("bread", count)
+    assert len(Retriever(store).find("bread", 4096).hits) == 3
+
+
+@pytest.mark.parametrize("embed", ["spelling", "words"])
+def test_a_question_that_is_no_text_is_refused(embed):
+    """A byte that is not UTF-8 comes from a terminal as half a sign; so does JSON's \\ud800."""
+    with Store(":memory:", create=True, embed=embed) as store:
+        store.put(documents())
+        for mode in (DENSE, LEXICAL, HYBRID):
+            with pytest.raises(BadInput, match="Sign 6 of the question is not valid UTF-8"):
+                Retriever(store, mode).find("bread\udcff?")
+        for act in (store.delete, lambda name: store.put([Document(name, "Text.")])):
+            with pytest.raises(BadInput, match="holds a sign that is not valid UTF-8"):
+                act("na\udcffme")
+        assert counts(store) == (3, 3, 3)
+
+
 KILLED = """
 import sys
 from core.rag.read import Document
