@@ -94,9 +94,15 @@ def output_file(path: Path) -> Path:
     """`path`, if a file can be written there; asked before the work whose result it is to hold.
 
     Raises:
-        BadInput: its folder is missing or not to be written to, or it is a folder itself.
+        BadInput: its folder is missing or not to be written to, it is a folder itself, or no file can be called so.
     """
     folder = path.parent
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # what these mean is told below
+    except OSError as why:
+        raise BadInput(f"{path} cannot be written: {why.strerror or why}.", "Name another file.") from why
     if path.is_dir():
         raise BadInput(f"{path} is a folder.", "Name a file in it.")
     if not folder.is_dir():

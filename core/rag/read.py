@@ -175,7 +175,7 @@ _PDF_FAILS = (
 
 
 def _whole(text: str) -> str:
-    """A text without the halves of signs that fonts' tables may yield, which are no text."""
+    """A text without the halves of characters that fonts' tables may yield, which are no text."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -187,12 +187,14 @@ def _content(page: PageObject) -> bool | None:
         return False
     given = page["/Contents"].get_object()
     parts = [part.get_object() for part in given] if isinstance(given, ArrayObject) else [given]
+    drawn = False
     for part in parts:
         if not isinstance(part, StreamObject):
             return None
         if part.get("/Filter") in ("/FlateDecode", ["/FlateDecode"]) and not _unpacks(part._data):
             return None
-    return any(part.get_data().strip() for part in parts)
+        drawn = drawn or bool(part.get_data().strip())
+    return drawn
 
 
 def _unpacks(data: bytes) -> bool:

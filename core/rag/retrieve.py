@@ -49,8 +49,10 @@ def fuse(lists: Sequence[Sequence[int]], k: int = K) -> list[tuple[int, float]]:
 
 
 def check_question(question: str) -> None:
-    """Raises:
-    BadInput: it is empty, or holds what no text holds: a byte of the terminal's that is not UTF-8, half a sign.
+    """Refuse what is no question.
+
+    Raises:
+        BadInput: it is empty, or holds what no text can: a byte of the terminal's that is not UTF-8, half a character.
     """
     if not question.strip():
         raise BadInput("There is no question.", "Write one.")
@@ -58,7 +60,7 @@ def check_question(question: str) -> None:
         question.encode()
     except UnicodeEncodeError as why:
         raise BadInput(
-            f"Sign {why.start + 1} of the question is not valid UTF-8.", "Write the question anew, as UTF-8."
+            f"Character {why.start + 1} of the question is not valid UTF-8.", "Write the question anew, as UTF-8."
         ) from None
 
 

@@ -236,11 +236,11 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
     # --- in and out -------------------------------------------------------------------------------------------------
 
@@ -447,6 +447,8 @@ def _made(embed: str | Embedder | None, name: str) -> Embedder:
 
 def _prepare(folder: Path, create: bool) -> None:
     """Make the index's folder, or see that there is an index."""
+    with _in_words():
+        str(folder).encode()  # SQLite takes no other names
     try:
         if not (folder / FILE).exists() and not create:
             raise NotFound(f"There is no index in {folder}.", "Make one with `deltalab rag index`.")
@@ -488,7 +490,7 @@ def _in_words() -> Iterator[None]:
         raise BadInput(f"The disk fails to read or write this index ({why}).", "Check the disk.") from why
     except UnicodeEncodeError as why:
         held = f"{why.object[max(0, why.start - 20) : why.end + 20]!r}"
-        raise BadInput(f"{held} holds a sign that is not valid UTF-8.", "Write or name it without that sign.") from why
+        raise BadInput(f"{held} holds what is not valid UTF-8.", "Write or name it without that.") from why
     except UnicodeDecodeError as why:
         raise _damaged("a text in it is not valid UTF-8") from why
     except (

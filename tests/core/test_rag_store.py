@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core.cli import main
+from core.cli.arguments import BAD_INPUT
 from core.errors import BadInput, NotFound, Refused
 from core.rag.chunks import Cutting, cut
 from core.rag.read import Document
@@ -229,7 +231,17 @@ def test_a_place_that_cannot_hold_an_index_is_refused(tmp_path, place, says):
     with pytest.raises(BadInput, match=says) as told:
         Store(tmp_path / place, create=True, embed="spelling")
     assert told.value.advice
+    assert [f.name for f in tmp_path.iterdir()] == ["file"], "nothing is made on the way"
     assert (tmp_path / "file").read_text() == "Keep me."
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "missing/rows.jsonl", "file/rows.jsonl", ""])
+def test_a_place_for_rows_that_cannot_be_is_refused(tmp_path, name, capsys):
+    (tmp_path / "file").write_text("Keep me.")
+    asked = ["rag", "raft", str(tmp_path), "--questions", str(tmp_path / "file"), "--out", str(tmp_path / name)]
+    assert main(asked) == BAD_INPUT
+    told = capsys.readouterr().err
+    assert "cannot be written" in told or "is a folder" in told
 
 
 @pytest.mark.parametrize("count", [0, -1, 4097, 10**22])
@@ -242,14 +254,14 @@ def test_the_number_of_passages_has_bounds(store, count):
 
 @pytest.mark.parametrize("embed", ["spelling", "words"])
 def test_a_question_that_is_no_text_is_refused(embed):
-    """A byte that is not UTF-8 comes from a terminal as half a sign; so does JSON's \\ud800."""
+    """A byte that is not UTF-8 comes from a terminal as half a character; so does JSON's \\ud800."""
     with Store(":memory:", create=True, embed=embed) as store:
         store.put(documents())
         for mode in (DENSE, LEXICAL, HYBRID):
-            with pytest.raises(BadInput, match="Sign 6 of the question is not valid UTF-8"):
+            with pytest.raises(BadInput, match="Character 6 of the question is not valid UTF-8"):
                 Retriever(store, mode).find("bread\udcff?")
         for act in (store.delete, lambda name: store.put([Document(name, "Text.")])):
-            with pytest.raises(BadInput, match="holds a sign that is not valid UTF-8"):
+            with pytest.raises(BadInput, match="holds what is not valid UTF-8"):
                 act("na\udcffme")
         assert counts(store) == (3, 3, 3)
 
