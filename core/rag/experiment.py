@@ -97,7 +97,8 @@ class Config:
     )  # fmt: skip
     part: str = knob(
         "all", "Which part: the needs, the rewordings, or both; or the latency alone.",
-        choices=("all", "needs", "wordings", "latency"), form=False, why="Together they take about seven minutes on two idle cores.",
+        choices=("all", "needs", "wordings", "latency"), form=False,
+        why="Together they take about seven minutes on two idle cores.",
     )  # fmt: skip
     arms: str = knob(
         EVERY, "Which arms are asked about the needs: all, or some with commas between, to measure them anew.",

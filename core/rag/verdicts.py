@@ -104,8 +104,8 @@ CLAIMS = (
     Claim(
         "New knowledge", TUNING, "Poor: hard to teach by fine-tuning", (("lora", "facts", "right"),),
         lambda lora: contrary(at_least(lora, GOOD)),
-        "Eighty facts, most of them told sixty times as question and answer, are little for four million weights. Large models "
-        "are taught thousands of facts, told once or twice, as running text.",
+        "Eighty facts, most told sixty times as question and answer, are little for four million weights. Large "
+        "models are taught thousands of facts, told once or twice, as running text.",
     ),
     Claim(
         "New knowledge", TUNING, "Rare facts are not learnt", (("lora", "rare", "right"), ("lora", "facts", "right")),
@@ -127,8 +127,8 @@ CLAIMS = (
         "New format", "Both", "A new fact in a new manner needs both",
         (("both", "both", "right"), ("rag", "both", "right"), ("lora", "both", "right")),
         lambda both, rag, lora: every(above(both, _most(rag, lora)), at_least(both, GOOD)),
-        "Half of what taught the manner had a passage about other people in view. The adapter never saw the new facts, so "
-        "alone it cannot know them; and how well the two went together differed much from seed to seed.",
+        "Half of what taught the manner had a passage about other people in view. The adapter never saw the new facts, "
+        "so alone it cannot know them; and how well the two went together differed much from seed to seed.",
         _better_than_either,
     ),
     Claim(
@@ -139,7 +139,8 @@ CLAIMS = (
         "The test is against the better of the base and of prompting. This base was taught to say that a passage does "
         "not tell; one about a namesake deceives it.",
         lambda rag, base, prompt, declined: (
-            f"Prompting invents less than the base because it declines: also {100 * declined.mean:.0f} % of the new facts."
+            "Prompting invents less than the base because it declines: also "
+            f"{100 * declined.mean:.0f} % of the new facts."
             if declined.interval[0] > 0.1 and prompt.mean < base.mean else ""
         ),
     ),
