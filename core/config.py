@@ -134,7 +134,7 @@ class TrainConfig:
     )  # fmt: skip
     fast_step: bool = knob(
         True, "Take the faster forms of a step where there are some (a written-out decoder on a CPU, a captured step "
-        "and fused kernels on a GPU); off: PyTorch's and transformers' own operations, one by one.",
+        "and fused kernels on a GPU); off: a step goes through transformers' own model, operation by operation.",
         why="They compute the same up to the rounding of sums; off is for comparing.",
     )  # fmt: skip
     max_length: int = knob(

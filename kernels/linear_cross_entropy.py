@@ -116,8 +116,10 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("The gradients came with the forward pass and are handed out: no second backward.")
         dh, dw, db = (None if g is None else g.mul_(grad.to(g.dtype)) for g in ctx.gradients)
-        ctx.gradients = None, None, None
+        ctx.gradients = None
         return dh, dw, None, db, None
 
 

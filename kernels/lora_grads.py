@@ -98,10 +98,19 @@ def _(dy: torch.Tensor, b: torch.Tensor, h: torch.Tensor, scale: float) -> tuple
     return dy.new_empty(dy.shape[0], b.shape[1]), b.new_empty(b.shape)
 
 
+MOST_RANK = 64  # wider pairs do not fit a block's shared memory on every generation of cards (kernels/base.py)
+
+
+def takes(dy: torch.Tensor, h: torch.Tensor) -> bool:
+    """Whether the kernel is launched for these: (M, N) and (M, r)."""
+    narrow = dy.element_size() == 2 or INTERPRETED  # 32-bit products have no matrix instruction to win by
+    fits = narrow and dy.dtype != torch.float64 and h.shape[-1] <= MOST_RANK
+    return fits and pays("lora_grads", dy, dy.numel())
+
+
 def fused(dy: torch.Tensor, b: torch.Tensor, h: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """As `reference`, in one pass where that pays."""
-    narrow = dy.element_size() == 2 or INTERPRETED  # 32-bit products have no matrix instruction to win by
-    if not narrow or dy.dtype == torch.float64 or not pays("lora_grads", dy, dy.numel()):
+    if not takes(dy, h):
         return reference(dy, b, h, scale)
     return _op(dy, b, h, scale)
 

@@ -9,9 +9,9 @@ two gradients of x: 14 bytes per output and 6 per input (18 with bitsandbytes, w
 sums are taken by `addmm_`, which reads and writes what is there: 4 and 4. Kept for the backward pass: x and H; PEFT and
 autograd keep x in the layer's and in the pair's number format, H, and the scaled product.
 
-What Triton adds: P and ∂B in one pass over G (kernels/lora_grads.py), and for few tokens the whole layer in one launch
-(kernels/nf4_lora_linear.py). The rest is cuBLAS or oneDNN by way of PyTorch: nothing is won by writing a plain product
-anew.
+What Triton adds: P and ∂B in one pass over G (kernels/lora_grads.py), where a card's record says that it pays. (For few
+tokens kernels/nf4_lora_linear.py has the whole layer in one launch; training does not use it.) The rest is cuBLAS or
+oneDNN by way of PyTorch: nothing is won by writing a plain product anew.
 
 The adapters are in 32 bits and are rounded to the compute dtype for each product: small steps would be lost otherwise.
 """
@@ -23,7 +23,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from kernels import lora_grads
-from kernels.base import Cost, available, compiled, pays
+from kernels.base import Cost, available, compiled
 
 
 def reference(
@@ -67,7 +67,7 @@ class LoRALinear(torch.autograd.Function):
         rows, h, a, b = ctx.saved_tensors
         g = grad.reshape(-1, grad.shape[-1]).to(ctx.compute)  # (M, N)
         grad_x = grad_a = grad_b = None
-        if ctx.needs_input_grad[2] and pays("lora_grads", g, g.numel()):
+        if ctx.needs_input_grad[2] and lora_grads.takes(g, h):
             p, grad_b = lora_grads.fused(g, b.to(ctx.compute), h, ctx.scale)  # (M, r), (N, r)
             grad_b = grad_b.to(b.dtype)
         else:

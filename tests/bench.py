@@ -386,7 +386,9 @@ def main(arguments: list[str] | None = None) -> int:
     ]  # fmt: skip
     if args.add and args.out.exists():
         known = json.loads(args.out.read_text(encoding="utf-8"))
-        kept = {(r["method"], r["comparison"]): r for r in [*known["rows"], *rows]}
+        # A row keeps the day on which it was measured; what the record says of versions is of its newest rows.
+        older = [{"date": known["date"], **r} for r in known["rows"]]
+        kept = {(r["method"], r["comparison"]): r for r in [*older, *rows]}
         rows = [kept[pair] for pair in comparisons(list(BENCHED)) if pair in kept]
     import accelerate
     import peft

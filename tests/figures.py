@@ -98,9 +98,11 @@ def method_lines() -> list[str]:
 def bench_lines() -> list[str]:
     """Engine against Trainer + PEFT."""
     record = json.loads(BENCH.read_text(encoding="utf-8"))
+    days = sorted({row.get("date", record["date"]) for row in record["rows"]})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     lines = [
         f"**Step speed** against `transformers.Trainer` + PEFT, examples per second, side by side on {record['device']}"
-        f" ({record['threads']} threads, {record['date']}); median and range of the rounds; `make bench`:",
+        f" ({record['threads']} threads, {when}); median and range of the rounds; `make bench`:",
         "",
     ]
     kinds = {"defaults": "as each comes by default", "identical": "identical batches and precision"}

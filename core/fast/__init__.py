@@ -3,6 +3,8 @@
 llama.py    Llama's decoder, forward and backward written out, for processors (float32)
 graphed.py  a whole step captured once and replayed, for CUDA devices
 
-All of them are switched off by one setting of a run, `fast_step`; then a step is PyTorch's and transformers' own
-operations. None may change a result by more than the rounding of its sums (tests/core/test_fast.py compares).
+Both are switched off by one setting of a run, `fast_step`; then a step goes through transformers' own model, operation
+by operation, with the methods' own layers in it (core/layers). The Triton kernels in those have a switch of their own,
+`DELTALAB_KERNELS=0` (kernels/base.py). None may change a result by more than the rounding of its sums
+(tests/core/test_fast.py compares).
 """

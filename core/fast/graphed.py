@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 
+from core.base import context_tokens
 from core.batches import IGNORED, Batch
 
 LENGTH, ANSWERS = 16, 64
@@ -124,13 +125,19 @@ def why_not(
         return "the model is a classifier"
     if type(optimizer) is not torch.optim.AdamW:
         return f"{type(optimizer).__name__} counts its steps outside of the graph"
-    if any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules()) or any(
-        getattr(m, "dropout", 0.0) for m in model.modules() if isinstance(getattr(m, "dropout", 0.0), float)
-    ):
+    if any(_drops(module) for module in model.modules()):
         return "inputs are dropped at random"
     if any(getattr(m, "IS_PROMPT", False) for m in model.modules()):
         return "trained tokens stand before the text"
     return ""
+
+
+def _drops(module: torch.nn.Module) -> bool:
+    """Whether a module sets something to zero at random. Families name the share as they like: `attention_dropout`,
+    `attn_pdrop`, `layerdrop`; what is a number above zero and called so counts."""
+    if isinstance(module, torch.nn.Dropout):
+        return module.p > 0
+    return any(isinstance(value, float) and value > 0 and "drop" in name for name, value in vars(module).items())
 
 
 def make_capturable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
@@ -200,6 +207,7 @@ class GraphedStep:
         self.model, self.parameters, self.optimizer, self.clip = model, parameters, optimizer, clip
         self.autocast, self.pad, self.device = autocast, pad, device
         self.capture = capture or self._captured
+        self.context = context_tokens(model)
         self.buffers: dict[Bucket, Buffers] = {}
         self.graphs: dict[Bucket, Any] = {}
         self.reason = ""
@@ -212,8 +220,12 @@ class GraphedStep:
         return sum(graph.bytes for graph in self.graphs.values())
 
     def takes(self, batch: Batch) -> bool:
-        """Whether a batch will be stepped here: not once it has given up, nor in a bucket too many."""
-        return not self.reason and (Bucket.of(batch) in self.buffers or len(self.buffers) < MOST_BUCKETS)
+        """Whether a batch will be stepped here: not once it has given up, nor in a bucket too many, nor in one that
+        reaches past the model's positions."""
+        bucket = Bucket.of(batch)
+        if self.reason or (self.context is not None and bucket.length > self.context):
+            return False
+        return bucket in self.buffers or len(self.buffers) < MOST_BUCKETS
 
     def step(self, batch: Batch) -> tuple[float, float]:
         """Carry one step out; mean loss and gradient norm before clipping."""

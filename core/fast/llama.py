@@ -10,7 +10,7 @@ What it computes is what transformers' LlamaForCausalLM computes; how it is fast
 - in the last block everything behind attention is computed for the tokens with a loss only, as the logits are.
 
 It is taken (`written_out`) for the models and the methods that it knows, on a processor, in float32; everything else
-goes through transformers, and `Form.why_not` says why. Equations with gradients: kernels/rms_norm.py, kernels/rope.py,
+goes through transformers, and `why_not` says why. Equations with gradients: kernels/rms_norm.py, kernels/rope.py,
 kernels/swiglu.py have the same in their heads.
 """
 

@@ -26,7 +26,7 @@ _SAID = {
     "first_ms": "{v} until the first token of the answer",
     "token_ms": "{v} for each further token",
     "retrieve_ms": "{v} to search",
-    "storage_bytes": "{v} beside the base",
+    "storage_bytes": "{v} beside the base and the embedder",
     "training_seconds": "{v} of training",
 }
 

@@ -5,7 +5,8 @@ claim, a test on the experiment's figures, and why a small model may come out ot
 confirmed here or not confirmed here; where the questions are too few to tell, it is not decided; and one whose arm was
 not run is not measured.
 
-What decides: a share is the interval in which it lies with 95 % confidence (`Band.interval`). It is above another when
+What decides: a share is the interval in which it lies with 95 % confidence, or that of the seeds where they are further
+apart (`Band.interval`). It is above another when
 the intervals do not overlap, and at least a limit when all of its interval is. Times have no such interval; they
 differ when one is more than a tenth above the other.
 """
@@ -103,8 +104,8 @@ CLAIMS = (
     Claim(
         "New knowledge", TUNING, "Poor: hard to teach by fine-tuning", (("lora", "facts", "right"),),
         lambda lora: contrary(at_least(lora, GOOD)),
-        "Eighty facts, each told sixty times as question and answer, are little for four million weights. Large models "
-        "are taught thousands of facts, told once or twice, as running text.",
+        "Eighty facts, most told sixty times as question and answer, are little for four million weights. Large "
+        "models are taught thousands of facts, told once or twice, as running text.",
     ),
     Claim(
         "New knowledge", TUNING, "Rare facts are not learnt", (("lora", "rare", "right"), ("lora", "facts", "right")),
@@ -126,7 +127,8 @@ CLAIMS = (
         "New format", "Both", "A new fact in a new manner needs both",
         (("both", "both", "right"), ("rag", "both", "right"), ("lora", "both", "right")),
         lambda both, rag, lora: every(above(both, _most(rag, lora)), at_least(both, GOOD)),
-        "The manner was trained on passages about other people, so reading was part of it.",
+        "Half of what taught the manner had a passage about other people in view. The adapter never saw the new facts, "
+        "so alone it cannot know them; and how well the two went together differed much from seed to seed.",
         _better_than_either,
     ),
     Claim(
@@ -137,7 +139,8 @@ CLAIMS = (
         "The test is against the better of the base and of prompting. This base was taught to say that a passage does "
         "not tell; one about a namesake deceives it.",
         lambda rag, base, prompt, declined: (
-            f"Prompting invents less because it declines: also {100 * declined.mean:.0f} % of the new facts."
+            "Prompting invents less than the base because it declines: also "
+            f"{100 * declined.mean:.0f} % of the new facts."
             if declined.interval[0] > 0.1 and prompt.mean < base.mean else ""
         ),
     ),
@@ -152,7 +155,7 @@ CLAIMS = (
         (("rag", "changed", "right"), ("lora", "changed", "right"), ("rag", "changed", "update_seconds"),
          ("lora", "changed", "update_seconds")),
         lambda rag, lora, indexing, training: every(above(rag, lora), _longer(training.mean, 10 * indexing.mean)),
-        "Indexing a row takes as long for a large model; training takes thousands of times longer.",
+        "Indexing a row takes as long for a large model; training takes over a thousand times longer.",
     ),
     Claim(
         "Cost of an update", TUNING, "High: stale until it is trained anew",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -281,6 +282,22 @@ def test_reasons_not_to_capture() -> None:
         keep_base=False, device=torch.device("cpu"),
     ).model  # fmt: skip
     assert "at random" in graphed.why_not(dropping, adamw, **cuda)
+    # Attention's own dropout is no layer: a number, called as the family likes.
+    config = copy.deepcopy(SHAPES["grouped"])
+    config.attention_dropout = 0.1
+    dropping = AutoModelForCausalLM.from_config(config)
+    assert "at random" in graphed.why_not(dropping, adamw, **cuda)
+
+
+def test_a_bucket_never_reaches_past_the_positions() -> None:
+    """Rows are padded to multiples of sixteen, and a model may have read its last position before that."""
+    model = prepared("grouped", "lora")
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer, _ = make_optimizer("adamw", parameters, 1e-2, 0.0)
+    model.config.max_position_embeddings = 20
+    made = GraphedStep(model, parameters, optimizer, 1.0, nullcontext, 0, torch.device("cpu"), Replayed)
+    assert made.takes(batch_of(90, 3, 16))
+    assert not made.takes(batch_of(90, 3, 20))
 
 
 def test_a_rate_in_a_tensor_is_written_in_place_and_saved() -> None:

@@ -210,7 +210,7 @@ def test_probabilities_are_a_plain_softmax_of_the_models_logits(made: Made, meth
     found = made.measure("tokens", made.run[method], items=2, alternatives=3)
     trained = made.load(made.run[method])
     assert len(found["items"]) == 2
-    assert found["base"] == ("the base in 4 bits" if method == "qlora" else "the base")
+    assert found["base"] == ("the base in few bits" if method == "qlora" else "the base")
     for told, encoded in zip(found["items"], trained.objective.held_out_rows, strict=False):
         answer = [i for i, label in enumerate(encoded.labels) if label >= 0]
         assert [t["id"] for t in told["tokens"]] == [encoded.ids[i] for i in answer]

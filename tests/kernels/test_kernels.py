@@ -165,3 +165,27 @@ def test_slices_cover_every_column_once() -> None:
         count, width = lora_grads._slices(rows, columns)
         assert (count - 1) * width < columns <= count * width
         assert width % lora_grads.BLOCK_N == 0
+
+
+def timed(name: str, size: int, passed: bool = True, **microseconds: float) -> dict[str, object]:
+    """A row of the kernels' benchmark."""
+    return {"kernel": name, "size": size, "passed": passed,
+            "seconds": {n: {"median": 1e-6 * t} for n, t in microseconds.items()}}  # fmt: skip
+
+
+def test_a_kernel_is_used_from_where_it_beats_what_training_would_do_without_it() -> None:
+    from kernels.bench import thresholds
+
+    assert thresholds([
+        timed("nf4", 10, kernel=50, reference=900, bitsandbytes=30),
+        timed("nf4", 20, kernel=50, reference=90, bitsandbytes=80),
+        timed("lora_grads", 10, kernel=50, reference=90), timed("lora_grads", 20, kernel=50, reference=40),
+        timed("rope", 10, kernel=1, reference=9), timed("rope", 20, passed=False, kernel=1, reference=9),
+    ]) == {"nf4": {"from": 20, "to": None}}  # fmt: skip
+
+
+def test_a_pair_too_wide_for_the_kernel_goes_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora_grads, "pays", lambda *_: True)
+    dy = torch.zeros(4, 8, dtype=torch.bfloat16)
+    assert lora_grads.takes(dy, torch.zeros(4, lora_grads.MOST_RANK))
+    assert not lora_grads.takes(dy, torch.zeros(4, lora_grads.MOST_RANK + 1))

@@ -41,5 +41,5 @@ def test_compiled_for_cards_that_are_not_here() -> None:
 
 
 def test_wrong_kernels_are_found_out() -> None:
-    """Two of the mutants; `make kernels` tries all of them."""
+    """Two of the mutants; `make mutants` tries all of them."""
     assert "2 of 2 mutants killed" in run("tests.kernels.mutants", "--first", "2")
