@@ -163,10 +163,11 @@ def damaged(folder, how):
             made._db.execute("DELETE FROM meta WHERE key = 'embedder'")
         elif how == "null":
             made._db.execute("PRAGMA writable_schema = ON")
-            made._db.execute("UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '') WHERE name = 'chunks'")
+            made._db.execute("UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '')")
             made.close()
             made = Store(folder)
             made._db.execute("UPDATE chunks SET text = NULL WHERE id = 2")
+            made._db.execute("UPDATE documents SET source = NULL WHERE id = 2")
         elif how == "schema":
             made._db.execute("PRAGMA writable_schema = ON")
             made._db.execute("UPDATE sqlite_master SET sql = replace(sql, 'source', 'sourze') WHERE name = 'documents'")
@@ -197,7 +198,7 @@ ACTIONS = {
     ("how", "fails"),
     [
         ("cut", ACTIONS), ("pages", ACTIONS), ("head", ACTIONS), ("meta", ACTIONS), ("lacking", ACTIONS),
-        ("bytes", ("find", "sources", "chunks")), ("schema", ACTIONS), ("null", ("find", "chunks")),
+        ("bytes", ("find", "sources", "chunks")), ("schema", ACTIONS), ("null", ("find", "sources", "chunks")),
     ],
 )  # fmt: skip
 def test_a_damaged_index_says_so_and_is_left_as_it_is(tmp_path, how, fails):
