@@ -464,7 +464,7 @@ def _damaged(how: str) -> BadInput:
     """What is said of a damaged file. It is left as it is: a part of it may be all that is left of the documents."""
     return BadInput(
         f"This index is damaged ({how}).",
-        "Nothing of it was removed. Index the documents anew, in another folder or when you have removed this one.",
+        "It was left as it is. Remove it and index the documents again, or index them elsewhere.",
     )
 
 
@@ -482,7 +482,7 @@ def _in_words() -> Iterator[None]:
     except apsw.NotADBError:
         raise BadInput(
             f"The file {FILE} in this folder is no index, or a damaged one.",
-            "Nothing of it was removed. Name the folder of an index, or another one.",
+            "It was left as it is. Name the folder of an index, or another one.",
         ) from None
     except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError, apsw.AuthError) as why:
         raise BadInput(f"This index cannot be opened or written ({why}).", "Check its permissions.") from why

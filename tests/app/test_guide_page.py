@@ -295,7 +295,7 @@ def test_a_damaged_index_is_told_on_the_page_and_stays_until_it_is_removed(visit
     page = visit(rag_page)
     (told,) = [e.value for e in page.error]
     assert "This index is damaged" in told
-    assert "Nothing of it was removed" in told
+    assert "It was left as it is" in told
     assert page.exception == []
     assert path.read_bytes() == content
     assert "The usual table, cell by cell" in words(page), "the rest of the page is there"
