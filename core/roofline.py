@@ -19,7 +19,7 @@ The shapes come from a model's table of modules (`core.catalog.architecture_of`)
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from core.errors import Incompatible
@@ -43,6 +43,7 @@ CLIP_BYTES = 4 + 8  # the gradient read for its norm; read and written to be sca
 # What a launch costs the processor that issues it, at least: an 8-layer Llama with PEFT took 24 ms (LoRA) to 40 ms
 # (QLoRA) of a server CPU to issue the about 2,286 launches of a step. A graph of a whole step has one launch.
 HOST_SECONDS_PER_LAUNCH = 24e-3 / 2286
+LOSS_CHUNK_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,12 @@ def _check(table: Architecture, method: str) -> None:
         )
 
 
+def loss_chunks(rows: int, vocabulary: int, e: int = 2) -> int:
+    """In how many parts the fused loss takes its rows (kernels/linear_cross_entropy.py; without torch, so said again
+    here, and a test compares)."""
+    return -(-rows // max(1, LOSS_CHUNK_BYTES // (e * vocabulary)))
+
+
 def operations(
     table: Architecture,
     *,
@@ -202,7 +209,11 @@ def operations(
         elementwise("gated activation", tokens * sum(m.out_features for m in gates), SWIGLU, len(gates), "swiglu")
     )
     found.append(elementwise("residual sums", 2 * layers * tokens * table.width, RESIDUAL, 2 * layers, "rms_norm"))
-    found.append(products([head], answered, "product with the output layer"))
+    last = products([head], answered, "product with the output layer")
+    if fused:  # a few rows at a time: the weight is read anew for each chunk, its gradient read and written
+        again = (loss_chunks(answered, vocabulary, e) - 1) * e * vocabulary * head.in_features
+        last = replace(last, bytes=last.bytes + again * (passes + (1 if weights_train else 0)))
+    found.append(last)
     found.append(elementwise("cross-entropy", answered * vocabulary, CROSS_ENTROPY, 1, "linear_cross_entropy"))
     found.append(_optimizer(table, method, body, rank))
     if graph:

@@ -9,7 +9,8 @@ the logits would be 1 GB in 16 bits, and PyTorch's loss takes about 20 bytes a l
 log-softmax, both gradients): 10 GB. In chunks it is the budget, whatever the batch.
 
 Bytes per logit in 16 bits, beside the products: PyTorch 40; here 6, read and written in place by one launch for each
-chunk. The loss is taken in 32 bits, whatever the logits are in. FLOPs: 6·N·d·V with ∂W, 4·N·d·V without, as before.
+chunk. The price: every chunk reads the whole of W for each of its products. The loss is taken in 32 bits, whatever the
+logits are in. FLOPs: 6·N·d·V with ∂W, 4·N·d·V without, as before.
 
 How the kernel works: a program takes a row, finds maximum and sum in one pass over its blocks (rescaling the sum when
 the maximum rises), and writes the gradient over the logits in a second.
@@ -161,7 +162,13 @@ def cost(case: dict[str, int], e: int = 2) -> Cost:
     """Forward and backward, the weight frozen."""
     n, d, v = case["rows"], case["width"], case["vocabulary"]
     products = 2 * e * (n * d + v * d + n * v)
-    return Cost(4 * n * d * v + 10 * n * v, products + 3 * e * n * v, products + 40 * n * v)
+    again = 2 * e * (chunks(n, v, e) - 1) * v * d
+    return Cost(4 * n * d * v + 10 * n * v, products + again + 3 * e * n * v, products + 40 * n * v)
+
+
+def chunks(rows: int, vocabulary: int, e: int = 2, budget: int = BUDGET) -> int:
+    """How many chunks the rows are taken in; each reads the whole weight for each of its products."""
+    return -(-rows // max(1, budget // (e * vocabulary)))
 
 
 def size(case: dict[str, int]) -> int:

@@ -185,3 +185,13 @@ def test_another_kind_of_model_is_refused_in_words() -> None:
         operations(architecture_of("GPT-2"), batch=1, length=8)
     with pytest.raises(Incompatible, match="no roofline"):
         operations(architecture_of("Llama-3.2-1B"), batch=1, length=8, method="dora")
+
+
+def test_the_fused_loss_reads_the_output_layer_once_for_each_chunk() -> None:
+    from core.roofline import loss_chunks
+    from kernels import linear_cross_entropy
+
+    for case in linear_cross_entropy.SIZES:
+        rows, vocabulary = case["rows"], case["vocabulary"]
+        assert loss_chunks(rows, vocabulary) == linear_cross_entropy.chunks(rows, vocabulary)
+    assert loss_chunks(4096, 128_256) == 4
