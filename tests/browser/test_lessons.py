@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 LESSONS = index.lessons()
-# The aims are 2 s and 300 ms on an idle machine of two cores; the bounds leave room for slower ones.
-OPEN_SECONDS, ANSWER_MS = 4.0, 600
+# The aims are 2 s and 300 ms on an idle machine of two cores (measured there: 1.0 to 2.0 s, 93 ms); the bounds leave
+# room for machines that are slower, or busy.
+OPEN_SECONDS, ANSWER_MS = 10.0, 1000
 ANSWERS = 5
 # The cell's own words, and nothing else on the page, must have changed.
 WATCH = """(cell) => {
