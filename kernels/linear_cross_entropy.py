@@ -101,7 +101,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         dw = torch.zeros_like(weight) if needs_w else None
         db = torch.zeros_like(bias, dtype=torch.float32) if needs_b and bias is not None else None
         losses = []
-        rows = max(1, budget // (weight.shape[0] * h.element_size()))
+        rows = chunk_rows(weight.shape[0], h.element_size(), budget)
         for start in range(0, len(h), rows):
             part = slice(start, start + rows)
             z = torch.nn.functional.linear(h[part], weight, bias)  # (rows, V)
@@ -166,9 +166,14 @@ def cost(case: dict[str, int], e: int = 2) -> Cost:
     return Cost(4 * n * d * v + 10 * n * v, products + again + 3 * e * n * v, products + 40 * n * v)
 
 
-def chunks(rows: int, vocabulary: int, e: int = 2, budget: int = BUDGET) -> int:
+def chunk_rows(vocabulary: int, e: int, budget: int = BUDGET) -> int:
+    """Rows of a chunk: as many as have their logits in the budget."""
+    return max(1, budget // (e * vocabulary))
+
+
+def chunks(rows: int, vocabulary: int, e: int = 2) -> int:
     """How many chunks the rows are taken in; each reads the whole weight for each of its products."""
-    return -(-rows // max(1, budget // (e * vocabulary)))
+    return -(-rows // chunk_rows(vocabulary, e))
 
 
 def size(case: dict[str, int]) -> int:

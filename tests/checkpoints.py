@@ -9,6 +9,7 @@ Weights are random (seeded), the tokenizer is a byte-level BPE trained on the sp
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -300,3 +301,10 @@ if __name__ == "__main__":
 
     for each in FAMILIES:
         print(write(each, Path(sys.argv[1])))
+
+
+def write_doubles(path: Path, count: int = 40) -> Path:
+    """Rows to train on: each number's double, in words of different length so that padding occurs."""
+    lines = [{"prompt": "twice " + "very " * (i % 5) + str(i), "completion": f"{2 * i}"} for i in range(count)]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return path

@@ -121,10 +121,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One question and one answer a row: what TRL scores exactly as the run does."""
-    path = tmp_path_factory.mktemp("single") / "rows.jsonl"
-    lines = [{"prompt": "twice " + "very " * (i % 5) + str(i), "completion": f"{2 * i}"} for i in range(44)]
-    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    return path
+    return checkpoints.write_doubles(tmp_path_factory.mktemp("single") / "rows.jsonl", 44)
 
 
 def tiny(base: Path, rows: Path, method: str) -> RunConfig:

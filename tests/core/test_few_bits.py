@@ -33,7 +33,7 @@ from core.memory.trace import trace
 from core.methods import METHODS, attach, attach_saved, saved_as
 from core.runs.talker import Shelf
 from core.train import train
-from tests.checkpoints import WIDE, quantized, write_encoder, write_half
+from tests.checkpoints import WIDE, quantized, write_doubles, write_encoder, write_half
 from tests.core.method_support import logits
 from tests.core.method_support import train as few_steps
 
@@ -77,10 +77,7 @@ def stored(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    lines = [{"prompt": "twice " + "very " * (i % 5) + str(i), "completion": f"{2 * i}"} for i in range(40)]
-    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    return path
+    return write_doubles(tmp_path_factory.mktemp("rows") / "rows.jsonl")
 
 
 def config(base: Path, rows: Path, method: str = "lora", **settings: Any) -> RunConfig:

@@ -43,11 +43,8 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty rows: each number's double, in words of different length so that padding occurs."""
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    lines = [{"prompt": "twice " + "very " * (i % 5) + str(i), "completion": f"{2 * i}"} for i in range(40)]
-    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    return path
+    """As `checkpoints.write_doubles` says."""
+    return checkpoints.write_doubles(tmp_path_factory.mktemp("rows") / "rows.jsonl")
 
 
 def config(base: Path, rows: Path, method: str = "lora", **loop: Any) -> RunConfig:
