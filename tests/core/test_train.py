@@ -32,6 +32,8 @@ from core.methods import METHODS, attach, attach_saved, loading
 from core.train import CHECKPOINT, _Run, learning_rate_factor, train
 from tests import checkpoints
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 BIASED = ("llama_biased", "gpt2", "opt", "qwen2")
 
 
