@@ -34,8 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """For the parts of `make test`: leave out, unread, the files that hold nothing of a part. Importing all of them takes
-    twenty seconds. (A file that is named on the command line is read in any case.)"""
+    """For the parts of `make test`: leave out, unread, the files that hold nothing of a part; to import all of them
+    takes twenty seconds. (A file that is named on the command line is read in any case.)"""
     if not (collection_path.name.startswith("test_") and collection_path.suffix == ".py"):
         return None
     browser = collection_path.parent.name == "browser"

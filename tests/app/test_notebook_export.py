@@ -17,7 +17,7 @@ from app.index import Lesson
 from tests.app.test_index import write
 
 ROOT = Path(__file__).parents[2]
-LESSONS, _ = index.scan()
+LESSONS = index.lessons()
 # A run of two steps says no more what its memory was expected to be, which would take a third of it
 # (tests/core/test_memory_predicted.py has that, for every method).
 UNTRACED = """from core.memory import predicted as _predicted
