@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 import time
 from collections.abc import Iterator
@@ -19,9 +18,11 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 LESSONS = index.lessons()
-# The aims are 2 s and 300 ms on an idle machine of two cores (measured there: 1.0 to 2.0 s, 93 ms); the bounds leave
-# room for machines that are slower, or busy.
-OPEN_SECONDS, ANSWER_MS = 10.0, 1000
+# The aims, on an idle machine of two cores. On one that is slower or busy everything takes longer, and an almost empty
+# page does, too: there a lesson may take so many times what the emptiest page of ours took in the same minute.
+OPEN_SECONDS, ANSWER_MS = 2.0, 300
+OPEN_TIMES, ANSWER_TIMES = 10.0, 2.0
+EMPTY = "search"
 ANSWERS = 5
 # The cell's own words, and nothing else on the page, must have changed.
 WATCH = """(cell) => {
@@ -47,24 +48,34 @@ def home(server: Server, browser: object) -> Iterator[Page]:
     assert visitor.troubles == []
 
 
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.slug)
-def test_a_lesson_opens_is_accessible_and_fits_a_phone(lesson: index.Lesson, home: Page, server: Server) -> None:
-    page = home
-    for path in (lesson.url_path, ""):  # the server has read and drawn it once
-        page.goto(f"{server.url}/{path}")
-        idle(page)
-    link = key(page, f"lesson-{lesson.url_path}").locator("a").first
+def opened(page: Page, row: str, title: str) -> float:
+    """Seconds from the click on a link of the start until its page is drawn to the end."""
+    link = key(page, row).locator("a").first
+    idle(page)
     link.scroll_into_view_if_needed()
     page.wait_for_timeout(300)
     began = time.perf_counter()
     link.click()
-    page.wait_for_url(re.compile(re.escape(lesson.url_path)))
-    page.locator("h1", has_text=lesson.title).wait_for()
+    page.locator("h1", has_text=title).wait_for()
     page.wait_for_selector(IDLE)
     seconds = time.perf_counter() - began
     idle(page)
-    print(f"{lesson.slug}: {seconds:.2f} s from click to the whole page")
-    assert seconds <= OPEN_SECONDS
+    return seconds
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.slug)
+def test_a_lesson_opens_is_accessible_and_fits_a_phone(lesson: index.Lesson, home: Page, server: Server) -> None:
+    page = home
+    page.goto(server.url)
+    idle(page)
+    empty = opened(page, f"tool-{EMPTY}", "Search")
+    took = []
+    for _ in range(2):  # the first time, the server may have to read what the lesson shows
+        page.go_back()
+        page.locator("h1", has_text="Learn which delta").wait_for()
+        took.append(opened(page, f"lesson-{lesson.url_path}", lesson.title))
+    print(f"{lesson.slug}: {took[0]:.2f} and {took[1]:.2f} s from click to the whole page, an empty one {empty:.2f} s")
+    assert min(took) <= max(OPEN_SECONDS, OPEN_TIMES * empty)
 
     page.set_viewport_size({"width": 390, "height": 844})
     idle(page)
@@ -81,7 +92,10 @@ def test_the_answer_to_a_quiz_comes_at_once(server: Server, visitors: Visitors) 
     """From the click on Check to the verdict."""
     lesson = next(one for one in LESSONS if one.slug == "00_start_here")
     cell = f"{lesson.url_path}-count-them"
-    page = visitors.new(server).tab(f"/{lesson.url_path}")
+    page = visitors.new(server).tab()
+    empty = opened(page, f"tool-{EMPTY}", "Search")
+    page.goto(f"{server.url}/{lesson.url_path}")
+    idle(page)
     field = key(page, f"{cell}-cell").locator("input")
     took = []
     for number in range(ANSWERS):
@@ -95,4 +109,4 @@ def test_the_answer_to_a_quiz_comes_at_once(server: Server, visitors: Visitors) 
         idle(page)
     median = statistics.median(took)
     print(f"from Check to the verdict: median {median:.0f} ms of {ANSWERS}")
-    assert median <= ANSWER_MS
+    assert median <= max(ANSWER_MS, ANSWER_TIMES * 1000 * empty)
