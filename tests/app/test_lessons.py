@@ -13,7 +13,7 @@ from core.base import describe_base
 from core.config import EMBEDDED, RunConfig
 from core.runs import recorded
 
-LESSONS, MISTAKES = index.scan()
+LESSONS, MISTAKES = index.lessons(), index.mistakes()
 RUNS = [(lesson, name, config) for lesson in LESSONS for name, config in configured.runs(lesson).items()]
 MEASURED = [(lesson, cell) for lesson in LESSONS for cell in lesson.cells if cell.kind == "probe"]
 each_recording = pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from core.memory.storage import storage
 from core.methods import METHODS
 
 SLUGS = ("01_why_full_hurts", "02_freeze_and_add", "03_lora_rank")
-LESSONS = [lesson for lesson in index.scan()[0] if lesson.slug in SLUGS]
+LESSONS = [lesson for lesson in index.lessons() if lesson.slug in SLUGS]
 EXERCISES = [(lesson, cell) for lesson in LESSONS for cell in lesson.cells if cell.kind == "exercise"]
 MODELS = ("embedded", "Llama-3.1-8B", "GPT-2")
 each_exercise = pytest.mark.parametrize(("lesson", "cell"), EXERCISES, ids=lambda x: getattr(x, "slug", None) or x.id)

@@ -31,8 +31,6 @@ from tests.core.runs_support import (
     worker_pid,
 )
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
@@ -352,11 +350,13 @@ def test_a_run_outlives_its_server_and_the_next_server_takes_over(store: Store) 
         assert losses == quick_losses(config)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_the_first_loss_comes_within_two_seconds_of_the_request(store: Store) -> None:
     """The real engine and the embedded base, a warm standby, and the default JSON run.
 
-    Other work on the machine only ever adds to the time, so the quickest of three requests is what the engine needs.
+    Other work on the machine only ever adds to the time, so the quickest of three requests is what the engine needs;
+    the others are made only where the first was not quick enough.
     """
 
     def first_loss_seconds(supervisor: Supervisor, key: str) -> float:
@@ -373,4 +373,4 @@ def test_the_first_loss_comes_within_two_seconds_of_the_request(store: Store) ->
         return took
 
     with Supervisor(store, places=ONE_SLOT) as supervisor:
-        assert min(first_loss_seconds(supervisor, f"k{n}") for n in range(3)) < 2
+        assert any(first_loss_seconds(supervisor, f"k{n}") < 2 for n in range(3))
