@@ -18,7 +18,20 @@ from core.config import TrainConfig
 from core.errors import DeltalabError
 from core.literature import CAVEATS, SOURCE, method_comparison
 from core.methods import METHODS
-from core.race import MEASURES, Plan, Row, aggregate, cell_of, enter, entries, measure, recorded, row, steps_of
+from core.race import (
+    MEASURES,
+    Plan,
+    Row,
+    aggregate,
+    borrowed,
+    cell_of,
+    enter,
+    entries,
+    measure,
+    recorded,
+    row,
+    steps_of,
+)
 from core.runs.store import RACE
 from core.units import seconds_text
 from core.world import TASKS
@@ -106,7 +119,16 @@ def _setup() -> Plan:
         return plan
     plan = dataclasses.replace(plan, train=TrainConfig(steps=_steps(plan)))
     _start(plan)
+    _rates(plan)
     return plan
+
+
+def _rates(plan: Plan) -> None:
+    """Whose learning rate was found on another task than the one that is raced."""
+    for tasks, methods in borrowed(plan).items():
+        names = ", ".join(METHODS[m].TITLE for m in methods)
+        where = ", ".join(f"“{TASKS[task].title}”" for task in tasks)
+        st.caption(t("race.borrowed" if tasks else "race.unswept", methods=names, tasks=where))
 
 
 def _steps(plan: Plan) -> int:
@@ -191,6 +213,10 @@ def _result(race: str | None) -> None:
         task = runs[0].config["task"] if runs else TASK
         what = from_core(TASKS[task].title) if task in TASKS else t("race.own_data")
         st.header(t("race.yours", task=what), anchor="result")
+        if runs:
+            first = runs[0].config
+            methods = tuple(dict.fromkeys(run.config["method"] for run in runs))
+            _rates(Plan(base=first["base"], task=first["task"], data=first["data"], methods=methods))
     bands = aggregate(rows)
     for r in rows:
         if r.status in ("failed", "interrupted"):
