@@ -11,13 +11,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-<<<<<<< HEAD
-from app import charts, charts_inside, charts_quantization, charts_rag, charts_ship, compare
-from app.story import percent, plain
-=======
 from app import charts, charts_inside, charts_quantization, charts_rag, charts_ship, compare, tables
-from app.story import percent
->>>>>>> look
+from app.story import percent, plain
 from app.words import t
 from core.quantization.formats import FORMATS
 from core.rag.experiment import Cell, bands
