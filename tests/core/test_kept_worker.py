@@ -51,8 +51,8 @@ def carry_out(*runs: str) -> None:
 @pytest.mark.slow
 def test_a_run_in_a_kept_worker_equals_one_in_a_fresh_process(store: Store) -> None:
     """A quantized one and one that trains the base itself have gone before one that draws random numbers and is
-    switched off and on. Losses, scores, answers and measured memory are the same to the last bit and byte; the process
-    is about as large."""
+    switched off and on. Losses, scores, answers and measured memory are the same to the last bit and byte; the size of
+    the process is told where it is the run's own."""
     loop = TrainConfig(**LOOP, checkpoint_every=100)  # none by the clock
     names = ("qlora", "full", "prompt_tuning", "prompt_tuning")
     *kept, fresh = (
@@ -64,8 +64,8 @@ def test_a_run_in_a_kept_worker_equals_one_in_a_fresh_process(store: Store) -> N
     sides = [[e for _, e in store.events(run, OWNER)] for run in (kept[-1], fresh)]
     assert [without_clock(e) for e in sides[0]] == [without_clock(e) for e in sides[1]]
     sizes = [events[-1]["ledger"]["process_bytes"] for events in sides]
-    print("process, kept and fresh:", [round(size / 2**20) for size in sizes], "MiB")
-    assert sizes[0] < 1.3 * sizes[1], "what the runs before have left"
+    assert sizes[0] == 0, "the runs before have a part in it"
+    assert sizes[1] > 2**27
 
 
 def without_clock(event: dict[str, Any]) -> dict[str, Any]:
