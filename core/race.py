@@ -168,10 +168,15 @@ class Measure:
     log: bool = False
 
 
+def _points(value: float) -> str:
+    told = f"{value:.0f}"
+    return f"{told} point{'' if told in ('1', '-1') else 's'}"
+
+
 MEASURES = (
     Measure("exact_match", "Task learnt", "% of held-out items right", "more", lambda v: f"{100 * v:.0f} %", 0.01),
     Measure("loss", "Held-out loss", "nats a token", "less", lambda v: f"{v:.3f}"),
-    Measure("forgetting", "Old skills lost", "points of a hundred", "less", lambda v: f"{v:.0f} points"),
+    Measure("forgetting", "Old skills lost", "points of a hundred", "less", _points),
     Measure("peak_bytes", "Peak memory of a step", "MiB", "less", bytes_text, MIB),
     Measure("seconds", "Training time", "s", "less", seconds_text),
     Measure("tokens_per_second", "Answer tokens a second", "tokens/s", "more", lambda v: f"{v:,.0f}"),

@@ -12,7 +12,8 @@ import streamlit as st
 from app import charts, charts_race, compare, live, state
 from app.address import keep_in_link, keep_list_in_link, linked, linked_list
 from app.story import plain
-from app.words import n, t
+from app.tables import widths
+from app.words import from_core, n, t
 from core.config import TrainConfig
 from core.errors import DeltalabError
 from core.literature import CAVEATS, SOURCE, method_comparison
@@ -87,7 +88,7 @@ def _setup() -> Plan:
             t("race.task"),
             list(TASKS),
             index=list(TASKS).index(linked("task", list(TASKS), TASK)),
-            format_func=lambda name: TASKS[name].title,
+            format_func=lambda name: from_core(TASKS[name].title),
             key="task",
             on_change=keep_in_link,
             args=("task", TASK),
@@ -200,17 +201,17 @@ def _result(race: str | None) -> None:
             "race.recorded_where",
             device=record["device"],
             date=record["date"],
-            task=TASKS[record["task"]].title,
+            task=from_core(TASKS[record["task"]].title),
             steps=record["steps"],
             seeds=n("race.so_many_seeds", record["seeds"]),
         )
-        st.caption(f":material/videocam: {told}")
+        st.caption(f":material/history: {told}")
         rows: Sequence[Row] = record["rows"]
     else:
         runs = _runs(race)
         rows = [_row(run) for run in runs]
         task = runs[0].config["task"] if runs else TASK
-        what = TASKS[task].title if task in TASKS else t("race.own_data")
+        what = from_core(TASKS[task].title) if task in TASKS else t("race.own_data")
         st.header(t("race.yours", task=what), anchor="result")
         if runs:
             first = runs[0].config
@@ -229,7 +230,7 @@ def _result(race: str | None) -> None:
     several = any(b.count > 1 for found in bands.values() for b in found.values())
     st.caption(f"{t('race.front')} {t('race.bars') if several else ''}")
     table = charts_race.race_table(bands)
-    st.dataframe(table, hide_index=True, alt=t("race.alt"))
+    st.dataframe(table, hide_index=True, height="content", column_config=widths(table), alt=t("race.alt"))
     st.download_button(
         t("shared.table_csv"), charts.csv(charts_race.race_numbers(bands)), "race.csv", "text/csv", key="race-csv",
         icon=":material/download:", on_click="ignore",
@@ -266,7 +267,7 @@ def _axes() -> tuple[Any, Any]:
 
 def axis_title(name: str) -> str:
     """A measure's name for people, and which end of it is the better one."""
-    return t(f"race.better.{measure(name).better}", title=measure(name).title)
+    return t(f"race.better.{measure(name).better}", title=from_core(measure(name).title))
 
 
 def _open(race: str) -> None:
