@@ -102,7 +102,7 @@ def _map(
             )
         )  # fmt: skip
     fig.update_layout(hovermode="closest")
-    fig.update_xaxes(type="category", showgrid=False, tickangle=-45)
+    fig.update_xaxes(type="category", showgrid=False)
     fig.update_yaxes(type="category", autorange="reversed", showgrid=False)
     return fig, names
 

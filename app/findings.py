@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import charts, charts_inside, charts_quantization, charts_rag, charts_ship, compare
+from app import charts, charts_inside, charts_quantization, charts_rag, charts_ship, compare, tables
 from app.story import percent, plain
 from app.words import t
 from core.quantization.formats import FORMATS
@@ -29,7 +29,8 @@ def shown(chart: charts.Chart, key: str, name: str) -> None:
     compare.draw(chart, key)
     with st.expander(t("plan.numbers"), key=f"{key}-numbers"):
         height: Any = "auto" if len(chart.table) < 12 else 320
-        st.dataframe(chart.table, hide_index=True, height=height, alt=t("findings.numbers_alt", figure=chart.title))
+        alt = t("findings.numbers_alt", figure=chart.title)
+        st.dataframe(tables.readable(chart.table), hide_index=True, height=height, alt=alt)
         st.download_button(
             t("shared.table_csv"), charts.csv(chart.table), f"{name}.csv", "text/csv", key=f"{key}-csv",
             icon=":material/download:", on_click="ignore",

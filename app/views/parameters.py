@@ -16,7 +16,7 @@ from app.charts_memory import SPACE, share, size
 from app.charts_race import title_of
 from app.choices import Choice, one_of, whole
 from app.story import plain
-from app.words import n, t
+from app.words import from_core, n, t
 from core import counting
 from core.errors import DeltalabError
 from core.methods import METHODS
@@ -63,7 +63,7 @@ def _knobs() -> Any:
     left, right = st.columns(2, gap="medium")
     with left:
         st.selectbox(
-            t("plan.method"), format_func=title_of, help=METHODS[str(METHOD.value)].SUMMARY,
+            t("plan.method"), format_func=title_of, help=from_core(METHODS[str(METHOD.value)].SUMMARY),
             **METHOD.among(list(METHODS)),
         )  # fmt: skip
     method = str(METHOD.value)

@@ -13,7 +13,7 @@ import streamlit as st
 
 from app import address, compare, findings, live, probing, state, takeaway
 from app.story import plain
-from app.words import t
+from app.words import from_core, t
 from core.base import stored_base
 from core.errors import DeltalabError, NotFound
 from core.export import loadable
@@ -302,7 +302,7 @@ def _cannot_merge(run: Run) -> bool:
     method = METHODS[run.config["method"]]
     if method.MERGES:
         return False
-    st.markdown(t("ship.cannot_merge", method=method.TITLE, told=method.INFERENCE))
+    st.markdown(t("ship.cannot_merge", method=method.TITLE, told=from_core(method.INFERENCE)))
     return True
 
 

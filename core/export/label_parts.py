@@ -103,8 +103,8 @@ def _base(config: RunConfig, facts: Facts) -> Part:
     lines += [_from_pretrained("model, info", arguments), LOADED]
     if kind == "quantized":
         text += (
-            " The encoder's linear layers are stored in a few bits and decoded when they are needed. The head is not, so "
-            "what belongs to it is found out first, on the plain model."
+            " The encoder's linear layers are stored in a few bits and decoded when they are needed. The head is not, "
+            "so what belongs to it is found out first, on the plain model."
         )
         stored = {name: value for name, value in arguments.items() if name != "output_loading_info"}
         stored |= {"quantization_config": Code("quantization"), "device_map": Code('{"": PartialState().device}')}

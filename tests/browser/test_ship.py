@@ -23,7 +23,7 @@ from core.base import EMBEDDED_FOLDER
 from core.config import RunConfig
 from core.runs.store import Store
 from tests.app.filling import fill
-from tests.browser.conftest import SCREENSHOTS, SECONDS, Server, Shoot, Visitor, Visitors, idle
+from tests.browser.conftest import SCREENSHOTS, SECONDS, SHOOTING, Server, Shoot, Visitor, Visitors, idle
 from tests.browser.test_accessibility import check
 from tests.browser.test_journeys import RUN_SECONDS, body, key, press, wait_for_text
 from tests.core.export_support import losses
@@ -82,7 +82,9 @@ def unpacked(visitor: Visitor, page: Page, link: str, folder: Path) -> Path:
 
 
 def pictures(page: Page, name: str) -> None:
-    """The chat at both widths and in both schemes, with what has been said in it."""
+    """The chat at both widths and in both schemes, with what has been said in it, where that is asked for."""
+    if not SHOOTING:
+        return
     SCREENSHOTS.mkdir(exist_ok=True)
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 1600})
