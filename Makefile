@@ -39,7 +39,7 @@ SIDE_BY_SIDE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.test-stamp  ## run every test (the browser tests need a Chromium; without one they skip, saying so)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone and not browser" $(PYTEST_ARGS) || [ $$? = 5 ]
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "browser and not alone" $(PYTEST_ARGS) || [ $$? = 5 ]
-	$(BIN)/python -m pytest -m alone $(PYTEST_ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest -m "alone" $(PYTEST_ARGS) || [ $$? = 5 ]
 
 check: $(VENV)/.test-stamp  ## ruff and mypy
 	$(BIN)/ruff check .

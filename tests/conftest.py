@@ -22,11 +22,18 @@ LONG = (
     "core/test_base", "core/test_embedded_base", "app/test_live_api", "core/test_notebook", "core/test_memory_card",
     "app/test_vram", "core/test_few_bits", "core/test_export_encoders",
 )  # fmt: skip
+# The parts of `make test`, as the Makefile says them.
+SIDE_BY_SIDE, BROWSER, ALONE = "not alone and not browser", "browser and not alone", "alone"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before torch counts the processors: workers that share them would have twice as many threads, which wait for each
-    other. What a worker starts inherits its processor."""
+    other. What a worker starts inherits its processor.
+
+    Not so where all that is asked for needs a browser: its processes, a server's and a run's work in turn, and who does
+    not need a processor just then leaves it to the others."""
+    if config.option.markexpr == BROWSER or all("tests/browser" in str(part) for part in config.args):
+        return
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     if worker.startswith("gw") and hasattr(os, "sched_setaffinity"):
         usable = sorted(os.sched_getaffinity(0))
@@ -38,14 +45,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     takes twenty seconds. (A file that is named on the command line is read in any case.)"""
     if not (collection_path.name.startswith("test_") and collection_path.suffix == ".py"):
         return None
-    browser = collection_path.parent.name == "browser"
-    match config.option.markexpr:
-        case "not alone and not browser":
-            return browser or None
-        case "browser and not alone":
-            return not browser or None
-        case "alone":
-            return "mark.alone" not in collection_path.read_text(encoding="utf-8") or None
+    wanted, browser = config.option.markexpr, collection_path.parent.name == "browser"
+    if wanted == SIDE_BY_SIDE:
+        return browser or None
+    if wanted == BROWSER:
+        return not browser or None
+    if wanted == ALONE:
+        return "mark.alone" not in collection_path.read_text(encoding="utf-8") or None
     return None
 
 

@@ -78,8 +78,9 @@ def _controls(cell: Cell, context: Context) -> None:
     for sentence in wrong:
         st.error(plain(sentence), icon=":material/error:")
     with st.container(horizontal=True, vertical_alignment="center"):
+        label = t("comparison.run", count=len(wanted))
         pressed = st.button(
-            t("comparison.running") if busy else t("comparison.run", count=len(wanted)),
+            t("comparison.running") if busy else label,
             key=f"{key}-run", type="primary", disabled=busy or bool(wrong),
             icon=":material/hourglass_top:" if busy else ":material/play_arrow:",
         )  # fmt: skip
@@ -89,7 +90,7 @@ def _controls(cell: Cell, context: Context) -> None:
         st.rerun()
     made = [(run, wanted[name]) for name, run in runs.items() if run is not None]
     if made and not busy and any(live.differs(run, config) for run, config in made):
-        st.caption(f":material/update: {t('comparison.stale')}")
+        st.caption(f":material/update: {t('comparison.stale', button=label)}")
 
 
 def start(cell: Cell, context: Context, configs: dict[str, RunConfig]) -> bool:
