@@ -5,8 +5,10 @@
                 one, between the least and the most that simulations gave
     process     with the CUDA context and the workspaces of the libraries, as nvidia-smi shows
 
-The second and third are estimated: nobody has measured them on the reader's card. And the first has an error, too:
-how far published figures are from what is predicted for them (`core.memory.validation`). So a verdict has three values.
+The second and third are estimated: nobody has measured them on the reader's card. No published figure that can be
+predicted is of a whole process, so the third is held against nothing; its range is that of what others say of contexts.
+And the first has an error, too: how far published figures are from what is predicted for them
+(`core.memory.validation`). So a verdict has three values.
 """
 
 from __future__ import annotations
@@ -26,8 +28,11 @@ if TYPE_CHECKING:
 # Reserved over allocated, in simulations of seven steps of 7B and 8B models (the allocator's rules replayed on traces;
 # `core.memory.allocator`): least, likely, most.
 RESERVED_FACTORS = (1.016, 1.05, 1.146)
-# CUDA context with PyTorch's kernels, by card and driver.
-CONTEXT_BYTES = (round(0.3 * GIB), round(0.45 * GIB), round(0.6 * GIB))
+# CUDA context with PyTorch's kernels, by card, driver and how many of them the step has called for. Least: kernels are
+# loaded as they are needed, and hardly any was (287,047,680 bytes, pytorch/pytorch pull request 86509). Likely: a bare
+# context was 426 MiB on an RTX 6000 Ada with CUDA 13 (unslothai/unsloth-zoo pull request 1053). Most: all of PyTorch's
+# kernels are there, as before CUDA 11.7 ("more than 1,000 MB", pytorch/pytorch issue 107667).
+CONTEXT_BYTES = (287_047_680, round(0.45 * GIB), round(1.0 * GIB))
 # cuBLAS's workspace (aten/src/ATen/cuda/CublasHandlePool.cpp): 32 MiB on Hopper and later, else 8 MiB.
 HOPPER = (9, 0)
 # A CPU process with torch and transformers loaded and no model, as measured on Linux.

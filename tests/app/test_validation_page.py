@@ -57,6 +57,14 @@ def test_the_record_is_shown_as_it_is(visit: Any) -> None:
     told = found["reserved"]
     assert f"{told['rows']} published figures are of reserved memory" in text
     assert f"{told['within']} of {told['rows']}** lie within the range" in text
+    assert "none is of a whole process" in text
+    resident = found["resident"]
+    assert f"{resident['others_within']} of {resident['others']}" in text
+    for entry in resident["unexpressed"]:
+        assert entry["reason"] in text
+    speed = found["speed"]
+    for reason in {r["reason"] for r in speed["uncovered"]}:
+        assert reason in text
     for row in found["rows"]:
         assert not row["cause"] or row["cause"].replace("\u00a0", " ") in text
 
