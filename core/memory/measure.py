@@ -22,7 +22,7 @@ import torch
 from core.memory.ledger import Ledger, Term
 from core.units import bytes_text
 
-MARK = "deltalab:"
+MARK = "a mark of deltalab "  # (operations of ours are called deltalab::…)
 Mark = Callable[[str], None]
 
 
