@@ -32,11 +32,14 @@ env: $(VENV)/.env-stamp  ## create .venv and install Deltalab into it
 run: env  ## open the app on http://127.0.0.1:8501 (PORT=… for another port)
 	$(BIN)/deltalab serve --port $(PORT)
 
-# Side by side what can be, then the rest in turn: a browser, a server and a run keep both processors busy by themselves.
-# (pytest ends with 5 when PYTEST_ARGS choose none of a half.)
+# In three parts. Side by side what can be, each worker on a processor of its own; then what needs a browser, each worker
+# with a server and a Chromium of its own; then what measures time, with nothing beside it.
+# (pytest ends with 5 when PYTEST_ARGS choose none of a part.)
+SIDE_BY_SIDE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.test-stamp  ## run every test (the browser tests need a Chromium; without one they skip, saying so)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not alone and not browser" $(PYTEST_ARGS) || [ $$? = 5 ]
-	$(BIN)/python -m pytest -m "alone or browser" $(PYTEST_ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone and not browser" $(PYTEST_ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "browser and not alone" $(PYTEST_ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest -m "alone" $(PYTEST_ARGS) || [ $$? = 5 ]
 
 check: $(VENV)/.test-stamp  ## ruff and mypy
 	$(BIN)/ruff check .

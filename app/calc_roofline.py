@@ -114,6 +114,25 @@ def fusion_gain(card: str, model: str, method: str, batch: int, length: int) -> 
     )
 
 
+def scores_bytes(model: str, tokens: int, bits: int = 16) -> float:
+    """What the scores over the vocabulary take for so many tokens."""
+    return float(tokens) * _vocabulary(model) * bits / 8
+
+
+def loss_chunks(model: str, tokens: int) -> float:
+    """In how many parts the fused loss takes them."""
+    from core.roofline import loss_chunks as chunks
+
+    return float(chunks(tokens, _vocabulary(model)))
+
+
+def _vocabulary(model: str) -> int:
+    from core.catalog import architecture_of
+
+    table = architecture_of(model)
+    return next(m for m in table.modules if m.name == table.head).out_features
+
+
 def decode(card: str, tokens: int, what: str, width: int = 4096) -> float:
     """A product with a square matrix in NF4: gain (times), decodings, apart_bytes or inside_bytes."""
     from core.decode_cost import decoding
@@ -178,6 +197,8 @@ FUNCTIONS: dict[str, tuple[Any, Any]] = {
     "op_intensity": (op_intensity, plain),
     "fusion_saves": (fusion_saves, bytes_text),
     "fusion_gain": (fusion_gain, plain),
+    "scores_bytes": (scores_bytes, bytes_text),
+    "loss_chunks": (loss_chunks, plain),
     "decode": (decode, plain),
     "bench": (bench, plain),
     "bench_device": (bench_device, str),

@@ -15,6 +15,7 @@ from app.charts_memory import SPACE, size
 from app.charts_race import title_of
 from app.choices import Choice, number, one_of, whole
 from app.story import plain
+from app.tables import readable
 from app.words import n, t
 from core.catalog import gpus
 from core.errors import DeltalabError
@@ -77,7 +78,7 @@ def shown(chart: Chart, key: str, table: pd.DataFrame | None = None) -> None:
 def numbers(data: pd.DataFrame, key: str, table: pd.DataFrame | None, alt: str) -> None:
     """A table and its CSV, folded."""
     with st.expander(t("plan.numbers"), key=f"{key}-numbers"):
-        seen = data if table is None else table
+        seen = readable(data) if table is None else table
         st.dataframe(seen, hide_index=True, height="auto" if len(seen) < 14 else 420, alt=alt)
         st.download_button(
             t("shared.table_csv"), charts.csv(data), f"{key}.csv", "text/csv", key=f"{key}-csv",

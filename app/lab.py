@@ -35,9 +35,10 @@ SHORT = "DELTALAB_SHORT"
 SHORT_TRAINING = {
     "steps": 2, "eval_every": 2, "eval_items": 4, "skill_items": 1, "train_examples": 40, "batch_size": 4,
 }  # fmt: skip
+SHORT_FURTHER = {"skill_items": 0}  # of a comparison's runs behind the first
 SHORT_MEASURING = {
-    "items": 4, "skill_items": 1, "rounds": 1, "new_tokens": 4, "prompt_tokens": 16, "switches": 2, "questions": 2,
-    "seeds": 1, "most": 4, "steps": 0.05,
+    "items": 2, "skill_items": 1, "rounds": 3, "new_tokens": 4, "prompt_tokens": 16, "switches": 4, "questions": 2,
+    "seeds": 1, "most": 4, "steps": 0.01,
 }  # fmt: skip
 
 
@@ -125,12 +126,14 @@ class Comparison:
 
 
 def train(
-    name: str, *, method: str, task: str, seed: int = 0, settings: Mapping[str, Any] | None = None, label: str = ""
-) -> Run:
+    name: str, *, method: str, task: str, seed: int = 0, settings: Mapping[str, Any] | None = None, label: str = "",
+    further: bool = False,
+) -> Run:  # fmt: skip
     """Fine-tune the embedded base, and tell how far it is.
 
     Args:
         name: of the run. settings: knobs of the method and of the training loop; what is left out takes its default.
+        further: one of several that are compared, and not the first: in the short form it is scored on less.
 
     Raises:
         DeltalabError: the run cannot be made as it was asked for, or failed.
@@ -139,7 +142,7 @@ def train(
 
     config = with_settings(RunConfig.from_dict({"method": method, "task": task, "seed": seed}), dict(settings or {}))
     if short():
-        config = with_settings(config, SHORT_TRAINING)
+        config = with_settings(config, SHORT_TRAINING | (SHORT_FURTHER if further else {}))
     config = resolved(config)
     folder = Path(tempfile.mkdtemp(prefix="deltalab-lesson-"))
     events = []
@@ -167,12 +170,12 @@ def compare(
     Raises:
         DeltalabError: as `train`.
     """
-    made = {}
+    made: dict[str, Run] = {}
     for key, run in runs.items():
         own = {**(settings or {}), **run.get("settings", {})}
         made[key] = train(
             f"{name}/{key}", method=run["method"], task=task, seed=run.get("seed", seed), settings=own,
-            label=run.get("label", key),
+            label=run.get("label", key), further=bool(made),
         )  # fmt: skip
     return Comparison(made)
 
@@ -186,14 +189,14 @@ def measure(name: str, runs: Sequence[Run] = (), settings: Mapping[str, Any] | N
     from core.probes import Subject, probe
 
     what = probe(name)
-    asked = dict(settings or {})
+    config = settings_of(what.Config, dict(settings or {}))
     if short():
-        # As few as it goes, and no fewer than the measurement takes.
-        known = {f.name: f.metadata.get("low") for f in dataclasses.fields(what.Config)}
-        asked |= {k: max(v, known[k] or v) for k, v in SHORT_MEASURING.items() if k in known}
+        # Fewer than anybody may choose, who wants to read something from the numbers.
+        known = {f.name for f in dataclasses.fields(config)}
+        config = dataclasses.replace(config, **{k: v for k, v in SHORT_MEASURING.items() if k in known})
     folder = Path(tempfile.mkdtemp(prefix="deltalab-measure-"))
     subject = Subject(tuple(run.source() for run in runs), folder)
-    return what.measure(subject, settings_of(what.Config, asked), lambda _share, _text: None)
+    return what.measure(subject, config, lambda _share, _text: None)
 
 
 def told(result: Mapping[str, Any]) -> None:

@@ -22,15 +22,18 @@ import streamlit as st
 from app import live, state
 from app.choices import Choice, one_of, words
 from app.words import t
+from core.base import stored_base
 from core.catalog import architecture_of, known, models
 from core.config import EMBEDDED
 from core.errors import DeltalabError
+from core.few_bits import stored_by
 from core.memory import fitter
 from core.memory.importing import config as read_config
 from core.units import count_text
 
 if TYPE_CHECKING:
     from core.architecture import Architecture
+    from core.few_bits import Stored
 
 CATALOGUE, PASTED, FOLDER, HUB = "catalogue", "config", "folder", "hub"
 LOOK_SECONDS = 0.5
@@ -46,7 +49,7 @@ class Model:
     """name: for people. source: what the tracing process loads: a name, a folder, a hub id, or a config.json's text.
 
     hub: what a script would load. table: its modules. context: tokens that it reads, None where nothing says. shipped:
-    it comes with surrogates (is in the catalogue).
+    it comes with surrogates (is in the catalogue). stored: in which few bits its weights are, None for plain ones.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Model:
     table: Architecture
     context: int | None
     shipped: bool
+    stored: Stored | None = None
 
 
 class _Packed(Choice):
@@ -156,7 +160,8 @@ def _pasted(choice: Choice, page: str) -> Model | None:
         return None
     record = read_config(text)
     name = str(record.get("_name_or_path") or t("model.pasted", kind=record["model_type"]))[:80]
-    return _built(name, json.dumps(record, sort_keys=True), "path/or/hub-id", _context(record), page)
+    stored = stored_by(record, name)
+    return _built(name, json.dumps(record, sort_keys=True), "path/or/hub-id", _context(record), page, stored)
 
 
 def _named(source: str, page: str) -> Model | None:
@@ -170,7 +175,7 @@ def _named(source: str, page: str) -> Model | None:
         with contextlib.suppress(OSError, ValueError):  # the tracing process says what is wrong with it
             context = _context(json.loads((place / "config.json").read_text(encoding="utf-8")))
     name = t("model.embedded") if source == EMBEDDED else place.name if place.is_dir() else source
-    return _built(name, source, source, context, page)
+    return _built(name, source, source, context, page, stored_base(source))
 
 
 def _context(record: Any) -> int | None:
@@ -179,13 +184,13 @@ def _context(record: Any) -> int | None:
     return next((p[n] for p in parts for n in LENGTHS if isinstance(p.get(n), int) and p[n] > 1), None)
 
 
-def _built(name: str, source: str, hub: str, context: int | None, page: str) -> Model | None:
+def _built(name: str, source: str, hub: str, context: int | None, page: str, stored: Stored | None) -> Model | None:
     """A model whose table of modules comes from the tracing process; None while it is on its way."""
     work = state.fitter().look(fitter.TABLE, source)
     if work is None:
         work = state.fitter().ask(fitter.TABLE, source, owner=state.owner())
     if work.status == fitter.FINISHED:
-        return Model(name, source, hub, work.result, context, False)
+        return Model(name, source, hub, work.result, context, False, stored)
     if work.error is not None:
         live.say(work.error)
         st.button(t("plan.again"), key=f"{page}-again", icon=":material/refresh:", on_click=_again, args=(source,))

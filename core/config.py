@@ -411,6 +411,14 @@ def default_table() -> dict[str, Any]:
     return tomllib.loads((Path(__file__).parent / "defaults.toml").read_text(encoding="utf-8"))
 
 
+def swept_on(method: str) -> tuple[str, ...]:
+    """The tasks on which the embedded base's sweep has tried the method, in the order of TASKS."""
+    from core.world import TASKS
+
+    rows = default_table().get(method, {})
+    return tuple(task for task in TASKS if task in rows)
+
+
 def default_row(config: RunConfig) -> Mapping[str, Any]:
     """The row of `default_table` that answers what `config` leaves open."""
     rows = default_table().get(config.method, {})

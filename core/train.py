@@ -37,6 +37,7 @@ from safetensors import SafetensorError
 from core.architecture import elements
 from core.base import load_base
 from core.batches import Batch, Plan
+from core.before import key_of, scored_before
 from core.config import RunConfig, resolved
 from core.distributed import ALONE, World, joined, part_like, whole_tensor
 from core.errors import BadInput, DeltalabError, Diverged, OutOfMemory
@@ -487,17 +488,21 @@ class _Run:
         disturbed = METHODS[self.config.method].START == "other"
         if disturbed:
             self.attached.disable()
-        yield from self._evaluate(at=0)
+        yield from self._evaluate(at=0, base=True)
         if disturbed:
             self.attached.enable()
 
-    def _evaluate(self, at: int | None = None) -> Iterator[Event]:
-        """Score the model as it is; `at` is the number of updates behind it (default: the current step)."""
+    def _evaluate(self, at: int | None = None, *, base: bool = False) -> Iterator[Event]:
+        """Score the model as it is; `at` is the number of updates behind it (default: the current step). `base`: it
+        computes what the base does, which a run before this one may have scored already (core/before.py)."""
         step = self.step if at is None else at
         start = time.perf_counter()
+        rows = min(32, self.loop.batch_size)  # a batch that fits the step fits here too
+        key = None
+        if base and self.world.size == 1:
+            key = key_of(self.config, self.base, self.model, self.objective, self.precision, rows)
         with self._autocast(), self._switched(), self._uncompiled():
-            # A batch that fits the step fits here too.
-            scores = self.objective.score(self.model, min(32, self.loop.batch_size), self.world)
+            scores = scored_before(key, lambda: self.objective.score(self.model, rows, self.world))
         yield Evaluated(
             step=step,
             task=self.config.task or "your data",

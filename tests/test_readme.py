@@ -74,3 +74,11 @@ def test_every_make_target_named_exists() -> None:
 def test_every_picture_and_link_into_the_repository_exists() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
         assert (ROOT / target).exists(), target
+
+
+def test_make_test_has_the_parts_that_its_collection_knows() -> None:
+    """Which hold every test once: what wants to be alone; of the rest what needs a browser; and what does not."""
+    from tests import conftest
+
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.findall(r'-m "([a-z ]+)"', makefile) == [conftest.SIDE_BY_SIDE, conftest.BROWSER, conftest.ALONE]

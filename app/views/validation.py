@@ -10,8 +10,9 @@ import pandas as pd
 import streamlit as st
 
 from app import calculator_panels, charts, charts_validation, compare, state
+from app.charts_lessons_a import term_title
 from app.charts_memory import SPACE
-from app.charts_validation import percent
+from app.charts_validation import percent, signed
 from app.choices import Choice, one_of
 from app.story import plain
 from app.words import n, t
@@ -86,7 +87,7 @@ def _published(found: Mapping[str, Any]) -> None:
         st.markdown(f"**{t('validation.causes')}**")
         st.markdown(
             "\n".join(
-                f"- {plain(r['model'])}, {plain(r['method'])} ({percent(r['error'])}): {plain(r['cause'])}"
+                f"- {plain(r['model'])}, {plain(r['method'])} ({signed(r['error'])}): {plain(r['cause'])}"
                 for r in causes
             )
         )
@@ -115,7 +116,7 @@ def _reserved(found: Mapping[str, Any]) -> None:
         [
             {t("validation.predicted_by"): t(f"validation.ways.{name}"),
              t("validation.average"): percent(told[name]["mean_abs"]),
-             t("validation.bias"): f"{100 * told[name]['bias']:+.1f}{SPACE}%",
+             t("validation.bias"): signed(told[name]["bias"]),
              t("validation.at_worst"): percent(told[name]["worst"])}
             for name in ("simulated", "instant")
         ]
@@ -157,7 +158,7 @@ def _fitted(found: Mapping[str, Any]) -> None:
     for one in found["fitted"]:
         where = ", ".join(found.get("sources", {}).get(s, {}).get("title", s) for s in one["on"])
         st.markdown(
-            f"- **{plain(one['name'])}**: {one['value']} {plain(one['unit'])}. {plain(one['what'])} ({plain(where)})"
+            f"- **{plain(one['name'])}**: {one['value']} {plain(one['unit'])}. {plain(one['what'])} {plain(where)}."
         )
     st.caption(t("validation.fitted_why"))
 
@@ -227,7 +228,7 @@ def _compared(told: Sequence[tuple[Run, Story, list[dict[str, Any]]]]) -> None:
             {t("validation.run"): labels[run.id], t("validation.format"): (story.started or {}).get("dtype", ""),
              t("validation.predicted"): bytes_text(total["predicted"]),
              t("validation.measured"): bytes_text(total["measured"]),
-             t("validation.error"): f"{100 * round(_share(total), 4) + 0:+.2f}{SPACE}%"}
+             t("validation.error"): f"{100 * round(_share(total), 4) + 0:+.2f}{SPACE}%".replace("-", "−")}
         )  # fmt: skip
         data += [
             {"run": labels[run.id], "computed_in": (story.started or {}).get("dtype", ""), "term": r["name"],
@@ -243,7 +244,7 @@ def _compared(told: Sequence[tuple[Run, Story, list[dict[str, Any]]]]) -> None:
     rows = told[int(chosen or 0)][2]
     table = pd.DataFrame(
         [
-            {t("plan.term"): r["name"], t("validation.predicted"): bytes_text(r["predicted"]),
+            {t("plan.term"): term_title(r), t("validation.predicted"): bytes_text(r["predicted"]),
              t("validation.measured"): bytes_text(r["measured"]),
              t("validation.residual"): _signed(r["difference"])}
             for r in rows

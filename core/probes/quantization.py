@@ -95,10 +95,10 @@ def _from_base(config: Config) -> tuple[str, dict[str, int], _Found]:
 
 
 def _row(name: str, weight: np.ndarray, inputs: np.ndarray | None, block_size: int) -> dict[str, Any]:
-    errors = {}
+    errors, known = {}, measures.Known.of(weight)
     for form in SHOWN:
         copy = blockwise.quantize(weight, FORMATS[form], block_size).dense()
-        errors[form] = measures.errors(weight, copy).to_dict() | {
+        errors[form] = measures.errors(known, copy).to_dict() | {
             "output": None if inputs is None else measures.output_error(inputs, weight, copy)
         }
     return {

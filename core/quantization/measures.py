@@ -30,13 +30,28 @@ class Errors:
         return {k: v if v is None or math.isfinite(v) else None for k, v in asdict(self).items()}
 
 
-def errors(weight: np.ndarray, copy: np.ndarray) -> Errors:
+@dataclass(frozen=True)
+class Known:
+    """A matrix that many copies are compared with: its values in a row (float64), their sum of squares, and their
+    standard deviation."""
+
+    values: np.ndarray
+    squares: float
+    spread: float
+
+    @classmethod
+    def of(cls, weight: np.ndarray) -> Known:
+        w = np.asarray(weight, dtype=np.float64).reshape(-1)
+        return cls(w, float(w @ w), float(w.std()))
+
+
+def errors(weight: np.ndarray | Known, copy: np.ndarray) -> Errors:
     """Compare a matrix with its copy; both of one shape."""
-    w = np.asarray(weight, dtype=np.float64).reshape(-1)
+    known = weight if isinstance(weight, Known) else Known.of(weight)
+    w, spread, squares = known.values, known.spread, known.squares
     v = np.asarray(copy, dtype=np.float64).reshape(-1)
     gap = w - v
-    squares, noise = float(w @ w), float(gap @ gap)
-    spread = float(w.std())
+    noise = float(gap @ gap)
     length = math.sqrt(squares * float(v @ v))
     return Errors(
         rmse=math.sqrt(noise / w.size) / spread if spread else None,

@@ -12,7 +12,7 @@ import numpy as np
 from core.quantization import blockwise
 from core.quantization.blockwise import NestedScales, Quantized
 from core.quantization.formats import FORMATS, SHOWN, Format
-from core.quantization.measures import Errors, errors
+from core.quantization.measures import Errors, Known, errors
 
 BINS = 81  # odd: one of them has zero in its middle
 AT_ONCE = 2**16
@@ -110,7 +110,7 @@ def cost(weight: np.ndarray, form: Format, block_size: int, double: bool = False
     return _cost(weight, blockwise.quantize(weight, form, block_size, double))
 
 
-def _cost(weight: np.ndarray, stored: Quantized) -> Cost:
+def _cost(weight: np.ndarray | Known, stored: Quantized) -> Cost:
     total = stored.stored_bits / 8
     return Cost(
         stored.format.name, stored.block_size, isinstance(stored.scales, NestedScales), stored.bits_per_weight, total,
@@ -124,13 +124,14 @@ def costs(
     """Every format at every block size, with and without double quantization where it is defined. A format of rows has
     one."""
     out = []
+    known = Known.of(weight)
     for name in names:
         form = FORMATS[name]
         for size in block_sizes if form.scope == "block" else block_sizes[:1]:
             stored = blockwise.quantize(weight, form, size)
-            out.append(_cost(weight, stored))
+            out.append(_cost(known, stored))
             if form.nests:
-                out.append(_cost(weight, blockwise.nested(stored)))
+                out.append(_cost(known, blockwise.nested(stored)))
     return tuple(out)
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from app import state
+from tests.app import once  # noqa: F401
 
 
 @pytest.fixture

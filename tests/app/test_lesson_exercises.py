@@ -11,7 +11,7 @@ from app import index
 from app.index import Cell, Lesson
 from core import exercise
 
-EXERCISES = [(lesson, cell) for lesson in index.scan()[0] for cell in lesson.cells if cell.kind == "exercise"]
+EXERCISES = [(lesson, cell) for lesson in index.lessons() for cell in lesson.cells if cell.kind == "exercise"]
 each = pytest.mark.parametrize(
     ("lesson", "cell"), EXERCISES, ids=[f"{lesson.slug}/{cell.id}" for lesson, cell in EXERCISES]
 )

@@ -13,7 +13,7 @@ from core.base import describe_base
 from core.config import EMBEDDED, RunConfig
 from core.runs import recorded
 
-LESSONS, MISTAKES = index.scan()
+LESSONS, MISTAKES = index.lessons(), index.mistakes()
 RUNS = [(lesson, name, config) for lesson in LESSONS for name, config in configured.runs(lesson).items()]
 MEASURED = [(lesson, cell) for lesson in LESSONS for cell in lesson.cells if cell.kind == "probe"]
 each_recording = pytest.mark.parametrize(
@@ -37,6 +37,16 @@ def test_every_number_can_be_computed(lesson: Lesson) -> None:
 def test_the_linter_finds_nothing(lesson: Lesson) -> None:
     """No number typed in, no dead link, no acronym out of the blue, nothing missing, no recording of something else."""
     assert [str(m) for m in lint.lint(lesson)] == []
+
+
+def test_the_right_choice_is_not_known_by_its_length() -> None:
+    """Of a lesson's or the drill's single choices the longest is the right one about as often as any other."""
+    from app.drill import questions
+
+    for cells in ([c for lesson in LESSONS for c in lesson.cells], [q.cell for q in questions()]):
+        asked = [c.body["choices"] for c in cells if c.kind == "quiz" and c.body.get("kind", "single") == "single"]
+        longest = [max(choices, key=lambda c: len(c["text"])).get("right", False) for choices in asked]
+        assert 0.1 <= sum(longest) / len(longest) <= 0.4
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.slug)

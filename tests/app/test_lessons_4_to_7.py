@@ -10,7 +10,7 @@ from app import calc, index
 from core.counting import count
 
 SLUGS = ("04_qlora", "05_bitfit_and_smallest", "06_forgetting", "07_shipping_adapters")
-LESSONS = {lesson.slug: lesson for lesson in index.scan()[0] if lesson.slug in SLUGS}
+LESSONS = {lesson.slug: lesson for lesson in index.lessons() if lesson.slug in SLUGS}
 
 
 def recorded(slug: str, run: str, what: str) -> float:

@@ -12,7 +12,7 @@ from app import calc, index
 from core import exercise
 
 SLUGS = ("08_rag_or_fine_tuning", "09_plan_your_own", "10_under_the_hood", "11_museum_of_failures")
-LESSONS = [lesson for lesson in index.scan()[0] if lesson.slug in SLUGS]
+LESSONS = [lesson for lesson in index.lessons() if lesson.slug in SLUGS]
 EXERCISES = [(lesson, cell) for lesson in LESSONS for cell in lesson.cells if cell.kind == "exercise"]
 CODE = [(lesson, cell) for lesson in LESSONS for cell in lesson.cells if cell.kind == "code"]
 

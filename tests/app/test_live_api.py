@@ -264,6 +264,7 @@ def test_the_real_server_has_no_torch_in_it(server):
 
 
 EVERY_PAGE = """
+import gc
 import json
 import sys
 
@@ -272,6 +273,7 @@ from streamlit.testing.v1 import AppTest
 from app import data, index, state
 from app.views import VIEWS
 from core.config import EMBEDDED, RunConfig
+from tests.app import once
 from tests.app.filling import fill
 
 VIEW = "from app.views import VIEWS; next(v for v in VIEWS if v.url_path == {!r}).render()"
@@ -300,6 +302,8 @@ def draw(script, owner, **query):
 
 
 drawn = []
+gc.collect()
+gc.freeze()  # Streamlit looks through everything after each page
 shell = AppTest.from_file("app/shell.py", default_timeout=120).run()
 assert not shell.exception, shell.exception
 for lesson in index.lessons():

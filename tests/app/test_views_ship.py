@@ -127,7 +127,6 @@ def test_results_are_drawn_with_their_numbers(visit, finished):
     assert "Merge and measure" in words(page), "other settings are another question"
 
 
-@pytest.mark.alone
 def test_hot_swap_is_measured_by_a_process_of_its_own(visit, finished, store):
     """The whole way, but for the browser: the button, the process, the result on the page."""
     one, two = finished(title="One", rank=4, seed=1), finished(title="Two", rank=4, seed=2)

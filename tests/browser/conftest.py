@@ -1,7 +1,7 @@
 """The app as a user starts it, and a real Chromium that can reach nothing but it.
 
-Without a Chromium these tests are skipped with a reason; with CI=true that is a failure. Screenshots go to
-tests/browser/screenshots, where a person can look at them.
+Without a Chromium these tests are skipped with a reason; with CI=true that is a failure. With DELTALAB_SCREENSHOTS=1
+they leave screenshots in tests/browser/screenshots, where a person can look at them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCREENSHOTS = Path(__file__).with_name("screenshots")
+SHOOTING = os.environ.get("DELTALAB_SCREENSHOTS", "") not in ("", "0")  # they prove nothing, and take a minute in all
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = [
     "--no-sandbox",
@@ -67,11 +68,15 @@ def chromium() -> str:
 
 @dataclass
 class Server:
-    """A running `deltalab serve` with a data folder of its own; it can be killed and started again."""
+    """A running `deltalab serve` with a data folder of its own; it can be killed and started again.
+
+    warm: keep a worker ready for the next run, as it does by default; its imports take a processor for seconds.
+    """
 
     home: Path
     port: int
     log: Path
+    warm: bool = True
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -81,7 +86,7 @@ class Server:
     def start(self) -> None:
         """Start it and wait until it answers."""
         command = [str(Path(sys.executable).with_name("deltalab")), "serve", "--port", str(self.port), "--no-browser"]
-        environment = {**os.environ, "DELTALAB_HOME": str(self.home)}
+        environment = {**os.environ, "DELTALAB_HOME": str(self.home), "DELTALAB_WARM": str(int(self.warm))}
         environment.pop("DELTALAB_STORE", None)
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
@@ -159,7 +164,7 @@ def server(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture
 def own_server(chromium: str, tmp_path: Path) -> Iterator[Server]:
     """A server that a test may kill."""
-    running = Server(tmp_path / "home", free_port(), tmp_path / "log.txt")
+    running = Server(tmp_path / "home", free_port(), tmp_path / "log.txt", warm=False)
     running.start()
     yield running
     running.stop()
@@ -235,6 +240,30 @@ def idle(page: Page, seconds: float = PATIENCE) -> None:
     page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')", timeout=seconds * SECONDS)
 
 
+# Resolves when nothing on the page has changed for a while and nothing moves any more.
+STILL = """milliseconds => new Promise(resolve => {
+  const began = performance.now()
+  let since = began
+  const look = new MutationObserver(() => { since = performance.now() })
+  look.observe(document, {subtree: true, childList: true, attributes: true, characterData: true})
+  const ask = () => {
+    const moves = document.getAnimations().some(a => a.playState === "running" && a.effect?.getTiming().iterations < 99)
+    if (moves) since = performance.now()
+    const now = performance.now()
+    if (now - since < milliseconds && now - began < 15000) return setTimeout(ask, 50)
+    look.disconnect()
+    requestAnimationFrame(() => requestAnimationFrame(() => resolve(true)))
+  }
+  ask()
+})"""
+
+
+def still(page: Page, milliseconds: int = 300) -> None:
+    """Wait until the page has been drawn to the end: `idle`, and no change of its elements for so long."""
+    idle(page)
+    page.evaluate(STILL, milliseconds)
+
+
 class Visitors:
     """Makes visitors, and closes their browsers afterwards."""
 
@@ -275,7 +304,9 @@ class Shoot:
         self.visitors = visitors
 
     def __call__(self, visitor: Visitor, path: str, name: str) -> None:
-        """Four files, NAME-WIDTH-SCHEME.png, of the page at that path."""
+        """Four files, NAME-WIDTH-SCHEME.png, of the page at that path; none unless they are asked for."""
+        if not SHOOTING:
+            return
         SCREENSHOTS.mkdir(exist_ok=True)
         twin = self.visitors.new(visitor.server, storage_state=visitor.context.storage_state())
         page = twin.tab(path)
@@ -295,5 +326,5 @@ class Shoot:
 
 @pytest.fixture
 def shoot(visitors: Visitors) -> Shoot:
-    """shoot(visitor, path, name) stores four screenshots of a page."""
+    """shoot(visitor, path, name) stores four screenshots of a page, with DELTALAB_SCREENSHOTS=1."""
     return Shoot(visitors)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import statistics
 
+import pytest
+
 from tests.browser.conftest import Server, Visitors, idle
 from tests.browser.test_accessibility import check
 from tests.browser.test_journeys import key, wait_for_text
@@ -24,6 +26,7 @@ WATCH = """() => {
 }"""
 
 
+@pytest.mark.alone
 def test_the_vram_calculator(server: Server, visitors: Visitors) -> None:
     page = visitors.new(server).tab(PATH)
     wait_for_text(page, re.compile("This step does not fit on RTX 4090"))

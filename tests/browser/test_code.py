@@ -23,7 +23,7 @@ START_SECONDS = 60  # a kernel starts in two on an idle machine
 def code_server(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose only lesson has a code cell and an exercise."""
     folder = tmp_path_factory.mktemp("code")
-    running = Server(folder / "home", free_port(), folder / "log.txt")
+    running = Server(folder / "home", free_port(), folder / "log.txt", warm=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DELTALAB_LESSONS", str(LESSONS))
         patch.delenv("DELTALAB_CODE", raising=False)
@@ -129,7 +129,7 @@ def test_where_others_can_come_code_is_to_be_read(
 ) -> None:
     monkeypatch.setenv("DELTALAB_LESSONS", str(LESSONS))
     monkeypatch.setenv("DELTALAB_CODE", "off")
-    server = Server(tmp_path / "home", free_port(), tmp_path / "log.txt")
+    server = Server(tmp_path / "home", free_port(), tmp_path / "log.txt", warm=False)
     server.start()
     try:
         page = visitors.new(server).tab("/code")

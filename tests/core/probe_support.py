@@ -6,8 +6,10 @@ python -m tests.core.probe_support FOLDER
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from core.config import knob
@@ -45,5 +47,8 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
 if __name__ == "__main__":
     from core.runs import prober
 
+    # Nothing is computed here, and importing torch would take longer than all the rest. (Real measurements in a process
+    # of their own: tests/app/test_views_inside.py, test_views_ship.py.)
+    sys.modules["torch"] = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: True))  # type: ignore[assignment]
     PROBES["echo"] = "tests.core.probe_support"
     raise SystemExit(prober.main())

@@ -99,7 +99,6 @@ def test_the_longest_rows_go_on_beyond_a_window(name: str, length: int) -> None:
         family.peak_bytes(Sizes(1, 1 << 30, rank=8))
 
 
-@pytest.mark.alone
 def test_a_slider_is_answered_within_five_milliseconds() -> None:
     setup = setup_of()
     answer(lookup(), setup, CARD)

@@ -20,6 +20,8 @@ from core import cli
 from core.cli.serve import has_display
 from tests.checkpoints import FAMILIES, write
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 KEYS = {"run", "status", "seconds", "first_loss_seconds", "before", "after", "trainable", "total", "peak_bytes",
         "adapter"}  # fmt: skip
 QUICK = ["--set", "steps=3", "batch_size=4", "learning_rate=0.001", "max_length=128", "precision=float32"]

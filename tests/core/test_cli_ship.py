@@ -14,6 +14,8 @@ from core.methods import attach_saved
 from tests.core.ship_support import adapter, logits, write
 from tests.core.test_cli import QUICK, ask, home  # noqa: F401 (a fixture that every test here uses)
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:

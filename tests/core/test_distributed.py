@@ -35,7 +35,7 @@ from core.runs.store import Store
 from core.train import CHECKPOINT, train
 from tests import checkpoints
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.usefixtures("untraced")
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

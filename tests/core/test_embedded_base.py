@@ -206,6 +206,9 @@ def test_dialogues_in_a_row_do_not_see_each_other(model: Any, tokenizer: Any) ->
             torch.testing.assert_close(packed[inside], alone, rtol=1e-4, atol=1e-4)
 
 
+AGAIN = 4  # steps: three updates, each of which depends on those before
+
+
 def test_the_first_steps_of_the_training_are_repeated(record: dict[str, Any]) -> None:
     """The recorded losses of the first steps come out again.
 
@@ -215,7 +218,7 @@ def test_the_first_steps_of_the_training_are_repeated(record: dict[str, Any]) ->
     A change to the corpus, the tokenizer, the initial weights or the schedule moves it by far more.
     """
     losses = first_losses(Recipe(), FINGERPRINT_STEPS)
-    assert losses == first_losses(Recipe(), FINGERPRINT_STEPS)
+    assert losses[:AGAIN] == first_losses(Recipe(), AGAIN)
     assert losses == pytest.approx(record["first_losses"], abs=0.02)
 
 

@@ -25,6 +25,8 @@ from core.methods import METHODS, attach
 from core.optimizers import make_optimizer, optimizer_state
 from core.train import _Run, train
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 SHAPES = {
     "grouped": LlamaConfig(
         hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,

@@ -149,6 +149,7 @@ def test_offline_says_what_it_would_take_and_what_to_do(hub, tmp_path):
 
 def test_a_run_tells_how_its_base_comes_and_uses_its_own_template(hub, tmp_path):
     """`deltalab train` on a model of the hub whose checkpoint carries a chat template, with a terminal and without."""
+    Hub.slow.clear()
     command = [
         sys.executable, "-m", "core.cli", "train", "--base", REPO, "--task", "json", "--method", "lora", "--set",
         "steps=2", "train_examples=16", "batch_size=2", "eval_items=4", "skill_items=0", "learning_rate=1e-3",

@@ -37,6 +37,8 @@ from tests.checkpoints import WIDE, quantized, write_doubles, write_encoder, wri
 from tests.core.method_support import logits
 from tests.core.method_support import train as few_steps
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 peft = pytest.importorskip("peft", reason="the oracle is PEFT (pip install -e '.[test]')")
 
 FOUR = {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.float32}

@@ -14,6 +14,8 @@ from core.forgetting import lost, swept, swept_point
 from core.material import dialogues, replayed_count
 from core.world import SKILLS, examples
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 
 def config(replay: float, seed: int = 0) -> RunConfig:
     return with_settings(RunConfig(task="json", seed=seed), {"replay": replay, "train_examples": 200, "eval_items": 4})

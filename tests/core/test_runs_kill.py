@@ -32,8 +32,6 @@ from core.runs.locks import is_held
 from core.runs.store import CHECKPOINT, Run, Store
 from tests.core.runs_support import OWNER, Server, quick_config, quick_losses, wait_for, worker_pid
 
-pytestmark = pytest.mark.alone
-
 KILLS = int(os.environ.get("DELTALAB_KILLS", "14"))
 REAL_KILLS = max(2, KILLS // 12)
 MOMENTS = ("create", "start", "step", "checkpoint", "save", "finish", "resume")

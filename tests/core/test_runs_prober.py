@@ -17,8 +17,6 @@ from core.runs.store import Run, Store
 from core.runs.worker import execute
 from tests.core.runs_support import OWNER, quick_config, quick_train, wait_for
 
-pytestmark = pytest.mark.alone
-
 COMMAND = (sys.executable, "-m", "tests.core.probe_support")
 
 

@@ -27,8 +27,6 @@ from tests.core.runs_support import OWNER, quick_config, wait_for
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-pytestmark = pytest.mark.alone
-
 QUESTION = [{"role": "user", "content": "Who owns a cat?"}]
 LENGTH = 8
 
@@ -436,18 +434,11 @@ def test_the_process_ends_when_nobody_asks_and_comes_back(made: Made) -> None:
     wait_for(lambda: line.ended, 60)
     assert asked(talker, made, made.one) == first
     talker.close()
-    assert asked(talker, made, made.one) == first  # closing is not for ever
-    talker.close()
-
-
-def test_it_ends_with_the_server(made: Made) -> None:
-    talker = Talker(made.store)
-    talker.warm()
+    talker.warm()  # closing is not for ever
     assert talker._line is not None
-    process = talker._line._process
-    assert process.stdin is not None
-    process.stdin.close()  # what the kernel does when the server dies
-    wait_for(lambda: process.poll() is not None, 120)
+    assert talker._line is not line
+    assert talker._line._process.poll() is None
+    talker.close()
 
 
 def test_a_process_that_cannot_import_torch_says_so(
@@ -479,7 +470,7 @@ def test_the_shelf_keeps_what_was_used_last(made: Made) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the pipes are POSIX ones")
-def test_a_question_waits_for_a_slow_start(made: Made) -> None:
+def test_a_question_waits_for_a_slow_start_and_the_process_ends_with_the_server(made: Made) -> None:
     """Asked while the imports are still going on."""
     talker = Talker(made.store)
     talker.warm()
@@ -489,4 +480,9 @@ def test_a_question_waits_for_a_slow_start(made: Made) -> None:
     began = time.monotonic()
     assert asked(talker, made, made.one)
     print(f"next answer after {time.monotonic() - began:.2f} s")
-    talker.close()
+    assert talker._line is not None
+    process = talker._line._process
+    assert process.poll() is None
+    assert process.stdin is not None
+    process.stdin.close()  # what the kernel does when the server dies
+    wait_for(lambda: process.poll() is not None, 120)

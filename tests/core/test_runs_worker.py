@@ -23,8 +23,6 @@ from core.runs.store import CHECKPOINT, Store
 from core.runs.worker import execute
 from tests.core.runs_support import OWNER, WORKER, quick_config, quick_losses, quick_train, wait_for, worker_pid
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:

@@ -31,6 +31,8 @@ from core.methods import METHODS, attach, attach_saved, loading
 from core.train import CHECKPOINT, _Run, learning_rate_factor, train
 from tests import checkpoints
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 BIASED = ("llama_biased", "gpt2", "opt", "qwen2")
 
 
@@ -67,7 +69,7 @@ def test_every_family_trains_with_every_method(
 ) -> None:
     # Vectors that rescale need higher rates than matrices to move anything in a dozen steps.
     rate = max(1e-2, METHODS[method].RATES[-1])
-    stream = list(train(config(bases[family], rows, method, steps=12, learning_rate=rate), tmp_path))
+    stream = list(train(config(bases[family], rows, method, steps=12, eval_every=12, learning_rate=rate), tmp_path))
     if method == "bitfit" and family not in BIASED:
         failed = stream[-1]
         assert isinstance(failed, events.Failed)
