@@ -119,7 +119,8 @@ class Finished:
     (core.memory.ledger.Ledger.to_dict), empty when the run was too short to measure one; `predicted` is what the same
     step was expected to take, likewise, or the reason why nothing can be said (core.memory.predicted). `others`: how
     the steps that were not measured were carried out, if in a faster form than that one: 'written out', which takes
-    less memory (core.fast.llama), or 'captured' (core.fast.graphed)."""
+    less memory (core.fast.llama), 'with kernels', likewise (core.fast.fused), 'captured' (core.fast.graphed) or
+    'compiled' (core.fast.compiled)."""
 
     kind = "finished"
     step: int

@@ -23,7 +23,7 @@ from core.memory.ledger import Ledger, Term
 from core.memory.own import process_bytes
 from core.units import bytes_text
 
-MARK = "deltalab:"
+MARK = "a mark of deltalab "  # (operations of ours are called deltalab::…)
 Mark = Callable[[str], None]
 
 
