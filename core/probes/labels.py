@@ -89,7 +89,7 @@ def measure(trained: Trained, config: Config, tell: Tell) -> dict[str, Any]:
         asked = [(row, text, held_out.labels[row.label]) for row, text in rows]
     if not asked:
         raise Refused("This run kept nothing back that could be read.", "Type a text of your own.")
-    found = []
+    found: list[dict[str, Any]] = []
     for row, text, wanted in asked:
         tell(len(found) / len(asked), f"Reading text {len(found) + 1} of {len(asked)}")
         found.append(read(trained, row, text, wanted, config.alternatives))
