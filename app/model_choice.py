@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from app import live, state
-from app.choices import Choice, one_of, words
+from app.choices import Choice, one_of, refused, words
+from app.story import plain
 from app.words import t
 from core.base import stored_base
 from core.catalog import architecture_of, known, models
@@ -41,6 +42,7 @@ SOURCES = (CATALOGUE, PASTED, FOLDER, HUB)
 DEFAULT = "Llama-3.1-8B"
 EXAMPLE = '{"model_type": "llama", "hidden_size": 2048, …}'
 MOST_IN_LINK = 8_000  # characters of a packed configuration
+MOST_SAID = 40  # characters of what a link said and cannot be
 LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
@@ -143,6 +145,8 @@ def choose(page: str, *, decoders: bool = True) -> Model | None:
         if kind == PASTED:
             return _pasted(pasted, page)
         typed = str((folder if kind == FOLDER else hub).value or "").strip()
+        if not typed:
+            state.fitter().warm()
         return _named(typed, page) if typed else None
     except DeltalabError as error:
         live.say(error)
@@ -156,6 +160,7 @@ def _pasted(choice: Choice, page: str) -> Model | None:
     )  # fmt: skip
     text = str(choice.value or "")
     if not text.strip():
+        state.fitter().warm()  # (what is pasted next is traced; until then torch can be imported)
         st.caption(t("model.config_why"))
         return None
     record = read_config(text)
@@ -227,7 +232,11 @@ def redrawn(page: str, draw: Callable[[], None]) -> None:
     def drawn() -> None:
         watched = watching(page)
         unwatch(page)
+        above = st.container()
         draw()
+        if refused(page):
+            said = ", ".join(f"{name} = {text[:MOST_SAID]}" for name, text in sorted(refused(page).items()))
+            above.warning(plain(t("model.link_refused", said=said)), icon=":material/link_off:")
         if watching(page) != watched:
             st.rerun()  # from now on with the looking, or without it
 

@@ -55,7 +55,7 @@ class Step:
     learning_rate: the one used in this step. grad_norm: before clipping. tokens: answer tokens in the step. A
     classifier's loss is the mean over labels, and it counts those.
     seconds: spent in training steps so far (scoring not counted). memory_bytes: allocator peak so far on a GPU,
-    resident set of the process on a CPU (0: unknown).
+    resident set of the process on a CPU (0: unknown, as in a process that has carried out other runs).
     """
 
     kind = "step"

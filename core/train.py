@@ -30,7 +30,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from safetensors import SafetensorError
 
@@ -49,6 +48,7 @@ from core.fast.graphed import why_not as why_not_captured
 from core.fast.llama import written_out
 from core.fetch import fetching
 from core.memory.measure import Mark, measure_step
+from core.memory.own import process_bytes
 from core.memory.predicted import Measured, predicted
 from core.memory.setup import Device, Pass
 from core.methods import METHODS, attach, loading
@@ -478,7 +478,7 @@ class _Run:
     def _memory(self) -> int:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        return psutil.Process().memory_info().rss
+        return process_bytes()
 
     # --- scores -----------------------------------------------------------------------------------------------------
 

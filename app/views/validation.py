@@ -43,7 +43,9 @@ def render() -> None:
         _published(found)
         _waterfall(found)
         _reserved(found)
+        _process(found)
         _resident(found)
+        _speed(found)
         _fitted(found)
         _uncovered(found)
     _own()
@@ -125,6 +127,21 @@ def _reserved(found: Mapping[str, Any]) -> None:
     st.markdown(t("validation.reserved_how", within=told["within"], rows=told["rows"]))
 
 
+def _process(found: Mapping[str, Any]) -> None:
+    """What nobody published: said where the other two totals are scored."""
+    from core.memory.card import CONTEXT_BYTES, HOPPER, workspace_bytes
+    from core.memory.setup import Device
+
+    low, likely, high = map(bytes_text, CONTEXT_BYTES)
+    st.header(t("validation.process_head"), anchor="process")
+    st.markdown(
+        t(
+            "validation.process_how", rows=found["summary"]["rows"], low=low, likely=likely, high=high,
+            workspace=bytes_text(workspace_bytes(Device((8, 0)))), hopper=bytes_text(workspace_bytes(Device(HOPPER))),
+        )
+    )  # fmt: skip
+
+
 def _resident(found: Mapping[str, Any]) -> None:
     resident = found.get("resident") or {}
     if not resident.get("rows"):
@@ -133,12 +150,19 @@ def _resident(found: Mapping[str, Any]) -> None:
     st.markdown(
         t(
             "validation.resident_within", within=resident["within"], rows=resident["rows"],
+            others_within=resident["others_within"], others=resident["others"],
             bytes=bytes_text(resident["tolerance_bytes"]),
         )
     )  # fmt: skip
+    named = [(e["name"], e["cause"]) for e in resident["entries"] if e.get("cause")]
+    named += [(e["method"], e["reason"]) for e in resident.get("unexpressed", ())]
+    if named:
+        st.markdown(t("validation.resident_not"))
+        st.markdown("\n".join(f"- {plain(name)}: {plain(why)}" for name, why in named))
     table = pd.DataFrame(
         [
             {t("validation.entry"): e["id"], t("validation.groups.method"): e["method"],
+             t("validation.trained_as"): t(f"validation.trained_how.{e['how']}"),
              t("validation.published_bytes"): bytes_text(e["measured_bytes"]),
              t("validation.predicted"): bytes_text(e["predicted_bytes"]),
              t("validation.difference"): f"{(e['predicted_bytes'] - e['measured_bytes']) / 2**20:+.0f} MiB"}
@@ -147,6 +171,49 @@ def _resident(found: Mapping[str, Any]) -> None:
     )  # fmt: skip
     calculator_panels.numbers(
         pd.DataFrame(resident["entries"]), "validation-resident", table, t("validation.resident_alt")
+    )
+
+
+def _speed(found: Mapping[str, Any]) -> None:
+    told = found.get("speed") or {}
+    if not told:
+        return
+    from core.memory.speed import BAND
+
+    titles = {r["source"]: r["source_title"] for r in told["rows"]}
+    roles = {r["source"]: r["role"] for r in told["rows"]}
+    st.header(t("validation.speed"), anchor="speed")
+    st.markdown(t("validation.speed_how", fitted=plain(titles[told["fitted_on"]])))
+    table = pd.DataFrame(
+        [
+            {t("validation.speed_source_column"): titles[name], t("validation.card"): ", ".join(group["cards"]),
+             t("validation.groups.role"): charts_validation.role_title(roles[name]),
+             t("validation.speed_rows"): group["rows"],
+             t("validation.average"): percent(group["mean_abs"]),
+             t("validation.bias"): f"{100 * group['bias']:+.1f}{SPACE}%",
+             t("validation.at_worst"): percent(abs(group["worst"]))}
+            for name, group in told["groups"].items()
+        ]
+    )  # fmt: skip
+    st.dataframe(table, hide_index=True, alt=t("validation.speed_alt"))
+    low, high = told["band"]
+    st.markdown(
+        t("validation.speed_band", low=f"{low:.2f}", high=f"{high:.2f}", least=f"{BAND[0]:g}", most=f"{BAND[1]:g}")
+    )
+    rows = pd.DataFrame(
+        [
+            {t("validation.entry"): r["id"], t("model.model"): r["model"], t("validation.groups.method"): r["detail"],
+             t("validation.card"): r["card"], t("validation.tokens_published"): f"{r['measured']:,.0f}",
+             t("validation.tokens_predicted"): f"{r['predicted']:,.0f}",
+             t("validation.error"): f"{100 * r['error']:+.0f}{SPACE}%",
+             t("validation.groups.role"): charts_validation.role_title(r["role"])}
+            for r in told["rows"]
+        ]
+    )  # fmt: skip
+    calculator_panels.numbers(pd.DataFrame(told["rows"]), "validation-speed", rows, t("validation.speed_rows_alt"))
+    st.markdown(f"**{t('validation.speed_left_out')}**")
+    st.markdown(
+        "\n".join(f"- {n('validation.rows', count)}: {plain(text)}" for text, count in summed(told["uncovered"]))
     )
 
 

@@ -45,6 +45,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from core.config import RunConfig
 from core.errors import BadInput, DeltalabError, OutOfMemory
 from core.events import Event, Failed, Started, Step, Stopped, to_dict
+from core.memory.own import share
 from core.runs.claims import CHECKPOINT, LOCK, Claim, Claims, ending
 from core.runs.journal import Journal, clean
 from core.runs.locks import FileLock
@@ -472,11 +473,12 @@ def _may_stay() -> bool:
 
 
 def let_go() -> None:
-    """Give back what a run that is over has left: objects that hang on each other, and the memory that the C library
-    holds free. The next run's process is then no larger than one that has only warmed up."""
+    """Give back what a run that is over has left: objects that hang on each other, and memory that the C library holds
+    free. Not all of it goes, so of the runs that follow the size of the process is not told (core/memory/own.py)."""
     gc.collect()
     with suppress(OSError, AttributeError):  # (glibc's; others have their own ways)
         ctypes.CDLL(None).malloc_trim(0)
+    share()
 
 
 def _taken(line: Line, claim: Claim) -> None:

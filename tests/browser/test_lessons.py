@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 LESSONS = index.lessons()
 # The aims, on an idle machine of two cores, for a lesson that was drawn before. On a slower or busy one everything
-# takes longer, and so does loading the start page, a moment before in the same browser: there, and for a lesson's first
-# time, so many times what that took is enough.
+# takes longer, and so does loading the start page, a moment before in the same browser: there, and for the first time
+# that a lesson is drawn, so many times what that took is enough.
 OPEN_SECONDS, ANSWER_MS = 2.0, 300
 OPEN_TIMES, ANSWER_TIMES = 4.0, 0.5
 ANSWERS = 5
