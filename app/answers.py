@@ -111,6 +111,14 @@ def shuffled(count: int, seed: str) -> list[int]:
     return order if order != sorted(order) else order[1:] + order[:1]
 
 
+def dealt(count: int, seed: str) -> list[int]:
+    """The numbers 0 … count-1 in an order that is always the same for a seed: where a quiz shows its choices, so that
+    a right one stands in no favourite place, whatever its author did."""
+    order = list(range(count))
+    random.Random(f"choices {seed}").shuffle(order)
+    return order
+
+
 def _grade_order(body: dict[str, Any], order: list[int], folder: Path) -> Verdict:
     if order == list(range(len(body["items"]))):
         return Verdict(True, (index.filled(body["why"], folder),))

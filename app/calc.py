@@ -114,6 +114,11 @@ def probed(folder: Path, probe: str, what: str) -> float:
     return figures[what]
 
 
+def probed_percent(folder: Path, probe: str, what: str) -> float:
+    """The same for a figure that is a share, in per cent."""
+    return 100 * probed(folder, probe, what)
+
+
 def _some(figures: dict[str, float]) -> str:
     return ", ".join(list(figures)[:40]) + (" …" if len(figures) > 40 else "")
 
@@ -297,6 +302,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "base_bytes": (base_bytes, bytes_text),
     "recorded": (recorded, plain),
     "probed": (probed, plain),
+    "probed_percent": (probed_percent, percent),
     "example": (example, str),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from core.errors import BadInput
@@ -57,6 +58,19 @@ def _band(found: Any, part: str, bound: str) -> float:
     return float(values[("least", "likely", "most").index(bound)])
 
 
+def published_share(bound: str = "likely") -> float:
+    """Per cent of a card's printed rate that published runs reached: bound 'least', 'likely' (the median) or 'most'."""
+    import statistics
+
+    from core.memory.throughput import Case, case, rows, share_reached
+
+    reached = [100 * share_reached(one) for one in map(case, rows()) if isinstance(one, Case)]
+    of: dict[str, Callable[[list[float]], float]] = {"least": min, "likely": statistics.median, "most": max}
+    if bound not in of:
+        raise BadInput(f"A band has least, likely and most, not {bound!r}.")
+    return float(of[bound](reached))
+
+
 def plan_steps(examples: int, epochs: float, batch: int, accumulation: int = 1) -> float:
     """Optimizer steps in which every example is seen so often."""
     import math
@@ -106,6 +120,7 @@ FUNCTIONS: dict[str, tuple[Any, Any]] = {
     "plan_method": (plan_method, str),
     "plan_hours": (plan_hours, hours_text),
     "plan_money": (plan_money, lambda v: f"{v:,.2f}"),
+    "published_share": (published_share, lambda v: f"{v:.0f} %"),
     "plan_steps": (plan_steps, lambda v: f"{v:,.0f}"),
     "card_usable": (card_usable, bytes_text),
     "published_rate": (published_rate, lambda v: f"{v:g}"),

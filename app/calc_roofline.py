@@ -114,6 +114,25 @@ def fusion_gain(card: str, model: str, method: str, batch: int, length: int) -> 
     )
 
 
+def scores_bytes(model: str, tokens: int, bits: int = 16) -> float:
+    """What the scores over the vocabulary take for so many tokens."""
+    return float(tokens) * _vocabulary(model) * bits / 8
+
+
+def loss_chunks(model: str, tokens: int) -> float:
+    """In how many parts the fused loss takes them."""
+    from core.roofline import loss_chunks as chunks
+
+    return float(chunks(tokens, _vocabulary(model)))
+
+
+def _vocabulary(model: str) -> int:
+    from core.catalog import architecture_of
+
+    table = architecture_of(model)
+    return next(m for m in table.modules if m.name == table.head).out_features
+
+
 def decode(card: str, tokens: int, what: str, width: int = 4096) -> float:
     """A product with a square matrix in NF4: gain (times), decodings, apart_bytes or inside_bytes."""
     from core.decode_cost import decoding
@@ -137,18 +156,24 @@ def _bench() -> dict[str, Any]:
     return found
 
 
-def bench(method: str, comparison: str) -> float:
-    """How many times as many examples a second the engine trains as Trainer and PEFT, on the machine of the record:
-    by default, or on identical batches."""
-    for row in _bench()["rows"]:
+def _row(method: str, comparison: str) -> dict[str, Any]:
+    """A row says itself where it was measured, or the record says it of all."""
+    record = _bench()
+    for row in record["rows"]:
         if (row["method"], row["comparison"]) == (method, comparison):
-            return float(row["ratio_median"])
+            return {**record, **row}
     raise BadInput(f"The benchmark has no row for {method}, {comparison}.")
 
 
-def bench_device() -> str:
-    """The machine of the record."""
-    return str(_bench()["device"])
+def bench(method: str, comparison: str) -> float:
+    """How many times as many examples a second the engine trains as Trainer and PEFT, on the machine of the record:
+    by default, or on identical batches."""
+    return float(_row(method, comparison)["ratio_median"])
+
+
+def bench_device(method: str = "lora", comparison: str = "identical") -> str:
+    """The machine on which that row was measured."""
+    return str(_row(method, comparison)["device"])
 
 
 def plain(value: float) -> str:
@@ -172,6 +197,8 @@ FUNCTIONS: dict[str, tuple[Any, Any]] = {
     "op_intensity": (op_intensity, plain),
     "fusion_saves": (fusion_saves, bytes_text),
     "fusion_gain": (fusion_gain, plain),
+    "scores_bytes": (scores_bytes, bytes_text),
+    "loss_chunks": (loss_chunks, plain),
     "decode": (decode, plain),
     "bench": (bench, plain),
     "bench_device": (bench_device, str),

@@ -15,14 +15,15 @@ from app.charts_memory import SPACE, size
 from app.charts_race import title_of
 from app.choices import Choice, number, one_of, whole
 from app.story import plain
+from app.tables import readable
 from app.words import n, t
 from core.catalog import gpus
 from core.errors import DeltalabError
 from core.memory import compare as tables
 from core.memory import cost as costs
-from core.memory import exporting, fitter
+from core.memory import exporting, fitter, validation
 from core.memory.several import several
-from core.memory.speed import REACHED, step_speed
+from core.memory.speed import SHARE, step_speed
 from core.memory.storage import Storage, storage
 from core.methods import METHODS
 from core.units import bytes_text, count_text
@@ -77,7 +78,7 @@ def shown(chart: Chart, key: str, table: pd.DataFrame | None = None) -> None:
 def numbers(data: pd.DataFrame, key: str, table: pd.DataFrame | None, alt: str) -> None:
     """A table and its CSV, folded."""
     with st.expander(t("plan.numbers"), key=f"{key}-numbers"):
-        seen = data if table is None else table
+        seen = readable(data) if table is None else table
         st.dataframe(seen, hide_index=True, height="auto" if len(seen) < 14 else 420, alt=alt)
         st.download_button(
             t("shared.table_csv"), charts.csv(data), f"{key}.csv", "text/csv", key=f"{key}-csv",
@@ -258,14 +259,38 @@ def _cost(model: Model, card: GpuRow, setup: Setup, page: str, sharding: Shardin
     if found.money is not None:
         dollars = t("plan.range", low=f"${found.money[0]:,.2f}", high=f"${found.money[2]:,.2f}")
         told += f", {dollars}".replace("$", "\\$")
-    why = t(
-        "panels.cost_why", low=f"{100 * REACHED[2]:.0f}", high=f"{100 * REACHED[0]:.0f}{SPACE}%",
-        likely=f"{100 * REACHED[1]:.0f}{SPACE}%",
-    )  # fmt: skip
     together_why = f" {t('panels.cost_together', gpus=sharding.gpus)}" if sharding.gpus > 1 else ""
-    st.markdown(f"{told}. {why}{together_why}")
+    st.markdown(f"{told}. {t('panels.cost_why', share=f'{100 * SHARE:.0f}{SPACE}%')}{together_why}")
+    _speed_error()
     st.caption(_sources(listed, paid.value, board, watts.value))
     shown(charts_memory.costs(_per_card(model, setup, steps, sharding), card.name), "vram-cost")
+
+
+def _speed_error() -> None:
+    """How far the model of time is off, where others measured: beside every estimate of it."""
+    found = validation.record().get("speed")
+    if not found:
+        st.caption(t("panels.speed_unscored"))
+        return
+    off = found["held_out"]
+    titles = {r["source"]: r["source_title"] for r in found["rows"]}
+    held_out = {r["source"] for r in found["rows"] if r["role"] == "held out"}
+    each = "; ".join(
+        t(
+            "panels.speed_source", source=titles[name], cards=", ".join(group["cards"]),
+            mean=f"{100 * group['mean_abs']:.0f}{SPACE}%", bias=f"{100 * group['bias']:+.0f}{SPACE}%",
+        )
+        for name, group in found["groups"].items()
+        if name in held_out
+    )  # fmt: skip
+    st.caption(
+        plain(
+            t(
+                "panels.speed_error", rows=off["rows"], mean=f"{100 * off['mean_abs']:.0f}{SPACE}%",
+                worst=f"{100 * abs(off['worst']):.0f}{SPACE}%", each=each, page=t("page.validation.title"),
+            )
+        )
+    )  # fmt: skip
 
 
 def _sources(listed: costs.Price | None, paid: Any, board: int | None, watts: Any) -> str:

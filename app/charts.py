@@ -117,6 +117,22 @@ def figure(x_title: str, y_title: str, *, height: int = 300, series: int = 0) ->
     return fig
 
 
+def log_axis(values: Sequence[float]) -> dict[str, Any]:
+    """A logarithmic axis for these values, with ticks at powers of ten, and at 2 and 5 times them where there is room:
+    in plain figures, or as 1 k, 1 M where they are large."""
+    import math
+
+    known = [v for v in values if v > 0]
+    if not known:
+        return {"type": "log"}
+    low, high = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known)))
+    marks = (1, 2, 5) if high - low <= 3 else (1,)
+    found = [m * 10.0**p for p in range(low, high + 1) for m in marks]
+    found = [tick for tick in found if min(known) / 2.6 <= tick <= max(known) * 2.6]
+    text = [f"{tick:,g}" if tick < 1e4 else count_text(tick).replace(" ", "\u00a0") for tick in found]
+    return {"type": "log", "tickvals": found, "ticktext": text}
+
+
 def _unique(runs: Sequence[tuple[str, Story]]) -> list[tuple[str, Story, Style]]:
     """Runs with a style each: the method's; a second run of a method gets its colour with another dash and marker."""
     seen: dict[str, int] = {}

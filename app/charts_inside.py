@@ -102,7 +102,7 @@ def _map(
             )
         )  # fmt: skip
     fig.update_layout(hovermode="closest")
-    fig.update_xaxes(type="category", showgrid=False, tickangle=-45)
+    fig.update_xaxes(type="category", showgrid=False)
     fig.update_yaxes(type="category", autorange="reversed", showgrid=False)
     return fig, names
 
@@ -336,11 +336,51 @@ def tokens(item: Row, method: str) -> Chart:
     Args:
         item: one of the items of the probe `tokens`.
     """
+    rows = item["tokens"]
+    fig = _moved(_places(item), rows, method, t("charts_inside.probability"))
+    before, after, count = item["first_before"], item["first_after"], len(rows)
+    title = t("charts_inside.tokens", before=before, count=count, after=_all(after, count))
+    alt = " ".join([t("charts_inside.tokens_alt"), *_told(rows)])
+    return Chart(title, fig, alt, tokens_table(item))
+
+
+def labels(item: Row, method: str) -> Chart:
+    """Probability of each label of a text before and after.
+
+    Args:
+        item: one of the items of the probe `tokens`, of a classifier.
+    """
+    rows = item["labels"]
+    fig = _moved([row["text"] for row in rows], rows, method, t("charts_inside.label_probability"))
+    answer = next(row for row in rows if row["text"] == item["answer"])
+    title = t(
+        "charts_inside.token", token=answer["text"], before=percent_text(answer["before"]["p"]),
+        after=percent_text(answer["after"]["p"]),
+    ).rstrip(".")  # fmt: skip
+    alt = " ".join([t("charts_inside.labels_alt"), *_told(rows)])
+    return Chart(title, fig, alt, labels_table(item))
+
+
+def labels_table(item: Row) -> pd.DataFrame:
+    """One row a label."""
+    return pd.DataFrame(
+        [
+            {
+                "label": row["text"], "wanted": row["text"] == item["answer"],
+                "before_percent": 100 * row["before"]["p"], "after_percent": 100 * row["after"]["p"],
+                "rank_before": row["before"]["rank"], "rank_after": row["after"]["rank"],
+            }
+            for row in item["labels"]
+        ]
+    )  # fmt: skip
+
+
+def _moved(names: Sequence[str], rows: Sequence[Row], method: str, axis: str) -> go.Figure:
+    """A line for each row from its probability before to the one after."""
     import plotly.graph_objects as go
 
-    names, rows = _places(item), item["tokens"]
     style = method_style(method)
-    fig = figure(t("charts_inside.probability"), "", height=110 + 24 * len(rows), series=2)
+    fig = figure(axis, "", height=110 + 24 * len(rows), series=2)
     for name, row in zip(names, rows, strict=True):
         fig.add_trace(
             go.Scatter(x=[100 * row["before"]["p"], 100 * row["after"]["p"]], y=[name, name], mode="lines",
@@ -355,17 +395,17 @@ def tokens(item: Row, method: str) -> Chart:
     fig.update_layout(hovermode="closest", legend={"y": -70 / fig.layout.height})
     fig.update_xaxes(range=[-4, 104])
     fig.update_yaxes(type="category", autorange="reversed", tickfont={"family": "Source Code Pro, monospace"})
-    before, after, count = item["first_before"], item["first_after"], len(rows)
-    title = t("charts_inside.tokens", before=before, count=count, after=_all(after, count))
-    told = [
+    return fig
+
+
+def _told(rows: Sequence[Row]) -> list[str]:
+    return [
         t(
             "charts_inside.token", token=visible(r["text"]), before=percent_text(r["before"]["p"]),
             after=percent_text(r["after"]["p"]),
         )
         for r in rows
     ]  # fmt: skip
-    alt = " ".join([t("charts_inside.tokens_alt"), *told])
-    return Chart(title, fig, alt, tokens_table(item))
 
 
 def _all(some: int, count: int) -> str:

@@ -8,10 +8,11 @@ import pandas as pd
 
 from app.charts import BASE_STYLE, Chart, figure, series_style
 from app.charts_memory import SPACE
+from app.charts_validation import percent
 from app.words import t
 from core.kernel_records import Point
 from core.roofline import Limit, Op, Saving
-from core.units import bytes_text
+from core.units import GIB, bytes_text
 
 PLAIN, FUSED = "one by one", "fused"
 
@@ -66,11 +67,11 @@ def roofline(plain: Sequence[Op], fused: Sequence[Op], limit: Limit, step_second
                 hovertemplate="%{text}<extra></extra>",
             )
         )  # fmt: skip
-    fig.update_xaxes(type="log")
-    fig.update_yaxes(type="log")
+    fig.update_xaxes(type="log", dtick=1)
+    fig.update_yaxes(type="log", dtick=1)
     fig.update_layout(hovermode="closest")
     waits = sum(o.seconds(limit) for o in plain if o.bound(limit) == "memory") / step_seconds
-    title = t("charts.kernels.roofline", share=f"{waits:.0%}")
+    title = t("charts.kernels.roofline", share=percent(waits, 0))
     table = pd.DataFrame(
         [
             {"operation": o.name, "done": name, "kernel": o.kernel, "flops": o.flops, "bytes": o.bytes,
@@ -105,10 +106,10 @@ def saved(savings: Sequence[Saving]) -> Chart:
     style = series_style(1)
     fig.add_trace(
         go.Bar(
-            x=[s.bytes / 1e9 for s in rows], y=names, orientation="h", marker={"color": style.colour},
+            x=[s.bytes / GIB for s in rows], y=names, orientation="h", marker={"color": style.colour},
             text=[t("charts.kernels.launches", time=ms_text(s.seconds), launches=f"{s.launches:,}") for s in rows],
             textposition="auto",
-            hovertemplate="%{y}: %{x:.1f} GB<extra></extra>",
+            hovertemplate="%{y}: %{x:.1f} GiB<extra></extra>",
         )
     )  # fmt: skip
     fig.update_yaxes(autorange="reversed")
@@ -153,17 +154,17 @@ def measured(points: Sequence[Point], limit: Limit, date: str) -> Chart:
                 x=[p.intensity for p in some], y=[p.rate / 1e12 for p in some], mode="markers", name=version,
                 marker={"symbol": style.marker, "color": style.colour, "size": 9},
                 text=[
-                    f"{p.label}: {ms_text(p.seconds)}, {t('charts.kernels.of_limit', share=f'{p.share:.0%}')}"
+                    f"{p.label}: {ms_text(p.seconds)}, {t('charts.kernels.of_limit', share=percent(p.share, 0))}"
                     for p in some
                 ],
                 hovertemplate="%{text}<extra></extra>",
             )
         )  # fmt: skip
-    fig.update_xaxes(type="log")
-    fig.update_yaxes(type="log")
+    fig.update_xaxes(type="log", dtick=1)
+    fig.update_yaxes(type="log", dtick=1)
     fig.update_layout(hovermode="closest")
     own = [p.share for p in points if p.version == "kernel"]
-    title = t("charts.kernels.measured", date=date, low=f"{min(own):.0%}", high=f"{max(own):.0%}")
+    title = t("charts.kernels.measured", date=date, low=percent(min(own), 0), high=percent(max(own), 0))
     table = pd.DataFrame([vars(p) for p in points])
     alt = t("charts.kernels.measured_alt", card=limit.name, title=title)
     return Chart(title, fig, alt, table)

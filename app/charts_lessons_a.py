@@ -10,7 +10,7 @@ import pandas as pd
 
 from app.charts import BASE_STYLE, Chart, figure, method_style, series_style
 from app.charts_race import title_of
-from app.words import n, t
+from app.words import from_core, n, t
 from core.claims import decimal_text
 from core.memory.per_parameter import RECIPES, Part
 from core.memory.per_parameter import each as each_of
@@ -140,7 +140,7 @@ def ledger_sides(rows: Sequence[Mapping[str, Any]], whose: str) -> Chart:
     """A run's memory term by term, predicted and measured side by side (rows of core.memory.predicted.residuals)."""
     import plotly.graph_objects as go
 
-    names = [_term(r) for r in rows]
+    names = [term_title(r) for r in rows]
     fig = figure("MiB", "", height=110 + 40 * len(rows), series=1)
     ring = 18  # seen where both are equal
     looks = (
@@ -184,8 +184,9 @@ def ledger_sides(rows: Sequence[Mapping[str, Any]], whose: str) -> Chart:
     return Chart(title, fig, alt, table)
 
 
-def _term(row: Mapping[str, Any]) -> str:
-    return t("charts_lessons_a.together") if row["name"] == "allocated" else str(row["name"])
+def term_title(row: Mapping[str, Any]) -> str:
+    """What people read for a row of `core.memory.predicted.residuals`."""
+    return t("charts_lessons_a.together") if row["name"] == "allocated" else from_core(row["name"])
 
 
 def ledger_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -194,7 +195,7 @@ def ledger_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                t("charts_lessons_a.column.term"): _term(r),
+                t("charts_lessons_a.column.term"): term_title(r),
                 t("charts_lessons_a.column.predicted"): bytes_text(r["predicted"]),
                 t("charts_lessons_a.column.measured"): bytes_text(r["measured"]),
                 t("charts_lessons_a.column.difference"): signs[(r["difference"] > 0) - (r["difference"] < 0)]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from app.charts import BASE_STYLE, TASK_STYLE, Chart, figure, method_style, series_style
+from app.charts import BASE_STYLE, TASK_STYLE, Chart, figure, log_axis, method_style, series_style
 from app.charts_race import title_of
-from app.words import n, t
+from app.words import from_core, n, t
 from core.memory.card import FITS, TIGHT, TOO_LARGE, Totals
 from core.memory.compare import UNKNOWN
 from core.memory.several import fewest
@@ -47,7 +46,8 @@ SAID = {
     RESERVE: "charts.memory.reserve", CONTEXT: "charts.memory.context", FITS: "plan.fits", TIGHT: "plan.tight",
     TOO_LARGE: "plan.too_large",
 }  # fmt: skip
-"""Names that stand in tables as they are -> the keys of what people read. Terms are called what core calls them."""
+"""Names that stand in tables as they are -> the keys of what people read. Core's terms have theirs in the locales."""
+VERDICTS = {FITS: "vram.verdict.fits", TIGHT: "vram.verdict.tight", TOO_LARGE: "vram.verdict.too_large"}
 LINE = {"color": ORANGE, "width": 2.5, "dash": "dash"}
 SPACE = "\u00a0"
 
@@ -59,28 +59,30 @@ def size(count: float) -> str:
 
 def named(name: str) -> str:
     """What people read for a term or a verdict, in their language; a name without words of its own as it is."""
-    return t(SAID[name]) if name in SAID else name
+    return t(SAID[name]) if name in SAID else from_core(name)
 
 
 def band(found: Totals) -> str:
+    """What the process takes, from the least to the most."""
+    return between(found.process[0], found.process[2])
+
+
+def between(least: float, most: float) -> str:
     """'35.2 to 41.0 GiB', or '35.2 GiB' where both ends read the same."""
-    low, _, high = (size(b) for b in found.process)
+    low, high = size(least), size(most)
     if low == high:
         return low
     number, _, unit = low.partition(SPACE)
     return t("plan.range", low=number if high.endswith(unit) else low, high=high)
 
 
-def _ticks(values: Sequence[float]) -> dict[str, Any]:
-    """A logarithmic axis with ticks at 1, 2 and 5 times powers of ten around the values."""
-    known = [v for v in values if v > 0]
-    if not known:
-        return {"type": "log"}
-    low, high = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known)))
-    marks = (1, 2, 5) if high - low <= 3 else (1,)
-    found = [m * 10.0**p for p in range(low, high + 1) for m in marks]
-    found = [tick for tick in found if min(known) / 2.6 <= tick <= max(known) * 2.6]
-    return {"type": "log", "tickvals": found, "ticktext": [f"{tick:,g}" for tick in found]}
+def verdict(found: Totals, card: GpuRow, name: str) -> str:
+    """Whether a step fits on a card, as a sentence: `core.memory.card.verdict_text` in every language.
+
+    Args:
+        name: what the card is called on the page.
+    """
+    return t(VERDICTS[found.verdict(card.usable_bytes)], card=name, needed=band(found), usable=size(card.usable_bytes))
 
 
 def _memory_axis(fig: go.Figure) -> None:
@@ -172,7 +174,7 @@ def terms_table(rules: Sequence[Rule]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                t("plan.term"): r.term, t("charts.memory.traced"): bytes_text(r.traced),
+                t("plan.term"): named(r.term), t("charts.memory.traced"): bytes_text(r.traced),
                 t("charts.memory.formula"): r.formula,
                 t("charts.memory.formula_gives"): "–" if r.bytes is None else bytes_text(r.bytes),
                 t("charts.memory.difference"): _difference(r),
@@ -585,7 +587,7 @@ def disk(rows: Mapping[str, Storage], chosen: str) -> Chart:
         )
     )  # fmt: skip
     fig.update_layout(hovermode="closest")
-    fig.update_xaxes(**_ticks([f.total / GB for _, f in known]))
+    fig.update_xaxes(**log_axis([f.total / GB for _, f in known]))
     fig.update_yaxes(autorange="reversed")
     here = rows[chosen]
     tasks = n("charts.memory.tasks", here.tasks)
@@ -641,8 +643,8 @@ def costs(rows: Sequence[tuple[str, str, Cost]], chosen: str) -> Chart:
             )
         )  # fmt: skip
     fig.update_layout(hovermode="closest", legend={"orientation": "h", "y": -0.25})
-    fig.update_xaxes(**_ticks([c.hours[1] for _, _, c in rows]))
-    fig.update_yaxes(**_ticks([c.money[1] for _, _, c in rows if c.money]))
+    fig.update_xaxes(**log_axis([c.hours[1] for _, _, c in rows]))
+    fig.update_yaxes(**log_axis([c.money[1] for _, _, c in rows if c.money]))
     if cheap is None or fast is None:
         title = t("charts.memory.no_priced_card")
     elif cheap[0] == fast[0]:
@@ -664,6 +666,7 @@ __all__ = [
     "SPACE",
     "all_cards",
     "band",
+    "between",
     "cards_numbers",
     "cards_table",
     "costs",
@@ -682,4 +685,5 @@ __all__ = [
     "step",
     "step_legend",
     "terms_table",
+    "verdict",
 ]  # fmt: skip

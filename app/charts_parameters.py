@@ -110,7 +110,7 @@ def rank_curve(rows: Sequence[RankRow], rank: int, what: str) -> Chart:
                        marker={"symbol": "diamond", "size": 13, "color": MARK})
         )  # fmt: skip
     fig.update_layout(hovermode="closest")
-    fig.update_xaxes(type="log", tickvals=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
+    fig.update_xaxes(type="log", tickvals=[r.rank for r in rows if not r.rank & (r.rank - 1)])
     fig.update_yaxes(**_counts_axis())
     title = (
         t("charts.parameters.rank", rank=rank, share=share(here.share), what=what)

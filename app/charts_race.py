@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from app.charts import BASE_STYLE, TASK_STYLE, Chart, figure, inside, listed, method_style
-from app.words import t
+from app.charts import BASE_STYLE, TASK_STYLE, Chart, figure, inside, listed, log_axis, method_style
+from app.words import from_core, t
 from core.literature import Experiment
 from core.methods import METHODS
 from core.race import MEASURES, Band, Measure, front
@@ -34,7 +34,12 @@ def pareto(bands: Bands, x: Measure, y: Measure) -> Chart:
 
     both = {m: (b[x.name], b[y.name]) for m, b in bands.items() if x.name in b and y.name in b}
     best = front({m: (a.median, b.median) for m, (a, b) in both.items()}, x.better, y.better)
-    fig = _axes(x.title, x.unit, x.log, y.title, y.unit, y.log, series=len(both))
+    across, up = from_core(x.title), from_core(y.title)
+    fig = _axes(across, from_core(x.unit), up, from_core(y.unit), series=len(both))
+    if x.log:
+        fig.update_xaxes(**log_axis([a.median / x.scale for a, _ in both.values()]))
+    if y.log:
+        fig.update_yaxes(**log_axis([b.median / y.scale for _, b in both.values()]))
     line = [(both[m][0].median / x.scale, both[m][1].median / y.scale) for m in best]
     _front_line(fig, line)
     for method, (a, b) in both.items():
@@ -45,7 +50,7 @@ def pareto(bands: Bands, x: Measure, y: Measure) -> Chart:
                 error_x=_bar(a, x.scale), error_y=_bar(b, y.scale),
                 marker={"symbol": style.marker, "size": 13, "color": style.colour,
                         "line": {"width": 3 if method in best else 0, "color": "rgba(128,128,128,0.9)"}},
-                hovertemplate=f"{title_of(method)}<br>{x.title}: {x.text(a.median)}<br>{y.title}: {y.text(b.median)}"
+                hovertemplate=f"{title_of(method)}<br>{across}: {x.text(a.median)}<br>{up}: {y.text(b.median)}"
                 "<extra></extra>",
             )
         )  # fmt: skip
@@ -56,12 +61,12 @@ def pareto(bands: Bands, x: Measure, y: Measure) -> Chart:
         ]
     )
     names = listed([title_of(m) for m in best])
-    alt = t("charts_race.alt", methods=len(both), x=inside(x.title), y=inside(y.title))
+    alt = t("charts_race.alt", methods=len(both), x=inside(across), y=inside(up))
     alt += " " + " ".join(f"{title_of(m)}: {x.text(a.median)}, {y.text(b.median)}." for m, (a, b) in both.items())
     if len(both) < 2:
-        title = t("charts_lesson.against", y=y.title, x=inside(x.title))
+        title = t("charts_lesson.against", y=up, x=inside(across))
     elif len(best) == 1:
-        title = t("charts_race.best", method=names, y=inside(y.title), x=inside(x.title))
+        title = t("charts_race.best", method=names, y=inside(up), x=inside(across))
     else:
         title = t("charts_race.front", methods=names)
     return Chart(title, fig, alt, table)
@@ -73,7 +78,7 @@ def published(rows: Sequence[Experiment]) -> Chart:
 
     points = {r.label: (r.memory_gib, r.test_accuracy) for r in rows}
     best = front(points, "less", "more")
-    fig = _axes(t("charts_race.memory"), "GiB", False, t("charts_race.accuracy"), "%", False, series=2)
+    fig = _axes(t("charts_race.memory"), "GiB", t("charts_race.accuracy"), "%", series=2)
     _front_line(fig, [(points[n][0], 100 * points[n][1]) for n in best])
     for name, chosen, style in (
         (t("charts_race.others"), [r for r in rows if r.ours is None], BASE_STYLE),
@@ -118,7 +123,7 @@ def race_table(bands: Bands) -> pd.DataFrame:
         line: dict[str, Any] = {t("charts.comparison.method"): title_of(method)}
         for m in MEASURES:
             band = found.get(m.name)
-            line[m.title] = "–" if band is None else m.text(band.median) + _range(m, band)
+            line[from_core(m.title)] = "–" if band is None else m.text(band.median) + _range(m, band)
         out.append(line)
     return pd.DataFrame(out)
 
@@ -141,18 +146,26 @@ def race_numbers(bands: Bands) -> pd.DataFrame:
 
 
 def _range(m: Measure, band: Band) -> str:
+    """' (142 to 144)' behind '144 MiB': the unit once more only where it is another one."""
     low, high = m.text(band.low), m.text(band.high)
-    return "" if low == high else f" ({t('charts.span', low=low, high=high)})"
+    if low == high:
+        return ""
+    units = {
+        text.rpartition(" ")[2].removesuffix("s") for text in (m.text(band.median), low, high)
+    }  # 1 point, 2 points
+    if len(units) == 1 and " " in low:
+        low, high = low.rpartition(" ")[0], high.rpartition(" ")[0]
+    return f" ({low}–{high})"
 
 
-def _axes(x: str, x_unit: str, x_log: bool, y: str, y_unit: str, y_log: bool, *, series: int) -> go.Figure:
-    fig = figure(f"{x}, {x_unit}", f"{y}, {y_unit}", height=380, series=(series + 2) // 3)
+def _axes(x: str, x_unit: str, y: str, y_unit: str, *, series: int) -> go.Figure:
+    fig = figure(_axis(x, x_unit), _axis(y, y_unit), height=380, series=(series + 2) // 3)
     fig.update_layout(hovermode="closest", legend={"orientation": "h", "y": -0.22})
-    if x_log:
-        fig.update_xaxes(type="log")
-    if y_log:
-        fig.update_yaxes(type="log")
     return fig
+
+
+def _axis(title: str, unit: str) -> str:
+    return title if unit in title else f"{title}, {unit}"
 
 
 def _front_line(fig: go.Figure, points: Sequence[tuple[float, float]]) -> None:

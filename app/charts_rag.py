@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from app.charts import BASE_STYLE, Chart, Style, figure, inside, method_style, series_style
-from app.words import t
+from app.words import from_core, t
 from core.guide import RuleBook
 from core.guide.evidence import value_text
 from core.rag.experiment import ARMS, RETRIEVING, Band
@@ -57,20 +57,22 @@ def needs(found: Bands) -> Chart:
         fig.add_trace(
             go.Scatter(
                 x=[100 * b.mean for _, b in points], y=[rows[n.name] + beside for n, _ in points],
-                name=ARMS[arm], mode="markers",
+                name=from_core(ARMS[arm]), mode="markers",
                 marker={"symbol": style.marker, "size": 10, "color": style.colour},
                 error_x={
                     "type": "data", "symmetric": False, "array": [100 * (b.interval[1] - b.mean) for _, b in points],
                     "arrayminus": [100 * (b.mean - b.interval[0]) for _, b in points], "thickness": 1, "width": 3,
                 },
-                customdata=[t("charts_rag.questions", need=n.title, questions=b.questions) for n, b in points],
+                customdata=[
+                    t("charts_rag.questions", need=from_core(n.title), questions=b.questions) for n, b in points
+                ],
                 hovertemplate="%{customdata}: %{x:.0f} %",
             )
         )  # fmt: skip
     fig.update_layout(hovermode="closest")
     fig.update_xaxes(range=[-4, 104])
     fig.update_yaxes(
-        tickmode="array", tickvals=list(rows.values()), ticktext=[n.title for n in NEEDS.values()],
+        tickmode="array", tickvals=list(rows.values()), ticktext=[from_core(n.title) for n in NEEDS.values()],
         range=[len(rows) - 0.4, -0.6],
     )  # fmt: skip
     table = numbers(found, "right")
@@ -78,9 +80,9 @@ def needs(found: Bands) -> Chart:
         t("charts_rag.needs_alt")
         + " "
         + " ".join(
-            f"{n.title}: "
+            f"{from_core(n.title)}: "
             + ", ".join(
-                f"{ARMS[arm]} {100 * band.mean:.0f}"
+                f"{from_core(ARMS[arm])} {100 * band.mean:.0f}"
                 for arm in arms
                 if (band := found.get((arm, n.name, "right"))) is not None
             )
@@ -116,17 +118,17 @@ def needs_table(found: Bands) -> pd.DataFrame:
     rows = []
     for need in NEEDS.values():
         for measure in ("right", *MORE.get(need.name, ())):
-            title = need.title if measure == "right" else f"{need.title}: {t(f'charts_rag.more.{measure}')}"
+            title = from_core(need.title) if measure == "right" else f"↳ {t(f'charts_rag.more.{measure}')}"
             questions = t("charts_rag.column.questions")
             line: dict[str, Any] = {t("rag.column.need"): title, questions: ""}
             counts = set()
             for arm, name in ARMS.items():
                 band = found.get((arm, need.name, measure))
-                line[name] = "–" if band is None else share(band)
+                line[from_core(name)] = "–" if band is None else share(band)
                 counts |= {band.questions} if band is not None else set()
             if counts:
                 low, high = min(counts), max(counts)
-                line[questions] = str(low) if low == high else t("charts.span", low=low, high=high)
+                line[questions] = str(low) if low == high else f"{low}–{high}"
             rows.append(line)
     return pd.DataFrame(rows)
 
@@ -134,14 +136,14 @@ def needs_table(found: Bands) -> pd.DataFrame:
 def share(band: Band) -> str:
     """A share with the interval that its questions leave it."""
     low, high = band.interval
-    return f"{100 * band.mean:.0f} % ({t('charts.span', low=f'{100 * low:.0f}', high=f'{100 * high:.0f}')})"
+    return f"{100 * band.mean:.0f} % ({100 * low:.0f}–{100 * high:.0f})"
 
 
 def costs_table(found: Bands) -> pd.DataFrame:
     """What each arm costs: an update, the parts of an answer, the prompt, the disk."""
     rows = []
     for arm, title in ARMS.items():
-        line: dict[str, Any] = {t("rag.column.approach"): title}
+        line: dict[str, Any] = {t("rag.column.approach"): from_core(title)}
         for measure in COSTS:
             band = found.get((arm, _OF.get(measure, ""), measure))
             idle = measure == "retrieve_ms" and arm not in RETRIEVING
@@ -156,7 +158,7 @@ def verdict_table(rows: Sequence[Verdict]) -> pd.DataFrame:
         [
             {
                 t("charts_rag.column.concern"): v.claim.concern, t("charts_rag.column.side"): v.claim.side,
-                t("charts_rag.column.said"): v.claim.says, t("charts_rag.column.verdict"): v.verdict,
+                t("charts_rag.column.said"): v.claim.says, t("charts_rag.column.verdict"): from_core(v.verdict),
                 t("charts_rag.column.measured"): v.figures or "–", t("charts_rag.column.but"): v.but,
                 t("charts_rag.column.small"): v.claim.small,
             }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from app.charts import BASE_STYLE, Chart, figure, series_style
+from app.charts import BASE_STYLE, Chart, figure, log_axis, series_style
 from app.words import t
 from core.units import GIB, bytes_text
 
@@ -55,8 +55,8 @@ def roofline(ops: Sequence[Op], limit: Limit, what: str) -> Chart:
                 hovertemplate=f"%{{text}}<br>{hover}<extra></extra>",
             )
         )  # fmt: skip
-    fig.update_xaxes(type="log")
-    fig.update_yaxes(type="log", exponentformat="power")
+    fig.update_xaxes(**log_axis([op.intensity for op in shown]))
+    fig.update_yaxes(type="log", dtick=1, exponentformat="power")
     fig.update_layout(hovermode="closest")
     table = ops_table(ops, limit)
     waiting = [op for op in shown if op.bound(limit) == "memory"]
@@ -144,7 +144,7 @@ def launches(rows: Sequence[tuple[str, Total]], limit: Limit) -> Chart:
                 marker={"symbol": style.marker, "size": 12, "color": style.colour}, hovertemplate="%{y:.3g} ms",
             )
         )  # fmt: skip
-    fig.update_yaxes(type="log")
+    fig.update_yaxes(**log_axis([value for trace in fig.data for value in trace.y]))
     table = pd.DataFrame(
         {
             t("charts.roofline.step"): names,
@@ -181,8 +181,8 @@ def decodings(rows: Sequence[Decoding], limit: Limit) -> Chart:
                 marker={"symbol": style.marker, "size": 8}, hovertemplate="%{y:.3g}",
             )
         )  # fmt: skip
-    fig.update_xaxes(type="log")
-    fig.update_yaxes(type="log")
+    fig.update_xaxes(**log_axis(tokens))
+    fig.update_yaxes(**log_axis([value for trace in fig.data for value in trace.y]))
     table = pd.DataFrame(
         {
             t("charts.roofline.tokens"): tokens,

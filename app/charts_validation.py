@@ -32,6 +32,11 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f}{SPACE}%"
 
 
+def signed(share: float) -> str:
+    """-0.031 -> '−3.1 %'"""
+    return f"{100 * share:+.1f}{SPACE}%".replace("-", "−")
+
+
 def against(rows: Rows) -> Chart:
     """Predicted against published, one mark a row, the metric by its marker; on the line both are equal."""
     import plotly.graph_objects as go
@@ -123,7 +128,7 @@ def rows_table(rows: Rows) -> pd.DataFrame:
                 t("charts.validation.metric"): metric_title(r["metric"]),
                 t("validation.published_bytes"): bytes_text(r["measured_bytes"]),
                 t("validation.predicted"): bytes_text(r["predicted_bytes"]),
-                t("validation.error"): f"{100 * r['error']:+.1f}{SPACE}%", t("charts.validation.trust"): r["trust"],
+                t("validation.error"): signed(r["error"]), t("charts.validation.trust"): r["trust"],
                 t("charts.validation.role"): role_title(r["role"]),
                 t("charts.validation.cause"): r.get("cause") or "–",
             }
@@ -147,7 +152,7 @@ def groups_table(
             {
                 heading: named(g["name"]), t("charts.validation.rows"): g["rows"],
                 t("charts.validation.mean_error"): percent(g["mean_abs"]),
-                t("charts.validation.bias"): f"{100 * g['bias']:+.1f}{SPACE}%",
+                t("charts.validation.bias"): signed(g["bias"]),
                 t("charts.validation.worst"): percent(abs(g["worst"])),
                 t("charts.validation.within_column", share=f"5{SPACE}%"): percent(g["within_5"], 0),
                 t("charts.validation.within_column", share=f"10{SPACE}%"): percent(g["within_10"], 0),

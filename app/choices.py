@@ -94,6 +94,8 @@ class Choice:
         if self.widget_key not in st.session_state:
             said = st.query_params.get(self.name)
             value = self.read(said) if said is not None else None
+            if said and value is None:
+                refused(self.page)[self.name] = said
             if value is None:
                 value = st.session_state.get(self._slot("value"), self.default)
             st.session_state[self._slot("value")] = st.session_state[self._slot("first")] = value
@@ -134,10 +136,12 @@ class Choice:
         """The widget's callback: what it shows is the value, and stands in the address unless it is the default."""
         value = st.session_state.get(self.widget_key, self.default)
         st.session_state[self._slot("value")] = value
+        refused(self.page).pop(self.name, None)
         self._to_link(value)
 
     def put(self, value: Any) -> None:
         """Choose it, from a callback."""
+        refused(self.page).pop(self.name, None)
         st.session_state[self._slot("version")] = st.session_state.get(self._slot("version"), 0) + 1
         st.session_state[self._slot("value")] = st.session_state[self._slot("first")] = value
         self._to_link(value, anew=True)
@@ -157,4 +161,10 @@ class Choice:
         return ("on" if value else "off") if isinstance(value, bool) else str(value)
 
 
-__all__ = ["Choice", "number", "one_of", "switch", "whole", "words"]
+def refused(page: str) -> dict[str, str]:
+    """What the link said of a page's choices and cannot be, by name, until the choice is made otherwise."""
+    found: dict[str, str] = st.session_state.setdefault(f"{page}:refused", {})
+    return found
+
+
+__all__ = ["Choice", "number", "one_of", "refused", "switch", "whole", "words"]

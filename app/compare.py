@@ -65,7 +65,7 @@ def changes(run: Run) -> str:
         config = RunConfig.from_dict({**run.config, "data": None, "task": run.config.get("task")})
         plain = RunConfig(task=run.config.get("task"), method=config.method)
         told = [
-            f"{knob.name.replace('_', ' ')} {form.shown(value)}"
+            f"{knob.short} {form.shown(value)}"
             for knob in form.knobs(plain)
             if (value := getattr(config.settings if knob.part == "settings" else config.train, knob.name)) is not None
             and value != knob.default

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import charts, charts_inside, charts_quantization, charts_rag, charts_ship, compare
-from app.story import percent
+from app import charts, charts_inside, charts_quantization, charts_rag, charts_ship, compare, tables
+from app.story import percent, plain
 from app.words import t
 from core.quantization.formats import FORMATS
 from core.rag.experiment import Cell, bands
@@ -29,7 +29,8 @@ def shown(chart: charts.Chart, key: str, name: str) -> None:
     compare.draw(chart, key)
     with st.expander(t("plan.numbers"), key=f"{key}-numbers"):
         height: Any = "auto" if len(chart.table) < 12 else 320
-        st.dataframe(chart.table, hide_index=True, height=height, alt=t("findings.numbers_alt", figure=chart.title))
+        alt = t("findings.numbers_alt", figure=chart.title)
+        st.dataframe(tables.readable(chart.table), hide_index=True, height=height, alt=alt)
         st.download_button(
             t("shared.table_csv"), charts.csv(chart.table), f"{name}.csv", "text/csv", key=f"{key}-csv",
             icon=":material/download:", on_click="ignore",
@@ -78,13 +79,17 @@ def show_tokens(found: dict[str, Any], key: str, method: str) -> None:
         picked = st.segmented_control(t("findings.item"), numbers, default=1, required=True, key=f"item-{key}")
         number = int(picked or 1)
     item = items[number - 1]
+    if "labels" in item:
+        _labels(found, item, key, method)
+        return
     st.markdown(t("findings.asked"))
     st.code(item["prompt"], language=None, wrap_lines=True)
     st.markdown(t("findings.answers" if found["typed"] else "findings.wanted"))
     st.code(item["answer"] or " ", language=None, wrap_lines=True)
     shown(charts_inside.tokens(item, method), f"tokens-{key}", "tokens")
     shown(charts_inside.divergences(item, method), f"kl-{key}", "tokens")
-    st.caption(t("findings.kl", base=found["base"]))
+    few = found["base"] != "the base"  # the probe's own words are English
+    st.caption(t("findings.kl", base=t("findings.base_few" if few else "findings.base")))
     places = list(range(1, len(item["tokens"]) + 1))
     place = st.select_slider(t("findings.place"), places, key=f"place-{key}-{number}") if (
         len(places) > 1
@@ -92,6 +97,18 @@ def show_tokens(found: dict[str, Any], key: str, method: str) -> None:
     # (Not st.table: it takes a token such as "-" for Markdown.)
     table = charts_inside.alternatives_table(item, int(place))
     st.dataframe(table, hide_index=True, alt=t("findings.place_alt"), width="content")
+
+
+def _labels(found: dict[str, Any], item: dict[str, Any], key: str, method: str) -> None:
+    """A text, and what each of its labels' probability became."""
+    st.markdown(t("findings.read"))
+    st.code(item["prompt"], language=None, wrap_lines=True)
+    st.markdown(f"{t('findings.gives' if found['typed'] else 'findings.wanted')}: **{plain(item['answer'])}**")
+    shown(charts_inside.labels(item, method), f"labels-{key}", "labels")
+    told = [t("findings.labels_kl", kl=f"{item['kl']:.2g}")]
+    if item["left_out"]:
+        told.append(t("findings.labels_left_out", labels=item["left_out"]))
+    st.caption(" ".join(told))
 
 
 def show_overlap(found: dict[str, Any], key: str) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 
 import streamlit as st
 
-from app.words import t
-from core.config import RunConfig, default_row, problems, warnings
+from app.words import from_core, t
+from core.config import RunConfig, TrainConfig, default_row, problems, warnings
 from core.export import link as run_link
 from core.methods import METHODS
 
@@ -33,7 +33,8 @@ class Knob:
     """One field of the method's or the loop's config, ready to be drawn.
 
     part: "settings" or "train". kind: the plain type. default: what the form shows untouched, with the sweep's finding
-    filled in for a field that leaves it open.
+    filled in for a field that leaves it open. usual: whether that is the default of the field, too; a lesson may begin
+    with another value, and then the reason for the default says nothing about it.
     """
 
     part: str
@@ -41,21 +42,34 @@ class Knob:
     kind: type
     default: Any
     meta: dict[str, Any]
+    usual: bool = True
 
     @property
     def label(self) -> str:
-        """The field's name as words, with its unit where the name does not say it."""
+        """The field's name as words, with its unit where the name does not say it, in the visitor's language."""
         words = self.name.replace("_", " ")
         unit = self.meta.get("unit", "")
         told = not unit or unit in words
-        return words[:1].upper() + words[1:] + ("" if told else f" ({unit})")
+        return from_core(words[:1].upper() + words[1:] + ("" if told else f" ({unit})"))
+
+    @property
+    def short(self) -> str:
+        """The same inside a line, without the unit: 'learning rate'."""
+        name, label = self.name.replace("_", " "), self.label.partition(" (")[0]
+        return name if label.lower() == name else label
+
+    @property
+    def why(self) -> str:
+        """Why its default is what it is, after that default; "" when nothing is said, or another value is shown."""
+        why = self.meta.get("why") if self.usual else ""
+        return f"{t('form.default', value=shown(self.default))} {from_core(why)}" if why else ""
 
     @property
     def help(self) -> str:
         """What the knob does, why its default is what it is, and its range."""
-        parts = [self.meta["doc"]]
-        if self.meta.get("why"):
-            parts.append(f"**{t('form.default', value=shown(self.default))}** {self.meta['why']}")
+        parts = [from_core(self.meta["doc"])]
+        if self.why:
+            parts.append(self.why)
         low, high = self.meta.get("low"), self.meta.get("high")
         if low is not None and high is not None:
             parts.append(t("form.range", low=f"{low:g}", high=f"{high:g}"))
@@ -65,7 +79,7 @@ class Knob:
 def shown(value: Any) -> str:
     """A knob's value for a person: 0.003 -> '0.003', 3e-05 -> '3e-5', True -> 'on'."""
     if isinstance(value, bool):
-        return "on" if value else "off"
+        return t("form.on" if value else "form.off")
     if isinstance(value, float):
         text = f"{value:.6g}"
         return text.replace("e-0", "e-").replace("e+0", "e+")
@@ -77,16 +91,18 @@ def knobs(defaults: RunConfig) -> list[Knob]:
     own = METHODS[defaults.method].Config
     settings = defaults.settings if defaults.settings is not None else own()
     out = []
-    for part, value in (("settings", settings), ("train", defaults.train)):
+    for part, value, plain in (("settings", settings, own()), ("train", defaults.train, TrainConfig())):
         kinds = typing.get_type_hints(type(value))
         for f in dataclasses.fields(value):
             if not f.metadata or not f.metadata["form"]:
                 continue
             kind = next((a for a in typing.get_args(kinds[f.name]) if a is not type(None)), kinds[f.name])
-            default = getattr(value, f.name)
-            if default is None:
-                default = found_by_sweep(defaults, f.name)
-            out.append(Knob(part, f.name, typing.get_origin(kind) or kind, default, dict(f.metadata)))
+            default, usual = getattr(value, f.name), getattr(plain, f.name)
+            if None in (default, usual):
+                swept = found_by_sweep(defaults, f.name)
+                default, usual = swept if default is None else default, swept if usual is None else usual
+            kind = typing.get_origin(kind) or kind
+            out.append(Knob(part, f.name, kind, default, dict(f.metadata), default == usual))
     return out
 
 
@@ -212,7 +228,7 @@ def run_form(
     Args:
         defaults: what the form starts from; base, data or task and method are taken as they are.
         key: distinct per page; also the prefix of the knobs in the URL.
-        at_most: knobs in sight; the rest is folded under "More settings".
+        at_most: knobs in sight; the rest is folded under "More settings", and drawn when that is opened.
         show: which knobs are in sight, by name ("rank", "learning_rate" …); the unfolded fields of the method's and the
             loop's config when None.
         lock: knobs shown but not changeable: their defaults hold, whatever the address says.
@@ -228,23 +244,30 @@ def run_form(
     every = [knob for knob in knobs(defaults) if knob.name not in hide]
     visible = in_sight(every, at_most, None if show is None else [name for name in show if name not in hide])
     values: dict[str, Any] = {}
+    told = all(knob.usual for knob in visible)  # else a missing reason would point at the knob that a lesson has turned
     for row in range(0, len(visible), per_row):
         columns = st.columns(per_row, gap="medium")
         for column, knob in zip(columns, visible[row : row + per_row], strict=False):
             with column:
                 values[knob.name] = _draw(knob, widget_key(key, defaults, knob), locked=knob.name in lock)
-                if knob.meta.get("why"):
-                    st.caption(f"{t('form.default', value=shown(knob.default))} {knob.meta['why']}")
+                if knob.why and told:
+                    st.caption(knob.why)
     folded = [k for k in every if k not in visible]
+    seed = defaults.seed
     if folded:
-        with st.expander(t("form.more"), key=f"{key}-more"):
-            columns = st.columns(per_row, gap="medium")
-            for i, knob in enumerate(folded):
-                with columns[i % per_row]:
-                    values[knob.name] = _draw(knob, widget_key(key, defaults, knob), locked=knob.name in lock)
-            seed = _seed(defaults, key, locked="seed" in lock)
-    else:
-        seed = defaults.seed
+        more = st.expander(t("form.more"), key=f"{key}-more", on_change="rerun")
+        keys = [*(widget_key(key, defaults, knob) for knob in folded), f"{key}-seed"]
+        # Nobody opens most of them, and a lesson with several forms would wait for two hundred widgets. Once drawn they
+        # stay, or what was set there would be lost.
+        if more.open or any(one in st.session_state or one in st.query_params for one in keys):
+            with more:
+                columns = st.columns(per_row, gap="medium")
+                for i, knob in enumerate(folded):
+                    with columns[i % per_row]:
+                        values[knob.name] = _draw(knob, keys[i], locked=knob.name in lock)
+                seed = _seed(defaults, key, locked="seed" in lock)
+        else:
+            values |= {knob.name: knob.default for knob in folded}
     if "seed" in lock:
         seed = defaults.seed
     config = dataclasses.replace(assemble(defaults, _unlocked(values, lock)), seed=int(seed))
@@ -283,8 +306,8 @@ def common_knobs(defaults: RunConfig, key: str, names: Sequence[str]) -> dict[st
                 else:
                     knob = next(k for k in knobs(defaults) if k.name == name)
                     value, default = _draw(knob, widget_key(key, defaults, knob), locked=False), knob.default
-                    if knob.meta.get("why"):
-                        st.caption(f"{t('form.default', value=shown(default))} {knob.meta['why']}")
+                    if knob.why:
+                        st.caption(knob.why)
                 if value != default:
                     changed[name] = value
     return changed

@@ -72,7 +72,8 @@ class Cell:
     """One piece of a lesson, in order.
 
     kind: prose, image or a directive's. id: the directive's id ("" for prose). number: counts the directives of the
-    lesson from 1 (0 for prose). body: the checked YAML of a directive; {"text"} of prose; {"file", "alt"} of an image.
+    lesson from 1 (0 for prose, and for a `reveal`, which is read as prose). body: the checked YAML of a directive;
+    {"text"} of prose; {"file", "alt"} of an image.
     """
 
     kind: str
@@ -250,8 +251,8 @@ def _cells(lines: list[str], first_line: int, folder: Path, report: schema.Repor
         elif info == "text":
             yield from _prose(block, line, folder, report)
         else:
-            number += 1
-            cell = _directive(info, block, line, number, report)
+            cell = _directive(info, block, line, number + 1, report)
+            number += not info.startswith(tuple(f"{{{kind}}}" for kind in schema.UNNUMBERED))
             if cell is None:
                 continue
             if cell.id in seen:
@@ -320,7 +321,7 @@ def _directive(info: str, block: list[str], line: int, number: int, report: sche
     # The kind's own check may rely on the types that the rules have established.
     if kind == "quiz" or not wrong_before:
         schema.CELLS[kind].check(body, line, report)
-    return Cell(kind, cell_id, number, line, body)
+    return Cell(kind, cell_id, 0 if kind in schema.UNNUMBERED else number, line, body)
 
 
 def _check_texts(value: Any, line: int, report: schema.Report) -> None:
@@ -368,6 +369,11 @@ def _check_references(cells: list[Cell], folder: Path, report: schema.Report, re
             report(cell.line, f"{what}; record it into {names}.")
         elif recorded and cell.kind == "compare":
             _check_columns(cell, folder, report)
+        after = cell.body.get("after")
+        for name in after if isinstance(after, list) else ():
+            guess = by_id.get(str(name))
+            if guess is None or guess.kind != "predict" or guess.line > cell.line:
+                report(cell.line, f"There is no prediction {name!r} above this, after which it could be shown.")
         if cell.kind == "predict":
             _check_prediction(cell, by_id.get(str(cell.body.get("experiment"))), folder, report, recorded)
 

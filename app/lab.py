@@ -170,7 +170,7 @@ def compare(
     Raises:
         DeltalabError: as `train`.
     """
-    made = {}
+    made: dict[str, Run] = {}
     for key, run in runs.items():
         own = {**(settings or {}), **run.get("settings", {})}
         made[key] = train(

@@ -84,7 +84,7 @@ def list_(asked: argparse.Namespace) -> int:
     """One line a lesson."""
     rows: list[dict[str, Any]] = []
     for lesson in readable(()):
-        kinds = Counter(cell.kind for cell in lesson.cells if cell.kind not in ("prose", "image"))
+        kinds = Counter(cell.kind for cell in lesson.cells if cell.number)
         rows.append(
             {
                 "slug": lesson.slug, "number": lesson.order, "title": lesson.title, "minutes": lesson.minutes,

@@ -25,7 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from app import index
+from app import calc, index
 from app.index import Cell, Lesson, Mistake
 from app.schema import Lined
 
@@ -68,6 +68,7 @@ def lint(lesson: Lesson) -> list[Mistake]:
         found += [(text.at(place), sentence) for place, sentence in dead_links(text.text, lesson)]
     found += list(unspoken(texts))
     found += list(_references(lesson, texts))
+    found += list(_spoilers(lesson))
     found += list(_missing(lesson))
     found += list(_pictures(lesson))
     found += list(_stale(lesson))
@@ -360,6 +361,62 @@ def _spelled_out(text: str, place: int, name: str) -> bool:
         re.search(r"[\w’'-]+[\s-]+[\w’'-]+\s*\(\s*$", before)
         or re.match(r"s?\*{0,2}\s*\(\s*[A-Za-z]+[\s-]+[A-Za-z]", after)
     )
+
+
+# --- answers told too early -------------------------------------------------------------------------------------------
+
+UNIT_OF = re.compile(r"_(?:bytes|mib|seconds|ms)$")
+
+
+def _spoilers(lesson: Lesson) -> Iterator[tuple[int, str]]:
+    """Figures that a prediction asks for, told further down where whoever reads on sees them: (line, sentence).
+
+    They may stand in the prediction itself, in the `finding` of what it is about (covered until then), and in what
+    names the prediction in its `after`. Explanations of quizzes and predictions are not looked at: they come after an
+    answer.
+    """
+    for guess in (cell for cell in lesson.cells if cell.kind == "predict"):
+        body = guess.body
+        of, what = "/".join(filter(None, (body["experiment"], body.get("run")))), UNIT_OF.sub("", body["what"])
+        for cell in lesson.cells:
+            if cell.line <= guess.line or guess.id in (cell.body.get("after") or ()):
+                continue
+            open_fields = OPEN_FIELDS + (("finding",) if cell.id != body["experiment"] else ())
+            for text, line in _open_texts(cell, open_fields):
+                for call, place in _figures(text):
+                    names = [call.get(k) for k in ("run", "other", "probe")]
+                    if of in names and UNIT_OF.sub("", str(call.get("what", ""))) == what:
+                        at = line + text.count("\n", 0, place) if cell.kind == "prose" else line
+                        yield (
+                            at,
+                            f"This tells what the prediction {guess.id!r} asks for, to whoever reads on before "
+                            "answering: put it into a {reveal} after it.",
+                        )
+
+
+OPEN_FIELDS = ("text", "question")
+"""Fields that are there to be read before anything is answered."""
+
+
+def _open_texts(cell: Cell, fields: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """The texts of a cell in these fields, and of a quiz's choices and items, with their lines."""
+    if cell.body.get("code") and cell.kind == "prose":
+        return
+    lines = cell.body.lines if isinstance(cell.body, Lined) else {}
+    for field in fields:
+        if isinstance(cell.body.get(field), str):
+            yield cell.body[field], lines.get(field, cell.line)
+    for choice in cell.body.get("choices") or ():
+        yield str(choice.get("text", "")), lines.get("choices", cell.line)
+    for item in cell.body.get("items") or ():
+        yield str(item), lines.get("items", cell.line)
+
+
+def _figures(text: str) -> Iterator[tuple[Mapping[str, Any], int]]:
+    """The calcs in a text: their arguments and where they stand."""
+    for match in index.INLINE.finditer(text):
+        if match["calc"] is not None:
+            yield calc.parse(match["calc"]).arguments, match.start()
 
 
 # --- what is missing --------------------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ import streamlit as st
 
 from app import api, charts, components, state
 from app.story import Story, happened, percent, plain, slim, small
-from app.words import t
+from app.tables import readable
+from app.words import from_core, t
 from core.base import CLASSIFICATION, kind_of_base
 from core.config import EMBEDDED, RunConfig, resolved
 from core.errors import DeltalabError, NotFound
@@ -134,8 +135,10 @@ def _over(intent: Mapping[str, Any]) -> bool:
 def title_of(config: RunConfig) -> str:
     """A run's name made from its config: 'LoRA · JSON (structure)', 'BitFit · notes.jsonl · my-model'."""
     from core.methods import METHODS
+    from core.world import TASKS
 
-    parts = [METHODS[config.method].TITLE, task_title(config.task) if config.task else Path(str(config.data)).name]
+    task = TASKS[config.task].title if config.task in TASKS else config.task  # kept with the run, so in no language
+    parts = [METHODS[config.method].TITLE, task or Path(str(config.data)).name]
     if config.base != EMBEDDED:
         parts.append(config.base.rstrip("/").rsplit("/", 1)[-1])
     return " · ".join(parts)
@@ -145,7 +148,7 @@ def task_title(name: str | None) -> str:
     """A task's title as people read it; its name when it is not one of the world's."""
     from core.world import TASKS
 
-    return TASKS[name].title if name in TASKS else (name or t("live.own_data"))
+    return from_core(TASKS[name].title) if name in TASKS else (name or t("live.own_data"))
 
 
 def latest(cell: str) -> Run | None:
@@ -228,7 +231,7 @@ def run_panel(
     story = story_of(run)
     _provenance(run, story)
     if own is not None and stale is not None and own.status not in ACTIVE and differs(own, stale):
-        st.caption(f":material/update: {t('run.changed')}")
+        st.caption(f":material/update: {t('run.changed', button=t('form.run'))}")
     if own is not None and own.status in ("failed", "interrupted") and own.sentence:
         box = st.error if own.status == "failed" else st.warning
         icon = ":material/error:" if own.status == "failed" else ":material/power_off:"
@@ -419,8 +422,8 @@ def _figures(story: Story) -> None:
                 width="content",
             )
         if end is not None and end.get("peak_bytes"):
-            # (Measured in a plain step; the written-out form of all others takes less.)
-            quick = end.get("others") == "written out"
+            # (Measured in a plain step; the faster form of all others takes less.)
+            quick = end.get("others") in ("written out", "with kernels")
             st.metric(t("run.peak"), bytes_text(end["peak_bytes"]), t("run.at_most") if quick else None,
                       width="content", delta_color="off", delta_arrow="off",
                       help=t("run.peak_how") if quick else None)  # fmt: skip
@@ -439,15 +442,19 @@ def _words(run: Run | Recorded, story: Story, expect: Mapping[str, float] | None
         st.caption(f":material/info: {plain(note)}")
 
 
+@st.fragment
 def _numbers(story: Story, key: str) -> None:
-    """The same as tables and CSV."""
+    """The same as tables and CSV, drawn when they are asked for: a lesson has many of them, and few are opened."""
     if not story.steps and not story.evaluated:
         return
-    with st.expander(t("run.numbers"), key=f"{key}-numbers"):
+    box = st.expander(t("run.numbers"), key=f"{key}-numbers", on_change="rerun")
+    if not box.open:
+        return
+    with box:
         scores, steps = charts.scores_table(story), charts.steps_table(story)
         if not scores.empty:
-            st.dataframe(scores.round(3), hide_index=True, alt=t("run.scores_alt"))
-        st.dataframe(steps, hide_index=True, height=240, alt=t("run.steps_alt"))
+            st.dataframe(readable(scores.round(3)), hide_index=True, alt=t("run.scores_alt"))
+        st.dataframe(readable(steps), hide_index=True, height=240, alt=t("run.steps_alt"))
         with st.container(horizontal=True):
             st.download_button(
                 t("run.scores_csv"), charts.csv(scores), "scores.csv", "text/csv", key=f"{key}-scores-csv",

@@ -20,17 +20,21 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from app import live, state
-from app.choices import Choice, one_of, words
+from app.choices import Choice, one_of, refused, words
+from app.story import plain
 from app.words import t
+from core.base import stored_base
 from core.catalog import architecture_of, known, models
 from core.config import EMBEDDED
 from core.errors import DeltalabError
+from core.few_bits import stored_by
 from core.memory import fitter
 from core.memory.importing import config as read_config
 from core.units import count_text
 
 if TYPE_CHECKING:
     from core.architecture import Architecture
+    from core.few_bits import Stored
 
 CATALOGUE, PASTED, FOLDER, HUB = "catalogue", "config", "folder", "hub"
 LOOK_SECONDS = 0.5
@@ -38,6 +42,7 @@ SOURCES = (CATALOGUE, PASTED, FOLDER, HUB)
 DEFAULT = "Llama-3.1-8B"
 EXAMPLE = '{"model_type": "llama", "hidden_size": 2048, …}'
 MOST_IN_LINK = 8_000  # characters of a packed configuration
+MOST_SAID = 40  # characters of what a link said and cannot be
 LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
@@ -46,7 +51,7 @@ class Model:
     """name: for people. source: what the tracing process loads: a name, a folder, a hub id, or a config.json's text.
 
     hub: what a script would load. table: its modules. context: tokens that it reads, None where nothing says. shipped:
-    it comes with surrogates (is in the catalogue).
+    it comes with surrogates (is in the catalogue). stored: in which few bits its weights are, None for plain ones.
     """
 
     name: str
@@ -55,6 +60,7 @@ class Model:
     table: Architecture
     context: int | None
     shipped: bool
+    stored: Stored | None = None
 
 
 class _Packed(Choice):
@@ -139,6 +145,8 @@ def choose(page: str, *, decoders: bool = True) -> Model | None:
         if kind == PASTED:
             return _pasted(pasted, page)
         typed = str((folder if kind == FOLDER else hub).value or "").strip()
+        if not typed:
+            state.fitter().warm()
         return _named(typed, page) if typed else None
     except DeltalabError as error:
         live.say(error)
@@ -152,11 +160,13 @@ def _pasted(choice: Choice, page: str) -> Model | None:
     )  # fmt: skip
     text = str(choice.value or "")
     if not text.strip():
+        state.fitter().warm()  # (what is pasted next is traced; until then torch can be imported)
         st.caption(t("model.config_why"))
         return None
     record = read_config(text)
     name = str(record.get("_name_or_path") or t("model.pasted", kind=record["model_type"]))[:80]
-    return _built(name, json.dumps(record, sort_keys=True), "path/or/hub-id", _context(record), page)
+    stored = stored_by(record, name)
+    return _built(name, json.dumps(record, sort_keys=True), "path/or/hub-id", _context(record), page, stored)
 
 
 def _named(source: str, page: str) -> Model | None:
@@ -170,7 +180,7 @@ def _named(source: str, page: str) -> Model | None:
         with contextlib.suppress(OSError, ValueError):  # the tracing process says what is wrong with it
             context = _context(json.loads((place / "config.json").read_text(encoding="utf-8")))
     name = t("model.embedded") if source == EMBEDDED else place.name if place.is_dir() else source
-    return _built(name, source, source, context, page)
+    return _built(name, source, source, context, page, stored_base(source))
 
 
 def _context(record: Any) -> int | None:
@@ -179,13 +189,13 @@ def _context(record: Any) -> int | None:
     return next((p[n] for p in parts for n in LENGTHS if isinstance(p.get(n), int) and p[n] > 1), None)
 
 
-def _built(name: str, source: str, hub: str, context: int | None, page: str) -> Model | None:
+def _built(name: str, source: str, hub: str, context: int | None, page: str, stored: Stored | None) -> Model | None:
     """A model whose table of modules comes from the tracing process; None while it is on its way."""
     work = state.fitter().look(fitter.TABLE, source)
     if work is None:
         work = state.fitter().ask(fitter.TABLE, source, owner=state.owner())
     if work.status == fitter.FINISHED:
-        return Model(name, source, hub, work.result, context, False)
+        return Model(name, source, hub, work.result, context, False, stored)
     if work.error is not None:
         live.say(work.error)
         st.button(t("plan.again"), key=f"{page}-again", icon=":material/refresh:", on_click=_again, args=(source,))
@@ -222,7 +232,11 @@ def redrawn(page: str, draw: Callable[[], None]) -> None:
     def drawn() -> None:
         watched = watching(page)
         unwatch(page)
+        above = st.container()
         draw()
+        if refused(page):
+            said = ", ".join(f"{name} = {text[:MOST_SAID]}" for name, text in sorted(refused(page).items()))
+            above.warning(plain(t("model.link_refused", said=said)), icon=":material/link_off:")
         if watching(page) != watched:
             st.rerun()  # from now on with the looking, or without it
 

@@ -4,7 +4,8 @@
 
 Prose stands as it is, with its numbers filled in and its pictures inside the file. What one clicks in the app is code
 here, on the engine's own functions (app/lab.py): experiments, comparisons and measurements run, a prediction is a
-variable to be changed, an exercise is a stub, its check, and one solution, folded. A quiz has its answers folded below.
+variable to be changed, an exercise is a stub, its check, and one solution, folded. A quiz has its answers folded below,
+and what tells the result of a run is folded too.
 With DELTALAB_SHORT=1 in the environment everything is made as small as it goes; otherwise it is the real thing.
 
 Nothing is executed here; cells have fixed ids, so the same lesson gives the same bytes.
@@ -72,7 +73,7 @@ def _cells(lesson: Lesson) -> Made:
     yield "setup", code(SETUP)
     number = 0
     for cell in lesson.cells:
-        if cell.kind in ("prose", "image"):
+        if cell.kind in ("prose", "image", "reveal"):
             number += 1
             yield f"text-{number}", _prose(cell, lesson)
             continue
@@ -115,6 +116,8 @@ def text(source: str, lesson: Lesson) -> str:
 def _prose(cell: Cell, lesson: Lesson) -> dict[str, Any]:
     if cell.kind == "image":
         return _picture(cell, lesson.folder)
+    if cell.kind == "reveal":
+        return prose(folded("What came out", text(cell.body["text"], lesson)))
     return prose(cell.body["text"] if cell.body.get("code") else text(cell.body["text"], lesson))
 
 
@@ -223,11 +226,12 @@ def _quiz(cell: Cell, lesson: Lesson) -> Made:
     kind = body.get("kind", "single")
     lines = [text(body["question"], lesson), ""]
     if kind in ("single", "multiple"):
-        letters = "abcdefghijklmnop"
-        lines += [f"- ({letters[i]}) {text(c['text'], lesson)}" for i, c in enumerate(body["choices"])]
+        choices = [body["choices"][i] for i in answers.dealt(len(body["choices"]), cell.id)]
+        lettered = list(zip("abcdefghijklmnop", choices, strict=False))
+        lines += [f"- ({letter}) {text(c['text'], lesson)}" for letter, c in lettered]
         told = [
-            f"({letters[i]}) **{'Right' if c.get('right') else 'Wrong'}.** {text(c['why'], lesson)}"
-            for i, c in enumerate(body["choices"])
+            f"({letter}) **{'Right' if c.get('right') else 'Wrong'}.** {text(c['why'], lesson)}"
+            for letter, c in lettered
         ]
     elif kind == "ordering":
         order = [body["items"][i] for i in answers.shuffled(len(body["items"]), cell.id)]

@@ -288,6 +288,10 @@ def predict(body: Lined, line: int, report: Report) -> None:
             report(line, "A logarithmic scale starts above 0.")
 
 
+def reveal(body: Lined, line: int, report: Report) -> None:
+    """Nothing that its rules do not say; that the predictions stand above it is `index`'s."""
+
+
 def widget(body: Lined, line: int, report: Report) -> None:
     """The widget exists, and takes the options that it is given."""
     name = body.get("widget")
@@ -417,6 +421,9 @@ class Kind:
     check: Callable[[Lined, int, Report], None]
 
 
+UNNUMBERED = ("reveal",)
+"""Kinds that are read as prose, and so have no number on the page."""
+
 CELLS: dict[str, Kind] = {
     "experiment": Kind(
         {
@@ -459,6 +466,13 @@ CELLS: dict[str, Kind] = {
         },
         predict,
     ),
+    "reveal": Kind(
+        {
+            "after": Rule("list", item=Rule("word"), required=True, least=1),
+            "text": TEXT,
+        },
+        reveal,
+    ),
     "quiz": Kind(
         {
             "title": TEXT,
@@ -479,6 +493,7 @@ CELLS: dict[str, Kind] = {
         {
             "title": TEXT,
             "widget": Rule("word", required=True, choices=tuple(WIDGETS)),
+            "after": Rule("list", item=Rule("word"), least=1),
             "text": Rule("text"),
             "options": Rule("map"),
         },
@@ -487,6 +502,7 @@ CELLS: dict[str, Kind] = {
     "compare": Kind(
         {
             "title": TEXT,
+            "after": Rule("list", item=Rule("word"), least=1),
             "text": Rule("text"),
             "task": Rule("word", required=True),
             "seed": Rule("int"),

@@ -115,6 +115,9 @@ def _lessons() -> Iterator[Entry]:
                             LESSON, heading, text_of(parts[position]), lesson.navigation, lesson.url_path,
                             {"at": at} if at else {},
                         )  # fmt: skip
+            elif cell.kind == "reveal":
+                where = {"at": at} if at else {}
+                yield Entry(LESSON, heading, text_of(cell.body["text"]), lesson.navigation, lesson.url_path, where)
             elif cell.id:
                 said = " ".join(str(cell.body[f]) for f in SHOWN[1:] if cell.body.get(f))
                 choices = [c.get("text", "") for c in cell.body.get("choices", ()) if isinstance(c, dict)]

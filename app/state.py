@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from app import identity
+from core.units import bytes_text
 
 if TYPE_CHECKING:
     from core.hardware import Hardware
@@ -120,7 +121,12 @@ def hardware() -> Hardware:
 
 def device_text() -> str:
     """One line for the device chip, such as 'AMD EPYC 7B13, 2 cores, 16.0 GiB'."""
-    return hardware().chip()
+    from app.words import n
+
+    found = hardware()
+    if found.kind == "cuda":
+        return found.chip()
+    return f"{found.cpu}, {n('shared.cores', found.cores)}, {bytes_text(found.ram_bytes)}"
 
 
 def device_chip() -> None:

@@ -42,7 +42,7 @@ def formulas(lesson: Lesson) -> list[str]:
     """The lesson's displayed equations, each once, in order."""
     found: dict[str, None] = {}
     for cell in lesson.cells:
-        if cell.kind == "prose" and not cell.body.get("code"):
+        if cell.kind in ("prose", "reveal") and not cell.body.get("code"):
             found |= dict.fromkeys(" ".join(m.split()) for m in FORMULA.findall(cell.body["text"]))
         elif cell.kind == "source" and cell.body.get("equation"):
             found[" ".join(cell.body["equation"].split())] = None

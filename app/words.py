@@ -3,7 +3,8 @@
 The words are in app/locales, a folder of TOML files a language (pages, cells of lessons, widgets, tools, figures),
 under the same keys in each language; a test compares keys and blanks.
 What a language lacks is said in English. Lessons, glossary and questions are content, not interface: they stand in
-their own files, in English.
+their own files, in English. What the engine itself says of its knobs, methods and terms stands in core, in English; the
+folder `engine` of a language has the same sentences in it, under the English ones: `from_core(method.SUMMARY)`.
 
 A blank is written {name} and filled by keyword: `t("home.far", step=2, steps=5)`. Words that depend on a number have
 the keys one and other: `n("home.steps", 1)` -> "1 step". Numbers are written by their callers.
@@ -26,6 +27,7 @@ from core.errors import BadInput
 FOLDER = Path(__file__).resolve().parent / "locales"
 DEFAULT = "en"
 PARAMETER = "lang"
+ENGINE = "engine"
 KEPT = "settings/lang"
 """Where the learner's choice is kept, in their progress."""
 BLANK = re.compile(r"\{(\w+)\}")
@@ -83,6 +85,20 @@ def t(key: str, **blanks: Any) -> str:
 def n(key: str, count: float, **blanks: Any) -> str:
     """The words of a key for so many: its `one` for 1, its `other` for every other number; {count} is the number."""
     return said(current(), f"{key}.{'one' if count == 1 else 'other'}", **{"count": f"{count:,}", **blanks})
+
+
+@lru_cache
+def engine(code: str) -> dict[str, str]:
+    """Sentences and names of core in a language, by their English; empty for English."""
+    out: dict[str, str] = {}
+    for file in sorted((FOLDER / code / ENGINE).glob("*.toml")):
+        out |= tomllib.loads(file.read_text(encoding="utf-8"))
+    return out
+
+
+def from_core(text: str) -> str:
+    """What core says, in the visitor's language; as core says it where that has no words for it."""
+    return engine(current()).get(text, text)
 
 
 def has(key: str) -> bool:

@@ -88,6 +88,7 @@ class Base:
     model: in evaluation mode, on its device. tokenizer: its own. name: short, for people. source: as it was asked for.
     facts: see `describe_base`. notes: what a person should know about it before training, as sentences.
     labels: what an encoder's head tells apart, in the order of its outputs; () for a causal language model.
+    files: name, size in bytes and time of change (ns) of every file that it was loaded from.
     """
 
     model: PreTrainedModel
@@ -97,6 +98,7 @@ class Base:
     facts: dict[str, Any]
     notes: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    files: tuple[tuple[str, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -828,6 +830,7 @@ def load_base(
     located = locate(source, revision)
     checked = _check_folder(located.folder, located.name)
     facts = _facts(located, source, checked.config, checked.tensors, checked.fingerprint)
+    files = _files(located.folder)
     _check_memory(facts, dtype, device)
     encoder = is_encoder(checked.config)
     notes: tuple[str, ...] = ()
@@ -856,7 +859,13 @@ def load_base(
     setattr(model, FINGERPRINT, checked.fingerprint)
     setattr(model, TOKENIZER, tokenizer)
     model.to(cast(Any, device)).eval()
-    return Base(model, tokenizer, located.name, source, facts, notes, labels_of(model) if encoder else ())
+    return Base(model, tokenizer, located.name, source, facts, notes, labels_of(model) if encoder else (), files)
+
+
+def _files(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of change of every file of a base."""
+    found = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+    return tuple((name, seen.st_size, seen.st_mtime_ns) for name, seen in found)
 
 
 def load_config(source: str, revision: str | None = None) -> Any:

@@ -108,7 +108,7 @@ def macro_f1(wanted: Sequence[int], given: Sequence[int]) -> float:
 class Classification:
     """Labels: cross-entropy over them, accuracy and macro F1; see `core.objective.Objective`.
 
-    After `prepare`: train, held_out_rows: encoded texts.
+    After `prepare`: train, held_out_rows: encoded texts. shown: the held-out ones, for people.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -131,7 +131,7 @@ class Classification:
         fits = fitting([len(e.ids) for e in train], [len(e.ids) for e in held], self.config, base)
         self.train = [train[i] for i in fits.train]
         self.held_out_rows = [held[i] for i in fits.held_out]
-        self._shown = [self._held[i].shown for i in fits.held_out]
+        self.shown = [self._held[i].shown for i in fits.held_out]
         self.lengths = [len(e.ids) for e in self.train]
         self.held_out = len(self.held_out_rows)
         self.notes = (*base.notes, *self.notes, *fits.notes)
@@ -165,13 +165,13 @@ class Classification:
         right = [w == g for w, g in zip(wanted, given, strict=True)]
         samples = tuple(
             {"prompt": text, "reference": self.labels[w], "output": self.labels[g], "right": w == g}
-            for text, w, g in list(zip(self._shown, wanted, given, strict=True))[:SAMPLES]
+            for text, w, g in list(zip(self.shown, wanted, given, strict=True))[:SAMPLES]
         )
         return Scores(sum(right) / len(rows), loss / len(rows), len(rows), macro_f1(wanted, given), {}, samples)
 
 
-def probabilities(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[str, float]]:
-    """Each label with its probability, the likeliest first.
+def encoded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> EncodedText:
+    """A text that has no label yet (its number is 0).
 
     Args:
         text: to be labelled; for a model that was trained on pairs, the two with an empty line between them.
@@ -187,9 +187,22 @@ def probabilities(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, te
     context = context_tokens(model)
     if context is not None and len(ids) > context:
         raise BadInput(f"The text has {len(ids)} tokens, and this model reads {context} at most.", "Shorten the text.")
+    return EncodedText(ids, types, 0)
+
+
+def probabilities(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[str, float]]:
+    """Each label with its probability, the likeliest first.
+
+    Args:
+        text: as `encoded` takes it.
+
+    Raises:
+        BadInput: as `encoded`.
+    """
+    row = encoded(model, tokenizer, text)
     device = next(model.parameters()).device
     with evaluating(model):
-        logits = label_logits(model, stack([EncodedText(ids, types, 0)], pad_id(tokenizer)).to(device))
+        logits = label_logits(model, stack([row], pad_id(tokenizer)).to(device))
     shares = logits.softmax(1)[0].tolist()
     return sorted(zip(labels_of(model), shares, strict=True), key=lambda pair: -pair[1])
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from core.errors import DeltalabError
+from core.few_bits import Stored, why_not
 from core.memory.storage import storage
 from core.methods import METHODS
 from core.methods.lora import pair_parameters
@@ -45,9 +46,16 @@ class Count:
         return None if self.trainable is None or not self.total else self.trainable / self.total
 
 
-def count(table: Architecture, method: str, settings: Any = None) -> Count:
-    """What one method trains."""
+def count(table: Architecture, method: str, settings: Any = None, stored: Stored | None = None) -> Count:
+    """What one method trains.
+
+    Args:
+        stored: how the checkpoint's weights are stored, where that is in few bits: not every method trains beside them.
+    """
     own = settings if settings is not None else METHODS[method].Config()
+    refused = why_not(method, own, stored, table.name) if stored is not None else None
+    if refused is not None:
+        return Count(method, own, None, table.total, 0, 0, *refused)
     try:
         sites = METHODS[method].sites(table, own)
         trainable = METHODS[method].count(table, own)
@@ -56,9 +64,16 @@ def count(table: Architecture, method: str, settings: Any = None) -> Count:
         return Count(method, own, None, table.total, 0, 0, error.sentence, error.advice)
 
 
-def counts(table: Architecture, chosen: str = "", settings: Any = None) -> list[Count]:
-    """Every method with its defaults, the chosen one with its settings; in the order of METHODS."""
-    return [count(table, name, settings if name == chosen else None) for name in METHODS]
+def counts(table: Architecture, chosen: str = "", settings: Any = None, stored: Stored | None = None) -> list[Count]:
+    """Every method with its defaults (QLoRA's storage that of the checkpoint), the chosen one with its settings; in the
+    order of METHODS."""
+    out = []
+    for name, module in METHODS.items():
+        own = settings if name == chosen else None
+        if own is None and stored is not None and module.BASE == "quantized":
+            own = module.Config(**stored.settings)
+        out.append(count(table, name, own, stored))
+    return out
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 GENERATION_BATCH = 128
 GENERATION_BYTES = 2**30  # and no more rows than have room for their keys and values in so many bytes
+LOGITS_BYTES = 2**28  # of a pass over whole answers, likewise for their logits
+# What a token must lead by to be settled, in nats. In bfloat16 the two ways of summing put a logit of the embedded base
+# up to an eighth apart, which is that format's own step at such a size (tests/core/test_evaluate.py).
+MARGIN = 1.0
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,17 @@ def generate(
         BadInput: a prompt fills the model's whole context.
     """
     encoded = [prompt_ids(tokenizer, messages) for messages in prompts]
+    return _generate(model, tokenizer, encoded, max_new_tokens, temperature)
+
+
+def _generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+) -> list[str]:
+    """As `generate`, of prompts as token ids."""
     answers = [""] * len(encoded)
     # Similar lengths together: less padding. The padding is on the left, so that all answers start at one position.
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
@@ -292,17 +307,72 @@ def stream(
 def score(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], world: World = ALONE
 ) -> Scored:
-    """Generate an answer to every item and check it; the processes of `world` share the items.
+    """The model's greedy answer to every item, checked; the processes of `world` share the items.
 
     No answer may be much longer than the longest reference: eight tokens more are allowed, then it is cut (and wrong).
+
+    A greedy answer is the reference exactly where every token of that is the likeliest after those before it, and one
+    pass over prompt and reference tells that of all of them at once (`leads`). What is not settled so is generated,
+    token by token.
     """
     if not items:
         return Scored(0.0, (), ())
-    reference_tokens = max(len(tokenizer(item.reference, add_special_tokens=False)["input_ids"]) for item in items)
-    mine = generate(model, tokenizer, [item.messages for item in world.part(items)], reference_tokens + 8)
+    references = [tokenizer(item.reference, add_special_tokens=False)["input_ids"] for item in items]
+    longest = max(map(len, references))
+    stops = template_of(tokenizer).stop_ids
+    parts = world.part(list(zip(items, references, strict=True)))
+    prompts = [prompt_ids(tokenizer, item.messages) for item, _ in parts]
+    wanted = [[*ids, stops[0]] for _, ids in parts]
+    settled = leads(model, prompts, wanted, pad_id(tokenizer))
+    # (A token that ends an answer, in the middle of a reference, would end the generated one there.)
+    rest = [n for n, known in enumerate(settled) if not known or set(stops) & set(wanted[n][:-1])]
+    generated = _generate(model, tokenizer, [prompts[number] for number in rest], longest + 8)
+    mine = [str(tokenizer.decode(ids[:-1])).strip() for ids in wanted]
+    for number, answer in zip(rest, generated, strict=True):
+        mine[number] = answer
     answers = world.together(mine, len(items))
     right = tuple(item.right(answer) for item, answer in zip(items, answers, strict=True))
     return Scored(sum(right) / len(right), tuple(answers), right)
+
+
+def leads(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]], pad: int
+) -> list[bool]:
+    """Of each prompt, whether greedy decoding goes on with exactly the wanted tokens.
+
+    Each of them has to lead all others by more than MARGIN: a pass over a whole row and one over its last token sum in
+    another order, and where two tokens are that close the order would decide. Then, and where prompt and answer do not
+    fit the model's context, the answer is False: not known.
+
+    Args:
+        prompts: token ids. wanted: of each the answer's, with the token that ends it.
+    """
+    context = context_tokens(model)
+    rows = [
+        Encoded([*prompt, *answer], [*[IGNORED] * len(prompt), *answer])
+        for prompt, answer in zip(prompts, wanted, strict=True)
+    ]
+    found = [False] * len(rows)
+    order = [i for i, row in enumerate(rows) if context is None or len(row.ids) <= context]
+    order.sort(key=lambda i: len(rows[i].ids))
+    device = next(model.parameters()).device
+    most_tokens = max((len(rows[i].ids) for i in order), default=1)
+    most_wanted = max(map(len, wanted), default=0)
+    vocabulary = model.config.get_text_config().vocab_size
+    at_once = max(1, min(_rows_at_once(model, most_tokens), LOGITS_BYTES // (4 * vocabulary * max(1, most_wanted))))
+    with evaluating(model):
+        for start in range(0, len(order), at_once):
+            part = order[start : start + at_once]
+            batch = collate([rows[i] for i in part], pad)
+            logits, targets = _answer_logits(model, batch.ids.to(device), batch.labels.to(device))
+            first = logits.gather(1, targets[:, None])[:, 0].clone()
+            # (N, V): by how much each wanted token leads the best of the others.
+            lead = first - logits.scatter_(1, targets[:, None], -torch.inf).amax(1)
+            sure = (lead > MARGIN).tolist()
+            for i in part:
+                found[i] = all(sure[: len(wanted[i])])
+                sure = sure[len(wanted[i]) :]
+    return found
 
 
 def answer_loss(
@@ -334,13 +404,22 @@ def answer_loss(
 def answer_loss_sum(model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Sum of the cross-entropy over the answers' tokens, in nats, with logits computed only where a label counts.
 
-    The output layer is by far the widest matrix of a small model, and most positions (prompt, padding) have no label.
-    A pre-hook hands it the labelled positions alone, so whatever the architecture does to its logits afterwards
-    (scaling, soft-capping) still happens, on fewer rows.
-
     Args:
         ids: (B, T) token ids, padded on the right.
         labels: (B, T), IGNORED where no loss is taken; shifted by one inside.
+    """
+    logits, targets = _answer_logits(model, ids, labels)
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+
+
+def _answer_logits(
+    model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, V) logits in 32 bits from which the labelled tokens are predicted, row by row, and those tokens, (N).
+
+    The output layer is by far the widest matrix of a small model, and most positions (prompt, padding) have no label.
+    A pre-hook hands it the labelled positions alone, so whatever the architecture does to its logits afterwards
+    (scaling, soft-capping) still happens, on fewer rows.
     """
     keep = labels[:, 1:] != IGNORED
     targets = labels[:, 1:][keep]
@@ -356,4 +435,4 @@ def answer_loss_sum(model: PreTrainedModel, ids: torch.Tensor, labels: torch.Ten
         logits = model(input_ids=ids, use_cache=False).logits
     finally:
         handle.remove()
-    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+    return logits.float(), targets

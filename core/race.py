@@ -1,4 +1,4 @@
-"""A race: the same base, data, order of the data, steps, batch and seeds for every method; each at its own swept rate.
+"""A race: the same base, data, order of the data, steps, batch and seeds for every method; each at a rate of its own.
 
     plan = Plan(task="json", methods=("lora", "bitfit"), seeds=2)
     runs = enter(store, owner, plan, key="…")             # queued like any other run; a page follows them
@@ -7,8 +7,10 @@
     front(points)                                         # who is beaten by nobody on both of two measures
 
 What is equal is what is paid for: examples seen. What is not: the learning rate, which is the one that did best in the
-method's own sweep (core.sweep); a common rate would only show which method it happens to suit. With the same seed every
-method sees the same examples in the same batches, since the order depends on the seed alone (core.batches.Plan).
+method's own sweep (core.sweep); a common rate would only show which method it happens to suit. Not every method was
+swept on every task: `borrowed` says whose rate comes from elsewhere, and wherever a race is shown that is told. With
+the same seed every method sees the same examples in the same batches, since the order depends on the seed alone
+(core.batches.Plan).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.config import EMBEDDED, RunConfig, TrainConfig, default_row, problems, resolved
+from core.config import EMBEDDED, RunConfig, TrainConfig, default_row, problems, resolved, swept_on
 from core.errors import BadInput, Refused
 from core.runs.store import RACE
 from core.units import KIB, MIB, bytes_text, count_text, seconds_text
@@ -94,6 +96,34 @@ def _config(plan: Plan, method: str, seed: int) -> RunConfig:
     )  # fmt: skip
 
 
+def borrowed(plan: Plan) -> dict[tuple[str, ...], list[str]]:
+    """Whose learning rate was found on something else than what is raced: tasks of the sweep that it comes from -> the
+    methods. Of another base than the embedded one nothing was swept: rates are published ones, under ()."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for method in plan.methods:
+        tasks = swept_on(method) if plan.base == EMBEDDED else ()
+        if plan.task not in tasks:
+            found.setdefault(tasks, []).append(method)
+    return found
+
+
+def rate_notes(plan: Plan) -> list[str]:
+    """The same in sentences; none where every rate was swept on what is raced."""
+    from core.methods import METHODS
+    from core.world import TASKS
+
+    here = f"“{TASKS[plan.task].title}”" if plan.task in TASKS else "this data"
+    notes = []
+    for tasks, methods in borrowed(plan).items():
+        names = ", ".join(METHODS[m].TITLE for m in methods)
+        where = " and ".join(f"“{TASKS[task].title}”" for task in tasks)
+        if tasks:
+            notes.append(f"Swept on {where}, not on {here}: the rates of {names}. Others might suit them better here.")
+        else:
+            notes.append(f"On this base no rate was swept: {names} run at published ones.")
+    return notes
+
+
 def cell_of(race: str) -> str:
     """The `cell` under which the store keeps the runs of a race."""
     return f"{RACE}{race}"
@@ -138,10 +168,15 @@ class Measure:
     log: bool = False
 
 
+def _points(value: float) -> str:
+    told = f"{value:.0f}"
+    return f"{told} point{'' if told in ('1', '-1') else 's'}"
+
+
 MEASURES = (
     Measure("exact_match", "Task learnt", "% of held-out items right", "more", lambda v: f"{100 * v:.0f} %", 0.01),
     Measure("loss", "Held-out loss", "nats a token", "less", lambda v: f"{v:.3f}"),
-    Measure("forgetting", "Old skills lost", "points of a hundred", "less", lambda v: f"{v:.0f} points"),
+    Measure("forgetting", "Old skills lost", "points of a hundred", "less", _points),
     Measure("peak_bytes", "Peak memory of a step", "MiB", "less", bytes_text, MIB),
     Measure("seconds", "Training time", "s", "less", seconds_text),
     Measure("tokens_per_second", "Answer tokens a second", "tokens/s", "more", lambda v: f"{v:,.0f}"),

@@ -6,9 +6,12 @@
     surrogates   instant estimates against full traces, on 200 random configurations
     instant      how long an instant estimate takes, and a model that was never seen
     published    predictions against what others measured on GPUs; writes core/catalog/validation.json
+    resident     what stays allocated between two steps, against PEFT's benchmark; into the same file
+    speed        the model of a step's time against published speeds; into the same file
+    page         how long a change on the calculator's page takes in a browser (needs a Chromium)
 
 Writes tests/records/bench_memory.json, and prints a report. `--only published` does one part, and keeps the others'
-results; a part that was not run with its full size says so.
+results. The two longest, runs and surrogates, can be done in pieces: `--only surrogates --piece 1/4`, then 2/4, …
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import random
 import statistics
 import sys
@@ -26,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
+from tests.time_calculators import TIMED, instant, page
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "tests" / "records" / "bench_memory.json"
@@ -111,11 +113,29 @@ def steps(size: int) -> dict[str, Any]:
     return {"cases": len(rows), "worst": worst, "within": sum(abs(r["error"]) <= TOLERANCE for r in rows), "rows": rows}
 
 
+PIECE = (1, 1)  # which of how many, of the parts that can be done so
+PIECEWISE = ("runs", "surrogates")
+
+
+def of_piece(cases: list[Any]) -> list[Any]:
+    """Those of the piece that is asked for."""
+    number, many = PIECE
+    return cases[(number - 1) * len(cases) // many : number * len(cases) // many]
+
+
+def joined(before: dict[str, Any], piece: dict[str, Any]) -> dict[str, Any]:
+    """What the pieces before have found, and this one."""
+    rows = [*before["rows"], *piece["rows"]]
+    if "both" in piece:
+        return runs_summed(rows)
+    return {**piece, "rows": rows, **{k: before[k] + piece[k] for k in ("configurations", "differ")}}
+
+
 def runs(size: int) -> dict[str, Any]:
     """Every method in both formats, with its default settings and others: what a run stores of its memory."""
     from tests.core.memory_support import grid
 
-    return runs_summed([run_row(case) for case in grid()[: size or None]])
+    return runs_summed([run_row(case) for case in of_piece(grid()[: size or None])])
 
 
 def run_row(case: Any) -> dict[str, Any]:
@@ -157,65 +177,17 @@ def surrogates(size: int) -> dict[str, Any]:
     pool = [(row.name, s) for row in models() for s in shipped(row.name)]
     current = [pair for pair in pool if dict(pair[1].versions) == versions()]
     apart = []
+    asked = []
     for _ in range(size or RANDOM):
         name, made = drawn.choice(current)
-        sizes = random_sizes(made, drawn)
+        asked.append((name, made, random_sizes(made, drawn)))
+    for name, made, sizes in of_piece(asked):
         off = difference(name, made, sizes)
         if off:
             apart.append({"model": name, "key": made.key, "sizes": str(sizes), "bytes": off})
     return {
-        "configurations": size or RANDOM, "differ": len(apart), "rows": apart, "shipped": len(pool),
+        "configurations": len(of_piece(asked)), "differ": len(apart), "rows": apart, "shipped": len(pool),
         "models": len({name for name, _ in pool}), "of_these_versions": len(current),
-    }  # fmt: skip
-
-
-def _worked(tracer: Any) -> float:
-    """Processor seconds of its process so far (one thread: what an idle machine would take)."""
-    process = tracer._process
-    return sum(psutil.Process(process.pid).cpu_times()[:2]) if process is not None else 0.0
-
-
-def instant(size: int) -> dict[str, Any]:
-    """Milliseconds of an estimate; seconds of a trace, cold and warm, and of a fit: as they passed, and of the
-    processor, because other programs may have run beside it."""
-    from core.memory.estimate import Sizes, find
-    from core.memory.setup import Device, Setup
-    from core.memory.tracer import Tracer
-    from core.methods import METHODS
-
-    def setup(batch: int, length: int, method: str = "lora") -> Setup:
-        settings = METHODS[method].Config()
-        return Setup(method, settings, batch, length, device=Device((8, 9)), precision="bfloat16")
-
-    took = []
-    for length in range(256, 456):
-        began = time.perf_counter()
-        made = find("Llama-3.1-8B", setup(4, length))
-        assert made is not None
-        made.ledger(Sizes.of(setup(4, length)))
-        took.append(time.perf_counter() - began)
-    tracer = Tracer()
-    try:
-        seconds, processor = {}, {}
-        for what, question in (
-            ("first trace of a new process, 8B", lambda: tracer.trace("Llama-3.1-8B", setup(2, 2048))),
-            ("trace, 8B, LoRA", lambda: tracer.trace("Llama-3.1-8B", setup(2, 2048))),
-            ("trace, 8B, full", lambda: tracer.trace("Llama-3.1-8B", setup(2, 2048, "full"))),
-            ("first QLoRA, which loads bitsandbytes", lambda: tracer.trace("Llama-3.2-1B", setup(2, 512, "qlora"))),
-            ("trace, 8B, QLoRA", lambda: tracer.trace("Llama-3.1-8B", setup(2, 2048, "qlora"))),
-            ("fit of a model without a surrogate", lambda: tracer.fit("Mistral-Nemo-12B", setup(2, 1024))),
-        ):
-            worked, began = _worked(tracer), time.perf_counter()
-            question()
-            seconds[what] = round(time.perf_counter() - began, 2)
-            processor[what] = round(_worked(tracer) - worked, 2)
-    finally:
-        tracer.close()
-    # (The first one reads the file of the model's estimates.)
-    after = took[1:]
-    return {
-        "estimate_ms": {"median": 1e3 * statistics.median(after), "worst": 1e3 * max(after), "first": 1e3 * took[0]},
-        "seconds": seconds, "processor_seconds": processor, "load": os.getloadavg()[0], "processors": os.cpu_count(),
     }  # fmt: skip
 
 
@@ -233,6 +205,7 @@ def published(size: int) -> dict[str, Any]:
     from core.memory.card import totals
     from core.memory.fit import versions
     from core.memory.published import SOURCES, Refused, case_of, rows
+    from core.memory.throughput import scored
     from core.memory.trace import trace
     from core.memory.validation import CAUSED, FILE, band_of, reserved_scored, summarised
 
@@ -267,22 +240,18 @@ def published(size: int) -> dict[str, Any]:
             "cause": CAUSES.get(row.id, "") if abs(error) > CAUSED or row.id in CAUSES else "",
         })  # fmt: skip
         print(f"  {row.id:20} {case.model:18} {row.method:16} {error:+7.1%}", flush=True)
-    residents = resident()
-    fitted = [{
-        "name": "mean", "value": residents["mean_tokens"], "unit": "tokens a row", "on": ["peft-bench"],
-        "what": "Tokens a row, padding included, of the batch whose output is still there after an average step of "
-        "PEFT's benchmark. Fitted on its rows without a low-rank method, used for its resident state alone.",
-    }]  # fmt: skip
+    residents = resident_scored()
+    speeds = scored()
     steps_of = [
         {"step": r["detail"], "measured_bytes": r["measured_bytes"], "predicted_bytes": r["predicted_bytes"],
          "error": r["error"]} for r in found if r["source"] == "torchtune-flags" and r["method"] == "full"
     ]  # fmt: skip
     made = {
         "what": "Predicted peaks beside published ones", "command": "make bench-memory",
-        "date": time.strftime("%Y-%m-%d"), "versions": versions(), "fitted": fitted,
+        "date": time.strftime("%Y-%m-%d"), "versions": versions(), "fitted": constants(residents, speeds),
         "summary": {"rows": len(found) + len(uncovered), "covered": len(found), "uncovered": len(uncovered),
                     "groups": summarised(found)},
-        "rows": found, "uncovered": uncovered, "waterfall": steps_of, "resident": residents,
+        "rows": found, "uncovered": uncovered, "waterfall": steps_of, "resident": residents, "speed": speeds,
         "reserved": reserved_scored(found),
         "sources": {k: {"title": s.title, "where": s.says, "address": s.address} for k, s in SOURCES.items()},
     }  # fmt: skip
@@ -292,28 +261,39 @@ def published(size: int) -> dict[str, Any]:
     return {
         "summary": made["summary"], "waterfall": steps_of, "text": band.text,
         "band": [band.low, band.likely, band.high], "reserved": reserved_scored(found),
-        "resident": {k: residents[k] for k in ("rows", "within", "others", "others_within")},
         "beyond": [r["id"] for r in found if abs(r["error"]) > CAUSED],
         "beyond_without_cause": [r["id"] for r in found if abs(r["error"]) > CAUSED and not r["cause"]],
     }  # fmt: skip
 
 
-def resident() -> dict[str, Any]:
-    """What is allocated after a step, in PEFT's benchmark: two bytes a number of the base, sixteen a trained one in 32
-    bits (eight in 16), and the output of the last batch: its logits, and the keys and values that came with them."""
+def constants(residents: dict[str, Any], speeds: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was fitted, on which sources."""
+    return [
+        {"name": "mean", "value": residents["mean_tokens"], "unit": "tokens a row", "on": ["peft-bench"],
+         "what": "Tokens a row, padding included, of the batch whose output is still there after an average step of "
+         "PEFT's benchmark. Fitted on its rows without a low-rank method, used for its resident state alone."},
+        {"name": "share", "value": round(speeds["share"], 3), "unit": "of a card's printed rate",
+         "on": [speeds["fitted_on"]],
+         "what": "What arithmetic reaches of it in a training step: the median of that source. Used for time alone."},
+    ]  # fmt: skip
+
+
+def resident_scored() -> dict[str, Any]:
+    """What is allocated after a step, in PEFT's benchmark: what the method keeps, and the output of the last batch,
+    its logits, and the keys and values that came with them."""
     from core.catalog import architecture_of
-    from core.memory.published import resident_rows
+    from core.memory.resident import resident_rows, unexpressed
     from core.memory.validation import TOLERANCE_BYTES
 
     table = architecture_of("Llama-3.2-3B")
     vocabulary = next(m.in_features for m in table.modules if m.kind == "embedding")
     token = 2 * vocabulary + 2 * table.cache_numbers
-    entries: list[dict[str, Any]] = []
-    for row in resident_rows():
-        weights = row.whole_bytes(table.total)
-        entries.append({"id": row.id, "method": row.method, "name": row.name, "how": row.how, "kind": row.kind,
-                        "measured_bytes": row.measured_bytes, "states": weights,
-                        "tokens": row.extra_tokens})  # fmt: skip
+    entries: list[dict[str, Any]] = [
+        {"id": row.id, "method": row.method, "name": row.name, "how": row.how, "kind": row.kind,
+         "measured_bytes": row.measured_bytes, "states": row.whole_bytes(table.total),
+         "tokens": row.extra_tokens, "cause": row.cause}
+        for row in resident_rows()
+    ]  # fmt: skip
     basis = [e for e in entries if e["kind"] != "low rank"]
     batch = 4
     rests = [(e["measured_bytes"] - e["states"]) / (batch * token) - e["tokens"] for e in basis]
@@ -331,14 +311,45 @@ def resident() -> dict[str, Any]:
     return {
         "rows": rows, "within": inside, "others": others, "others_within": others_inside,
         "others_what": "Methods that Deltalab does not have, by the number of trained parameters that the benchmark "
-        "printed: some of them keep more than that.",
+        "printed and what PEFT's source says that they keep besides.",
         "tolerance_bytes": TOLERANCE_BYTES, "mean_tokens": mean, "entries": entries,
+        "unexpressed": [{"id": i, "method": m, "reason": why} for i, m, why in unexpressed()],
     }  # fmt: skip
 
 
+def into_file(size: int, **parts: Any) -> None:
+    """Put parts into the record that the page shows, and leave the others."""
+    from core.memory.throughput import scored
+    from core.memory.validation import FILE
+
+    if size:
+        return
+    made = {**json.loads(FILE.read_text(encoding="utf-8")), **parts}
+    made["fitted"] = constants(made["resident"], made.get("speed") or scored())
+    FILE.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def resident(size: int) -> dict[str, Any]:
+    """What stays allocated between two steps."""
+    made = resident_scored()
+    into_file(size, resident=made)
+    return {k: made[k] for k in ("rows", "within", "others", "others_within", "mean_tokens")} | {
+        "unexpressed": [row["method"] for row in made["unexpressed"]]
+    }
+
+
+def speed(size: int) -> dict[str, Any]:
+    """The model of time against published speeds."""
+    from core.memory.throughput import scored
+
+    made = scored()
+    into_file(size, speed=made)
+    return {k: made[k] for k in ("share", "fitted_on", "band", "held_out", "groups")}
+
+
 PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
-    "counts": counts, "instant": instant, "published": published, "runs": runs, "steps": steps,
-    "surrogates": surrogates,
+    "counts": counts, "instant": instant, "page": page, "published": published, "resident": resident, "runs": runs,
+    "speed": speed, "steps": steps, "surrogates": surrogates,
 }  # fmt: skip
 
 
@@ -365,13 +376,15 @@ def report(parts: dict[str, Any]) -> str:
                      f"{s['shipped']} shipped, of {s['models']} models.")  # fmt: skip
     if "instant" in parts:
         i = parts["instant"]
-        ms = i["estimate_ms"]
-        lines.append(f"An estimate takes {ms['median']:.2f} ms (median), {ms['worst']:.2f} at worst; the first, which "
-                     f"reads the model's file, {ms['first']:.0f}.")  # fmt: skip
+        for what in ("estimate_ms", "slider_ms"):
+            ms = i[what]
+            lines.append(f"{TIMED[what]} takes {ms['median']:.2f} ms (median), {ms['worst']:.2f} at worst; the first, "
+                         f"which reads the model's file, {ms['first']:.0f}.")  # fmt: skip
         lines += [
             f"  {what}: {seconds} s, {i['processor_seconds'][what]} s of a processor (load {i['load']:.1f})"
             for what, seconds in i["seconds"].items()
         ]
+        lines.append(f"  Progress was told {i['told']} times before the first answer.")
     if "published" in parts:
         p = parts["published"]
         lines.append(f"Published: {p['summary']['covered']} of {p['summary']['rows']} figures predicted. {p['text']}")
@@ -391,10 +404,26 @@ def report(parts: dict[str, Any]) -> str:
             ]  # fmt: skip
             lines.append(f"  reserved: {told['within']} of {told['rows']} within the range given without a trace; "
                          "of the whole process no covered row has a figure")  # fmt: skip
-        r = p["resident"]
-        lines.append(f"  resident state: {r['within']} of {r['rows']} within 0.05 GiB, of methods that are not here "
-                     f"{r['others_within']} of {r['others']}")  # fmt: skip
         lines.append(f"  beyond 15 %: {', '.join(p['beyond']) or 'none'}")
+    if "resident" in parts:
+        r = parts["resident"]
+        lines.append(
+            f"Resident state: {r['within']} of {r['rows']} within 0.05 GiB, of methods that are not here "
+            f"{r['others_within']} of {r['others']}; not expressed: {', '.join(r['unexpressed'])}"
+        )
+    if "speed" in parts:
+        s = parts["speed"]
+        off = s["held_out"]
+        lines.append(
+            f"Speed: off by {off['mean_abs']:.0%} on average over {off['rows']} rows that took no part, "
+            f"{off['worst']:+.0%} at worst; {s['share']:.3f} of the rate is reached in {s['fitted_on']}"
+        )
+        lines += [f"  {name:16} {g['rows']:3} rows, mean {g['mean_abs']:.1%}, bias {g['bias']:+.1%}, worst "
+                  f"{g['worst']:+.1%}" for name, g in s["groups"].items()]  # fmt: skip
+    if "page" in parts:
+        p = parts["page"]
+        lines.append(f"A change on the page is answered in {p['median_ms']:.0f} ms (median of {p['updates']}; "
+                     f"{p['worst_ms']:.0f} at worst, load {p['load']:.1f})")  # fmt: skip
     return "\n".join(lines)
 
 
@@ -403,7 +432,13 @@ def main(given: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench_memory", description=main.__doc__)
     parser.add_argument("--only", choices=PARTS, action="append", help="one part; may be given more than once")
     parser.add_argument("--size", type=int, default=0, help="fewer cases, for a quick look: nothing is written")
+    parser.add_argument("--piece", metavar="K/N", help=f"one of N pieces, from the first on: of {', '.join(PIECEWISE)}")
     asked = parser.parse_args(given)
+    if asked.piece:
+        global PIECE
+        PIECE = tuple(map(int, asked.piece.split("/")))  # type: ignore[assignment]
+        if not asked.only or set(asked.only) - set(PIECEWISE) or not 1 <= PIECE[0] <= PIECE[1]:
+            parser.error(f"--piece goes with --only {' or '.join(PIECEWISE)}, and reads like 2/4")
     warnings.simplefilter("ignore")
     from core.memory.fit import versions
 
@@ -411,9 +446,12 @@ def main(given: list[str] | None = None) -> int:
     parts: dict[str, Any] = dict(known.get("parts", {}))
     for name in asked.only or PARTS:
         print(f"{name} …", flush=True)
-        began = time.perf_counter()
+        began, before = time.perf_counter(), parts.get(name, {})
         parts[name] = PARTS[name](asked.size)
-        parts[name]["took_seconds"] = round(time.perf_counter() - began, 1)
+        took = time.perf_counter() - began
+        if PIECE[0] > 1:
+            parts[name], took = joined(before, parts[name]), took + before["took_seconds"]
+        parts[name]["took_seconds"] = round(took, 1)
         parts[name]["versions"] = versions()
         parts[name]["date"] = time.strftime("%Y-%m-%d")
         if not asked.size:

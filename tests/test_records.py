@@ -11,10 +11,12 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 
 from core.sweep import base_hash
 from tests import bench, bench_memory
 from tests.core.memory_support import grid
+from tests.time_calculators import LIMITS, NEVER_SEEN, UPDATES
 
 # Examples per second, engine / (Trainer + PEFT): each as it comes, and on the same batches and precision.
 TARGETS = {"defaults": 1.3, "identical": 1.0}
@@ -87,6 +89,29 @@ def test_a_record_says_how_it_was_made(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert made["command"] == bench.command_of(given) != "make bench"
 
 
+def test_rows_keep_what_they_were_measured_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """A row that is added leaves the others' versions and days as they were; older records said them of all rows."""
+    out = tmp_path / "made.json"
+    before = {"date": "2026-01-02", "device": "another", "threads": 8, "versions": {"torch": "1.0"}}
+    rows = [{"method": m, "comparison": "defaults", "ratio_median": 1.5} for m in ("full", "lora")]
+    rows[1]["date"] = "2026-01-01"
+    out.write_text(json.dumps({**before, "rows": rows}), encoding="utf-8")
+    monkeypatch.setattr(
+        bench, "compare", lambda *given: {"method": given[0], "comparison": given[1], "ratio_median": 2}
+    )
+    assert bench.main(["--add", "--method", "full", "--kind", "defaults", "--out", str(out)]) == 0
+    full, lora = bench.rows_of(json.loads(out.read_text(encoding="utf-8")))
+    assert lora == {**before, **rows[1]}
+    assert full["ratio_median"] == 2
+    assert full["versions"]["torch"] == torch.__version__
+    assert full["date"] > "2026-01-02"
+
+
+def test_every_row_says_where_it_was_measured(record: dict[str, Any]) -> None:
+    for row in bench.rows_of(record):
+        assert all(row[name] for name in bench.WHERE), row
+
+
 def test_the_peak_of_a_process_is_its_own() -> None:
     """A small process that a large one starts stays small: what getrusage would say of it on Linux is the starter's."""
     kept = bytearray(b"x" * (400 * 2**20))  # resident, and this process holds torch besides
@@ -112,10 +137,20 @@ def memory() -> dict[str, Any]:
 
 
 def test_the_memory_record_has_every_part(memory: dict[str, Any]) -> None:
-    assert set(memory) == set(bench_memory.PARTS)
+    assert set(memory) >= set(bench_memory.PARTS) - {"page"}
     for part in memory.values():
         assert part["date"]
         assert part["versions"]["torch"]
+
+
+def test_pieces_make_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases, found = list(range(11)), []
+    for number in (1, 2, 3, 4):
+        monkeypatch.setattr(bench_memory, "PIECE", (number, 4))
+        found += bench_memory.of_piece(cases)
+    assert found == cases
+    one, two = ({"configurations": n, "differ": d, "rows": ["x"] * d, "shipped": 7} for n, d in ((3, 1), (2, 0)))
+    assert bench_memory.joined(one, two) == {"configurations": 5, "differ": 1, "rows": ["x"], "shipped": 7}
 
 
 def test_counts_are_exact(memory: dict[str, Any]) -> None:
@@ -151,13 +186,26 @@ def test_surrogates_give_the_bytes_of_traces(memory: dict[str, Any]) -> None:
 
 
 def test_answers_come_in_time(memory: dict[str, Any]) -> None:
+    """Of the processor, where another process works: the machine that made the record may have had other work."""
     instant = memory["instant"]
-    assert instant["estimate_ms"]["median"] <= 5
-    # Of the processor: the machine that made the record had other work as well.
+    if "slider_ms" not in instant:
+        pytest.skip("the record is older: python -m tests.bench_memory --only instant")
+    assert instant["limits"] == LIMITS
+    assert instant["machine"]
+    assert instant["estimate_ms"]["median"] <= instant["slider_ms"]["median"] <= LIMITS["slider_ms"]
     took = instant["processor_seconds"]
-    assert took["first trace of a new process, 8B"] <= 10
-    assert took["fit of a model without a surrogate"] <= 10
-    assert all(seconds <= 3 for what, seconds in took.items() if what.startswith("trace, 8B"))
+    assert took[NEVER_SEEN] <= LIMITS["never seen"]
+    assert took[f"{NEVER_SEEN}, process warm"] < took[NEVER_SEEN]
+    assert instant["told"] >= 5, "progress can be seen meanwhile"
+    assert all(seconds <= LIMITS["trace, 8B"] for what, seconds in took.items() if what.startswith("trace, 8B"))
+
+
+def test_the_page_answers_in_time(memory: dict[str, Any]) -> None:
+    if "page" not in memory:
+        pytest.skip("the record is older: python -m tests.bench_memory --only page")
+    page = memory["page"]
+    assert page["updates"] == UPDATES
+    assert page["median_ms"] <= LIMITS["page_ms"]
 
 
 def test_the_recorded_race_is_of_every_method() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from app import calc, charts, charts_lesson, configured, findings, form, live, state
+from app.cells import reveal
 from app.cells.context import Context, frame
 from app.charts_lesson import Compared
 from app.compare import story
@@ -77,8 +78,9 @@ def _controls(cell: Cell, context: Context) -> None:
     for sentence in wrong:
         st.error(plain(sentence), icon=":material/error:")
     with st.container(horizontal=True, vertical_alignment="center"):
+        label = t("comparison.run", count=len(wanted))
         pressed = st.button(
-            t("comparison.running") if busy else t("comparison.run", count=len(wanted)),
+            t("comparison.running") if busy else label,
             key=f"{key}-run", type="primary", disabled=busy or bool(wrong),
             icon=":material/hourglass_top:" if busy else ":material/play_arrow:",
         )  # fmt: skip
@@ -88,7 +90,7 @@ def _controls(cell: Cell, context: Context) -> None:
         st.rerun()
     made = [(run, wanted[name]) for name, run in runs.items() if run is not None]
     if made and not busy and any(live.differs(run, config) for run, config in made):
-        st.caption(f":material/update: {t('comparison.stale')}")
+        st.caption(f":material/update: {t('comparison.stale', button=label)}")
 
 
 def start(cell: Cell, context: Context, configs: dict[str, RunConfig]) -> bool:
@@ -198,7 +200,8 @@ def _recorded(cell: Cell, context: Context) -> None:
         stories.append(live.story_of(live.recorded(path)))
     label = live.recorded(recorded_path(context.lesson.folder, f"{cell.id}/{cell.body['runs'][0]['name']}")).label
     st.markdown(f":material/history: {t('comparison.recorded')} · {plain(label)}")
-    if context.kept(cell).get("shown") or not context.lesson.predictions_of(cell.id):
+    own = context.lesson.predictions_of(cell.id)
+    if context.kept(cell).get("shown") or not (own or reveal.hidden(cell, context)):
         _side_by_side(cell, context, told, stories, "recorded")
         return
     named = [(c.label, s) for c, s in zip(told, stories, strict=True)]
@@ -228,4 +231,4 @@ def _side_by_side(cell: Cell, context: Context, told: Sequence[Compared], storie
     if cell.body.get("finding"):
         if part == "own":
             st.caption(t("comparison.written"))
-        st.markdown(context.text(cell.body["finding"]))
+        context.say(cell.body["finding"], f"{cell.id}:finding")

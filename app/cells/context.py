@@ -67,24 +67,6 @@ class Context:
         """Draw a text of the lesson with its terms explained. where: its place in the lesson, such as `cell:text`."""
         terms.say(source, self.lesson.folder, f"{self.lesson.slug}:{where}", compute)
 
-    def covering(self, line: int) -> Compute:
-        """How the numbers of prose in that line of the lesson are told: one that a prediction further up asks for, and
-        that the learner has neither predicted nor uncovered yet, is not."""
-        open_guesses = {
-            ("/".join(filter(None, (c.body["experiment"], c.body.get("run")))), c.body["what"])
-            for c in self.lesson.cells
-            if c.kind == "predict" and c.line < line and self.kept(c).get("value") is None
-            and not self.kept(self.lesson.cell(c.body["experiment"])).get("shown")
-        }  # fmt: skip
-
-        def told(call: calc.Call, folder: Path) -> str:
-            of = call.arguments.get("run") if call.name == "recorded" else call.arguments.get("probe")
-            if call.name in ("recorded", "probed") and (of, call.arguments.get("what")) in open_guesses:
-                return t("predict.covered")
-            return calc.text(call, folder)
-
-        return told
-
     def key(self, cell: Cell, part: str = "") -> str:
         """A widget key that no other cell of any lesson has."""
         return "-".join(p for p in (self.lesson.url_path, cell.id, part) if p)

@@ -55,7 +55,7 @@ def _controls(cell: Cell, context: Context) -> None:
         if _start(config, cell, context):
             st.rerun()
     elif run is not None and not busy and live.differs(run, form.config_of(usual, key, (*locked, *hidden))):
-        st.caption(f":material/update: {t('experiment.stale')}")
+        st.caption(f":material/update: {t('experiment.stale', button=t('form.run'))}")
 
 
 def _usual(cell: Cell, context: Context) -> tuple[RunConfig, tuple[str, ...], tuple[str, ...]]:

@@ -8,7 +8,7 @@ from functools import partial
 import streamlit as st
 
 from app import index, notebook, state, summary
-from app.cells import code, compare, exercise, experiment, predict, probe, prose, quiz, run_all, source, widget
+from app.cells import code, compare, exercise, experiment, predict, probe, prose, quiz, reveal, run_all, source, widget
 from app.cells.context import Context, name_of
 from app.index import Cell, Lesson
 from app.progress import calibration, completion
@@ -19,6 +19,7 @@ RENDER: dict[str, Callable[[Cell, Context], None]] = {
     "image": prose.render_image,
     "experiment": experiment.render,
     "predict": predict.render,
+    "reveal": reveal.render,
     "quiz": quiz.render,
     "widget": widget.render,
     "compare": compare.render,
@@ -46,6 +47,18 @@ def render(lesson: Lesson) -> None:
         RENDER[cell.kind](cell, context)
     st.divider()
     _foot(lesson, context)
+    _on_paper(lesson, context)
+
+
+def _on_paper(lesson: Lesson, context: Context) -> None:
+    """What is covered on the screen stands at the end of the printed lesson (app/theme shows it in print only)."""
+    covered = [cell for cell in lesson.cells if cell.kind == "reveal" and reveal.hidden(cell, context)]
+    if not covered:
+        return
+    with st.container(key="paper-only"):
+        st.subheader(t("reveal.on_paper"), anchor=False)
+        for cell in covered:
+            context.say(cell.body["text"], f"{cell.id}:paper")
 
 
 def _head(lesson: Lesson, context: Context) -> None:

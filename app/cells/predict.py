@@ -6,6 +6,7 @@ It is scored once, by the first result that is revealed: a later run, with other
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,12 @@ def seen(cell: Cell, context: Context) -> bool:
         return False
     name = stored_name(cell, about, context)
     return any(_scored(run, context.owner) for run in state.store().runs(context.owner, cell=name))
+
+
+def waiting(names: Iterable[str], context: Context) -> list[Cell]:
+    """Those of the lesson's predictions of these names whose answer the learner has not seen yet."""
+    found = [context.lesson.cell(name) for name in names]
+    return [g for g in found if context.kept(g).get("measured") is None and not seen(g, context)]
 
 
 def _scored(run: Run, owner: str) -> bool:

@@ -13,7 +13,7 @@ from app.cells.context import Context, frame
 from app.form import shown
 from app.index import Cell, probed_path
 from app.story import plain
-from app.words import n, t
+from app.words import from_core, n, t
 from core.errors import DeltalabError, Refused
 from core.probes import probe as find
 from core.runs import together
@@ -83,8 +83,9 @@ def _knobs(cell: Cell, context: Context) -> dict[str, Any]:
     columns = st.columns(2, gap="medium")
     for i, name in enumerate(cell.body["knobs"]):
         meta, default = fields[name].metadata, usual[name]
-        label = name.replace("_", " ").capitalize() + (f" ({meta['unit']})" if meta.get("unit") else "")
-        common: dict[str, Any] = {"key": context.key(cell, name), "help": meta.get("doc")}
+        words, unit = name.replace("_", " "), meta.get("unit") or ""
+        label = from_core(words.capitalize() + (f" ({unit})" if unit and unit not in words else ""))
+        common: dict[str, Any] = {"key": context.key(cell, name), "help": from_core(meta.get("doc") or "") or None}
         with columns[i % 2]:
             if isinstance(default, bool):
                 st.toggle(label, value=default, **common)
@@ -98,7 +99,7 @@ def _knobs(cell: Cell, context: Context) -> dict[str, Any]:
             else:
                 st.text_input(label, value=str(default), **common)
             if meta.get("why"):
-                st.caption(t("probe.default", value=shown(default), why=meta["why"]))
+                st.caption(t("probe.default", value=shown(default), why=from_core(meta["why"])))
     return changed(cell, context)
 
 

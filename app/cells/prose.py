@@ -15,7 +15,7 @@ def render(cell: Cell, context: Context) -> None:
     if cell.body.get("code"):
         st.markdown(text)
     else:
-        context.say(text, str(cell.line), context.covering(cell.line))
+        context.say(text, str(cell.line))
 
 
 def render_image(cell: Cell, context: Context) -> None:

@@ -55,19 +55,20 @@ def _ask(cell: Cell, context: Context, given: Any) -> Any:
         label = t("quiz.answer_in", unit=unit) if unit else t("quiz.answer")
         return st.text_input(label, value=given if isinstance(given, str) else "", key=key, width=280)
     texts = [context.text(c["text"]) for c in body["choices"]]
+    # A choice is known by its place in the file, wherever it is shown.
+    order = answers.dealt(len(texts), cell.id)
     if kind == "single":
-        index = given if isinstance(given, int) and given < len(texts) else None
         return st.radio(
             t("quiz.choose_one"),
-            range(len(texts)),
-            index=index,
+            order,
+            index=order.index(given) if given in order else None,
             format_func=texts.__getitem__,
             key=key,
             label_visibility="collapsed",
         )
     st.caption(t("quiz.choose_all"))
     before = given if isinstance(given, list) else []
-    return [i for i, text in enumerate(texts) if st.checkbox(text, value=i in before, key=f"{key}-{i}")]
+    return sorted(i for i in order if st.checkbox(texts[i], value=i in before, key=f"{key}-{i}"))
 
 
 def _order(cell: Cell, context: Context, given: Any) -> list[int]:

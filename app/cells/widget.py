@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app import widgets
+from app.cells import reveal
 from app.cells.context import Context, frame
 from app.index import Cell
 
@@ -19,4 +20,6 @@ def _widget(cell: Cell, context: Context) -> None:
     with frame(cell, context, cell.body["title"]):
         if cell.body.get("text"):
             context.say(cell.body["text"], f"{cell.id}:text")
+        if reveal.covered(cell, context, "figure"):
+            return
         widgets.renderer(cell.body["widget"])(cell.body.get("options") or {}, context.key(cell))

@@ -93,7 +93,7 @@ def _claim(one: Claim) -> None:
         st.markdown(f"{icon} **{t(verdict)}.** {plain(one.told)}")
         true, looked = one.cases
         if looked > 1:
-            st.caption(t("claims.cases", true=true, looked=looked))
+            st.caption(t("claims.cases", true=f"{true:,}", looked=f"{looked:,}"))
         with st.expander(t("claims.more"), key=f"claim-{one.number}-more"):
             table = pd.DataFrame(
                 [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import compare, findings, live, probing, state
+from app import chat, compare, findings, live, probing, state
 from app.address import keep_in_link, linked
 from app.words import t
 from core.methods import METHODS
@@ -158,10 +158,16 @@ def _tokens_header() -> None:
 
 
 def _tokens(run: Run) -> None:
-    _tokens_header()
+    what = "label" if chat.gives_labels(run) else "token"
+    if what == "token":
+        _tokens_header()
+    else:
+        st.header(t("inside.labels"), anchor="tokens")
+        st.markdown(t("inside.labels_why"))
+    asked = "prompt" if what == "token" else "text"
     prompt = st.text_input(
-        t("inside.prompt"), key="prompt", max_chars=LONGEST, placeholder=t("inside.prompt_empty"),
-        help=t("inside.prompt_help"), bind="query-params",
+        t(f"inside.{asked}"), key="prompt", max_chars=LONGEST, placeholder=t(f"inside.{asked}_empty"),
+        help=t(f"inside.{asked}_help"), bind="query-params",
     )  # fmt: skip
     probing.section(
         "tokens", [run], {"prompt": (prompt or "").strip()}, key=f"inside-{run.id}",

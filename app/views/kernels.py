@@ -16,6 +16,7 @@ from core import kernel_records, roofline
 from core.catalog import architecture_of, gpu, gpus, models
 from core.errors import Incompatible
 from core.methods import METHODS
+from core.units import bytes_text
 
 PAGE = "kernels"
 CARDS = [g.name for g in gpus() if roofline.limit_of(g) is not None]
@@ -127,7 +128,7 @@ def _savings_table(rows: Any) -> pd.DataFrame:
         [
             {
                 t("kernels.operation"): s.name, t("kernels.kernel"): f"kernels/{s.kernel}.py",
-                t("kernels.saved"): f"{s.bytes / 1e9:.2f} GB", t("kernels.time"): charts_kernels.ms_text(s.seconds),
+                t("kernels.saved"): bytes_text(round(s.bytes)), t("kernels.time"): charts_kernels.ms_text(s.seconds),
                 t("kernels.launches"): f"{s.launches:,}",
             }
             for s in rows

@@ -16,7 +16,7 @@ from app.charts_memory import SPACE, share, size
 from app.charts_race import title_of
 from app.choices import Choice, one_of, whole
 from app.story import plain
-from app.words import n, t
+from app.words import from_core, n, t
 from core import counting
 from core.errors import DeltalabError
 from core.methods import METHODS
@@ -63,7 +63,7 @@ def _knobs() -> Any:
     left, right = st.columns(2, gap="medium")
     with left:
         st.selectbox(
-            t("plan.method"), format_func=title_of, help=METHODS[str(METHOD.value)].SUMMARY,
+            t("plan.method"), format_func=title_of, help=from_core(METHODS[str(METHOD.value)].SUMMARY),
             **METHOD.among(list(METHODS)),
         )  # fmt: skip
     method = str(METHOD.value)
@@ -79,14 +79,16 @@ def _knobs() -> Any:
 
 def _counts(model: Model, settings: Any) -> None:
     method = str(METHOD.value)
-    here = counting.count(model.table, method, settings)
+    here = counting.count(model.table, method, settings, model.stored)
+    if model.stored is not None:
+        st.caption(f":material/info: {t('parameters.few_bits', model=plain(model.name), form=model.stored.title)}")
     if here.trainable is None:
         live.say(DeltalabError(here.why, here.advice))
     else:
         _figures(model, here)
     if _has_rank(method) and method != "vera":
         _arithmetic(model, method, settings, here)
-    _modules(model, method, settings)
+    _modules(model, method, settings, here)
     _every(model, method, settings)
     _take(model, method, settings, here)
 
@@ -166,13 +168,10 @@ def _sum(shape: Shape, rank: int) -> None:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _modules(model: Model, method: str, settings: Any) -> None:
+def _modules(model: Model, method: str, settings: Any, here: Count) -> None:
     st.header(t("parameters.where"), anchor="modules")
     shapes = counting.shapes(model.table)
-    try:
-        parts = counting.parts(model.table, method, settings)
-    except DeltalabError:
-        parts = []
+    parts = counting.parts(model.table, method, settings) if here.trainable is not None else []
     trained: dict[str, int] = {}
     for part in parts:
         trained[part.name] = trained.get(part.name, 0) + part.trained
@@ -206,7 +205,7 @@ def _modules(model: Model, method: str, settings: Any) -> None:
 
 def _every(model: Model, method: str, settings: Any) -> None:
     st.header(t("parameters.methods"), anchor="methods")
-    rows = counting.counts(model.table, method, settings)
+    rows = counting.counts(model.table, method, settings, model.stored)
     calculator_panels.shown(
         charts_parameters.counted(rows, method), "parameters-methods", charts_parameters.counts_table(rows)
     )

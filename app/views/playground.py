@@ -11,7 +11,7 @@ import streamlit as st
 from app import chat, compare, data, form, live, proposals, state, takeaway, uploads
 from app.address import keep_in_link, linked
 from app.story import plain
-from app.words import t
+from app.words import from_core, t
 from core.base import CLASSIFICATION
 from core.config import EMBEDDED, RunConfig
 from core.errors import DeltalabError, NotFound
@@ -85,7 +85,7 @@ def _setup() -> None:
         with place:
             proposals.choose("hub", now, KNOB)
     if run is not None and not busy and ready and live.differs(run, now):
-        st.caption(f":material/update: {t('playground.stale')}")
+        st.caption(f":material/update: {t('playground.stale', button=t('form.run'))}")
     _link(now)
     if config is not None:
         new = live.start(config, key=CELL, cell=CELL)
@@ -193,9 +193,9 @@ def _method(facts: dict[str, Any]) -> str:
         )
     )
     about = METHODS[method]
-    st.markdown(about.SUMMARY)
+    st.markdown(from_core(about.SUMMARY))
     st.code(about.FORMULA, language=None, wrap_lines=True)
-    st.caption(t("playground.inference", told=f"{about.INFERENCE[0].lower()}{about.INFERENCE[1:]}"))
+    st.caption(t("playground.inference", told=from_core(about.INFERENCE)))
     st.caption(about.PAPER)
     if method == "bitfit" and facts and facts.get("biases") is False:
         st.warning(t("playground.no_biases"))
@@ -221,8 +221,8 @@ def _material(facts: dict[str, Any]) -> tuple[str | None, Any]:
         t("playground.learns"),
         names,
         index=names.index(linked("task", names, TASK)),
-        format_func=lambda name: t("playground.own") if name == OWN else TASKS[name].title,
-        captions=[*(one.summary for one in TASKS.values()), t("playground.own_formats")],
+        format_func=lambda name: t("playground.own") if name == OWN else from_core(TASKS[name].title),
+        captions=[*(from_core(one.summary) for one in TASKS.values()), t("playground.own_formats")],
         key="task",
         label_visibility="collapsed",
         on_change=keep_in_link,

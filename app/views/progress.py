@@ -89,7 +89,8 @@ def _lessons(found: Sequence[Lesson], progress: dict[str, Any]) -> None:
             }
         )
     if rows:
-        st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch", alt=t("progress.table_alt"))
+        table = pd.DataFrame(rows)
+        st.dataframe(table, hide_index=True, width="stretch", height="content", alt=t("progress.table_alt"))
 
 
 def time_text(seconds: float) -> str:

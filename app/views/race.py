@@ -12,12 +12,26 @@ import streamlit as st
 from app import charts, charts_race, compare, live, state
 from app.address import keep_in_link, keep_list_in_link, linked, linked_list
 from app.story import plain
-from app.words import n, t
+from app.tables import widths
+from app.words import from_core, n, t
 from core.config import TrainConfig
 from core.errors import DeltalabError
 from core.literature import CAVEATS, SOURCE, method_comparison
 from core.methods import METHODS
-from core.race import MEASURES, Plan, Row, aggregate, cell_of, enter, entries, measure, recorded, row, steps_of
+from core.race import (
+    MEASURES,
+    Plan,
+    Row,
+    aggregate,
+    borrowed,
+    cell_of,
+    enter,
+    entries,
+    measure,
+    recorded,
+    row,
+    steps_of,
+)
 from core.runs.store import RACE
 from core.units import seconds_text
 from core.world import TASKS
@@ -74,7 +88,7 @@ def _setup() -> Plan:
             t("race.task"),
             list(TASKS),
             index=list(TASKS).index(linked("task", list(TASKS), TASK)),
-            format_func=lambda name: TASKS[name].title,
+            format_func=lambda name: from_core(TASKS[name].title),
             key="task",
             on_change=keep_in_link,
             args=("task", TASK),
@@ -105,7 +119,16 @@ def _setup() -> Plan:
         return plan
     plan = dataclasses.replace(plan, train=TrainConfig(steps=_steps(plan)))
     _start(plan)
+    _rates(plan)
     return plan
+
+
+def _rates(plan: Plan) -> None:
+    """Whose learning rate was found on another task than the one that is raced."""
+    for tasks, methods in borrowed(plan).items():
+        names = ", ".join(METHODS[m].TITLE for m in methods)
+        where = ", ".join(f"“{TASKS[task].title}”" for task in tasks)
+        st.caption(t("race.borrowed" if tasks else "race.unswept", methods=names, tasks=where))
 
 
 def _steps(plan: Plan) -> int:
@@ -178,18 +201,22 @@ def _result(race: str | None) -> None:
             "race.recorded_where",
             device=record["device"],
             date=record["date"],
-            task=TASKS[record["task"]].title,
+            task=from_core(TASKS[record["task"]].title),
             steps=record["steps"],
             seeds=n("race.so_many_seeds", record["seeds"]),
         )
-        st.caption(f":material/videocam: {told}")
+        st.caption(f":material/history: {told}")
         rows: Sequence[Row] = record["rows"]
     else:
         runs = _runs(race)
         rows = [_row(run) for run in runs]
         task = runs[0].config["task"] if runs else TASK
-        what = TASKS[task].title if task in TASKS else t("race.own_data")
+        what = from_core(TASKS[task].title) if task in TASKS else t("race.own_data")
         st.header(t("race.yours", task=what), anchor="result")
+        if runs:
+            first = runs[0].config
+            methods = tuple(dict.fromkeys(run.config["method"] for run in runs))
+            _rates(Plan(base=first["base"], task=first["task"], data=first["data"], methods=methods))
     bands = aggregate(rows)
     for r in rows:
         if r.status in ("failed", "interrupted"):
@@ -203,7 +230,7 @@ def _result(race: str | None) -> None:
     several = any(b.count > 1 for found in bands.values() for b in found.values())
     st.caption(f"{t('race.front')} {t('race.bars') if several else ''}")
     table = charts_race.race_table(bands)
-    st.dataframe(table, hide_index=True, alt=t("race.alt"))
+    st.dataframe(table, hide_index=True, height="content", column_config=widths(table), alt=t("race.alt"))
     st.download_button(
         t("shared.table_csv"), charts.csv(charts_race.race_numbers(bands)), "race.csv", "text/csv", key="race-csv",
         icon=":material/download:", on_click="ignore",
@@ -240,7 +267,7 @@ def _axes() -> tuple[Any, Any]:
 
 def axis_title(name: str) -> str:
     """A measure's name for people, and which end of it is the better one."""
-    return t(f"race.better.{measure(name).better}", title=measure(name).title)
+    return t(f"race.better.{measure(name).better}", title=from_core(measure(name).title))
 
 
 def _open(race: str) -> None:

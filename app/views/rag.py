@@ -12,7 +12,8 @@ import streamlit as st
 from app import charts, charts_rag, compare, documents, live, probing, reading, state
 from app.address import keep_in_link, linked
 from app.story import plain
-from app.words import n, t
+from app.tables import widths
+from app.words import from_core, n, t
 from core.config import EMBEDDED
 from core.errors import DeltalabError
 from core.guide.evidence import value_text
@@ -277,7 +278,7 @@ def _needs(found: charts_rag.Bands, result: Mapping[str, Any], own: bool) -> Non
     compare.draw(charts_rag.needs(found), "rag-needs")
     st.caption(t("rag.bars_seeds" if settings["seeds"] > 1 else "rag.bars_seed"))
     table = charts_rag.needs_table(found)
-    st.dataframe(table, hide_index=True, height="content", alt=t("rag.needs_alt"))
+    st.dataframe(table, hide_index=True, height="content", column_config=widths(table), alt=t("rag.needs_alt"))
     st.caption(t("rag.dash"))
     _csv(charts_rag.numbers(found, "right"), "rag-right")
     st.subheader(t("rag.costs"), anchor="costs")
@@ -327,8 +328,8 @@ def _examples(result: Mapping[str, Any]) -> None:
     with st.expander(t("rag.examples"), key="rag-examples"):
         rows = [
             {
-                t("rag.column.approach"): experiment.ARMS[e["arm"]],
-                t("rag.column.need"): experiment.NEEDS[e["need"]].title, t("rag.column.asked"): e["asked"],
+                t("rag.column.approach"): from_core(experiment.ARMS[e["arm"]]),
+                t("rag.column.need"): from_core(experiment.NEEDS[e["need"]].title), t("rag.column.asked"): e["asked"],
                 t("rag.column.wanted"): e["wanted"], t("rag.column.answered"): e["answer"],
                 t("rag.column.right"): t("rag.yes") if e["right"] else t("rag.no"),
                 t("rag.column.passages"): " | ".join(e["passages"]),

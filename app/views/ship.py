@@ -13,7 +13,8 @@ import streamlit as st
 
 from app import address, compare, findings, live, probing, state, takeaway
 from app.story import plain
-from app.words import t
+from app.words import from_core, t
+from core.base import stored_base
 from core.errors import DeltalabError, NotFound
 from core.export import loadable
 from core.export.card import card, record_of
@@ -192,7 +193,7 @@ def _convert(run: Run, _: list[Run]) -> None:
     method = run.config["method"]
     if _cannot_merge(run):
         return
-    if method in ("bitfit", "ln_tuning"):
+    if getattr(METHODS[method], "VECTORS", False):
         st.markdown(t("ship.no_matrix", method=METHODS[method].TITLE))
         st.button(
             t("ship.sections.merge"),
@@ -248,7 +249,10 @@ def _swap(run: Run, runs: list[Run]) -> None:
 
 
 def _stored(run: Run) -> tuple[Any, ...] | None:
-    """How the run's base was quantized; None where it was not. Adapters on one base need one form of it."""
+    """How the run quantized its base; None where it did not (one that is stored in few bits has one form for all).
+    Adapters on one base need one form of it."""
+    if stored_base(run.config["base"], run.config.get("revision")) is not None:
+        return None
     settings = run.config["settings"]
     return (settings["quant_type"], settings["double_quantization"]) if run.config["method"] == "qlora" else None
 
@@ -298,7 +302,7 @@ def _cannot_merge(run: Run) -> bool:
     method = METHODS[run.config["method"]]
     if method.MERGES:
         return False
-    st.markdown(t("ship.cannot_merge", method=method.TITLE, told=method.INFERENCE))
+    st.markdown(t("ship.cannot_merge", method=method.TITLE, told=from_core(method.INFERENCE)))
     return True
 
 

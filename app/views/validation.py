@@ -10,8 +10,9 @@ import pandas as pd
 import streamlit as st
 
 from app import calculator_panels, charts, charts_validation, compare, state
+from app.charts_lessons_a import term_title
 from app.charts_memory import SPACE
-from app.charts_validation import percent
+from app.charts_validation import percent, signed
 from app.choices import Choice, one_of
 from app.story import plain
 from app.words import n, t
@@ -42,7 +43,9 @@ def render() -> None:
         _published(found)
         _waterfall(found)
         _reserved(found)
+        _process(found)
         _resident(found)
+        _speed(found)
         _fitted(found)
         _uncovered(found)
     _own()
@@ -86,7 +89,7 @@ def _published(found: Mapping[str, Any]) -> None:
         st.markdown(f"**{t('validation.causes')}**")
         st.markdown(
             "\n".join(
-                f"- {plain(r['model'])}, {plain(r['method'])} ({percent(r['error'])}): {plain(r['cause'])}"
+                f"- {plain(r['model'])}, {plain(r['method'])} ({signed(r['error'])}): {plain(r['cause'])}"
                 for r in causes
             )
         )
@@ -115,13 +118,28 @@ def _reserved(found: Mapping[str, Any]) -> None:
         [
             {t("validation.predicted_by"): t(f"validation.ways.{name}"),
              t("validation.average"): percent(told[name]["mean_abs"]),
-             t("validation.bias"): f"{100 * told[name]['bias']:+.1f}{SPACE}%",
+             t("validation.bias"): signed(told[name]["bias"]),
              t("validation.at_worst"): percent(told[name]["worst"])}
             for name in ("simulated", "instant")
         ]
     )  # fmt: skip
     st.dataframe(table, hide_index=True, alt=t("validation.reserved_alt"))
     st.markdown(t("validation.reserved_how", within=told["within"], rows=told["rows"]))
+
+
+def _process(found: Mapping[str, Any]) -> None:
+    """What nobody published: said where the other two totals are scored."""
+    from core.memory.card import CONTEXT_BYTES, HOPPER, workspace_bytes
+    from core.memory.setup import Device
+
+    low, likely, high = map(bytes_text, CONTEXT_BYTES)
+    st.header(t("validation.process_head"), anchor="process")
+    st.markdown(
+        t(
+            "validation.process_how", rows=found["summary"]["rows"], low=low, likely=likely, high=high,
+            workspace=bytes_text(workspace_bytes(Device((8, 0)))), hopper=bytes_text(workspace_bytes(Device(HOPPER))),
+        )
+    )  # fmt: skip
 
 
 def _resident(found: Mapping[str, Any]) -> None:
@@ -132,12 +150,19 @@ def _resident(found: Mapping[str, Any]) -> None:
     st.markdown(
         t(
             "validation.resident_within", within=resident["within"], rows=resident["rows"],
+            others_within=resident["others_within"], others=resident["others"],
             bytes=bytes_text(resident["tolerance_bytes"]),
         )
     )  # fmt: skip
+    named = [(e["name"], e["cause"]) for e in resident["entries"] if e.get("cause")]
+    named += [(e["method"], e["reason"]) for e in resident.get("unexpressed", ())]
+    if named:
+        st.markdown(t("validation.resident_not"))
+        st.markdown("\n".join(f"- {plain(name)}: {plain(why)}" for name, why in named))
     table = pd.DataFrame(
         [
             {t("validation.entry"): e["id"], t("validation.groups.method"): e["method"],
+             t("validation.trained_as"): t(f"validation.trained_how.{e['how']}"),
              t("validation.published_bytes"): bytes_text(e["measured_bytes"]),
              t("validation.predicted"): bytes_text(e["predicted_bytes"]),
              t("validation.difference"): f"{(e['predicted_bytes'] - e['measured_bytes']) / 2**20:+.0f} MiB"}
@@ -149,6 +174,49 @@ def _resident(found: Mapping[str, Any]) -> None:
     )
 
 
+def _speed(found: Mapping[str, Any]) -> None:
+    told = found.get("speed") or {}
+    if not told:
+        return
+    from core.memory.speed import BAND
+
+    titles = {r["source"]: r["source_title"] for r in told["rows"]}
+    roles = {r["source"]: r["role"] for r in told["rows"]}
+    st.header(t("validation.speed"), anchor="speed")
+    st.markdown(t("validation.speed_how", fitted=plain(titles[told["fitted_on"]])))
+    table = pd.DataFrame(
+        [
+            {t("validation.speed_source_column"): titles[name], t("validation.card"): ", ".join(group["cards"]),
+             t("validation.groups.role"): charts_validation.role_title(roles[name]),
+             t("validation.speed_rows"): group["rows"],
+             t("validation.average"): percent(group["mean_abs"]),
+             t("validation.bias"): f"{100 * group['bias']:+.1f}{SPACE}%",
+             t("validation.at_worst"): percent(abs(group["worst"]))}
+            for name, group in told["groups"].items()
+        ]
+    )  # fmt: skip
+    st.dataframe(table, hide_index=True, alt=t("validation.speed_alt"))
+    low, high = told["band"]
+    st.markdown(
+        t("validation.speed_band", low=f"{low:.2f}", high=f"{high:.2f}", least=f"{BAND[0]:g}", most=f"{BAND[1]:g}")
+    )
+    rows = pd.DataFrame(
+        [
+            {t("validation.entry"): r["id"], t("model.model"): r["model"], t("validation.groups.method"): r["detail"],
+             t("validation.card"): r["card"], t("validation.tokens_published"): f"{r['measured']:,.0f}",
+             t("validation.tokens_predicted"): f"{r['predicted']:,.0f}",
+             t("validation.error"): f"{100 * r['error']:+.0f}{SPACE}%",
+             t("validation.groups.role"): charts_validation.role_title(r["role"])}
+            for r in told["rows"]
+        ]
+    )  # fmt: skip
+    calculator_panels.numbers(pd.DataFrame(told["rows"]), "validation-speed", rows, t("validation.speed_rows_alt"))
+    st.markdown(f"**{t('validation.speed_left_out')}**")
+    st.markdown(
+        "\n".join(f"- {n('validation.rows', count)}: {plain(text)}" for text, count in summed(told["uncovered"]))
+    )
+
+
 def _fitted(found: Mapping[str, Any]) -> None:
     st.header(t("validation.fitted"), anchor="fitted")
     if not found.get("fitted"):
@@ -157,7 +225,7 @@ def _fitted(found: Mapping[str, Any]) -> None:
     for one in found["fitted"]:
         where = ", ".join(found.get("sources", {}).get(s, {}).get("title", s) for s in one["on"])
         st.markdown(
-            f"- **{plain(one['name'])}**: {one['value']} {plain(one['unit'])}. {plain(one['what'])} ({plain(where)})"
+            f"- **{plain(one['name'])}**: {one['value']} {plain(one['unit'])}. {plain(one['what'])} {plain(where)}."
         )
     st.caption(t("validation.fitted_why"))
 
@@ -227,7 +295,7 @@ def _compared(told: Sequence[tuple[Run, Story, list[dict[str, Any]]]]) -> None:
             {t("validation.run"): labels[run.id], t("validation.format"): (story.started or {}).get("dtype", ""),
              t("validation.predicted"): bytes_text(total["predicted"]),
              t("validation.measured"): bytes_text(total["measured"]),
-             t("validation.error"): f"{100 * round(_share(total), 4) + 0:+.2f}{SPACE}%"}
+             t("validation.error"): f"{100 * round(_share(total), 4) + 0:+.2f}{SPACE}%".replace("-", "−")}
         )  # fmt: skip
         data += [
             {"run": labels[run.id], "computed_in": (story.started or {}).get("dtype", ""), "term": r["name"],
@@ -243,7 +311,7 @@ def _compared(told: Sequence[tuple[Run, Story, list[dict[str, Any]]]]) -> None:
     rows = told[int(chosen or 0)][2]
     table = pd.DataFrame(
         [
-            {t("plan.term"): r["name"], t("validation.predicted"): bytes_text(r["predicted"]),
+            {t("plan.term"): term_title(r), t("validation.predicted"): bytes_text(r["predicted"]),
              t("validation.measured"): bytes_text(r["measured"]),
              t("validation.residual"): _signed(r["difference"])}
             for r in rows

@@ -12,7 +12,7 @@ from app.charts_memory import band, size
 from app.charts_race import title_of
 from app.choices import Choice, one_of, switch, whole
 from app.story import plain
-from app.words import t
+from app.words import from_core, t
 from core.catalog import GpuRow, gpu, gpus
 from core.config import RunConfig, TrainConfig
 from core.errors import DeltalabError
@@ -66,8 +66,6 @@ EVERY = (
     ADAPTER_TYPE, RUN_BY, COMPILE, IN_BACKWARD, OFFLOADED, KBIT, GPUS, ZERO, TENSOR, OFFLOAD,
 )  # fmt: skip
 ICONS = {FITS: ":material/check_circle:", TIGHT: ":material/warning:", TOO_LARGE: ":material/block:"}
-VERDICTS = {FITS: "vram.verdict.fits", TIGHT: "vram.verdict.tight", TOO_LARGE: "vram.verdict.too_large"}
-"""The words of `core.memory.card.verdict_text`, in every language."""
 
 
 def render() -> None:
@@ -95,7 +93,7 @@ def _knobs(model: Model | None) -> GpuRow:
     left, right = st.columns(2, gap="medium")
     with left:
         st.selectbox(
-            t("plan.method"), format_func=title_of, help=METHODS[str(METHOD.value)].SUMMARY,
+            t("plan.method"), format_func=title_of, help=from_core(METHODS[str(METHOD.value)].SUMMARY),
             **METHOD.among(list(METHODS)),
         )  # fmt: skip
     with right:
@@ -383,7 +381,7 @@ def _whole_trace(model: Model, card: GpuRow, setup: Setup) -> None:
 def _answer(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
     if PREDICT.value and not _predicted(model, card, setup, found):
         return
-    st.markdown(f"#### {ICONS[found.verdict]} {plain(_verdict(found, card))}")
+    st.markdown(f"#### {ICONS[found.verdict]} {plain(charts_memory.verdict(found.found, card, _card_name(card)))}")
     shared = _sharding()
     what = f"{model.name}, {title_of(setup.method)}"
     if not shared.alone:
@@ -401,14 +399,6 @@ def _answer(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
     calculator_panels.panels(model, card, setup, found, told, PAGE, shared)
 
 
-def _verdict(found: Answer, card: GpuRow) -> str:
-    low, _, high = found.found.process
-    return t(
-        VERDICTS[found.found.verdict(card.usable_bytes)], card=_card_name(card),
-        needed=t("plan.range", low=bytes_text(low), high=bytes_text(high)), usable=bytes_text(card.usable_bytes),
-    )  # fmt: skip
-
-
 def _figures(model: Model, setup: Setup, found: Answer) -> None:
     trained = METHODS[setup.method].count(model.table, setup.settings)
     with st.container(horizontal=True, gap="medium"):
@@ -418,18 +408,27 @@ def _figures(model: Model, setup: Setup, found: Answer) -> None:
         st.metric(t("plan.trains"), count_text(trained), width="content")
         st.metric(t("vram.of_model"), charts_memory.share(trained / model.table.total), width="content")
     low, likely, high = found.found.reserved
-    reserved = size(likely) if low == high else t("plan.range", low=size(low), high=size(high))
+    reserved = size(likely) if low == high else charts_memory.between(low, high)
     told = t(
         "vram.totals", peak=found.ledger.peak_at, allocated=size(found.found.allocated), reserved=reserved,
         process=band(found.found),
     )  # fmt: skip
-    st.caption(f"{told} {plain(validation.band().text)} {t('vram.validation', page=t('page.validation.title'))}")
+    st.caption(f"{told} {_band()} {t('vram.validation', page=t('page.validation.title'))}")
+
+
+def _band() -> str:
+    """How far published figures lie from what is predicted for them."""
+    known = validation.band()
+    if not known.rows:
+        return plain(known.text)
+    low, high = (f"{100 * share:.1f}\u00a0%" for share in (known.low, known.high))
+    return t("vram.band", rows=known.rows, low=low, high=high)
 
 
 def _terms(told: list[Rule], chart: charts.Chart) -> None:
     with st.expander(t("vram.terms"), key="vram-terms"):
         st.dataframe(charts_memory.terms_table(told), hide_index=True, alt=t("vram.terms_alt"))
-        reasons = [f"- {rule.term.capitalize()}: {plain(rule.why)}" for rule in told if rule.why]
+        reasons = [f"- *{charts_memory.named(rule.term)}*: {plain(rule.why)}" for rule in told if rule.why]
         differ = f" {t('vram.terms_differ')}\n\n" + "\n".join(reasons) if reasons else ""
         st.markdown(t("vram.terms_why") + differ)
         st.download_button(

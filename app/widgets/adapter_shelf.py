@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import charts_memory, compare
+from app import charts_memory, compare, tables
 from app.schema import Rule
 from app.words import n, t
 from core.catalog import architecture_of
@@ -64,4 +64,4 @@ def render(options: dict[str, Any], key: str) -> None:
     chart = dataclasses.replace(charts_memory.disk(rows, "lora"), title=title)
     compare.draw(chart, f"{key}-chart")
     with st.expander(t("widgets.numbers")):
-        st.dataframe(chart.table, hide_index=True, alt=chart.alt)
+        st.dataframe(tables.readable(chart.table), hide_index=True, alt=chart.alt)

@@ -13,7 +13,7 @@ from app.cells.svg import draw
 from app.charts_race import title_of
 from app.schema import Rule
 from app.story import small
-from app.words import t
+from app.words import from_core, t
 from core.anatomy import KINDS, NAMES, depth, drawn, lit, table_of
 from core.errors import DeltalabError
 from core.methods import METHODS
@@ -48,7 +48,7 @@ def render(options: dict[str, Any], key: str) -> None:
         four_bit = about.BASE == "quantized"
         draw(*block(drawn(table), shown, method, blocks=depth(table), tied=tied, four_bit=four_bit), most_wide=440)
     with right:
-        st.markdown(f"**{about.TITLE}.** {about.SUMMARY}")
+        st.markdown(f"**{about.TITLE}.** {from_core(about.SUMMARY)}")
         st.code(about.FORMULA, language=None, wrap_lines=True)
         if shown:
             total = sum(one.total for one in shown)
@@ -58,7 +58,7 @@ def render(options: dict[str, Any], key: str) -> None:
 
             saved = storage(table, method, about.Config()).adapter
             st.markdown(t("widgets.block_map.saved", size=bytes_text(saved)))
-        st.markdown(t("widgets.block_map.afterwards", told=about.INFERENCE))
+        st.markdown(t("widgets.block_map.afterwards", told=from_core(about.INFERENCE)))
     if shown:
         rows = [
             {

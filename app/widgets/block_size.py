@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import charts_quantization, compare
+from app import charts_quantization, compare, tables
 from app.charts_quantization import share
 from app.schema import Rule
 from app.widgets import one_block
@@ -51,4 +51,4 @@ def render(options: dict[str, Any], key: str) -> None:
     chart = charts_quantization.curve(charts_quantization.cost_rows(found), what=t("widgets.block_size.of_what"))
     compare.draw(chart, f"{key}-curve")
     with st.expander(t("widgets.numbers")):
-        st.dataframe(chart.table, hide_index=True, alt=chart.alt)
+        st.dataframe(tables.readable(chart.table), hide_index=True, alt=chart.alt)

@@ -39,8 +39,8 @@ def render(options: dict[str, Any], key: str) -> None:
     if options.get("mended") and st.toggle(t("widgets.exhibit.mended"), key=f"{key}-mended"):
         beside = _story(options["mended"])[1]
     compare.draw(charts_failures.curves(story, beside), f"{key}-curves")
-    scores = charts_failures.scores(story)
-    st.dataframe(scores, hide_index=True, height="content", alt=t("widgets.exhibit.alt"))
+    # (Not st.dataframe: ten grids would take the browser half of the time that the page takes.)
+    st.table(charts_failures.scores(story), border="horizontal", hide_index=True, alt=t("widgets.exhibit.alt"))
     for row in charts_failures.answers(story):
         wide = max(map(len, row)) + 1
         lines = [f"{name + ':':{wide}} {text}" for name, text in row.items()]

@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 
 from app import calc_roofline, charts_roofline, findings
+from app.charts_race import title_of
 from app.schema import Rule
 from app.words import t
 
@@ -35,6 +36,6 @@ def render(options: dict[str, Any], key: str) -> None:
         calc_roofline.ops(model, method, 1, int(length)), calc_roofline.ops(model, method, 1, int(length), fused=True),
         limit,
     )  # fmt: skip
-    told = t("widgets.fusion_savings.predicted", method=method, model=model, length=f"{length:,}")
+    told = t("widgets.fusion_savings.predicted", method=title_of(method), model=model, length=f"{length:,}")
     st.caption(f":material/functions: {told}")
     findings.shown(charts_roofline.fused(rows, limit), f"{key}-chart", NAME)

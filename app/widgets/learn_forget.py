@@ -6,10 +6,10 @@ from typing import Any
 
 import streamlit as st
 
-from app import charts_forgetting, compare
+from app import charts_forgetting, compare, tables
 from app.charts_race import title_of
 from app.schema import Rule
-from app.words import t
+from app.words import from_core, t
 from core.forgetting import swept
 from core.world import TASKS
 
@@ -24,7 +24,7 @@ def render(options: dict[str, Any], key: str) -> None:
     task = st.segmented_control(
         t("widgets.learn_forget.task"),
         names,
-        format_func=lambda n: TASKS[n].title,
+        format_func=lambda n: from_core(TASKS[n].title),
         default=first,
         required=True,
         key=f"{key}-task",
@@ -47,4 +47,4 @@ def render(options: dict[str, Any], key: str) -> None:
     compare.draw(chart, f"{key}-chart-{task}")
     st.caption(t("widgets.learn_forget.recorded", device=rows[0].device, date=rows[0].date))
     with st.expander(t("widgets.numbers")):
-        st.dataframe(chart.table, hide_index=True, alt=chart.alt)
+        st.dataframe(tables.readable(chart.table), hide_index=True, alt=chart.alt)

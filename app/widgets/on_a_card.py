@@ -6,13 +6,13 @@ from typing import Any
 
 import streamlit as st
 
-from app import charts_memory, compare
+from app import charts_memory, compare, tables
 from app.charts_race import title_of
 from app.schema import Rule
 from app.words import t
 from core.catalog import gpu
 from core.config import RunConfig, TrainConfig
-from core.memory.card import totals, verdict_text
+from core.memory.card import totals
 from core.memory.estimate import Sizes, find
 from core.memory.setup import Device, Setup
 
@@ -55,10 +55,10 @@ def render(options: dict[str, Any], key: str) -> None:
     chart = charts_memory.step(ledger, found, card, what, card.name)
     compare.draw(chart, f"{key}-chart")
     st.html(charts_memory.step_legend(chart))
-    st.markdown(verdict_text(found, card))
+    st.markdown(charts_memory.verdict(found, card, card.name))
     st.caption(t("widgets.on_a_card.how"))
     with st.expander(t("widgets.numbers")):
-        st.dataframe(chart.table, hide_index=True, alt=chart.alt)
+        st.dataframe(tables.readable(chart.table), hide_index=True, alt=chart.alt)
 
 
 def _pick(label: str, values: tuple[str, ...], start: Any, key: str) -> str | None:

@@ -8,7 +8,8 @@ import streamlit as st
 
 from app import charts, charts_race, compare, live, state
 from app.schema import Rule
-from app.words import t
+from app.tables import widths
+from app.words import from_core, t
 from core.race import MEASURES, aggregate, measure, recorded
 
 NAME = "race-front"
@@ -27,7 +28,13 @@ def render(options: dict[str, Any], key: str) -> None:
             start = names.index(str(options.get(name, {"x": "trainable", "y": "exact_match"}[name])))
             picked.append(
                 str(
-                    st.selectbox(label, names, index=start, format_func=lambda n: measure(n).title, key=f"{key}-{name}")
+                    st.selectbox(
+                        label,
+                        names,
+                        index=start,
+                        format_func=lambda n: from_core(measure(n).title),
+                        key=f"{key}-{name}",
+                    )
                 )
             )
     told = t(
@@ -43,7 +50,8 @@ def render(options: dict[str, Any], key: str) -> None:
         return
     compare.draw(charts_race.pareto(bands, measure(picked[0]), measure(picked[1])), f"{key}-front")
     with st.expander(t("widgets.numbers"), key=f"{key}-numbers"):
-        st.dataframe(charts_race.race_table(bands), hide_index=True, alt=t("race.alt"))
+        table = charts_race.race_table(bands)
+        st.dataframe(table, hide_index=True, column_config=widths(table), alt=t("race.alt"))
         st.download_button(
             t("shared.table_csv"), charts.csv(charts_race.race_numbers(bands)), "race.csv", "text/csv",
             key=f"{key}-csv", icon=":material/download:", on_click="ignore",

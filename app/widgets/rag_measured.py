@@ -6,11 +6,12 @@ from typing import Any
 
 import streamlit as st
 
-from app import charts_rag, compare
+from app import charts_rag, compare, state
 from app.schema import Rule
 from app.words import t
 
 NAME = "rag-measured"
+SHOWN = 4  # columns of the verdicts: what was claimed, and what became of it
 OPTIONS = {"view": Rule("word", required=True, choices=("needs", "costs", "verdicts", "wordings"))}
 
 
@@ -34,9 +35,12 @@ def render(options: dict[str, Any], key: str) -> None:
     if view == "needs":
         compare.draw(charts_rag.needs(found), f"{key}-needs")
     elif view == "costs":
-        st.dataframe(charts_rag.costs_table(found), hide_index=True, alt=t("widgets.rag_measured.costs_alt"))
+        # The heads of a plain table break into lines: beside prose there is no room for one line each.
+        alt = t("widgets.rag_measured.costs_alt")
+        st.table(charts_rag.costs_table(found), border="horizontal", hide_index=True, alt=alt)
     elif view == "verdicts":
-        table = charts_rag.verdict_table(verdicts(found))
-        st.dataframe(table, hide_index=True, height="content", alt=t("widgets.rag_measured.verdicts_alt"))
+        table = charts_rag.verdict_table(verdicts(found)).iloc[:, :SHOWN]
+        st.table(table, border="horizontal", hide_index=True, alt=t("widgets.rag_measured.verdicts_alt"))
+        st.page_link(state.page("rag"), label=t("widgets.rag_measured.why"), icon=":material/manage_search:")
     else:
         compare.draw(charts_rag.wordings(record["wordings"]), f"{key}-wordings")

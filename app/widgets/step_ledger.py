@@ -7,34 +7,19 @@ from typing import Any
 
 import streamlit as st
 
-from app import charts, charts_lessons_a, compare, index, live, state
+from app import charts, charts_lessons_a, compare, index, live
 from app.schema import Rule
 from app.story import plain
 from app.words import t
 from core.memory.predicted import residuals, why_not
 
 NAME = "step-ledger"
-OPTIONS = {"run": Rule("text", required=True), "after": Rule("word")}
-
-
-def _covered(slug: str, guess: str, key: str) -> bool:
-    """Whether a prediction is still open, and nobody has asked to see the figures all the same."""
-    kept = state.store().progress(state.owner()).get(f"{slug}/{guess}") if guess else {"value": 0}
-    if (isinstance(kept, dict) and kept.get("value") is not None) or st.session_state.get(f"{key}-shown"):
-        return False
-    st.caption(t("widgets.step_ledger.covered"))
-    if st.button(t("widgets.step_ledger.uncover"), key=f"{key}-show", icon=":material/visibility:"):
-        st.session_state[f"{key}-shown"] = True
-        st.rerun()
-    return True
+OPTIONS = {"run": Rule("text", required=True)}
 
 
 def render(options: dict[str, Any], key: str) -> None:
-    """`run`: lesson's folder/experiment, or lesson's folder/comparison/run for a recorded run of a comparison. `after`:
-    a prediction of the lesson that this would give away; until it is made, the figures are covered."""
+    """`run`: lesson's folder/experiment, or lesson's folder/comparison/run for a recorded run of a comparison."""
     slug, _, name = str(options["run"]).partition("/")
-    if _covered(slug, str(options.get("after", "")), key):
-        return
     run: Any = live.latest(f"{slug}/{name}")
     if run is None or run.status != "finished":
         run = live.recorded(index.recorded_path(index.ROOT / slug, name))

@@ -12,6 +12,7 @@ from core.errors import NotFound
 from core.memory.card import totals
 from core.memory.published import rows as published_rows
 from core.memory.sharded import Sharding
+from core.methods import METHODS
 from core.units import GIB, bytes_text, count_text
 
 PRICES = 25  # the number of the claim on prices, which a reader may put in themselves
@@ -52,9 +53,15 @@ def one_card() -> Computed:
             formula = f"it takes about {bytes_text(needed)} of {bytes_text(card.usable_bytes)}"
             text = f"{name} ({count_text(parameters)})"
             figures.append(
-                number(f"largest model with {method} on an {card_name}", parameters, formula, "parameters", text)
+                number(
+                    f"largest model with {METHODS[method].TITLE} on an {card_name}",
+                    parameters,
+                    formula,
+                    "parameters",
+                    text,
+                )
             )
-    limits = ", ".join(f"up to {name} with {method}" for method, name in best.items())
+    limits = ", ".join(f"up to {name} with {METHODS[method].TITLE}" for method, name in best.items())
     return cases, f"It depends on the method: {limits}.", figures
 
 

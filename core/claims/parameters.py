@@ -48,8 +48,8 @@ def under_a_percent() -> Computed:
         share("most that LoRA trains", lora[-1], "over the catalogue, ranks 8 to 64"),
     ]
     told = (
-        f"Of {len(shares)} pairs of a model and a method {share_text(tenth)} train under 0.1 %, and {share_text(one)} "
-        f"under 1 %; LoRA alone ranges from {share_text(lora[0])} to {share_text(lora[-1])}."
+        f"Of {len(shares):,} pairs of a model and a method {share_text(tenth)} train under 0.1 %, and "
+        f"{share_text(one)} under 1 %; LoRA alone ranges from {share_text(lora[0])} to {share_text(lora[-1])}."
     )
     return [s < 1e-3 for s in shares], told, figures
 

@@ -37,8 +37,8 @@ def add(commands: Any) -> None:
 def _race(asked: argparse.Namespace) -> int:
     from core.config import TrainConfig, settings_of
     from core.methods import METHODS
-    from core.race import Plan, aggregate, cell_of, entries, measure, row
-    from core.runs.worker import execute
+    from core.race import Plan, aggregate, cell_of, entries, measure, rate_notes, row
+    from core.runs.worker import execute, let_go
 
     plan = Plan(
         base=asked.base, revision=asked.revision, task=None if asked.data else asked.task or "json", data=asked.data,
@@ -49,6 +49,8 @@ def _race(asked: argparse.Namespace) -> int:
     quiet_libraries()
     store = open_store()
     race = secrets.token_hex(6)
+    for note in rate_notes(plan):
+        print(note, file=sys.stderr)
     began = time.monotonic()
     rows = []
     for number, config in enumerate(configs, 1):
@@ -57,6 +59,7 @@ def _race(asked: argparse.Namespace) -> int:
         run = store.get(run.id, OWNER)
         events = [e for _, e in store.events(run.id, OWNER, kinds=("started", "evaluated", "finished"))]
         rows.append(row(run.config, events, run.status, run.sentence))
+        let_go()
         last = rows[-1]
         if not asked.json:
             told = percent(last.exact_match) if run.status == "finished" else f"{run.status}: {run.sentence}"
@@ -89,7 +92,7 @@ def _text(name: str, band: Any) -> str:
 def _write(path: Path, plan: Any, rows: list[Any], seconds: float) -> None:
     """The record of a race, in one object that says how it came about."""
     from core.hardware import attached_light
-    from core.race import steps_of
+    from core.race import rate_notes, steps_of
     from core.runs.recorded import commit_facts
     from core.sweep import base_hash
     from core.train import versions
@@ -106,6 +109,7 @@ def _write(path: Path, plan: Any, rows: list[Any], seconds: float) -> None:
         "batch_size": plan.train.batch_size,
         "seeds": plan.seeds,
         "seconds": round(seconds, 1),
+        "notes": rate_notes(plan),
         "rows": [dataclasses.asdict(r) for r in rows],
     }
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -37,7 +37,7 @@ from core.export import link
 from core.export.facts import Facts, method_title, requirements, started, told, trl_requirements
 from core.export.notebook import notebook
 from core.export.order import order
-from core.export.parts import TRAINERS
+from core.export.parts import TRAINERS, why_none
 from core.export.script import script, what
 from core.export.tensorboard import event_file, file_name
 from core.units import bytes_text
@@ -105,13 +105,14 @@ def export(
     if part in ("bundle", "tensorboard"):
         files |= _curves(run, events, needed=part == "tensorboard")
     if part in ("bundle", "script", "notebook"):
-        runnable, notes = _runnable(run, events, with_data)
-        needs = runnable.needs
+        runnable, notes = _runnable(run, events, with_data, needed=part != "bundle")
+        needs = runnable.needs if runnable.scripted else ()
         kept = {
             "script": lambda name: not name.endswith(".ipynb") and name not in _other_script(trainer),
             "notebook": lambda name: not name.endswith(".py"),
         }.get(part, lambda name: True)
-        runnable.files["train.ipynb"] = notebook(runnable.config, runnable.facts, trainer=trainer).encode()
+        if runnable.scripted:
+            runnable.files["train.ipynb"] = notebook(runnable.config, runnable.facts, trainer=trainer).encode()
         files |= {name: content for name, content in runnable.files.items() if kept(name)}
     if part == "bundle":
         files |= {
@@ -214,6 +215,7 @@ class _Runnable:
     config: RunConfig
     facts: Facts
     files: dict[str, Content]
+    scripted: bool = True
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -221,12 +223,28 @@ class _Runnable:
         return tuple(argument for argument, known in wanted if not known)
 
 
-def _runnable(run: Run, events: Sequence[Mapping[str, Any]], with_data: bool) -> tuple[_Runnable, list[str]]:
-    """Scripts, what they need to be installed, and what they read: the base where no hub has it, and the rows."""
+def _runnable(
+    run: Run, events: Sequence[Mapping[str, Any]], with_data: bool, *, needed: bool
+) -> tuple[_Runnable, list[str]]:
+    """Scripts, what they need to be installed, and what they read: the base where no hub has it, and the rows.
+
+    Args:
+        needed: whether there must be a script; else a note says why there is none.
+
+    Raises:
+        BadInput: none can be written, and one is needed.
+    """
     config = RunConfig.from_dict(run.config)
     begun = started(events)
     notes = []
     files: dict[str, Content] = {}
+    few_bits = bool((begun.get("base") or {}).get("few_bits"))
+    refused = why_none(config.method, few_bits=few_bits)
+    if refused is not None:
+        if needed:
+            raise refused
+        notes.append(f"There is no script and no notebook: {refused.sentence}")
+        return _Runnable(config, Facts(), files, scripted=False), notes
     base = config.base
     if config.base == EMBEDDED:
         base = "base"
@@ -241,7 +259,7 @@ def _runnable(run: Run, events: Sequence[Mapping[str, Any]], with_data: bool) ->
         told=told(events),
         base=base,
         labels=_labels(run, events),
-        few_bits=bool((begun.get("base") or {}).get("few_bits")),
+        few_bits=few_bits,
     )
     if config.data is not None and not with_data:
         notes.append("The run's own file is not part of this; the scripts want it (as JSONL) named with --data.")
@@ -265,7 +283,9 @@ def _runnable(run: Run, events: Sequence[Mapping[str, Any]], with_data: bool) ->
     files["requirements.txt"] = requirements(
         config.method, config.train.optimizer, facts.versions, few_bits=facts.few_bits
     ).encode()
-    if not facts.labels:
+    if facts.labels:
+        notes.append("There is no script with TRL: its SFTTrainer trains language models, and this is a classifier.")
+    else:
         files["requirements-trl.txt"] = trl_requirements(facts.versions).encode()
     return _Runnable(config, facts, files), notes
 

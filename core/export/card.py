@@ -7,6 +7,7 @@ person writes theirs.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -43,6 +44,16 @@ class Record:
         """The resolved settings."""
         found: Mapping[str, Any] = self.started["config"]
         return found
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What a classifier tells apart, in the order of its outputs; () for a language model."""
+        return tuple((self.started.get("base") or {}).get("labels") or ())
+
+    @property
+    def kind(self) -> str:
+        """The hub's name of what the model does."""
+        return "text-classification" if self.labels else "text-generation"
 
 
 def record_of(store: Store, run_id: str, owner: str) -> Record:
@@ -110,13 +121,13 @@ def _front_matter(record: Record, merged: str | None) -> dict[str, Any]:
         out["base_model"] = base
         out["base_model_relation"] = {None: "adapter", "nf4": "quantized"}.get(merged, "finetune")
     out["library_name"] = "peft" if merged is None and config["method"] in IN_PEFT else "transformers"
-    out["pipeline_tag"] = "text-generation"
+    out["pipeline_tag"] = record.kind
     out["license"] = "unknown"
     out["tags"] = [PROJECT.lower(), str(config["method"]), *(["lora"] if "lora" in str(config["method"]) else [])]
     out["tags"] = list(dict.fromkeys(out["tags"]))
     metrics = _metrics(record)
     if metrics:
-        out["metrics"] = ["exact_match"]
+        out["metrics"] = list(dict.fromkeys(m["type"] for row in metrics for m in row["metrics"]))
         out["model-index"] = [{"name": _heading(record), "results": metrics}]
     return out
 
@@ -125,17 +136,22 @@ def _metrics(record: Record) -> list[dict[str, Any]]:
     after = record.after
     if after is None:
         return []
+    task, exact = after["task"], "exact_match"
     rows = []
-    if after["exact_match"] is not None:
-        rows.append((after["task"], "Exact match, held-out items", after["exact_match"]))
-    rows += [(name, "Exact match, an old skill of the base", share) for name, share in after["skills"].items()]
+    if after["exact_match"] is not None and record.labels:
+        rows.append((task, "accuracy", "Accuracy, held-out texts", after["exact_match"]))
+    elif after["exact_match"] is not None:
+        rows.append((task, exact, "Exact match, held-out items", after["exact_match"]))
+    if after.get("macro_f1") is not None:
+        rows.append((task, "f1", "Macro F1, held-out texts", after["macro_f1"]))
+    rows += [(name, exact, "Exact match, an old skill of the base", share) for name, share in after["skills"].items()]
     return [
         {
-            "task": {"type": "text-generation"},
+            "task": {"type": record.kind},
             "dataset": {"name": str(name), "type": str(name)},
-            "metrics": [{"type": "exact_match", "name": title, "value": share}],
+            "metrics": [{"type": kind, "name": title, "value": share}],
         }
-        for name, title, share in rows
+        for name, kind, title, share in rows
     ]
 
 
@@ -184,10 +200,13 @@ def _summary(record: Record, merged: str | None) -> str:
     kind = "adapter" if merged is None else f"model, merged into {merged}"
     text = f"A {method} {kind}, fine-tuned with {PROJECT} on {_data_text(record).partition(':')[0]}."
     if record.before and record.after and None not in (record.before["exact_match"], record.after["exact_match"]):
+        how = "given the right label" if record.labels else "answered exactly"
         text += (
             f" On held-out items it went from {_percent(record.before['exact_match'])} to "
-            f"{_percent(record.after['exact_match'])} answered exactly."
+            f"{_percent(record.after['exact_match'])} {how}."
         )
+    if record.labels:
+        text += f" It tells apart: {_text(', '.join(record.labels))}."
     return text + "\n"
 
 
@@ -208,16 +227,21 @@ def _scores(record: Record) -> str:
     rows = []
     task = _text(str(after["task"]))
     if after["exact_match"] is not None:
-        rows.append((f"{task}, exact match", _share(before, "exact_match"), _percent(after["exact_match"])))
+        score = "accuracy" if record.labels else "exact match"
+        rows.append((f"{task}, {score}", _share(before, "exact_match"), _percent(after["exact_match"])))
+    if after.get("macro_f1") is not None:
+        rows.append((f"{task}, macro F1", _share(before, "macro_f1"), _percent(after["macro_f1"])))
     if after["loss"] is not None:
         known = before["loss"] if before is not None else None
-        rows.append((f"{task}, held-out loss (nats a token)", _nats(known), _nats(after["loss"])))
+        unit = "label" if record.labels else "token"
+        rows.append((f"{task}, held-out loss (nats a {unit})", _nats(known), _nats(after["loss"])))
     for name, share in after["skills"].items():
         known = (before or {}).get("skills", {}).get(name)
         rows.append((f"old skill: {name.replace('_', ' ')}", _percent(known), _percent(share)))
     if not rows:
         return "## Scores\n\nNothing was held out that could be scored.\n"
-    note = f"{after['items']} held-out items, greedy answers." if after.get("items") else ""
+    how = "the likeliest label counts" if record.labels else "greedy answers"
+    note = f"{after['items']} held-out items, {how}." if after.get("items") else ""
     return _table("Scores", ("score", "before", "after"), rows) + (f"\n{note}\n" if note else "")
 
 
@@ -226,7 +250,7 @@ def _costs(record: Record) -> list[tuple[str, str]]:
     rows = [("Device", f"{record.started['device']}, computing in {record.started['dtype']}")]
     rows.append(("Training time", seconds_text(end["seconds"])))
     if end.get("tokens"):
-        rows.append(("Answer tokens trained on", f"{end['tokens']:,}"))
+        rows.append(("Labels trained on" if record.labels else "Answer tokens trained on", f"{end['tokens']:,}"))
     if end.get("peak_bytes"):
         rows.append(("Peak memory", bytes_text(end["peak_bytes"])))
     rows.append(("Size on the disk", bytes_text(end["adapter_bytes"])))
@@ -237,35 +261,47 @@ def _loading(record: Record, merged: str | None) -> str:
     config = record.config
     base, method = str(config["base"]), str(config["method"])
     name = base if _is_hub_id(base) else "path/to/the/base"
+    kind = "AutoModelForSequenceClassification" if record.labels else "AutoModelForCausalLM"
     if merged is not None or method == "full":
-        body = 'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")'
+        body = f'model = {kind}.from_pretrained("path/to/this/folder")'
         return _code(
-            ["from transformers import AutoModelForCausalLM, AutoTokenizer", "", body]
+            [f"from transformers import {kind}, AutoTokenizer", "", body]
             + ['tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")'] * (merged is not None)
         )
     if method not in IN_PEFT:
         own = f"PEFT does not have {METHODS[method].TITLE}; the folder is in {PROJECT}'s own format. "
         merges = METHODS[method].MERGES
         return own + ("`deltalab merge` makes a plain checkpoint of it.\n" if merges else "`deltalab chat` loads it.\n")
-    lines = ["from peft import PeftModel", "from transformers import AutoModelForCausalLM, AutoTokenizer"]
+    lines = ["from peft import PeftModel", f"from transformers import {kind}, AutoTokenizer"]
     arguments = ""
     if method == "qlora" and not (record.started.get("base") or {}).get("few_bits"):
         lines[1] += ", BitsAndBytesConfig"
         settings = config["settings"]
+        lines.append("")
+        kept = ""
+        if record.labels:
+            lines[0] = "from peft import PeftConfig, PeftModel"
+            # What trains whole beside the adapter is not stored in few bits.
+            lines.append('whole = PeftConfig.from_pretrained("path/to/this/folder").modules_to_save')
+            lines.append('kept = [f".*{name}" for name in whole]')
+            kept = ", llm_int8_skip_modules=kept"
         if settings["quant_type"] == "int8":
-            lines += ["", "few_bits = BitsAndBytesConfig(load_in_8bit=True)"]
+            lines.append(f"few_bits = BitsAndBytesConfig(load_in_8bit=True{kept})")
         else:
             lines += [
-                "",
                 "few_bits = BitsAndBytesConfig(",
                 f'    load_in_4bit=True, bnb_4bit_quant_type="{settings["quant_type"]}",',
-                f"    bnb_4bit_use_double_quant={settings['double_quantization']},",
+                f"    bnb_4bit_use_double_quant={settings['double_quantization']}{kept},",
                 ")",
             ]
         arguments = ", quantization_config=few_bits"
+    if record.labels:
+        # The head comes with the adapter; the base is given one of its size.
+        lines += ["", f"labels = {json.dumps(list(record.labels), ensure_ascii=False)}"]
+        arguments += ", num_labels=len(labels), ignore_mismatched_sizes=True"
     lines += [
         "",
-        f'base = AutoModelForCausalLM.from_pretrained("{name}"{arguments})',
+        f'base = {kind}.from_pretrained("{name}"{arguments})',
         f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
         'model = PeftModel.from_pretrained(base, "path/to/this/folder")',
     ]

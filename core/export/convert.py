@@ -7,7 +7,8 @@ No matrix of rank r comes closer to ΔW (Eckart and Young 1936): what is left ou
     ‖ΔW − BA‖ / ‖ΔW‖ = √(Σ_{i>r} σᵢ² / Σ σᵢ²).
 
 That is an error of weights. What it costs in answers is measured by the probe `convert`. Biases, norms and embeddings
-that the method changed have no place in a LoRA of linear layers: they are left out, and listed.
+that the method changed have no place in a LoRA of linear layers: they are left out, and listed. A classification head
+goes along whole, as PEFT keeps it beside a LoRA.
 
 ΔW is what `core.probes.delta` says it is; singular values below its rounding count as zero.
 """
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import BadInput, Refused
 from core.export.subject import check_merges
-from core.methods import METHODS, attach_saved, lora, saved_as
+from core.methods import METHODS, attach_saved, lora, saved, saved_as
 from core.methods.wrapped import shortest_names
 
 if TYPE_CHECKING:
@@ -59,11 +60,12 @@ class Factors:
 @dataclass(frozen=True)
 class Decomposed:
     """A whole change. factors: of the matrices that changed. left_out: parameters that changed and are in no linear
-    layer's matrix -> the norm of their change."""
+    layer's matrix -> the norm of their change. head: a classification head's parameters as they are now, by name."""
 
     method: str
     factors: tuple[Factors, ...]
     left_out: dict[str, float] = field(default_factory=dict)
+    head: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def rank(self) -> int:
@@ -118,11 +120,14 @@ def decompose(model: Any, folder: Path) -> Decomposed:
     """
     method, _ = saved_as(folder)
     check_merges(method)
+    from core.methods.modules import head_parameters
     from core.probes.delta import changes
 
-    matrices = _matrices(model)
+    matrices, whole = _matrices(model), list(head_parameters(model))
     found, left_out = [], {}
     for change in changes(attach_saved(model, folder)):
+        if change.name in whole:
+            continue
         if change.matrix and change.path in matrices:
             factors = _factors(change)
             if factors is not None:
@@ -136,7 +141,8 @@ def decompose(model: Any, folder: Path) -> Decomposed:
             f"{METHODS[method].TITLE} changed no matrix of a linear layer, so there is nothing that a LoRA could hold.",
             "Merge it instead.",
         )
-    return Decomposed(method, tuple(found), left_out)
+    head = {name: model.get_parameter(name).detach().cpu().clone() for name in whole}
+    return Decomposed(method, tuple(found), left_out, head)
 
 
 def _matrices(model: Any) -> set[str]:
@@ -189,6 +195,8 @@ def as_lora(model: Any, change: Decomposed, rank: int) -> Any:
             ):
                 half.zero_()
                 half[tuple(slice(n) for n in value.shape)].copy_(value)
+        for name, value in change.head.items():
+            model.get_parameter(name).copy_(value)
     return attached
 
 
@@ -228,10 +236,11 @@ def convert(
         raise BadInput("Give a rank or a share of energy, not both.")
     if energy is not None and not 0 < energy <= 1:
         raise BadInput(f"The share of energy must be above 0 and at most 1, not {energy:g}.")
-    change = decompose(load_base(source, revision=revision).model, adapter)
+    head = saved.head_in(adapter)
+    change = decompose(load_base(source, revision=revision, **head).model, adapter)
     if rank is None:
         rank = change.rank if energy is None else change.rank_for(energy)
-    attached = as_lora(load_base(source, revision=revision).model, change, rank)
+    attached = as_lora(load_base(source, revision=revision, **head).model, change, rank)
     attached.save(out)
     return report(change, rank, out)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from core.config import RunConfig
 from core.export.facts import Facts
+from core.export.method_code import quantization
 from core.export.piece import Part
 from core.export.python_text import Code, call, literal
 from core.methods import METHODS
@@ -74,6 +75,11 @@ def _data(config: RunConfig, facts: Facts) -> Part:
     return Part("data", text, "\n".join(lines))
 
 
+def _from_pretrained(target: str, arguments: dict[str, Any]) -> str:
+    loaded = call(target, "AutoModelForSequenceClassification.from_pretrained", arguments)
+    return loaded.replace("from_pretrained(\n", "from_pretrained(\n    args.base,\n")
+
+
 def _base(config: RunConfig, facts: Facts) -> Part:
     kind = METHODS[config.method].BASE
     half = facts.precision == "bfloat16" and kind != "trained"
@@ -94,7 +100,20 @@ def _base(config: RunConfig, facts: Facts) -> Part:
     }
     if config.revision:
         arguments["revision"] = Code("revision")
-    loaded = call("model, info", "AutoModelForSequenceClassification.from_pretrained", arguments)
-    lines += [loaded.replace("from_pretrained(\n", "from_pretrained(\n    args.base,\n"), LOADED]
+    lines += [_from_pretrained("model, info", arguments), LOADED]
+    if kind == "quantized":
+        text += (
+            " The encoder's linear layers are stored in a few bits and decoded when they are needed. The head is not, "
+            "so what belongs to it is found out first, on the plain model."
+        )
+        stored = {name: value for name, value in arguments.items() if name != "output_loading_info"}
+        stored |= {"quantization_config": Code("quantization"), "device_map": Code('{"": PartialState().device}')}
+        lines += [
+            "head = {name: p.detach().clone() for name, p in model.named_parameters() if part_of_head(name)}",
+            'kept = sorted({name.rpartition(".")[0] for name in head})',
+            quantization(config.settings, dtype, skip="kept"),
+            _from_pretrained("model", stored),
+            "model.load_state_dict(head, strict=False)",
+        ]
     lines.append(f"set_seed({config.seed})  # what the method draws, it draws from here")
     return Part("base", text, "\n".join(lines))

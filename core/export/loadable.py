@@ -152,7 +152,7 @@ def _way_out(adapter: Adapter) -> tuple[str, str | None]:
         return "Merge it with PEFT, and serve the merged model.", None
     if not method.MERGES:
         return f"{method.TITLE} can be neither converted nor merged: serve it with PEFT, or train with lora.", None
-    if adapter.method in ("bitfit", "ln_tuning"):
+    if getattr(method, "VECTORS", False):
         return "It changes no matrix, so no LoRA can hold it: merge it, and serve the merged model.", MERGE
     return "Convert it to LoRA (what a rank keeps is measured), or merge it.", CONVERT
 
@@ -458,10 +458,10 @@ def _ollama_bases(adapter: Adapter, base: Mapping[str, Any]) -> Finding | None:
             CARE, f"Its page names the family of {name}; its converter knows llama and gemma2 alone.",
             "Convert it with llama.cpp's convert_lora_to_gguf.py, and import the GGUF file.",
         )  # fmt: skip
-    return Finding(
-        FAILS, f"Adapters of {name} are not imported from safetensors (Llama, Mistral and Gemma are).",
-        "Convert it with llama.cpp's convert_lora_to_gguf.py, and import the GGUF file.",
-    )  # fmt: skip
+    fix = "Convert it with llama.cpp's convert_lora_to_gguf.py, and import the GGUF file."
+    if name not in LLAMA_BASES:
+        fix = f"Serve it with PEFT; {name} is not in llama.cpp's list either."
+    return Finding(FAILS, f"Adapters of {name} are not imported from safetensors (Llama, Mistral and Gemma are).", fix)
 
 
 def _ollama_modules(adapter: Adapter, base: Mapping[str, Any]) -> Finding | None:

@@ -51,7 +51,7 @@ def merge(
 
     method, _ = saved_as(adapter)
     check_merges(method)
-    base = load_base(source, revision=revision, **loading(method, "float32", "cpu"))
+    base = load_base(source, revision=revision, **loading(method, "float32", "cpu"), **saved.head_in(adapter))
     model = attach_saved(base.model, adapter, keep_base=False).merge()
     return write(model, base.tokenizer, out, method=method, stored=stored, card=card)
 
@@ -93,17 +93,20 @@ def _write_nf4(model: Any, folder: Path) -> None:
     """Quantized by transformers' own bitsandbytes loader, so that it loads what it wrote; double quantization, as
     QLoRA has it."""
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
     import core.layers.quiet_bitsandbytes  # noqa: F401
+    from core.architecture import classifier_of
 
+    head = classifier_of(model)  # stays as it is, as a language model's does
+    kind: Any = AutoModelForSequenceClassification if head else AutoModelForCausalLM
     with tempfile.TemporaryDirectory(dir=folder) as between:
         model.save_pretrained(between)
         config = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.float32,
+            bnb_4bit_compute_dtype=torch.float32, llm_int8_skip_modules=list(head) or None,
         )  # fmt: skip
-        four: Any = AutoModelForCausalLM.from_pretrained(
+        four: Any = kind.from_pretrained(
             between, quantization_config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True,
             device_map={"": 0 if torch.cuda.is_available() else "cpu"},
         )  # fmt: skip

@@ -5,6 +5,8 @@ Which parameters train is decided in the script, on the model that it is given: 
 
 from __future__ import annotations
 
+from typing import Any
+
 from core.config import RunConfig
 from core.export.peft_config import WITHOUT_CONFIG, peft_arguments
 from core.export.python_text import Code, call, ends, literal, value_text
@@ -197,6 +199,26 @@ def method_code(config: RunConfig, *, classifies: bool = False) -> tuple[str, st
     if method in BY_HAND:
         lines += _go_on(method)
     return text, "\n".join(lines)
+
+
+def quantization(s: Any, dtype: str, skip: str = "") -> str:
+    """The lines that say in how many bits QLoRA's base is stored.
+
+    Args:
+        s: QLoRA's settings. dtype: what it computes in, as code. skip: what is not stored so beside bitsandbytes' own
+            choice, as code; '' for nothing.
+    """
+    skipped = {"llm_int8_skip_modules": Code(skip)} if skip else {}
+    if s.quant_type == "int8":
+        return call("quantization", "BitsAndBytesConfig", {"load_in_8bit": True, **skipped})
+    arguments = {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": s.quant_type,
+        "bnb_4bit_use_double_quant": s.double_quantization,
+        "bnb_4bit_compute_dtype": Code(dtype),
+        **skipped,
+    }
+    return call("quantization", "BitsAndBytesConfig", arguments)
 
 
 def freeze(method: str) -> list[str]:

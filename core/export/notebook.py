@@ -131,14 +131,15 @@ def questions(config: RunConfig) -> list[str]:
 
 
 def _before(config: RunConfig, facts: Facts) -> str:
+    start = UNPACKED if config.method == "qlora" or facts.few_bits else ""
     if facts.labels:
-        return f"QUESTIONS = rows[:{ASKED}]\n\n\n{ASK_LABEL}\n\n\nBEFORE = [ask(row) for row in QUESTIONS]\nBEFORE"
+        listed = f"QUESTIONS = rows[:{ASKED}]"
+        return f"{start}{listed}\n\n\n{ASK_LABEL}\n\n\nBEFORE = [ask(row) for row in QUESTIONS]\nBEFORE"
     asked = questions(config)
     if asked:
         listed = "QUESTIONS = [\n" + "".join(f"    {json.dumps(q, ensure_ascii=False)},\n" for q in asked) + "]"
     else:
         listed = f'QUESTIONS = [messages_of(row)[-2]["content"] for row in rows[:{ASKED}]]'
-    start = UNPACKED if config.method == "qlora" else ""
     return f"{start}{listed}\n\n\n{ASK}\n\n\nBEFORE = [ask(question) for question in QUESTIONS]\nBEFORE"
 
 

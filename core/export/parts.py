@@ -9,7 +9,7 @@ from core.config import RunConfig, resolved
 from core.errors import BadInput
 from core.export.facts import Facts
 from core.export.label_parts import LABEL_LOSS, label_parts
-from core.export.method_code import BY_HAND, files, method_code
+from core.export.method_code import BY_HAND, files, method_code, quantization
 from core.export.peft_config import WITHOUT_CONFIG
 from core.export.piece import Part
 from core.export.python_text import Code, call
@@ -18,6 +18,21 @@ from core.template import PLAIN_BETWEEN, PLAIN_OPENING, PLAIN_SYSTEM, PLAIN_USER
 
 TRAINERS = ("transformers", "sft")
 OPTIMS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
+
+
+def why_none(method: str, *, few_bits: bool) -> BadInput | None:
+    """Why no script can be written for a method's runs; None where one can.
+
+    Args:
+        few_bits: see Facts.
+    """
+    if not few_bits or method not in WITHOUT_CONFIG:
+        return None
+    return BadInput(
+        "transformers' Trainer trains a base in few bits with an adapter of PEFT's only, which "
+        f"{METHODS[method].TITLE} is not.",
+        "Train it here, or take the unquantized checkpoint of the same model.",
+    )
 
 
 def parts(config: RunConfig, facts: Facts, *, trainer: str = "transformers") -> list[Part]:
@@ -29,12 +44,9 @@ def parts(config: RunConfig, facts: Facts, *, trainer: str = "transformers") -> 
     if trainer not in TRAINERS:
         raise BadInput(f"There is no trainer {trainer!r}.", f"The trainers are {', '.join(TRAINERS)}.")
     config = resolved(config)
-    if facts.few_bits and config.method in WITHOUT_CONFIG:
-        raise BadInput(
-            "transformers' Trainer trains a base in few bits with an adapter of PEFT's only, which "
-            f"{METHODS[config.method].TITLE} is not.",
-            "Train it here, or take the unquantized checkpoint of the same model.",
-        )
+    refused = why_none(config.method, few_bits=facts.few_bits)
+    if refused is not None:
+        raise refused
     if facts.labels:
         if trainer == "sft":
             raise BadInput(
@@ -174,7 +186,7 @@ def _base(config: RunConfig, facts: Facts) -> Part:
         ) + text
         how = "" if facts.few_bits else " quantization_config=quantization,"  # a base stored so says it itself
         lines += [
-            *([] if facts.few_bits else [_quantization(config.settings, dtype)]),
+            *([] if facts.few_bits else [quantization(config.settings, dtype)]),
             "model = AutoModelForCausalLM.from_pretrained(",
             f"    args.base{revision}, dtype={dtype},{how}",
             '    device_map={"": PartialState().device},  # this process\'s own GPU',
@@ -183,18 +195,6 @@ def _base(config: RunConfig, facts: Facts) -> Part:
     else:
         lines.append(f"model = AutoModelForCausalLM.from_pretrained(args.base{revision}, dtype={dtype})")
     return Part("base", text, "\n".join(lines))
-
-
-def _quantization(s: Any, dtype: str) -> str:
-    if s.quant_type == "int8":
-        return "quantization = BitsAndBytesConfig(load_in_8bit=True)"
-    arguments = {
-        "load_in_4bit": True,
-        "bnb_4bit_quant_type": s.quant_type,
-        "bnb_4bit_use_double_quant": s.double_quantization,
-        "bnb_4bit_compute_dtype": Code(dtype),
-    }
-    return call("quantization", "BitsAndBytesConfig", arguments)
 
 
 # --- training -----------------------------------------------------------------------------------------------------
@@ -301,6 +301,8 @@ def _training(config: RunConfig, facts: Facts, trainer: str) -> Part:
         "use_cpu": Code("not torch.accelerator.is_available()"),
         "gradient_checkpointing": loop.gradient_checkpointing,
     }
+    if loop.compile:
+        arguments["torch_compile"] = True
     if loop.gradient_checkpointing:
         arguments["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
     if trainer == "sft":

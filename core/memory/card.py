@@ -5,8 +5,10 @@
                 one, between the least and the most that simulations gave
     process     with the CUDA context and the workspaces of the libraries, as nvidia-smi shows
 
-The second and third are estimated: nobody has measured them on the reader's card. And the first has an error, too:
-how far published figures are from what is predicted for them (`core.memory.validation`). So a verdict has three values.
+The second and third are estimated: nobody has measured them on the reader's card. No published figure that can be
+predicted is of a whole process, so the third is held against nothing; its range is that of what others say of contexts.
+And the first has an error, too: how far published figures are from what is predicted for them
+(`core.memory.validation`). So a verdict has three values.
 """
 
 from __future__ import annotations
@@ -26,8 +28,11 @@ if TYPE_CHECKING:
 # Reserved over allocated, in simulations of seven steps of 7B and 8B models (the allocator's rules replayed on traces;
 # `core.memory.allocator`): least, likely, most.
 RESERVED_FACTORS = (1.016, 1.05, 1.146)
-# CUDA context with PyTorch's kernels, by card and driver.
-CONTEXT_BYTES = (round(0.3 * GIB), round(0.45 * GIB), round(0.6 * GIB))
+# CUDA context with PyTorch's kernels, by card, driver and how many of them the step has called for. Least: kernels are
+# loaded as they are needed, and hardly any was (287,047,680 bytes, pytorch/pytorch pull request 86509). Likely: a bare
+# context was 426 MiB on an RTX 6000 Ada with CUDA 13 (unslothai/unsloth-zoo pull request 1053). Most: all of PyTorch's
+# kernels are there, as before CUDA 11.7 ("more than 1,000 MB", pytorch/pytorch issue 107667).
+CONTEXT_BYTES = (287_047_680, round(0.45 * GIB), round(1.0 * GIB))
 # cuBLAS's workspace (aten/src/ATen/cuda/CublasHandlePool.cpp): 32 MiB on Hopper and later, else 8 MiB.
 HOPPER = (9, 0)
 # A CPU process with torch and transformers loaded and no model, as measured on Linux.
@@ -83,11 +88,18 @@ def totals(allocated: int, device: Device, reserved: int | None = None) -> Total
     return Totals(allocated, (held[0], held[1], held[2]), (low, likely, high), reserved is not None)
 
 
+def span_text(least: float, most: float) -> str:
+    """'35.2 to 41.0 GiB': the unit once where both have the same; '35.2 GiB' where they read the same."""
+    low, high = bytes_text(least), bytes_text(most)
+    number, _, unit = low.partition(" ")
+    return low if low == high else f"{number if high.endswith(f' {unit}') else low} to {high}"
+
+
 def verdict_text(found: Totals, gpu: GpuRow) -> str:
     """The verdict as a sentence."""
     verdict = found.verdict(gpu.usable_bytes)
     usable = bytes_text(gpu.usable_bytes)
-    needed = f"{bytes_text(found.process[0])} to {bytes_text(found.process[2])}"
+    needed = span_text(found.process[0], found.process[2])
     said = {
         FITS: f"This step fits on {gpu.name}: it needs {needed} of {usable}.",
         TIGHT: f"It is tight on {gpu.name}: the step needs {needed}, and {usable} can be used.",
@@ -130,5 +142,5 @@ def _fitting(made: Surrogate, device: Device, usable: int, at: Callable[[int], S
 
 __all__ = [
     "CONTEXT_BYTES", "FITS", "RESERVED_FACTORS", "TIGHT", "TOO_LARGE", "Totals", "largest_batch",
-    "largest_length", "totals", "verdict_text", "workspace_bytes",
+    "largest_length", "span_text", "totals", "verdict_text", "workspace_bytes",
 ]  # fmt: skip

@@ -412,8 +412,9 @@ def find(model: str, setup: Setup) -> Surrogate | None:
 
     All cards from compute capability 8.0 on take the same memory in bfloat16: they choose the same attention, but for
     those that prefer cuDNN's, and that keeps the same tensors as the other fused kernel as long as there is no mask.
+    Those before it, from 5.0 on, take the same memory in float32: they have one kernel for that.
     """
-    for wanted in dict.fromkeys((setup, _like_ampere(setup))):
+    for wanted in dict.fromkeys((setup, _alike(setup))):
         for one in shipped(model, key_of(wanted)):
             alike = wanted is setup or setup.device.capability not in CUDNN_FIRST or one.kernels == ("flash",)
             if alike and one.holds(Sizes.of(setup)):
@@ -424,11 +425,14 @@ def find(model: str, setup: Setup) -> Surrogate | None:
 CUDNN_FIRST = ((9, 0), (10, 0))  # as in core.memory.meta, which imports torch
 
 
-def _like_ampere(setup: Setup) -> Setup:
+def _alike(setup: Setup) -> Setup:
+    """The same step on the card that stands for all like its own."""
     capability = setup.device.capability
-    if capability is None or capability < (8, 0) or setup.precision != "bfloat16":
-        return setup
-    return replace(setup, device=replace(setup.device, capability=(8, 0)))
+    if capability is not None and capability >= (8, 0) and setup.precision == "bfloat16":
+        return replace(setup, device=replace(setup.device, capability=(8, 0)))
+    if capability is not None and (5, 0) <= capability < (8, 0) and setup.precision == "float32":
+        return replace(setup, device=replace(setup.device, capability=(7, 5)))
+    return setup
 
 
 def largest(fits: Callable[[int], bool], most: int = 1 << 20) -> int:

@@ -6,7 +6,8 @@ fractions. Traces with one period of layers less say how the numbers of tensors 
 nothing is at its most (something is made next, or another moment has all of it and more) are left out. At last the
 surrogate is compared with traces of other depth and sizes: term by term, to the byte. What fails there is refused.
 
-    python -m core.memory.fit              # makes the shipped surrogates anew (about an hour); --models llama: some
+    python -m core.memory.fit              # makes the shipped surrogates anew (about an hour); --models llama: some;
+                                           # --seconds 170: so long, and the next time it goes on
 """
 
 from __future__ import annotations
@@ -471,10 +472,11 @@ POPULAR = (
     "Qwen2.5-72B", "Gemma-2-2B", "Gemma-3-1B (text)", "Mistral-7B-v0.1", "OPT-6.7B", "Phi-4", "GPT-2-large",
     "GPT-2-XL", "Qwen3-14B", "Qwen3-32B", "Llama-2-70B", "Llama-3.3-70B", "Pythia-6.9B", "Phi-1.5", "OPT-350M",
 )  # fmt: skip
-OLD_CARD, CARD = "7.5", "8.0"  # a T4, which has no bfloat16; and all later ones
+OLD_CARD, CARD = "7.5", "8.0"  # a T4, which has no bfloat16, and the cards before it; and all later ones
 # Models that come for one claim alone (core/claims.py).
 ONE_SETUP = {"LLaMA-1-65B": ("qlora", CARD)}
 SMALL = 2_000_000_000  # parameters above which nobody trains in 32 bits on an old card or a CPU
+OLD_QLORA = 2  # so many of the most popular models come with QLoRA on an old card, which free notebooks have
 ALL_METHODS = 8  # so many of the most popular models come with every method
 
 
@@ -497,21 +499,22 @@ def described(name: str) -> Any:
 
 
 def embedded() -> list[Setup]:
-    """What runs of the embedded base are predicted for: every method on a CPU, and the main ones recomputed, too."""
+    """What runs of the embedded base are predicted for: every method on a CPU, in both formats, and the main ones
+    recomputed, too; those on a card as well."""
     from core.config import EMBEDDED
     from core.errors import Incompatible
 
-    table, device = table_of(EMBEDDED), Device()
-    found = []
-    for method in METHODS:
-        settings = METHODS[method].Config()
-        try:
-            METHODS[method].count(table, settings)
-        except Incompatible:
-            continue
-        plain = Setup(method, settings, 4, 64, device=device, precision=device.precision)
-        found += [plain, replace(plain, checkpointing=True)] if method in MAIN_METHODS else [plain]
-    return sorted(found, key=lambda s: (s.checkpointing, s.method not in MAIN_METHODS))
+    table, found = table_of(EMBEDDED), []
+    for device, precision in ((Device(), "float32"), (Device(), "bfloat16"), (Device.of(CARD), "bfloat16")):
+        for method in METHODS if not device.is_cuda else MAIN_METHODS:
+            settings = METHODS[method].Config()
+            try:
+                METHODS[method].count(table, settings)
+            except Incompatible:
+                continue
+            plain = Setup(method, settings, 4, 64, device=device, precision=precision)
+            found += [plain, replace(plain, checkpointing=True)] if method in MAIN_METHODS else [plain]
+    return sorted(found, key=lambda s: (s.device.is_cuda, s.checkpointing, s.method not in MAIN_METHODS))
 
 
 def wanted(name: str) -> list[Setup]:
@@ -528,9 +531,10 @@ def wanted(name: str) -> list[Setup]:
         return [Setup(only, METHODS[only].Config(), 4, 128, device=kind, precision=kind.precision, checkpointing=True)]
 
     found = []
-    small = model(name).parameters <= SMALL
+    small, old = model(name).parameters <= SMALL, name in POPULAR[:OLD_QLORA]
     for methods, devices in (
         (MAIN_METHODS, (CARD,)),
+        (("qlora",), (OLD_CARD,) if old else ()),
         (MAIN_METHODS, (OLD_CARD, "cpu") if small else ()),
         ([m for m in METHODS if m not in MAIN_METHODS], (CARD,) if name in POPULAR[:ALL_METHODS] else ()),
     ):
@@ -564,6 +568,7 @@ def ship(names: Sequence[str], seconds: float, main_only: bool) -> None:
     end = time.monotonic() + seconds
     rounds = [[(n, s) for n in names for s in wanted(n) if s.method in MAIN_METHODS and str(s.device) == CARD]]
     if not main_only:
+        rounds.append([(n, s) for n in names for s in wanted(n) if s.method == "qlora" and str(s.device) == OLD_CARD])
         rounds.append([(n, s) for n in names for s in wanted(n)])
     for name, setup in (pair for pairs in rounds for pair in pairs):
         path = FOLDER / f"{file_name(name)}.json.gz"

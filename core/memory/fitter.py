@@ -26,7 +26,7 @@ from core.memory.setup import Setup
 from core.memory.tracer import Tracer
 
 WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
-FIT, TRACE, TABLE = "fit", "trace", "table"
+FIT, TRACE, TABLE, WARM = "fit", "trace", "table", "warm"
 MOST_WAITING = 24  # of one owner: all methods of a model, and a few more
 KEPT = 400  # answers; the oldest go
 DROPOUT = 0.1  # any other share takes the same memory
@@ -119,6 +119,11 @@ class Fitter:
                 self._thread.start()
             return work
 
+    def warm(self) -> None:
+        """Somebody is about to describe a model: start the process that will be asked, once."""
+        if self.look(WARM, "") is None:
+            self.ask(WARM, "")
+
     def close(self) -> None:
         """Forget what waits, and end the process."""
         with self._mutex:
@@ -151,6 +156,9 @@ class Fitter:
                 self._set(key, Work(FINISHED, 1.0, "", result, None, time.monotonic() - began))
 
     def _answer(self, kind: str, model: str, setup: Setup | None, tell: Any) -> Any:
+        if kind == WARM:
+            self.tracer.warm()
+            return None
         if kind == TABLE:
             return self.tracer.architecture(model)
         assert setup is not None
@@ -179,4 +187,4 @@ def _key(kind: str, model: str, setup: Setup | None) -> Key:
     return kind, model, f"{key_of(asked)} {sizes}"
 
 
-__all__ = ["FAILED", "FINISHED", "FIT", "RUNNING", "TABLE", "TRACE", "WAITING", "Fitter", "Work", "alike"]
+__all__ = ["FAILED", "FINISHED", "FIT", "RUNNING", "TABLE", "TRACE", "WAITING", "WARM", "Fitter", "Work", "alike"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ast
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
@@ -335,61 +335,6 @@ def _not_modelled(row: Row, model: str) -> Case:
     raise _Unknown("Selective checkpointing, 8-bit floats and context parallelism are not modelled.")
 
 
-# --- what is left after a step ----------------------------------------------------------------------------------------
-
-_IN_PLACE = (
-    "full-finetuning",
-    "osf",
-)  # in 16 bits: weights, gradients and both states of a trained number take 8 bytes
-_VIRTUAL = ("prompt_tuning",)
-_LOW_RANK = ("lora", "adalora")
-
-
-@dataclass(frozen=True)
-class Resident:
-    """What PEFT's benchmark had allocated after an average step. how: whether the trained parameters were counted by
-    Deltalab's closed form, or are those that the benchmark printed. kind: low rank, in place, prompt, or other."""
-
-    id: str
-    method: str
-    name: str
-    how: str
-    kind: str
-    trained: int
-    extra_tokens: int
-    measured_bytes: int
-
-    def whole_bytes(self, base: int) -> int:
-        """Weights, gradients and optimizer state: the base in 16 bits, and 16 bytes for each number that was added in
-        32 bits; or 8 bytes a number where the base itself trains in 16 bits."""
-        return 8 * base if self.kind == "in place" else 2 * base + 16 * self.trained
-
-
-def resident_rows() -> Iterator[Resident]:
-    """Those rows whose method is one of Deltalab's, or keeps nothing but the base and what trains: its printed total
-    is the base's and the trained parameters together."""
-    from core.catalog import architecture_of
-
-    for row in rows():
-        measured = row.resident_bytes
-        counts = re.search(r"trainable=(\d+); total=(\d+)", row.detail)
-        if measured is None or counts is None:
-            continue
-        trained, total = map(int, counts.groups())
-        table = architecture_of(row.model)
-        case = case_of(row)
-        if isinstance(case, Case):
-            method = METHODS[case.setup.method]
-            trained, how = method.count(table, case.setup.settings), "counted"
-        elif total == table.total + trained and row.method not in _IN_PLACE:
-            how = "printed"
-        else:
-            continue
-        kind = "in place" if row.method in _IN_PLACE else "low rank" if row.method in _LOW_RANK else "other"
-        tokens = case.setup.settings.tokens if isinstance(case, Case) and row.method in _VIRTUAL else 0
-        yield Resident(row.id, row.method, row.file, how, kind, trained, tokens, measured)
-
-
 _BY_SOURCE = {
     "peft-bench": _peft_bench, "torchtune-flags": _torchtune_flags, "torchtune-speed": _torchtune_speed,
     "torchtune-lora": _torchtune_lora, "torchtune-qlora": _torchtune_qlora, "litgpt-tables": _litgpt,
@@ -397,4 +342,4 @@ _BY_SOURCE = {
     "peft-readme": _not_modelled, "peft-distributed": _not_modelled,
 }  # fmt: skip
 
-__all__ = ["SOURCES", "Case", "Refused", "Resident", "Row", "Source", "case_of", "resident_rows", "rows"]
+__all__ = ["SOURCES", "Case", "Refused", "Row", "Source", "case_of", "rows"]

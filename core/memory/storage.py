@@ -9,10 +9,11 @@ Bytes are of the tensors; a file's head adds some kibibytes. What trains is save
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from core.methods import METHODS, lora, virtual
+from core.methods import METHODS
 from core.units import DTYPE_BYTES
 
 if TYPE_CHECKING:
@@ -53,32 +54,14 @@ class Storage:
 def adapter_numbers(table: Architecture, method: str, settings: Any) -> int:
     """How many numbers are saved for one task.
 
-    Mostly what trains. A matrix that stays as it was drawn (LoRA-FA's A, VeRA's pair) is saved all the same. Where a
-    network computes a prompt while it trains, the prompt is saved beside the network, so that PEFT can read it. PiSSA's
-    file is a LoRA of twice the rank: what was taken out of the weights is in it.
+    What trains, and what the method says that it saves beside that (`saved_beside` of its module).
 
     Raises:
         Incompatible: as the method's `count`.
     """
-    trained = METHODS[method].count(table, settings)
-    if getattr(METHODS[method], "FROZEN", ()):
-        return lora.count(table, settings)
-    if method == "pissa":
-        pairs = lora.targets(table, settings)
-        return trained + sum(
-            lora.pair_parameters(m.in_features, m.out_features, lora.rank_of(settings, m.name)) for m in pairs
-        )
-    if method == "p_tuning":
-        return trained + settings.tokens * virtual.embedding_width(table)
-    if method == "prefix_tuning" and settings.projection:
-        return trained + int(settings.tokens * table.cache_numbers)
-    if method == "vera":
-        from core.methods.vera import targets
-
-        rows = targets(table, settings)
-        widest_in, widest_out = max(m.in_features for m in rows), max(m.out_features for m in rows)
-        return trained + int(settings.rank * (widest_in + widest_out))
-    return trained
+    module = METHODS[method]
+    beside: Callable[[Architecture, Any], int] | None = getattr(module, "saved_beside", None)
+    return module.count(table, settings) + (beside(table, settings) if beside is not None else 0)
 
 
 def storage(table: Architecture, method: str, settings: Any, tasks: int = 1) -> Storage:

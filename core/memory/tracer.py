@@ -82,6 +82,10 @@ class Tracer:
         """
         return Architecture.from_dict(self._ask({"do": "architecture", "model": model}, lambda share, text: None))
 
+    def warm(self) -> None:
+        """Start the process and have it import what it will need, before anybody waits for an answer."""
+        self._ask({"do": "warm"}, lambda share, text: None)
+
     def close(self) -> None:
         """End the process."""
         process, self._process = self._process, None
@@ -150,6 +154,10 @@ def answer(question: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     from core.memory.trace import trace
 
     warnings.simplefilter("ignore")
+    if question["do"] == "warm":
+        from transformers import AutoModelForCausalLM
+
+        return {"ready": AutoModelForCausalLM.__name__}
     tell(0.0, "Reading the model's configuration")
     config = configuration(question["model"])
     if question["do"] == "architecture":

@@ -5,7 +5,8 @@
 shows that record; `band` is the spread of measured over predicted in it, which the totals of a card carry
 (`core.memory.card`).
 
-`summarised` is all the arithmetic: means and quantiles over groups of rows.
+`summarised` is all the arithmetic: means and quantiles over groups of rows. The record has published speeds as well
+(`core.memory.throughput`).
 """
 
 from __future__ import annotations

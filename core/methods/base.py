@@ -81,6 +81,8 @@ class Method(Protocol):
     # For the sweep on the embedded base: the rates to try, and how many times the usual steps. For other bases: a rate
     # that was published, and where. (A module may have PUBLISHED_ENCODER too, for encoders, where theirs is another.)
     # (A kind of LoRA may have FROZEN too: which matrices of its pairs are saved and do not train.)
+    # (A method whose folder holds more than what trains says how many numbers: saved_beside(architecture, config).)
+    # (A method that changes no matrix has VECTORS = True: no LoRA can hold what it learns.)
     # (A method that cannot train beside weights in few bits says in CHANGES_WEIGHTS what it does to them.)
     RATES: tuple[float, ...]
     PATIENCE: int

@@ -42,6 +42,7 @@ MERGES = True
 CHECKPOINTS = True
 RATES = (1e-2, 3e-2)
 PATIENCE = 2  # few parameters move slowly
+VECTORS = True
 PUBLISHED = (1e-3, "the BitFit authors' example, BERT-base: github.com/arendu/BitFit, README")
 
 ALL = "all"

@@ -38,6 +38,7 @@ MERGES = True
 CHECKPOINTS = True
 RATES = (1e-2, 3e-2)
 PATIENCE = 2
+VECTORS = True
 PUBLISHED = (
     1e-3,
     "as BitFit's authors, whose parameters include these norms' offsets: github.com/arendu/BitFit, README",

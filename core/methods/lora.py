@@ -410,6 +410,13 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
+def _paired(folder: Path) -> list[str]:
+    """Paths of the layers that have a pair in the weights' file."""
+    end = ".lora_A.weight"
+    names = saved.read_tensors(folder / saved.ADAPTER_WEIGHTS)
+    return [name.removeprefix(saved.PEFT_PREFIX).removesuffix(end) for name in names if name.endswith(end)]
+
+
 def reads(record: Mapping[str, Any]) -> bool:
     """Whether PEFT's file is of this method."""
     return record.get("peft_type") == "LORA" and not record.get("use_rslora") and not record.get("use_dora")
@@ -437,6 +444,8 @@ def read_config(folder: Path, flags: Mapping[str, Any] | None = None, kind: type
     pattern, bias = record.get("rank_pattern") or {}, record.get("bias") or "none"
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
         names = ",".join(sorted(names))
+    elif isinstance(names, str) and names.lower() != ALL_LINEAR:
+        names = ",".join(_paired(folder))  # a pattern, in PEFT: which layers it fitted, the pairs tell
     wrong = [
         name
         for name, right in (

@@ -65,6 +65,11 @@ def count(architecture: Architecture, config: Config) -> int:
     return sum(site.trained for site in sites(architecture, config))
 
 
+def saved_beside(architecture: Architecture, config: Config) -> int:
+    """The A's, which stay as they were drawn: nobody could draw them again."""
+    return lora.count(architecture, config) - count(architecture, config)
+
+
 class Attached(lora.Attached):
     """As LoRA's; A is saved with B, since nobody could draw it again, and does not train."""
 
@@ -108,5 +113,5 @@ def read_config(folder: Path) -> Config:
 __all__ = [
     "BASE", "CHECKPOINTS", "FORMULA", "FROZEN", "INFERENCE", "MERGES", "NAME", "PAPER", "PATIENCE", "PUBLISHED",
     "RATES", "START", "SUMMARY", "TITLE", "Attached", "Config", "apply", "count", "problems", "read_config", "reads",
-    "sites",
+    "saved_beside", "sites",
 ]  # fmt: skip

@@ -72,6 +72,11 @@ def count(architecture: Architecture, config: Config) -> int:
     return sum(site.trained for site in sites(architecture, config))
 
 
+def saved_beside(architecture: Architecture, config: Config) -> int:
+    """The tokens that the network makes, p·d, so that PEFT can read them."""
+    return config.tokens * virtual.embedding_width(architecture)
+
+
 def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> Attached:
     """Freeze `model` and put computed tokens before every text.
 
@@ -136,5 +141,5 @@ def read_config(folder: Path) -> Config:
 __all__ = [
     "BASE", "CHECKPOINTS", "FORMULA", "INFERENCE", "MERGES", "NAME", "PAPER", "PATIENCE", "PUBLISHED", "RATES", "START",
     "SUMMARY", "TITLE", "Attached", "Config", "apply", "count", "problems", "read_config", "reads",
-    "sites",
+    "saved_beside", "sites",
 ]  # fmt: skip

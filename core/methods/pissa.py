@@ -28,6 +28,8 @@ from core.methods.modules import check_plain, check_unquantized
 if TYPE_CHECKING:
     import torch
 
+    from core.architecture import Architecture
+
 NAME = "pissa"
 TITLE = "PiSSA"
 SUMMARY = "LoRA that starts from the weight's own largest singular directions, so that it learns faster at first."
@@ -60,6 +62,14 @@ def pair(layer: Any, rank: int, config: Config, *, keep_base: bool) -> Any:
     from core.layers.principal import PrincipalPair
 
     return PrincipalPair(layer, rank, config.alpha / rank, config.dropout, fast=config.fast, keep_base=keep_base)
+
+
+def saved_beside(architecture: Architecture, config: Config) -> int:
+    """The pairs as they began, which were taken out of the weights: the file is a LoRA of twice the rank."""
+    return sum(
+        lora.pair_parameters(m.in_features, m.out_features, lora.rank_of(config, m.name))
+        for m in lora.targets(architecture, config)
+    )
 
 
 class Attached(lora.Attached):
@@ -143,5 +153,5 @@ def read_config(folder: Path) -> Config:
 __all__ = [
     "BASE", "CHANGES_WEIGHTS", "CHECKPOINTS", "FORMULA", "INFERENCE", "MERGES", "NAME", "PAPER", "PATIENCE",
     "PUBLISHED", "RATES", "START", "SUMMARY", "TITLE", "Attached", "Config", "apply", "count", "problems",
-    "read_config", "reads", "sites",
+    "read_config", "reads", "saved_beside", "sites",
 ]  # fmt: skip

@@ -85,6 +85,11 @@ def count(architecture: Architecture, config: Config) -> int:
     return sum(site.trained for site in sites(architecture, config))
 
 
+def saved_beside(architecture: Architecture, config: Config) -> int:
+    """Where a network computes the keys and values, those too, so that PEFT can read them."""
+    return config.tokens * architecture.cache_numbers if config.projection else 0
+
+
 def apply(model: Any, config: Config, *, keep_base: bool = True) -> Attached:
     """Freeze `model` and put trained keys and values before every text.
 
@@ -146,5 +151,6 @@ def read_config(folder: Path) -> Config:
 
 __all__ = [
     "BASE", "CHECKPOINTS", "FORMULA", "INFERENCE", "MERGES", "NAME", "PAPER", "PATIENCE", "PUBLISHED", "RATES", "START",
-    "SUMMARY", "TITLE", "Attached", "Config", "apply", "count", "problems", "read_config", "reads", "sites",
+    "SUMMARY", "TITLE", "Attached", "Config", "apply", "count", "problems", "read_config", "reads",
+    "saved_beside", "sites",
 ]  # fmt: skip

@@ -99,6 +99,12 @@ def count(architecture: Architecture, config: Config) -> int:
     return sum(site.trained for site in sites(architecture, config))
 
 
+def saved_beside(architecture: Architecture, config: Config) -> int:
+    """The shared pair, r·(widest in + widest out): a seed would give it back, but perhaps not on another machine."""
+    rows = targets(architecture, config)
+    return config.rank * (max(m.in_features for m in rows) + max(m.out_features for m in rows))
+
+
 def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> Attached:
     """Freeze `model`, draw the shared pair and put two vectors beside every chosen layer.
 

@@ -56,6 +56,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
         BadInput: `rank` is above what any matrix can have.
     """
     from core.base import load_base
+    from core.methods import saved
 
     (run,) = subject.runs
     settings = config_of(run)
@@ -67,7 +68,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     trained = scores(base.model, base, asked, precision)
 
     def plain() -> Any:
-        return load_base(settings.base, revision=settings.revision, device=device())
+        return load_base(settings.base, revision=settings.revision, device=device(), **saved.head_in(run.adapter))
 
     tell(None, "Decomposing what it changed")
     change = decompose(plain().model, run.adapter)

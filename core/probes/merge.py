@@ -130,7 +130,8 @@ def _form(run: Source, form: str) -> tuple[Any, Any, dict[str, float]]:
         return base, base.model, _norms(attached)
     config = config_of(run)
     # In float32 whatever the run computed in: a sum that is rounded at once would be the next form.
-    base = load_base(config.base, revision=config.revision, dtype="float32", device=device())
+    head = saved.head_in(run.adapter)
+    base = load_base(config.base, revision=config.revision, dtype="float32", device=device(), **head)
     # The same object as base.model, with plain layers in the places of those that were wrapped.
     model: Any = attach_saved(base.model, run.adapter, keep_base=False).merge()
     model.eval()

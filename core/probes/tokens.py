@@ -9,6 +9,7 @@ trained model's, both given x and y₁ … y_{t−1} (the answer as it is, not a
 and the tokens that were likeliest before, with what became of them. Sums over the places: ln p(y|x) before and after.
 
 The answer is a held-out item's reference; of a prompt that somebody typed, it is what the trained model answers now.
+A classifier has labels instead of tokens: core/probes/labels.py.
 """
 
 from __future__ import annotations
@@ -132,18 +133,10 @@ def _log(p: float) -> float:
 
 
 def typed(trained: Trained, prompt: str) -> Item:
-    """A typed prompt, with what the trained model answers to it.
-
-    Raises:
-        BadInput: it is too long.
-    """
+    """A typed prompt, with what the trained model answers to it."""
     from core.evaluate import Item, generate
     from core.template import Message
 
-    if len(prompt) > LONGEST_PROMPT:
-        raise BadInput(
-            f"The prompt has {len(prompt)} characters; {LONGEST_PROMPT} are the most.", "Shorten the prompt."
-        )
     messages = (Message("user", prompt),)
     with trained.autocast():
         (answer,) = generate(trained.model, trained.tokenizer, [messages], NEW_TOKENS)
@@ -154,19 +147,26 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     """Probabilities before and after, of held-out items or of a typed prompt.
 
     Returns:
-        {"typed": whether the prompt was typed, "base": what "before" is, "items": see `read`}
+        {"typed": whether the prompt was typed, "base": what "before" is, "items": see `read`; of a classifier see
+        core.probes.labels}
 
     Raises:
         BadInput: a prompt too long for the model. Refused: the run held nothing out.
     """
-    from core.export.subject import check_generates
+    from core.base import is_classifier
     from core.methods import METHODS
+    from core.probes import labels
     from core.probes.trained import load
 
-    check_generates(subject.runs)
-    trained = load(subject.runs[0], tell)
-    held_out: Any = trained.objective
     prompt = config.prompt.strip()
+    if len(prompt) > LONGEST_PROMPT:
+        raise BadInput(
+            f"The prompt has {len(prompt)} characters; {LONGEST_PROMPT} are the most.", "Shorten the prompt."
+        )
+    trained = load(subject.runs[0], tell)
+    if is_classifier(trained.model):
+        return labels.measure(trained, config, tell)
+    held_out: Any = trained.objective
     items = [typed(trained, prompt)] if prompt else held_out.items[: config.items]
     if not items:
         raise Refused("This run kept nothing back that could be read.", "Type a prompt of your own.")

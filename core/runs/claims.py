@@ -174,6 +174,12 @@ class Claims(Database):
             )
         return [run_id for run_id in order if run_id in free]
 
+    def owner_of(self, run_id: str) -> str | None:
+        """Whose run it is; None if it is gone."""
+        with self._read() as c:
+            found = c.execute(sa.select(runs_table.c.owner).where(runs_table.c.id == run_id)).scalar_one_or_none()
+        return None if found is None else str(found)
+
     def occupied(self) -> dict[str, str]:
         """slot name -> run id, for the slots of this machine that are handed out or running."""
         prefix = f"{self.host}/"

@@ -8,6 +8,11 @@ Why a warm worker: importing torch and transformers takes seconds, and a person 
 the curve. The standby has done all that before the click; it gets the run's id through a pipe and starts at once. A
 forked copy of a warm process would be as quick but shares torch's threads with its parent, which slows both.
 
+A worker whose run has finished says so and waits a moment: if the next run in turn is the same person's, as in a race,
+it gets that one and spares it the imports; else it is let go. So one person's runs never meet another's in a process,
+and one that failed, was stopped or died takes nothing with it into the next. On a CUDA device every run has a process
+of its own.
+
 A worker that dies before it took its run gives the run back, three times at most; a standby that dies is replaced, more
 and more slowly while it keeps dying.
 """
@@ -46,12 +51,15 @@ SWEEP_SECONDS = 600.0
 
 @dataclass(eq=False)
 class Worker:
-    """A child process. run: what it was handed, None for a standby; taken: it has said that the run is its own."""
+    """A child process. run: what it was handed, None for a standby; taken: it has said that the run is its own.
+    owner: whose run that is. kept: it has carried one of theirs out, so it takes nobody else's."""
 
     process: subprocess.Popen[bytes]
     slot: Slot
     errors: IO[bytes]
     run: str | None = None
+    owner: str | None = None
+    kept: bool = False
     taken: bool = False
     ready: bool = False
     problem: str = ""
@@ -171,6 +179,7 @@ class Supervisor:
         dying = {w.run for w in self._workers if w.run is not None}
         self.store.reap(causes, sparing=dying)
         self._assign()
+        self._dismiss()
         self._care_for_standby()
         if time.monotonic() >= self._next_sweep:
             self._next_sweep = time.monotonic() + SWEEP_SECONDS
@@ -185,6 +194,8 @@ class Supervisor:
                 # Cancelled, or somebody else was quicker. The worker is as warm as before.
                 self.store.release(worker.run, worker.slot.name)
                 worker.run = None
+            elif "done" in message and worker.run == message["done"]:
+                worker.run, worker.kept = None, True  # `_assign` has another for it, or `_dismiss` ends it
             elif message.get("ready"):
                 worker.ready, self._deaths = True, 0
             elif "sentence" in message:
@@ -200,12 +211,12 @@ class Supervisor:
                 continue
             self._workers.remove(worker)
             how = _how_it_died(status)
-            if worker.run is None:
+            if worker.run is None and not worker.kept:
                 self._deaths += 1
                 wait = BACK_OFF_SECONDS[min(self._deaths, len(BACK_OFF_SECONDS)) - 1]
                 self._next_standby = time.monotonic() + wait
                 logger.warning("the standby worker %s; the next one starts in %g s", how, wait)
-            else:
+            elif worker.run is not None:
                 causes[worker.run] = f"The worker process {how}."
                 if not worker.taken:
                     words = worker.last_words()
@@ -240,18 +251,36 @@ class Supervisor:
         for run_id in self.store.waiting():
             if not free:
                 return
-            standby = self._standby()
-            warm_slot = next((p for p in free if standby is not None and p.device == standby.slot.device), None)
+            owner = self.store.owner_of(run_id)
+            worker = self._kept(owner, free) or self._standby()
+            warm_slot = next((p for p in free if worker is not None and p.device == worker.slot.device), None)
             place = warm_slot or free[0]
             free.remove(place)
             if not self.store.dispatch(run_id, place.name):
                 continue  # another supervisor was quicker with the run or with the slot
-            if standby is not None and warm_slot is not None:
-                standby.slot = place
-                self._hand_over(standby, run_id)
+            if worker is not None and warm_slot is not None:
+                worker.slot = place
+                self._hand_over(worker, run_id)
             else:
                 worker = self._spawn(place, "--run", run_id)
                 worker.run, worker.renewed = run_id, time.monotonic()
+            worker.owner = owner
+
+    def _kept(self, owner: str | None, free: Sequence[Slot]) -> Worker | None:
+        """A worker whose last run was the same person's."""
+        devices = {place.device for place in free}
+        return next((w for w in self._between() if w.owner == owner and w.slot.device in devices), None)
+
+    def _between(self) -> list[Worker]:
+        """Workers whose run is over and that can be handed another."""
+        idle = [w for w in self._workers if w.run is None and w.kept and w.process.poll() is None]
+        return [w for w in idle if w.process.stdin is not None and not w.process.stdin.closed]
+
+    def _dismiss(self) -> None:
+        """Let those go that have nothing more to do."""
+        for worker in self._between():
+            assert worker.process.stdin is not None
+            worker.process.stdin.close()
 
     def _hand_over(self, worker: Worker, run_id: str) -> None:
         worker.run, worker.taken = run_id, False
@@ -267,7 +296,8 @@ class Supervisor:
     # --- processes --------------------------------------------------------------------------------------------------
 
     def _standby(self) -> Worker | None:
-        return next((w for w in tuple(self._workers) if w.run is None and w.process.poll() is None), None)
+        idle = (w for w in tuple(self._workers) if w.run is None and not w.kept)
+        return next((w for w in idle if w.process.poll() is None), None)
 
     def _care_for_standby(self) -> None:
         now = time.monotonic()
@@ -292,7 +322,7 @@ class Supervisor:
         }
         errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the worker is forgotten)
         process = subprocess.Popen(
-            [*self.command, *arguments],
+            [*self.command, *arguments, *(["--stay"] if place.device == "cpu" else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

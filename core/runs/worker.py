@@ -1,7 +1,12 @@
-"""The process that carries out one run: it takes the run, trains, writes down what happens, and ends.
+"""The process that carries out a run: it takes the run, trains, writes down what happens, and ends.
 
     python -m core.runs.worker --run ID     take this run now
     python -m core.runs.worker --standby    import and warm up everything, then wait for a run id on standard input
+
+With --stay it says `done` after a run that finished and waits for another id, until its standard input is closed: the
+supervisor hands it the next run of the same person, of a race say, which then waits for no imports. What a run leaves
+behind is let go first (`let_go`), and after any other end than a finished one the process ends too. On a CUDA device it
+ends in any case: what a device keeps for a process would count as the next run's memory.
 
 How it works: the main thread walks through `core.train.train`; a second thread, a few times a second, writes the events
 to the store and reads from it whether the run was cancelled, deleted, or has had its time. Between two writes the
@@ -17,7 +22,9 @@ Made for Linux and macOS; on Windows the lock falls back to one that Windows has
 from __future__ import annotations
 
 import argparse
+import ctypes
 import dataclasses
+import gc
 import json
 import os
 import select
@@ -28,7 +35,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,6 +45,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from core.config import RunConfig
 from core.errors import BadInput, DeltalabError, OutOfMemory
 from core.events import Event, Failed, Started, Step, Stopped, to_dict
+from core.memory.own import share
 from core.runs.claims import CHECKPOINT, LOCK, Claim, Claims, ending
 from core.runs.journal import Journal, clean
 from core.runs.locks import FileLock
@@ -381,6 +389,7 @@ class Line:
 
     def __init__(self) -> None:
         self._out = os.dup(1)
+        self._errors = os.dup(2)
         os.dup2(2, 1)
         self._buffer = b""
         self.closed = False
@@ -390,6 +399,11 @@ class Line:
             os.write(self._out, (json.dumps(message) + "\n").encode())
         except BrokenPipeError:
             self.closed = True  # the server is gone; a run that was handed over is carried out all the same
+
+    def own_voice(self) -> None:
+        """What is printed goes where it went before a run's log took it over (`_taken`)."""
+        os.dup2(self._errors, 1)
+        os.dup2(self._errors, 2)
 
     def ready(self) -> bool:
         """Whether `next` would return at once."""
@@ -406,7 +420,13 @@ class Line:
         return line.decode().strip()
 
 
-def standby(store: Store, *, train: Trainer | None = None, warm: Callable[[Path], Iterator[str]] = warm_up) -> int:
+def standby(
+    store: Store,
+    *,
+    train: Trainer | None = None,
+    warm: Callable[[Path], Iterator[str]] = warm_up,
+    stay: bool = False,
+) -> int:
     """Warm up, wait for a run id, carry that run out. A run that another worker got first costs nothing: wait on."""
     line = Line()
     began = time.monotonic()
@@ -421,13 +441,44 @@ def standby(store: Store, *, train: Trainer | None = None, warm: Callable[[Path]
         # Not the end: a run may need less than this, and if not, its record is where the reason belongs.
         traceback.print_exc()
         line.say(ready=False, sentence=_sentence(error))
+    return serve(store, line, train=train, stay=stay)
 
-    while (run_id := line.next()) is not None:
-        status = execute(store, run_id, train=train, on_claim=partial(_taken, line))
-        if status is not None:
-            return FINISHED if status == "finished" else FAILED
-        line.say(lost=run_id)
+
+def serve(store: Store, line: Line, first: str | None = None, *, train: Trainer | None = None, stay: bool) -> int:
+    """Carry out a run (`first`, or the one that the line names); with `stay`, those after it too, one at a time, as
+    long as each finishes. Returns the exit status."""
+    run_id = first
+    while (run_id := run_id or line.next()) is not None:
+        ended = execute(store, run_id, train=train, on_claim=partial(_taken, line))
+        if ended is None:
+            if run_id == first:
+                return NOT_TAKEN
+            line.say(lost=run_id)
+        elif ended != "finished":
+            return FAILED
+        elif not (stay and _may_stay()):
+            return FINISHED
+        else:
+            line.own_voice()
+            let_go()
+            line.say(done=run_id)
+        run_id = None
     return FINISHED
+
+
+def _may_stay() -> bool:
+    """Not on a CUDA device, whose context and reserved memory stay as long as the process does."""
+    torch = sys.modules.get("torch")
+    return torch is None or not torch.cuda.is_initialized()
+
+
+def let_go() -> None:
+    """Give back what a run that is over has left: objects that hang on each other, and memory that the C library holds
+    free. Not all of it goes, so of the runs that follow the size of the process is not told (core/memory/own.py)."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # (glibc's; others have their own ways)
+        ctypes.CDLL(None).malloc_trim(0)
+    share()
 
 
 def _taken(line: Line, claim: Claim) -> None:
@@ -451,14 +502,14 @@ def main(
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--run", metavar="ID", help="take this run now")
     what.add_argument("--standby", action="store_true", help="warm up, then wait for a run id on standard input")
+    parser.add_argument("--stay", action="store_true", help="after a finished run, wait for another run id")
     arguments = parser.parse_args(argv)
     if hasattr(os, "nice"):
         os.nice(NICENESS)
     store = Store()
     if arguments.standby:
-        return standby(store, train=train, warm=warm)
-    status = execute(store, arguments.run, train=train, on_claim=partial(_taken, Line()))
-    return NOT_TAKEN if status is None else FINISHED if status == "finished" else FAILED
+        return standby(store, train=train, warm=warm, stay=arguments.stay)
+    return serve(store, Line(), arguments.run, train=train, stay=arguments.stay)
 
 
 if __name__ == "__main__":

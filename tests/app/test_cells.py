@@ -132,18 +132,38 @@ def test_somebody_else_has_their_own_answers(tmp_path: Path, open_lesson: Open, 
 def test_multiple_choice(tmp_path: Path, open_lesson: Open, store: Store) -> None:
     path = write(tmp_path, MULTIPLE)
     app = open_lesson(path)
-    app.checkbox[0].check()
+
+    def box(app: AppTest, label: str) -> Any:
+        return next(box for box in app.checkbox if box.label == label)
+
+    box(app, "A").check()
     press(app, CHECK)
     assert "Yes A." in texts(app)
     assert "1 more is right" in texts(app)
-    app.checkbox[1].check()
-    app.checkbox[2].check()
+    box(app, "B").check()
+    box(app, "C").check()
     press(app, CHECK)
     assert "Not B." in texts(app)
-    app.checkbox[1].uncheck()
+    box(app, "B").uncheck()
     press(app, CHECK)
     assert "Right." in texts(app)
-    assert [box.value for box in open_lesson(path).checkbox] == [True, False, True]
+    assert store.progress(OWNER)["03_a_lesson/one"]["answer"] == [0, 2]
+    again = open_lesson(path)
+    assert {b.label: b.value for b in again.checkbox} == {"A": True, "B": False, "C": True}
+
+
+def test_choices_are_dealt_and_known_by_their_place_in_the_file(tmp_path: Path, open_lesson: Open) -> None:
+    texts_of = [f"Choice {n}" for n in range(5)]
+    lines = "".join(f"  - {{text: {text}, right: {'true' if not n else 'false'}, why: Because {n}.}}\n"
+                    for n, text in enumerate(texts_of))  # fmt: skip
+    app = open_lesson(write(tmp_path, quiz(f"choices:\n{lines}")))
+    shown = app.radio[0].options
+    assert sorted(shown) == texts_of
+    assert shown != texts_of
+    app.radio[0].set_value(0)
+    press(app, CHECK)
+    assert "Right." in texts(app)
+    assert "Because 0." in texts(app)
 
 
 @pytest.mark.parametrize("typed", ["1.5", "1,5", "1.505", " 1.50 "])
@@ -218,17 +238,57 @@ def test_a_recorded_run_is_there_at_once_with_its_scores_covered(guessing: Path,
     assert "0 of 2 steps done" in texts(app)
 
 
-def test_prose_further_down_does_not_tell_what_is_to_be_predicted(guessing: Path, open_lesson: Open) -> None:
-    told = "{calc}`recorded(run='run', what='exact_match_after')`"
-    before = f"Somebody had {told} here.\n\n```{{predict}}"
-    text = guessing.read_text(encoding="utf-8").replace("```{predict}", before, 1)
-    other = "{calc}`recorded(run='run', what='exact_match_before')`"
-    guessing.write_text(f"{text}\nIt came to {told}, from {other}.\n", encoding="utf-8")
+TOLD = """
+```{reveal} told
+after: [guess]
+text: It came to {calc}`recorded(run='run', what='exact_match_after')`.
+```
+"""
+WAITS = "This passage tells what came out."
+
+
+def headings(app: AppTest) -> list[str]:
+    return [str(s.value) for s in app.subheader]
+
+
+def test_what_came_out_is_told_once_the_result_is_seen(guessing: Path, open_lesson: Open, store: Store) -> None:
+    guessing.write_text(guessing.read_text(encoding="utf-8") + TOLD, encoding="utf-8")
     app = open_lesson(guessing)
-    assert "Somebody had 93\u00a0% here." in texts(app).replace("93 %", "93\u00a0%")
-    assert "It came to (after your prediction), from 0\u00a0%." in texts(app).replace("0 %", "0\u00a0%")
+    assert f"{WAITS} It opens once you have predicted, and seen the result of: [1 · Prediction" in texts(app)
+    # Covered on the screen, it stands under a heading at the end, which is shown on paper only.
+    assert headings(app)[-1] == "What came out"
+    assert texts(app).count("It came to 93 %.") == 1
     press(app, COMMIT)
-    assert "It came to 93\u00a0%" in texts(app).replace("93 %", "93\u00a0%")
+    assert WAITS in texts(app)  # committed, and nothing seen yet
+    press(app, UNCOVER)
+    assert WAITS not in texts(app)
+    assert texts(app).count("It came to 93 %.") == 1
+    assert "What came out" not in headings(app)
+    assert "2 of 2" not in texts(app)  # a text is nothing to be done
+    assert "1 of 2 steps done" in texts(app)
+
+
+def test_what_is_covered_can_be_opened_all_the_same(guessing: Path, open_lesson: Open, store: Store) -> None:
+    guessing.write_text(guessing.read_text(encoding="utf-8") + TOLD, encoding="utf-8")
+    press(open_lesson(guessing), "a-lesson-told-anyway")
+    assert store.progress(OWNER) == {"03_a_lesson/told": {"shown": True}}
+    again = open_lesson(guessing)
+    assert WAITS not in texts(again)
+    assert "It came to 93 %." in texts(again)
+
+
+def test_a_figure_that_gives_the_answer_away_waits_for_it(guessing: Path, open_lesson: Open) -> None:
+    options = "options: {d: 1000, k: 1000, r: 8}"
+    widget = f"\n```{{widget}} count\ntitle: Count\nwidget: lora-parameters\nafter: [guess]\n{options}\n```\n"
+    guessing.write_text(guessing.read_text(encoding="utf-8") + widget, encoding="utf-8")
+    app = open_lesson(guessing)
+    assert "This would give an answer away." in texts(app)
+    assert "3 · Try it" in texts(app)
+    assert "16,000" not in [m.value for m in app.metric]
+    press(app, COMMIT)
+    press(app, UNCOVER)
+    assert "This would give an answer away." not in texts(app)
+    assert "16,000" in [m.value for m in app.metric]
 
 
 def test_predict_then_uncover(guessing: Path, open_lesson: Open, store: Store) -> None:

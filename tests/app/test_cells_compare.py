@@ -77,7 +77,7 @@ def frames(app: AppTest) -> list[Any]:
 
 def compared(app: AppTest) -> dict[str, Any]:
     """The table of runs: label -> row."""
-    (table,) = [f for f in frames(app) if "Run" in f.columns]
+    (table,) = [f for f in frames(app) if "Run" in f.columns and "Step" not in f.columns]
     return {row["Run"]: row for row in table.to_dict("records")}
 
 
@@ -105,13 +105,23 @@ def test_what_predictions_are_about_is_covered(tmp_path: Path, open_lesson: Open
     said = texts(app)
     assert "is covered, because your predictions are about it" in said
     assert "90 %" not in said
-    assert not [f for f in frames(app) if "Run" in f.columns]
+    assert not [f for f in frames(app) if "Run" in f.columns and "Step" not in f.columns]
     press(app, "a-lesson-guess-commit")
     assert "Now [run the comparison](#ranks)" in texts(app)
     press(app, UNCOVER)
     assert "the recorded run measured **90 %**" in texts(app)
     assert "Task after" in compared(app)["r = 8"]
     assert store.progress(OWNER)["03_a_lesson/guess"]["measured"] == 90.0
+
+
+def test_a_comparison_may_wait_for_the_prediction_of_another(tmp_path: Path, open_lesson: Open) -> None:
+    other = FINDING.replace("} ranks", "} others").replace("title:", "after: [guess]\ntitle:", 1)
+    app = open_lesson(record(write(tmp_path, GUESS + FINDING + other)))
+    assert not [f for f in frames(app) if "Run" in f.columns]
+    assert "90 %" not in texts(app)
+    press(app, "a-lesson-guess-commit")
+    press(app, UNCOVER)
+    assert len([f for f in frames(app) if "Run" in f.columns]) == 2
 
 
 def test_run_queues_all_of_them_once(tmp_path: Path, open_lesson: Open, store: Store) -> None:

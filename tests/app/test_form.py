@@ -11,12 +11,14 @@ from core.methods import METHODS
 pytestmark = pytest.mark.usefixtures("store")
 
 
-def page(method="lora", task="json", **options):
+def page(method="lora", task="json", opened=True, **options):
     import streamlit as st
 
     from app import form
     from core.config import RunConfig
 
+    if opened:
+        st.session_state["f-more"] = True
     config = form.run_form(RunConfig(method=method, task=task), "f", **options)
     if config is not None:
         st.session_state["started"] = config.to_dict()
@@ -56,6 +58,17 @@ def test_at_most_four_knobs_are_in_sight(visit, method):
               for w in getattr(test.expander[0], kind)}  # fmt: skip
     in_sight = set(widgets(test)) - folded
     assert 1 <= len(in_sight) <= 4
+
+
+def test_what_is_folded_is_drawn_when_it_is_opened_or_a_link_sets_it(visit):
+    test = visit(page, kwargs={"opened": False})
+    assert len(widgets(test)) <= 4
+    run_button(test).click().run()
+    assert test.session_state["started"] == resolved(RunConfig()).to_dict()
+    linked = visit(page, kwargs={"opened": False}, **{"f-batch_size": "16"})
+    assert widgets(linked)["f-batch_size"].value == 16
+    run_button(linked).click().run()
+    assert linked.session_state["started"]["train"]["batch_size"] == 16
 
 
 def test_why_stands_beside_the_knobs_in_sight(visit):
@@ -100,9 +113,12 @@ def test_a_method_keeps_its_own_learning_rate(visit):
 
 def test_what_makes_no_sense_is_said_and_cannot_be_run(visit):
     def no_rate():
+        import streamlit as st
+
         from app import form
         from core.config import RunConfig
 
+        st.session_state["f-more"] = True
         form.run_form(RunConfig(base="owner/name"), "f")
 
     test = visit(no_rate)

@@ -329,9 +329,9 @@ def test_bands_are_means_and_ranges_over_the_seeds():
     cells = [Cell(s, "rag", "facts", "right", v, 40) for s, v in enumerate((0.9, 1.0, 0.8))]
     (found,) = bands(cells).values()
     assert (found.mean, found.low, found.high, found.seeds, found.count) == (pytest.approx(0.9), 0.8, 1.0, 3, 40)
-    assert charts_rag.share(found) == "90 % (80 to 100)", "the seeds lie further apart than 120 questions leave open"
+    assert charts_rag.share(found) == "90 % (80–100)", "the seeds lie further apart than 120 questions leave open"
     (found,) = bands([Cell(s, "rag", "facts", "right", 0.9, 40) for s in range(3)]).values()
-    assert charts_rag.share(found) == "90 % (83 to 94)", "of 120 questions"
+    assert charts_rag.share(found) == "90 % (83–94)", "of 120 questions"
     weighed = bands([Cell(0, "rag", "nowhere", "sourced", 1.0, 10), Cell(1, "rag", "nowhere", "sourced", 0.0, 30)])
     (found,) = weighed.values()
     assert (found.mean, found.questions) == (0.25, 40)

@@ -192,6 +192,34 @@ def test_mistakes_in_experiments_and_predictions(tmp_path: Path, body: str, part
     assert any(part in sentence for _, sentence in mistakes_of(tmp_path, body))
 
 
+REVEAL = "```{reveal} told\nafter: [guess]\ntext: It was a lot.\n```\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "part"),
+    [
+        (REVEAL + PREDICT, "no prediction 'guess' above this"),
+        (PREDICT + REVEAL.replace("[guess]", "[run]"), "no prediction 'run' above this"),
+        (PREDICT + REVEAL.replace("[guess]", "[]"), "at least 1"),
+        (PREDICT + REVEAL.replace("after: [guess]\n", ""), "lacks 'after'"),
+        (PREDICT + REVEAL.replace("[guess]", "guess"), "must be a list"),
+        (PREDICT + REVEAL.replace("} told", "}"), "needs an id"),
+    ],
+)
+def test_mistakes_in_what_is_told_after_a_prediction(tmp_path: Path, body: str, part: str) -> None:
+    assert any(part in sentence for _, sentence in mistakes_of(tmp_path, body + EXPERIMENT))
+
+
+def test_what_is_told_after_a_prediction_is_read_as_prose(tmp_path: Path) -> None:
+    path = write(tmp_path, PREDICT + EXPERIMENT + REVEAL + QUIZ)
+    lesson, mistakes = index.read(path, recorded=False)
+    assert mistakes == []
+    assert lesson is not None
+    assert [(c.kind, c.id, c.number) for c in lesson.cells] == [
+        ("predict", "guess", 1), ("experiment", "run", 2), ("reveal", "told", 0), ("quiz", "one", 3),
+    ]  # fmt: skip
+
+
 def test_a_prediction_asks_for_a_figure_that_the_run_has(tmp_path: Path) -> None:
     path = write(tmp_path, PREDICT.replace("loss_after", "beauty_after") + EXPERIMENT)
     (path.parent / "runs").mkdir()

@@ -39,6 +39,16 @@ def test_the_linter_finds_nothing(lesson: Lesson) -> None:
     assert [str(m) for m in lint.lint(lesson)] == []
 
 
+def test_the_right_choice_is_not_known_by_its_length() -> None:
+    """Of a lesson's or the drill's single choices the longest is the right one about as often as any other."""
+    from app.drill import questions
+
+    for cells in ([c for lesson in LESSONS for c in lesson.cells], [q.cell for q in questions()]):
+        asked = [c.body["choices"] for c in cells if c.kind == "quiz" and c.body.get("kind", "single") == "single"]
+        longest = [max(choices, key=lambda c: len(c["text"])).get("right", False) for choices in asked]
+        assert 0.1 <= sum(longest) / len(longest) <= 0.4
+
+
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.slug)
 def test_predictions_come_before_what_they_are_about(lesson: Lesson) -> None:
     places = {cell.id: i for i, cell in enumerate(lesson.cells)}

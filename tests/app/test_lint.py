@@ -162,6 +162,49 @@ def test_acronyms_out_of_the_blue_are_found(tmp_path: Path, text: str, names: li
     assert [s.split(" ")[0] for s in said] == names
 
 
+LOSS = "{calc}`recorded(run='run', what='loss_after')`"
+
+
+def told_early(tmp_path: Path, after: str, before: str = "") -> list[tuple[int, str]]:
+    """What the linter says of a lesson with this behind its prediction and experiment; lines from the end of these."""
+    path = write(tmp_path, before + PARTS + after, front=WHOLE)
+    (path.parent / "checks.py").write_text("def count_them(space):\n    return 'Right.'\n")
+    record(path)
+    lesson, mistakes = index.read(path)
+    assert lesson is not None, mistakes
+    return [(m.line - LINES - PARTS.count("\n"), m.sentence) for m in lint.lint(lesson)]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"One.\n\nIt was {LOSS}.\n", 3),
+        ("It was {calc}`times(run='run', other='run', what='loss_after')` times.\n", 1),
+        (QUIZ.replace("} one", "} four").replace("Which?", f"It was {LOSS}. Which?"), 3),
+        (QUIZ.replace("} one", "} four").replace("text: This", f'text: "It was {LOSS}"'), 4),
+        (COMPARE.replace("```\n", f'finding: "Beside {LOSS}."\n```\n'), 11),
+    ],
+)
+def test_an_answer_that_is_told_before_it_is_given_is_found(tmp_path: Path, text: str, line: int) -> None:
+    ((at, sentence),) = told_early(tmp_path, text)
+    assert at == line
+    assert "tells what the prediction 'guess' asks for" in sentence
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```{{reveal}} told\nafter: [guess]\ntext: It was {LOSS}.\n```\n",
+        "Before, it was {calc}`recorded(run='run', what='loss_before')`.\n",
+        QUIZ.replace("} one", "} four").replace("Because.", f'"It was {LOSS}."'),
+        COMPARE.replace("```\n", f'after: [guess]\nfinding: "Beside {LOSS}."\n```\n'),
+    ],
+)
+def test_what_is_told_after_the_answer_is_left_alone(tmp_path: Path, text: str) -> None:
+    assert told_early(tmp_path, text) == []
+    assert told_early(tmp_path / "b", "", before=f"It was {LOSS}.\n") == []  # a premise
+
+
 @pytest.mark.parametrize(
     ("without", "part"),
     [

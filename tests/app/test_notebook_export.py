@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from app import index, notebook
 from app.index import Lesson
-from tests.app.test_index import write
+from tests.app.test_index import EXPERIMENT, PREDICT, write
 
 ROOT = Path(__file__).parents[2]
 LESSONS = index.lessons()
@@ -129,8 +130,17 @@ def test_quizzes_fold_their_answers_away(tmp_path: Path) -> None:
     told = next(c.source for c in made.cells if c.id == "one-answer")
     assert "Yes that." not in asked
     assert told.startswith("<details><summary>Answer</summary>")
-    assert "(b) **Right.** Yes that." in told
+    (letter,) = re.findall(r"\(([ab])\) That", asked)
+    assert f"({letter}) **Right.** Yes that." in told
     assert "**4 **" in next(c.source for c in made.cells if c.id == "two-answer")
+
+
+def test_what_came_out_is_folded(tmp_path: Path) -> None:
+    told = "```{reveal} told\nafter: [guess]\ntext: There were {calc}`matrix_parameters(d=2, k=3)`.\n```\n"
+    lesson, _ = index.read(write(tmp_path, PREDICT + EXPERIMENT + told), recorded=False)
+    assert lesson is not None
+    last = of(lesson).cells[-2].source
+    assert last == "<details><summary>What came out</summary>\n\nThere were 6.\n\n</details>"
 
 
 def test_the_same_lesson_gives_the_same_bytes() -> None:

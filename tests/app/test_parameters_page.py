@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
@@ -75,6 +76,33 @@ def test_every_method_on_a_model_with_everything(visit: Any, method: str) -> Non
     found = counting.count(architecture_of("GPT-2"), method)
     assert not seen.error
     assert f"trains {found.trainable:,} of" in words(seen)
+
+
+def test_a_checkpoint_in_few_bits_refuses_what_would_change_its_weights(visit: Any, monkeypatch: Any) -> None:
+    """What the tracing process makes of the configuration stands in for it; the refusals are the engine's own."""
+    from app import model_choice
+
+    monkeypatch.setattr(model_choice, "_built", lambda name, source, hub, context, page, stored: model_choice.Model(
+        name, source, hub, architecture_of("GPT-2"), context, False, stored
+    ))  # fmt: skip
+    said = {
+        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "_name_or_path": "small",
+        "quantization_config": {
+            "quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": False,
+        },
+    }  # fmt: skip
+    link = {"from": "config", "config": model_choice.pack(json.dumps(said))}
+    seen = visit(page, method="full", **link)
+    assert "trains the weights themselves, and those of GPT-2 are stored in NF4 already" in seen.error[0].value
+    assert "small is stored in NF4. What trains beside such weights is counted" in words(seen)
+    refused = {m.TITLE for m in METHODS.values() if getattr(m, "CHANGES_WEIGHTS", "")}
+    assert {c.value.partition(": ")[2].split(": ")[0] for c in seen.caption if ":material/block:" in c.value} == refused
+    assert refused == {"Full fine-tuning", "PiSSA", "Last k layers"}
+    for method in ("lora", "qlora", "bitfit"):
+        beside = visit(page, method=method, **link, **{"qlora.double_quantization": "off"})
+        assert not beside.error, method
+        assert "trains" in words(beside)
 
 
 def test_encoders_are_in_the_list_too(visit: Any) -> None:

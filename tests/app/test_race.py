@@ -59,6 +59,17 @@ def test_racing_queues_everybody_once(visit, store):
     assert not any(r.active for r in store.runs("alice"))
 
 
+def test_a_rate_from_another_tasks_sweep_is_said_before_and_after(visit, store):
+    from core.race import Plan
+
+    note = "not on this task: "
+    assert note not in words(visit(race_page, methods="lora,ia3", task="json"))
+    text = words(visit(race_page, methods="lora,ia3", task="persona"))
+    assert f"{note}IA3" in text, text
+    enter(store, "alice", Plan(methods=("lora", "ia3"), task="jargon"), key="made")
+    assert note in words(visit(race_page, methods="lora", task="json")), "said of the race that is shown"
+
+
 def test_ones_own_race_takes_the_place_of_the_recorded(visit, store):
     race_of(store, "bob", key="theirs")
     assert "A race that was run before" in words(visit(race_page))

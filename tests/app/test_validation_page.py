@@ -57,6 +57,14 @@ def test_the_record_is_shown_as_it_is(visit: Any) -> None:
     told = found["reserved"]
     assert f"{told['rows']} published figures are of reserved memory" in text
     assert f"{told['within']} of {told['rows']}** lie within the range" in text
+    assert "none is of a whole process" in text
+    resident = found["resident"]
+    assert f"{resident['others_within']} of {resident['others']}" in text
+    for entry in resident["unexpressed"]:
+        assert entry["reason"] in text
+    speed = found["speed"]
+    for reason in {r["reason"] for r in speed["uncovered"]}:
+        assert reason in text
     for row in found["rows"]:
         assert not row["cause"] or row["cause"].replace("\u00a0", " ") in text
 
@@ -85,7 +93,7 @@ def test_own_runs_are_shown_term_by_term_and_only_to_their_owner(visit: Any, sto
     assert "1 run: off by 0.37 % on average" in text
     table = next(d.value for d in seen.dataframe if "Residual" in d.value)
     assert list(table["Residual"]) == ["0 B", "0 B", "+6 B", "+6 B"]
-    assert list(table["Term"]) == ["frozen weights", "trained weights", ONE_TERM, "allocated"]
+    assert list(table["Term"]) == ["frozen weights", "trained weights", ONE_TERM, "all together"]
     assert "Runs without a comparison" not in text
     assert "None of yours has both yet" in words(visit(page, owner="bob"))
 

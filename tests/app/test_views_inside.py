@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from core.probes.example import recorded
 from core.probes.overlap import chance
 from core.runs import prober
 from core.runs.store import Run
+from tests import checkpoints
 from tests.app.test_charts import contrast
 from tests.app.test_views import button, words
 from tests.core import test_probes_runs
@@ -158,6 +160,26 @@ def test_a_method_without_delta_says_so_and_shows_its_tensors_and_tokens(made: M
     assert "changes no weight of the base, so there is no ΔW" in text
     assert "How much of it the task needs" not in text
     assert "What became of each token" in text
+
+
+def test_of_an_encoder_it_shows_what_became_of_each_label(made: Made, draw, tmp_path: Path) -> None:
+    base = str(checkpoints.write_encoder("bert", tmp_path / "encoder"))
+    data = tmp_path / "reviews.csv"
+    kinds = ("dull", "fair", "great")
+    data.write_text("text,label\n" + "".join(f"It was {kinds[n % 3]} {n}.,{kinds[n % 3]}\n" for n in range(42)))
+    run = made.train("lora", {"rank": 2}, base=base, data=str(data))
+    found = measured(made, "tokens", run, prompt="")
+    text = words(draw(run=run.id)).replace("\\", "")
+    assert "What became of each label" in text
+    assert "What became of each token" not in text
+    item = found["items"][0]
+    chart = charts_inside.labels(item, "lora")
+    assert chart.title.startswith(f"{item['answer']}: ")
+    assert chart.title.replace("\u00a0", " ") in text
+    assert list(chart.table["label"]) == list(kinds)
+    assert chart.table["after_percent"].sum() == pytest.approx(100)
+    assert all(kind in chart.alt for kind in kinds)
+    assert "with its head as it began" in text
 
 
 def test_vectors_alone_have_no_spectrum(made: Made, draw) -> None:

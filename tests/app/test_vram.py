@@ -12,7 +12,7 @@ from app import charts_memory, model_choice, state
 from app.calculator_panels import PANELS
 from app.model_choice import pack
 from core.catalog import architecture_of, gpu
-from core.memory import compare, fitter, rules
+from core.memory import compare, fitter, rules, validation
 from core.memory.compare import on
 from core.memory.estimate import Sizes, find
 from core.memory.setup import Setup
@@ -104,11 +104,18 @@ def test_a_link_restores_everything(visit: Any) -> None:
     assert metrics(seen)["All tasks"] == charts_memory.size(kept.total)
 
 
-def test_nonsense_in_a_link_is_ignored(visit: Any) -> None:
+def test_nonsense_in_a_link_is_said_and_not_taken(visit: Any) -> None:
     seen = visit(page, model="GPT-9", method="galore", card="Voodoo 2", batch="-3", length="many", show="x", zero="9",
                  config="%%%", **{"qlora.rank": "0"})  # fmt: skip
     assert seen.selectbox(key="vram-model").value == MODEL
     assert "This step fits on RTX 4090" in words(seen)
+    said = seen.warning[0].value.replace("\\", "")
+    assert "card = Voodoo 2" in said
+    assert "model = GPT-9" in said
+    assert "qlora.rank = 0" in said
+    seen.selectbox(key="vram-card").set_value("L4").run()
+    assert "Voodoo" not in seen.warning[0].value, "a choice that is made is no longer the link's"
+    assert not visit(page, card="L4").warning
 
 
 def test_advice_can_be_used(visit: Any) -> None:
@@ -153,6 +160,17 @@ def test_time_and_money_follow_what_is_typed(visit: Any) -> None:
     assert seen.query_params["price"] in ("7.0", ["7.0"])
     unknown = visit(page, show="cost", card="Apple M4 Max")
     assert "Price: none is known for this card" in words(unknown) or "is not in the catalogue" in words(unknown)
+
+
+def test_the_model_of_time_stands_beside_its_error(visit: Any) -> None:
+    off = validation.record()["speed"]["held_out"]
+    text = words(visit(page, show="cost")).replace("\u00a0", " ")
+    assert f"on {off['rows']} published speeds that took no part in it" in text
+    assert f"off by {100 * off['mean_abs']:.0f} % on average and {100 * abs(off['worst']):.0f} % at worst" in text
+
+
+def test_the_total_that_nobody_published_says_so(visit: Any) -> None:
+    assert "that total is **not validated**" in words(visit(page))
 
 
 def test_one_of_several_gpus(visit: Any) -> None:

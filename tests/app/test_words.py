@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from app import words
+from app import charts_memory, form, tables, words
 from app.views import VIEWS
+from core.config import RunConfig
 from core.errors import BadInput
+from core.memory import predicted
+from core.methods import METHODS
+from core.race import MEASURES
+from core.rag import verdicts
+from core.rag.experiment import ARMS, NEEDS
+from core.world import TASKS
 
 APP = Path(words.__file__).parent
 OTHERS = [code for code in words.languages() if code != words.DEFAULT]
@@ -192,3 +199,44 @@ def test_every_page_has_a_name_and_a_sentence_in_every_language() -> None:
             assert words.said(code, f"page.{name}.summary").endswith((".", "?", ")"))
             if view.section:
                 assert words.said(code, f"menu.{view.section}")
+
+
+def said_by_core() -> set[str]:
+    """Names, sentences and reasons of every method, knob and term of memory, as core says them."""
+    terms = {*charts_memory.TERMS, *charts_memory.OTHERS, predicted.ONE_TERM, "gradient buckets"}
+    found = terms - set(charts_memory.SAID)
+    found |= {text for m in MEASURES for text in (m.title, m.unit) if len(text) > 3 and "/" not in text}
+    found |= {text for task in TASKS.values() for text in (task.title, task.summary)}
+    found |= {verdicts.CONFIRMED, verdicts.NOT_CONFIRMED, verdicts.UNDECIDED, verdicts.UNKNOWN}
+    found |= {need.title for need in NEEDS.values()} | set(ARMS.values()) - {"RAG", "RAFT", "RAG + LoRA"}
+    for name, method in METHODS.items():
+        found |= {method.SUMMARY, method.INFERENCE}
+        for knob in form.knobs(RunConfig(method=name)):
+            found |= {knob.label, knob.meta["doc"], knob.meta.get("why") or ""}
+    return found - {""}
+
+
+def said_above_columns() -> set[str]:
+    """Heads that a figure's table may have: what `tables` makes of every name in the files of figures."""
+    found = {*tables.HEADS.values(), *tables.SAID.values(), *tables.UNITS.values()}
+    for path in APP.glob("charts*.py"):
+        for name in re.findall(r'"([a-z][a-z0-9_]*)"', path.read_text(encoding="utf-8")):
+            said = tables.head(name)
+            found |= {said, said.rpartition(", ")[0]}
+    return found
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_what_core_says_is_said_in_every_language(code: str) -> None:
+    """And nothing that it says no longer: a changed sentence has to be translated anew."""
+    known = said_by_core()
+    assert known - set(words.engine(code)) == set()
+    assert set(words.engine(code)) - known - said_above_columns() == set()
+    same = [text for text, other in words.engine(code).items() if len(text.split()) > 2 and other == text]
+    assert same == []
+    assert all(words.engine(code).values())
+
+
+def test_what_core_says_is_english_where_no_page_is_drawn() -> None:
+    assert words.engine(words.DEFAULT) == {}
+    assert words.from_core("frozen weights") == "frozen weights"

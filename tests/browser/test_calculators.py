@@ -10,20 +10,11 @@ import pytest
 from tests.browser.conftest import Server, Visitors, idle
 from tests.browser.test_accessibility import check
 from tests.browser.test_journeys import key, wait_for_text
+from tests.time_calculators import PATH, SLIDER, WATCH
 
-PATH = "/vram?batch=4"
 UPDATES = 7
 # The aim is 300 ms on an idle machine of two cores (measured there: 194 to 306); the bound leaves room for slower ones.
 MEDIAN_MS = 500
-WATCH = """() => {
-  const was = document.querySelector('h4').innerText, began = performance.now();
-  window.took = null;
-  const look = new MutationObserver(() => {
-    const now = document.querySelector('h4');
-    if (now && now.innerText !== was) { window.took = performance.now() - began; look.disconnect(); }
-  });
-  look.observe(document.body, {subtree: true, childList: true, characterData: true});
-}"""
 
 
 @pytest.mark.alone
@@ -33,9 +24,7 @@ def test_the_vram_calculator(server: Server, visitors: Visitors) -> None:
     milliseconds = []
     for number in range(UPDATES):
         page.evaluate(WATCH)
-        page.locator(".st-key-vram-batch [role=slider], .st-key-vram-batch input").first.press(
-            "ArrowRight" if number % 2 == 0 else "ArrowLeft"
-        )
+        page.locator(SLIDER).first.press("ArrowRight" if number % 2 == 0 else "ArrowLeft")
         page.wait_for_function("window.took !== null")
         milliseconds.append(page.evaluate("window.took"))
         idle(page)

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 LESSONS = index.lessons()
-# The aims are 2 s and 300 ms on an idle machine of two cores (measured there, of lessons drawn before: 1.0 to 2.0 s,
-# 93 ms); the bounds leave room for a lesson's first time, and for machines that are slower, or busy.
-OPEN_SECONDS, ANSWER_MS = 10.0, 1000
+# The aims, on an idle machine of two cores, for a lesson that was drawn before. On a slower or busy one everything
+# takes longer, and so does loading the start page, a moment before in the same browser: there, and for the first time
+# that a lesson is drawn, so many times what that took is enough.
+OPEN_SECONDS, ANSWER_MS = 2.0, 300
+OPEN_TIMES, ANSWER_TIMES = 4.0, 0.5
 ANSWERS = 5
 # The cell's own words, and nothing else on the page, must have changed.
 WATCH = """(cell) => {
@@ -47,10 +49,20 @@ def home(server: Server, browser: object) -> Iterator[Page]:
     assert visitor.troubles == []
 
 
-def opened(page: Page, lesson: index.Lesson, server: Server) -> float:
-    """Go to a lesson by its link on the first page; seconds from the click to the whole page."""
+def start(page: Page, server: Server) -> float:
+    """Load the start page; returns the seconds that it took."""
+    began = time.perf_counter()
     page.goto(server.url)
+    page.locator("h1", has_text="Learn which delta").wait_for()
+    page.wait_for_selector(IDLE)
+    seconds = time.perf_counter() - began
     idle(page)
+    return seconds
+
+
+def opened(page: Page, lesson: index.Lesson, server: Server) -> bool:
+    """Go to a lesson by its link on the start page; whether it was there soon enough."""
+    loaded = start(page, server)
     link = key(page, f"lesson-{lesson.url_path}").locator("a").first
     link.scroll_into_view_if_needed()
     page.wait_for_timeout(300)
@@ -61,18 +73,15 @@ def opened(page: Page, lesson: index.Lesson, server: Server) -> float:
     page.wait_for_selector(IDLE)
     seconds = time.perf_counter() - began
     idle(page)
-    return seconds
+    print(f"{lesson.slug}: {seconds:.2f} s from click to the whole page; the start page was loaded in {loaded:.2f} s")
+    return seconds <= max(OPEN_SECONDS, OPEN_TIMES * loaded)
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.slug)
 def test_a_lesson_opens_is_accessible_and_fits_a_phone(lesson: index.Lesson, home: Page, server: Server) -> None:
     page = home
-    # The first time the server has to read and draw it; where that takes too long, the second time counts.
-    seconds = opened(page, lesson, server)
-    if seconds > OPEN_SECONDS:
-        seconds = opened(page, lesson, server)
-    print(f"{lesson.slug}: {seconds:.2f} s from click to the whole page")
-    assert seconds <= OPEN_SECONDS
+    # Other work of the machine only ever adds to the time: the quickest of three counts.
+    assert any(opened(page, lesson, server) for _ in range(3))
 
     page.set_viewport_size({"width": 390, "height": 844})
     idle(page)
@@ -90,7 +99,10 @@ def test_the_answer_to_a_quiz_comes_at_once(server: Server, visitors: Visitors) 
     """From the click on Check to the verdict."""
     lesson = next(one for one in LESSONS if one.slug == "00_start_here")
     cell = f"{lesson.url_path}-count-them"
-    page = visitors.new(server).tab(f"/{lesson.url_path}")
+    page = visitors.new(server).tab()
+    loaded = start(page, server)
+    page.goto(f"{server.url}/{lesson.url_path}")
+    idle(page)
     field = key(page, f"{cell}-cell").locator("input")
     took = []
     for number in range(ANSWERS):
@@ -103,5 +115,5 @@ def test_the_answer_to_a_quiz_comes_at_once(server: Server, visitors: Visitors) 
         took.append(page.evaluate("window.took"))
         idle(page)
     median = statistics.median(took)
-    print(f"from Check to the verdict: median {median:.0f} ms of {ANSWERS}")
-    assert median <= ANSWER_MS
+    print(f"from Check to the verdict: median {median:.0f} ms of {ANSWERS}; the start page in {loaded:.2f} s")
+    assert median <= max(ANSWER_MS, 1000 * ANSWER_TIMES * loaded)

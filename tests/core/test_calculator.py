@@ -157,8 +157,13 @@ def test_every_card_side_by_side() -> None:
     assert (by_name["RTX 4090"].batch, by_name["RTX 4090"].length) == (single.batch, single.length)
     assert by_name["RTX 4090"].found == single.found
     old = by_name["V100 32 GB"]
-    assert old.found is None, "nobody trains 8 B in 32 bits there, and nothing was traced"
     assert old.setup.precision == "float32"
+    assert old.found is not None
+    alike = by_name["Tesla T4"].found
+    assert alike is not None
+    assert old.found.allocated == alike.allocated != single.found.allocated
+    whole = all_cards(architecture_of(MODEL), lookup(), setup_of("full"), [gpu("V100 32 GB")])
+    assert whole[0].found is None, "nobody trains all of 8 B in 32 bits there, and nothing was traced"
     known = [r for r in rows if r.batch is not None]
     assert all((r.verdict == TOO_LARGE) or (r.batch or 0) >= 1 for r in known)
 
@@ -178,7 +183,7 @@ def test_the_frontier_is_the_largest_that_fits() -> None:
 
 
 def test_where_nothing_was_traced_the_frontier_does_not_say_none() -> None:
-    old, new = (r for r in frontier(setup_of(length=512), [gpu("Tesla T4"), gpu("RTX 4090")], of=("lora",)))
+    old, new = (r for r in frontier(setup_of(length=512), [gpu("Tesla T4"), gpu("RTX 4090")], of=("dora",)))
     assert (old.name, old.known, old.told) == ("", False, "not worked out")
     assert new.known
     assert new.told == new.name != ""

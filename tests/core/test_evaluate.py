@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from core import evaluate
-from core.base import context_tokens
+from core.base import context_tokens, load_base
 from core.batches import IGNORED
 from core.errors import BadInput
 from core.evaluate import Item, answer_loss, generate, item_of, room, score, stream
+from core.objective import world_items
 from core.template import Message, dialogue, encode_all, prompt_ids, template_of
+from core.world import SKILLS
 from tests import checkpoints
 
 PROMPTS = ["Who owns a cat?", "3 + 4", "What is the job of Ana, who lives in Lyon with a grey cat?", "Yes"]
@@ -163,6 +165,69 @@ def test_a_score_is_what_the_grader_says(loaded) -> None:
     assert scored.share == sum(scored.right) / 2
     assert len(scored.answers) == 2
     assert score(model, tokenizer, []).share == 0.0
+
+
+def test_one_pass_settles_what_greedy_decoding_would_say(loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items whose reference is what the model says need no generation; the others get one, and nobody's answer or
+    share is another for it."""
+    model, tokenizer = loaded
+    says = generate(model, tokenizer, [ask(p) for p in PROMPTS], 6)
+    references = [says[0], "no such answer", says[2] + " and more", says[3]]
+    items = [item_of(dialogue(p, r)) for p, r in zip(PROMPTS, references, strict=True)]
+    monkeypatch.setattr(evaluate, "leads", lambda model, prompts, wanted, pad: [False] * len(prompts))
+    plain = score(model, tokenizer, items)
+    monkeypatch.undo()
+    assert score(model, tokenizer, items) == plain
+    # Tokens that greedy decoding by hand goes on with, and then others in their places.
+    prompts = [prompt_ids(tokenizer, ask(p)) for p in PROMPTS]
+    with torch.no_grad():
+        wanted = [list(p) for p in prompts]
+        for row in wanted:
+            for _ in range(5):
+                row.append(int(model.eval()(input_ids=torch.tensor([row]), use_cache=False).logits[0, -1].argmax()))
+    wanted = [row[len(p) :] for row, p in zip(wanted, prompts, strict=True)]
+    monkeypatch.setattr(evaluate, "MARGIN", 0.0)
+    assert evaluate.leads(model, prompts, wanted, 0) == [True] * len(PROMPTS)
+    for place in (0, 3, 4):
+        other = [[t + (n == place) for n, t in enumerate(row)] for row in wanted]
+        assert evaluate.leads(model, prompts, other, 0) == [False] * len(PROMPTS), place
+    monkeypatch.setattr(evaluate, "MARGIN", 1e9)
+    assert evaluate.leads(model, prompts, wanted, 0) == [False] * len(PROMPTS), "too close to call"
+    monkeypatch.setattr(evaluate, "MARGIN", 0.0)
+    monkeypatch.setattr(evaluate, "LOGITS_BYTES", 1)
+    assert evaluate.leads(model, prompts, wanted, 0) == [True] * len(PROMPTS), "one row at a time"
+    long = [[*prompts[0] * 200][: context_tokens(model)]]
+    assert evaluate.leads(model, long, wanted[:1], 0) == [False], "there is no room for the answer"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_margin_is_far_beyond_what_the_order_of_sums_decides(precision: str) -> None:
+    """The embedded base, questions of all its skills: logits of a whole row at once, and token by token with a cache on
+    the padded left, as `generate` computes them."""
+    base = load_base("embedded")
+    model, tokenizer = base.model, base.tokenizer
+    items = [item for name in SKILLS for item in world_items(name, "heldout", 4, 1)]
+    prompts = [prompt_ids(tokenizer, item.messages) for item in items]
+    wanted = [tokenizer(item.reference, add_special_tokens=False)["input_ids"][:8] for item in items]
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts])
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
+    differences = []
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        out = model(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0))
+        for place in range(max(map(len, wanted))):
+            for row, (prompt, answer) in enumerate(zip(prompts, wanted, strict=True)):
+                if place < len(answer):
+                    whole = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 + place]
+                    differences.append(float((whole.float() - out.logits[row, -1].float()).abs().max()))
+            token = torch.tensor([[answer[place] if place < len(answer) else 0] for answer in wanted])
+            mask = torch.cat([mask, torch.ones_like(token)], 1)
+            out = model(
+                input_ids=token, attention_mask=mask, past_key_values=out.past_key_values,
+                position_ids=mask.sum(1, keepdim=True) - 1,
+            )  # fmt: skip
+    print(precision, "largest difference of a logit", max(differences), "of", len(differences))
+    assert max(differences) < evaluate.MARGIN / (4 if precision == "bfloat16" else 1000)
 
 
 def test_a_models_own_generation_config_changes_nothing(loaded) -> None:

@@ -22,7 +22,7 @@ from core.cli.stored import OWNER
 from core.config import RunConfig, TrainConfig, resolved
 from core.errors import BadInput, Refused
 from core.export import link
-from core.export.bundle import PARTS, Export, export, write_folder, write_zip
+from core.export.bundle import PARTS, Export, commands, export, write_folder, write_zip
 from core.runs.store import Run, Store
 from core.runs.worker import execute
 from tests.core.export_support import ROOT, code_of, losses, run_all
@@ -240,6 +240,25 @@ def test_a_classifier_that_never_began_has_no_order_of_labels(run: Run, store: S
     events = [e | {"base": {"task": "classification"}} if e["kind"] == "started" else e for e in told(store, run)]
     with pytest.raises(Refused, match="its labels have no order"):
         export(run, events, part="script")
+
+
+def test_what_has_no_script_says_so_and_the_rest_is_there(run: Run, store: Store) -> None:
+    """BitFit beside weights in few bits: transformers' Trainer does not train it. A classifier: TRL does not."""
+    few = [e | {"base": {**e["base"], "few_bits": True}} if e["kind"] == "started" else e for e in told(store, run)]
+    made = export(run, few)
+    assert {"adapter/bitfit.safetensors", "config.json", "metrics.csv", "README.md"} <= set(made.files)
+    assert not {"train.py", "train_trl.py", "train.ipynb", "requirements.txt", "data.jsonl"} & set(made.files)
+    assert "There is no script and no notebook: transformers' Trainer" in " ".join(made.notes)
+    assert "pip install -r" not in commands(made, "a.zip", "a")
+    for part in ("script", "notebook"):
+        with pytest.raises(BadInput, match="which BitFit is not"):
+            export(run, few, part=part)
+    labelled = {"task": "classification", "labels": ["a", "b"]}
+    events = [e | {"base": e["base"] | labelled} if e["kind"] == "started" else e for e in told(store, run)]
+    made = export(run, events)
+    assert "train.py" in made.files
+    assert "train_trl.py" not in made.files
+    assert "There is no script with TRL" in " ".join(made.notes)
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:

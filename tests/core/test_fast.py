@@ -164,6 +164,30 @@ def test_the_run_says_which_way_it_goes(tmp_path: Path) -> None:
         assert run.eager_because in ("there is no CUDA device", "fast_step is off")
 
 
+@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
+def test_one_setting_switches_everything_off(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fast_step off: transformers' decoder and default attention, PEFT's operations, AdamW's plain form. (That no
+    kernel is launched then: fused_in_interpreter.py.)"""
+    from core.layers import low_rank
+
+    by_hand: list[bool] = []
+    real = low_rank.LoRALinear.apply
+    monkeypatch.setattr(low_rank.LoRALinear, "apply", lambda *a: by_hand.append(True) or real(*a))
+    found = {}
+    for fast in (True, False):
+        run = _Run(RunConfig(method=method, train=TrainConfig(**{**LOOP, "fast_step": fast})), tmp_path, lambda: False)
+        run._prepare()
+        run.measured_step = 1  # that step goes through the model, layer by layer, either way
+        by_hand.clear()
+        step = run._train_step()
+        assert bool(by_hand) == (fast and method != "full")
+        assert run.model.config._attn_implementation == ("eager" if fast else "sdpa")
+        assert [g["fused"] for g in run.optimizer.param_groups] == [fast]
+        assert (run.loss_sum is run.plain_loss_sum) is not fast
+        found[fast] = step.loss, step.grad_norm
+    assert found[True] == pytest.approx(found[False], rel=1e-5)
+
+
 def test_a_four_bit_layer_decodes_the_same_by_our_kernels_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a record says that the kernel pays, the layer decodes by it: bit for bit what bitsandbytes decodes."""
     from core.layers import four_bit

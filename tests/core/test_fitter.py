@@ -70,6 +70,14 @@ def test_a_model_never_seen_is_fitted_once_and_then_known(running: Fitter, folde
     assert running.surrogate(folder, setup_of(length=300)) is None, "a CPU takes another attention for longer rows"
 
 
+def test_the_process_is_warmed_once(running: Fitter) -> None:
+    running.warm()
+    assert done(running, fitter.WARM, "").status == fitter.FINISHED
+    before = running.look(fitter.WARM, "")
+    running.warm()
+    assert running.look(fitter.WARM, "") is before
+
+
 def test_shipped_models_need_no_process() -> None:
     idle = Fitter(Tracer(("false",)))
     from core.catalog import gpu

@@ -15,7 +15,7 @@ from core.memory.allocator import CachingAllocator, replay
 from core.memory.card import CONTEXT_BYTES, Totals, largest_batch, largest_length, totals, verdict_text
 from core.memory.estimate import Sizes, find
 from core.memory.setup import Device, Setup
-from core.memory.speed import operations_per_token, step_speed
+from core.memory.speed import BAND, SHARE, operations_per_token, step_speed, work
 from core.memory.trace import trace
 from core.memory.tracer import Tracer
 from core.memory.validation import band
@@ -102,10 +102,7 @@ def test_a_verdict_has_three_values() -> None:
     found = Totals(8 * GIB, (9 * GIB,) * 3, (9 * GIB, 10 * GIB, 11 * GIB))
     assert [found.verdict(n * GIB) for n in (8, 9, 10, 11)] == ["does not fit", "tight", "tight", "fits"]
     card = GpuRow("Card", "NVIDIA", 11, ("R",), usable_gib=(10.5, 10.6))
-    assert (
-        verdict_text(found, card)
-        == "It is tight on Card: the step needs 9.0 GiB to 11.0 GiB, and 10.5 GiB can be used."
-    )
+    assert verdict_text(found, card) == "It is tight on Card: the step needs 9.0 to 11.0 GiB, and 10.5 GiB can be used."
 
 
 def test_the_largest_batch_and_length_that_fit() -> None:
@@ -144,14 +141,23 @@ def test_a_step_takes_a_band_of_time_or_nothing_is_said() -> None:
     table, card = architecture_of("Llama-3.2-3B"), gpu("L40S")
     found = step_speed(table, setup_of(batch=4, length=210), card)
     assert found is not None
-    slow, _, fast = found.tokens_per_second
-    # The PEFT project's benchmark: 3,600 tokens per second on this card (see the module).
-    assert slow < 3600 < fast
+    slow, likely, fast = found.tokens_per_second
+    assert (slow, fast) == pytest.approx((likely * BAND[0], likely * BAND[1]))
+    short, long = (work(table, setup_of(batch=4, length=n), card) for n in (210, 4096))
+    assert short is not None
+    assert long is not None
+    assert short.seconds(SHARE) == short.issuing + short.moving, "a short pass waits for the processor"
+    assert long.seconds(SHARE) == long.arithmetic / SHARE + long.moving
+    assert short.issuing == pytest.approx(28 * 0.003)
     assert step_speed(table, setup_of(precision="float32"), card) is None
     assert step_speed(table, setup_of(), gpu("A10G")) is None, "its rate is not known"
     four_bit = step_speed(table, setup_of("qlora", batch=4, length=210), card)
     assert four_bit is not None
     assert four_bit.step_seconds[1] > found.step_seconds[1], "decoding takes time"
+    ahead = step_speed(table, setup_of("prompt_tuning", batch=4, length=210), card)
+    assert ahead is not None
+    assert ahead.tokens == found.tokens, "tokens that train are the rows' own"
+    assert ahead.operations > found.operations, "but those before them are computed, too"
 
 
 # --- proposals --------------------------------------------------------------------------------------------------------

@@ -252,6 +252,13 @@ def test_runs_of_the_embedded_base_are_predicted() -> None:
     assert find("embedded", setup_of("lora", Device(), batch=16, length=90, checkpointing=True)) is not None
 
 
+def test_the_most_popular_models_come_with_qlora_on_an_old_card() -> None:
+    for name in fitting.POPULAR[: fitting.OLD_QLORA]:
+        for checkpointing in (False, True):
+            setup = setup_of("qlora", Device((7, 5)), batch=2, length=256, checkpointing=checkpointing)
+            assert find(name, setup) is not None, (name, checkpointing)
+
+
 def test_later_cards_take_what_ampere_takes() -> None:
     name = "Llama-3.2-1B"
     ampere = find(name, setup_of("lora"))
@@ -264,8 +271,11 @@ def test_later_cards_take_what_ampere_takes() -> None:
     assert "efficient" in masked.kernels
     assert find(windowed, setup_of("lora", Device((8, 9)), length=600)) is masked
     assert find(windowed, setup_of("lora", Device((9, 0)), length=600)) is None, "there cuDNN takes the mask"
-    found = find(name, setup_of("lora", Device((7, 5))))
-    assert found is None or found is not ampere
+    turing = find(name, setup_of("qlora", Device((7, 5))))
+    assert turing is not None, "a T4 is what free notebooks have"
+    assert turing is not find(name, setup_of("qlora"))
+    assert find(name, setup_of("qlora", Device((7, 0)))) is turing, "a V100 has the same kernel for 32 bits"
+    assert find(name, setup_of("qlora", Device((8, 9)), precision="float32")) is None, "nobody traced that"
     assert find("no such model", setup_of("lora")) is None
 
 

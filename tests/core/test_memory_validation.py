@@ -14,7 +14,8 @@ from core.errors import BadInput, NotFound
 from core.memory.allocator import replay
 from core.memory.card import totals
 from core.memory.predicted import ONE_TERM, residuals
-from core.memory.published import SOURCES, Case, Refused, case_of, resident_rows, rows
+from core.memory.published import SOURCES, Case, Refused, case_of, rows
+from core.memory.resident import adamss_buffers, psoft_buffers, resident_rows, unexpressed
 from core.memory.setup import Device
 from core.memory.trace import trace
 from core.memory.validation import CAUSED, UNKNOWN, band, band_of, quantile, record, reserved_scored, summarised
@@ -112,9 +113,42 @@ def test_a_reserved_total_comes_out_as_the_record_says() -> None:
 def test_what_is_left_after_a_step_is_counted() -> None:
     """PEFT's LoRA of rank 32: two bytes of the base, sixteen of 9,175,040 numbers."""
     one = next(r for r in resident_rows() if r.name == "lora--llama-3.2-3B-rank32")
-    assert (one.how, one.trained) == ("counted", 9_175_040)
+    assert (one.how, one.trained, one.frozen, one.buffers) == ("counted", 9_175_040, 0, 0)
     assert one.whole_bytes(3_212_749_824) == 2 * 3_212_749_824 + 16 * 9_175_040
     assert 0.30 * GIB < one.measured_bytes - one.whole_bytes(3_212_749_824) < 0.36 * GIB
+
+
+def test_what_other_methods_keep_is_told_by_their_shapes() -> None:
+    """Three methods that Deltalab does not have: what the benchmark printed follows from their shapes, and so does what
+    no count of parameters shows. (Llama-3.2-3B: 28 blocks, q_proj 3072 × 3072, v_proj 1024 × 3072.)"""
+    by_name = {r.name: r for r in resident_rows()}
+    psoft = by_name["psoft--llama-3.2-3B-fast"]
+    assert psoft.trained == 28 * 2 * (256 * 255 // 2 + 2 * 256)
+    assert psoft.buffers == 28 * (psoft_buffers(256, 3072, 3072) + psoft_buffers(256, 1024, 3072))
+    assert psoft_buffers(4, 10, 20) == 4 * (4 * 10 + 4 * 20) + 16 * 6
+    adamss = by_name["adamss--llama-3.2-3B-rank32"]
+    assert adamss.trained == 28 * (2 * 32 * 100 + 3072 + 1024)
+    assert adamss.buffers == 28 * (adamss_buffers(100, 3072, 3072) + adamss_buffers(100, 1024, 3072))
+    prompts = by_name["adaptionprompt--llama-3.2-3B-lr_5e-3"]
+    assert (prompts.trained, prompts.each) == (28 * (100 * 3072 + 1), 8)
+    assert by_name["adalora--llama-3.2-3B-rank32"].each == 16 + 3 * 4
+    # Of LoRA's pairs one half trains; the other is there in 32 bits.
+    for name, frozen in (("lora--llama-3.2-3B-rank32-lorafa", 28 * 2 * 32 * 3072),
+                         ("lora--llama-3.2-3B-rank32-mica", 28 * 32 * (3072 + 1024))):  # fmt: skip
+        assert by_name[name].frozen == frozen
+        assert by_name[name].trained + frozen == 9_175_040
+
+
+def test_every_resident_figure_is_expressed_or_named() -> None:
+    kept = record()["resident"]
+    named = {row["id"] for row in kept["unexpressed"]}
+    assert named == {i for i, _, _ in unexpressed()}
+    assert {e["id"] for e in kept["entries"]} | named == {r.id for r in rows() if r.resident_bytes is not None}
+    assert not {e["id"] for e in kept["entries"]} & named
+    off = [e for e in kept["entries"] if abs(e["predicted_bytes"] - e["measured_bytes"]) > kept["tolerance_bytes"]]
+    assert all(e["cause"] for e in off), "what is off is named with its cause"
+    assert len(off) + len(named) <= 0.1 * (len(kept["entries"]) + len(named))
+    assert kept["others_within"] / kept["others"] >= 0.9
 
 
 def test_the_band_by_hand() -> None:

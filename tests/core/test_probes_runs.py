@@ -177,8 +177,24 @@ def test_an_encoders_head_is_part_of_the_change_and_never_cut(made: Made, tmp_pa
     for name in head:
         assert not torch.equal(now[name], was[name])
         assert torch.equal(told[name].delta(), (now[name].double() - was[name].double()).detach())
-    with pytest.raises(DeltalabError):
-        made.measure("tokens", run)
+    # Its labels' probabilities, and what merging and converting make of it.
+    read = made.measure("tokens", run, items=50)
+    assert -sum(i["log_after"] for i in read["items"]) / len(read["items"]) == pytest.approx(own["loss"], rel=1e-5)
+    assert sum(i["labels"][int(i["answer"])]["after"]["rank"] == 1 for i in read["items"]) == round(
+        own["items"] * own["exact_match"]
+    )
+    assert all(sum(row["before"]["p"] for row in i["labels"]) == pytest.approx(1) for i in read["items"])
+    (typed,) = made.measure("tokens", run, prompt="It was great.")["items"]
+    assert typed["labels"][int(typed["answer"])]["after"]["rank"] == 1
+    merged = {row["form"]: row for row in made.measure("merge", run)["rows"]}
+    assert merged["trained"]["loss"] == own["loss"]
+    assert merged["float32"]["loss"] == pytest.approx(own["loss"], rel=1e-5)
+    assert merged["nf4"]["loss"] != merged["float32"]["loss"]
+    converted = made.measure("convert", run)
+    if method == "lora":
+        assert converted["rows"][-1]["loss"] == pytest.approx(own["loss"], rel=1e-4)
+    assert not any(name.startswith(("classifier", "bert.pooler")) for name in converted["left_out"])
+    assert {m["module"] for m in converted["modules"]} == {c.path for c in cuts if c.path.startswith("bert.encoder")}
 
 
 def test_ranks_to_try() -> None:

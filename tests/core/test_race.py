@@ -13,11 +13,28 @@ from core.batches import Plan as Order
 from core.cli import main
 from core.config import TrainConfig, default_row
 from core.errors import BadInput, Refused
+from core.memory import own
 from core.methods import METHODS
-from core.race import MEASURES, MOST_RUNS, Plan, Row, aggregate, cell_of, enter, entries, front, measure, row, steps_of
+from core.race import (
+    MEASURES,
+    MOST_RUNS,
+    Plan,
+    Row,
+    aggregate,
+    borrowed,
+    cell_of,
+    enter,
+    entries,
+    front,
+    measure,
+    rate_notes,
+    row,
+    steps_of,
+)  # fmt: skip
 from core.runs.store import Store
 from core.runs.worker import execute
-from core.world import examples
+from core.sweep import base_hash, read_table
+from core.world import TASKS, examples
 from tests.core.runs_support import OWNER, quick_config, quick_train
 
 SOME = ("lora", "full", "bitfit")
@@ -39,6 +56,26 @@ def test_everybody_gets_the_same_but_the_learning_rate() -> None:
     for run in runs:
         assert run.train.learning_rate == default_row(run)["learning_rate"], run.method
     assert len({r.train.learning_rate for r in runs}) > 3
+
+
+def test_a_rate_that_was_swept_on_another_task_is_said_to_be() -> None:
+    """As the table of the sweep has it, which is where core/defaults.toml comes from."""
+    mine = base_hash()
+    swept = {(r["method"], r["task"]) for r in read_table() if r["base"] == mine}
+    for task in TASKS:
+        plan = Plan(methods=tuple(METHODS), task=task)
+        elsewhere = {m for methods in borrowed(plan).values() for m in methods}
+        assert elsewhere == {m for m in METHODS if (m, task) not in swept}, task
+        for tasks, methods in borrowed(plan).items():
+            for method in methods:
+                assert set(tasks) == {t for m, t in swept if m == method}
+    assert rate_notes(Plan(methods=tuple(METHODS))) == []
+    (note,) = rate_notes(Plan(methods=("lora", "ia3"), task="persona"))
+    assert TASKS["json"].title in note
+    assert TASKS["persona"].title in note
+    assert METHODS["ia3"].TITLE in note
+    assert METHODS["lora"].TITLE not in note
+    assert "published" in rate_notes(Plan(base="some/model", methods=("lora",)))[0]
 
 
 def test_the_same_seed_is_the_same_data_in_the_same_order() -> None:
@@ -179,6 +216,7 @@ def test_runs_of_a_race_are_counted_like_any(store: Store) -> None:
 
 def test_the_command_races_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setenv("DELTALAB_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(own, "_shared", False)  # (and put back: this process carries out other tests)
     record = tmp_path / "race.json"
     given = ["race", "--methods", "bitfit", "ln_tuning", "--set", "steps=2", "eval_items=4", "skill_items=1",
              "batch_size=2", "train_examples=8", "--json", "--record", str(record)]  # fmt: skip
@@ -191,5 +229,6 @@ def test_the_command_races_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     written = json.loads(record.read_text())
     assert written["rows"] == said["rows"]
     assert {"device", "date", "commit", "versions", "base"} <= set(written)
+    assert written["notes"] == []
     assert main(["race", "--methods", "nonsense"]) == 2
     assert "no method 'nonsense'" in capsys.readouterr().err

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -102,6 +104,82 @@ def test_a_cold_worker_that_has_taken_its_run_is_left_alone(store: Store, monkey
         run = store.create(OWNER, quick_config(steps=350), key="k")
         took = wait_for(lambda: ended(store, run), 60)
     assert (store.get(run.id, OWNER).status, took > 2.5) == ("finished", True)
+
+
+def workers_of(runs: list[Run]) -> list[int]:
+    """The process that carried out each run, as its log says."""
+    return [int((r.folder / "log.txt").read_text().split("worker ")[1].split(":")[0]) for r in runs]
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_one_persons_runs_follow_each_other_in_one_process_and_nobody_elses(store: Store) -> None:
+    runs = [store.create("ada", quick_config(steps=5, seed=n), key=f"k{n}") for n in range(4)]
+    runs.append(store.create("bob", quick_config(steps=5), key="k"))
+    with supervise(store):
+        wait_for(lambda: all(ended(store, r) for r in runs), 30)
+        pids = workers_of(runs)
+        # Turns: ada, bob, then ada's others.
+        assert len({pids[0], pids[4], pids[1]}) == 3, "another person's run lies between"
+        assert pids[1] == pids[2] == pids[3]
+        wait_for(lambda: all(is_gone(pid) for pid in pids), 5)  # nothing waits for them: the last one is let go
+    for number, run in enumerate(runs[:4]):
+        steps = [e["loss"] for _, e in store.events(run.id, "ada", kinds=("step",))]
+        assert steps == quick_losses(quick_config(steps=5, seed=number))
+
+
+def test_what_did_not_finish_takes_its_process_with_it(store: Store) -> None:
+    failing, cancelled = quick_config(steps=5, seed=444), quick_config(steps=5000)
+    configs = [quick_config(steps=5), failing, quick_config(steps=5), cancelled, quick_config(steps=5)]
+    runs = [store.create(OWNER, config, key=f"k{n}") for n, config in enumerate(configs)]
+    with supervise(store):
+        wait_for(lambda: store.get(runs[3].id, OWNER).step >= 1, 30)
+        store.cancel(runs[3].id, OWNER)
+        wait_for(lambda: all(ended(store, r) for r in runs), 30)
+    statuses = [store.get(r.id, OWNER).status for r in runs]
+    assert statuses == ["finished", "failed", "finished", "cancelled", "finished"]
+    first, failed, between, stopped, last = workers_of(runs)
+    assert first == failed != between == stopped != last
+
+
+def test_a_kept_worker_that_is_killed_takes_its_own_run_alone(store: Store) -> None:
+    runs = [store.create(OWNER, quick_config(steps=n), key=f"k{n}") for n in (5, 4000, 6)]
+    with supervise(store):
+        wait_for(lambda: store.get(runs[1].id, OWNER).step >= 1, 30)
+        pid = worker_pid(runs[1].folder)
+        assert [pid] == workers_of(runs[:1])
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: all(ended(store, r) for r in runs), 30)
+    assert [store.get(r.id, OWNER).status for r in runs] == ["finished", "interrupted", "finished"]
+    assert workers_of(runs)[2] != pid
+
+
+def test_a_kept_worker_whose_next_run_is_lost_is_not_a_standby_for_others(store: Store) -> None:
+    """It belongs to its person still; nobody's thread here, so that nothing is handed out meanwhile."""
+    supervisor = supervise(store, warm=False)
+    waits = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    process = subprocess.Popen(waits, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
+    worker = pool.Worker(process, ONE_SLOT[0], errors, run="x", owner="ada", kept=True)
+    supervisor._workers.append(worker)
+    supervisor._messages.put((worker, {"lost": "x"}))
+    supervisor._listen()
+    assert worker.run is None
+    assert supervisor._standby() is None
+    assert supervisor._kept("bob", ONE_SLOT) is None
+    assert supervisor._kept("ada", ONE_SLOT) is worker
+    supervisor._dismiss()
+    assert process.wait(5) == 0
+    assert supervisor._kept("ada", ONE_SLOT) is None
+    supervisor._bury()
+    assert supervisor._deaths == 0, "it was let go, it did not die"
 
 
 def test_turns_go_round_between_owners(store: Store) -> None:

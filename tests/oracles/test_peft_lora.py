@@ -178,6 +178,18 @@ def test_variants_that_peft_saved_are_refused_by_name(field: str, settings: dict
         attach_saved(make_model("llama"), tmp_path / "a")
 
 
+def test_layers_that_peft_chose_by_a_pattern_are_those_that_have_pairs(tmp_path: Path) -> None:
+    theirs = peft_model(make_model("llama"), target_modules=r".*layers\.1\..*\.(q|down)_proj")
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.1)
+    theirs.save_pretrained(tmp_path / "a")
+    found = attach_saved(make_model("llama"), tmp_path / "a")
+    assert list(found.layers) == ["model.layers.1.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
+    torch.testing.assert_close(logits(found.model), logits(theirs), **ROUNDING)
+
+
 def test_the_round_trip_through_peft_keeps_every_bit(tmp_path: Path) -> None:
     attached = attach("lora", "gpt2")
     train(attached)

@@ -41,7 +41,9 @@ function lead(id) {
   look()
 }
 
-function typing(target) {
+/** Whether a key goes into a text; the editor's is in a tree of its own, which event.target does not see into. */
+function typing(event) {
+  const target = event.composedPath()[0]
   return target?.isContentEditable || ["INPUT", "TEXTAREA", "SELECT"].includes(target?.tagName)
 }
 
@@ -64,7 +66,7 @@ document.addEventListener("keydown", (event) => {
 
 let search = ""
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || typing(event.target) || !search) return
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || typing(event) || !search) return
   const link = document.querySelector(`a[href$="${search}"]`)
   event.preventDefault()
   if (link) link.click()
