@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from core.errors import BadInput
@@ -64,7 +65,7 @@ def published_share(bound: str = "likely") -> float:
     from core.memory.throughput import Case, case, rows, share_reached
 
     reached = [100 * share_reached(one) for one in map(case, rows()) if isinstance(one, Case)]
-    of = {"least": min, "likely": statistics.median, "most": max}
+    of: dict[str, Callable[[list[float]], float]] = {"least": min, "likely": statistics.median, "most": max}
     if bound not in of:
         raise BadInput(f"A band has least, likely and most, not {bound!r}.")
     return float(of[bound](reached))

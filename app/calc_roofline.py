@@ -156,18 +156,24 @@ def _bench() -> dict[str, Any]:
     return found
 
 
-def bench(method: str, comparison: str) -> float:
-    """How many times as many examples a second the engine trains as Trainer and PEFT, on the machine of the record:
-    by default, or on identical batches."""
-    for row in _bench()["rows"]:
+def _row(method: str, comparison: str) -> dict[str, Any]:
+    """A row says itself where it was measured, or the record says it of all."""
+    record = _bench()
+    for row in record["rows"]:
         if (row["method"], row["comparison"]) == (method, comparison):
-            return float(row["ratio_median"])
+            return {**record, **row}
     raise BadInput(f"The benchmark has no row for {method}, {comparison}.")
 
 
-def bench_device() -> str:
-    """The machine of the record."""
-    return str(_bench()["device"])
+def bench(method: str, comparison: str) -> float:
+    """How many times as many examples a second the engine trains as Trainer and PEFT, on the machine of the record:
+    by default, or on identical batches."""
+    return float(_row(method, comparison)["ratio_median"])
+
+
+def bench_device(method: str = "lora", comparison: str = "identical") -> str:
+    """The machine on which that row was measured."""
+    return str(_row(method, comparison)["device"])
 
 
 def plain(value: float) -> str:

@@ -88,7 +88,8 @@ def show_tokens(found: dict[str, Any], key: str, method: str) -> None:
     st.code(item["answer"] or " ", language=None, wrap_lines=True)
     shown(charts_inside.tokens(item, method), f"tokens-{key}", "tokens")
     shown(charts_inside.divergences(item, method), f"kl-{key}", "tokens")
-    st.caption(t("findings.kl", base=found["base"]))
+    few = found["base"] != "the base"  # the probe's own words are English
+    st.caption(t("findings.kl", base=t("findings.base_few" if few else "findings.base")))
     places = list(range(1, len(item["tokens"]) + 1))
     place = st.select_slider(t("findings.place"), places, key=f"place-{key}-{number}") if (
         len(places) > 1

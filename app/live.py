@@ -422,8 +422,8 @@ def _figures(story: Story) -> None:
                 width="content",
             )
         if end is not None and end.get("peak_bytes"):
-            # (Measured in a plain step; the written-out form of all others takes less.)
-            quick = end.get("others") == "written out"
+            # (Measured in a plain step; the faster form of all others takes less.)
+            quick = end.get("others") in ("written out", "with kernels")
             st.metric(t("run.peak"), bytes_text(end["peak_bytes"]), t("run.at_most") if quick else None,
                       width="content", delta_color="off", delta_arrow="off",
                       help=t("run.peak_how") if quick else None)  # fmt: skip

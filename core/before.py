@@ -12,7 +12,7 @@ What the numbers depend on is the key, all of it:
   "base"; the conformance tests hold every method to that) or is switched off meanwhile ("other"); where it quantizes
   them or starts as the base but for rounding, the key has the method, its settings and the seed;
 - the questions: their text, the wanted answers, and the held-out rows as token ids;
-- how it is computed: device, precision, form of attention, threads, rows in a pass.
+- how it is computed: device, precision, form of attention, threads, rows in a pass, our kernels or none.
 
 A classifier's head may be drawn anew for each seed, so its scores are not kept.
 """
@@ -54,7 +54,7 @@ def key_of(config: RunConfig, base: Base, model: Any, objective: Any, precision:
         [config.method, record["settings"], config.seed] if changed else None,
         config.task, questions_digest(objective),
         str(next(model.parameters()).device), precision, model.config._attn_implementation, torch.get_num_threads(),
-        batch_size,
+        batch_size, config.train.fast_step,
     ])  # fmt: skip
 
 

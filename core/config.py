@@ -137,6 +137,12 @@ class TrainConfig:
         "and fused kernels on a GPU); off: a step goes through transformers' own model, operation by operation.",
         why="They compute the same up to the rounding of sums; off is for comparing.",
     )  # fmt: skip
+    compile: bool = knob(
+        False, "Have PyTorch's compiler rewrite the model's layers: the first steps wait for it, the others are "
+        "faster. Takes the place of the faster forms of fast_step.",
+        why="Compiling takes longer than a default run; python -m tests.bench_forms measures from how many steps on "
+        "it pays.",
+    )  # fmt: skip
     max_length: int = knob(
         256, "Longest example in tokens; longer ones are left out and counted in the report.", unit="tokens", low=8,
         high=32_768, why="The embedded base was trained up to this length.",

@@ -55,7 +55,7 @@ class Step:
     learning_rate: the one used in this step. grad_norm: before clipping. tokens: answer tokens in the step. A
     classifier's loss is the mean over labels, and it counts those.
     seconds: spent in training steps so far (scoring not counted). memory_bytes: allocator peak so far on a GPU,
-    resident set of the process on a CPU (0: unknown).
+    resident set of the process on a CPU (0: unknown, as in a process that has carried out other runs).
     """
 
     kind = "step"
@@ -119,7 +119,8 @@ class Finished:
     (core.memory.ledger.Ledger.to_dict), empty when the run was too short to measure one; `predicted` is what the same
     step was expected to take, likewise, or the reason why nothing can be said (core.memory.predicted). `others`: how
     the steps that were not measured were carried out, if in a faster form than that one: 'written out', which takes
-    less memory (core.fast.llama), or 'captured' (core.fast.graphed)."""
+    less memory (core.fast.llama), 'with kernels', likewise (core.fast.fused), 'captured' (core.fast.graphed) or
+    'compiled' (core.fast.compiled)."""
 
     kind = "finished"
     step: int

@@ -388,7 +388,11 @@ def best_threads() -> int:
 
 def threads_choice() -> Choice:
     """One thread per physical core this process may use, by rule: the two threads of a core share one set of
-    multipliers, which dense matrices keep busy by themselves; and no more than MOST_THREADS."""
+    multipliers, which dense matrices keep busy by themselves; and no more than MOST_THREADS.
+
+    (Not by a measurement at each start: another count takes sums in another order, and a run is to repeat itself bit
+    for bit however busy the machine was when it started.)
+    """
     allowed, physical = cores(), physical_cores()
     count = max(1, min(allowed, physical or allowed, MOST_THREADS))
     why = f"one per physical core (this process may use {allowed} CPUs"
@@ -409,6 +413,12 @@ def precision_choice(device: torch.device | str = "cpu") -> Choice:
     A GPU has bfloat16 from compute capability 8.0 on (by rule). CPUs differ by more than a factor of two in either
     direction, so a small training step is timed in both formats, once per machine: the result is kept in the data
     folder under the CPU's name and the torch version.
+
+    One format for all methods and bases: those that are compared, in a race or in a lesson, then differ by the method
+    alone. That is why it does not depend on whether the decoder that is written out by hand (core/fast/llama.py,
+    float32) would cover a run. For LoRA on the embedded base that form and a step in bfloat16 take about the same time
+    (`python -m tests.bench_forms` has the ratio on a machine), and it takes less memory, so who trains what it covers
+    may well set float32; DoRA, say, would then be compared in another format than LoRA.
     """
     import torch
 

@@ -32,6 +32,8 @@ def make_optimizer(
     lr: float,
     weight_decay: float,
     rate_factors: Iterable[float] | None = None,
+    *,
+    fused: bool = True,
 ) -> tuple[torch.optim.Optimizer, tuple[str, ...]]:
     """The optimizer called `name` over `params`, and sentences about anything it does other than its name says.
 
@@ -40,6 +42,7 @@ def make_optimizer(
         lr: learning rate. weight_decay: decoupled, per unit of learning rate.
         rate_factors: for each parameter, how many times `lr` its own rate is (default: once). There is one group for
             each factor, which keeps it under "rate_factor".
+        fused: whether AdamW may take PyTorch's fused form: one pass over all tensors instead of a dozen.
 
     Raises:
         BadInput: an unknown name, no parameters, or an 8-bit optimizer without bitsandbytes.
@@ -61,9 +64,8 @@ def make_optimizer(
     if name not in OPTIMIZERS:
         raise BadInput(f"There is no optimizer {name!r}.", f"The optimizers are {', '.join(OPTIMIZERS)}.")
     if name == "adamw":
-        # Fused: one pass over all tensors instead of a dozen. It needs floating-point tensors on a device that has it;
-        # on the meta device a trace stands in for one that has.
-        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "meta") for p in trained)
+        # It needs floating-point tensors on a device that has it (on the meta device a trace stands in for one).
+        fused = fused and all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "meta") for p in trained)
         return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused), ()
     try:
         from core.layers.quiet_bitsandbytes import bnb

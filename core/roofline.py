@@ -9,9 +9,11 @@ kernels/). The difference is what fusion saves: bytes, because the values betwee
 processor; and launches, which is what small models wait for. The arithmetic is the same.
 
 What is counted: each operation reads its inputs and writes its outputs once; what a cache spares within an operation is
-not. The numbers of the operations that PyTorch does one by one are those of transformers' Llama modules, forward and
-backward, counted tensor by tensor (tests/core/test_roofline.py counts them again). What it is not: a prediction of a
-step's seconds (`core.memory.speed` has a band for that); it is the least that a step can take.
+not. The values between the operations are counted in 16 bits, which is so beside a base in 16 bits; under full
+fine-tuning and BitFit, whose base is in 32, autocast keeps the sums and norms between the layers in 32 as well. The
+numbers of the operations that PyTorch does one by one are those of transformers' Llama modules and of PEFT's layer,
+forward and backward, counted tensor by tensor (tests/core/test_roofline.py counts them again). What it is not: a
+prediction of a step's seconds (`core.memory.speed` has a band for that); it is the least that a step can take.
 
 The shapes come from a model's table of modules (`core.catalog.architecture_of`); torch is not imported.
 """
@@ -118,16 +120,21 @@ class Elementwise:
 
 # (as PyTorch does it, as one kernel does it). Per number of: the normed tensor; q and k; the gate; the hidden state.
 RMS_NORM = Elementwise(36, 84, 12, 22), Elementwise(4, 6, 12, 2)
-ROPE = Elementwise(20, 28, 12, 24), Elementwise(4, 4, 6, 2)
-SWIGLU = Elementwise(10, 18, 10, 5), Elementwise(6, 10, 10, 2)
+ROPE = Elementwise(20, 28, 6, 24), Elementwise(4, 4, 6, 2)
+SWIGLU = Elementwise(10, 18, 20, 5), Elementwise(6, 10, 20, 2)
 RESIDUAL = Elementwise(6, 6, 2, 2), Elementwise(4, 2, 2, 0)  # fused: into the norm that follows, which it also reads
 # Per logit: to 32 bits, log-softmax, the labels' places, and all that backward, against reading what was just written
 # and leaving the gradient in its place.
 CROSS_ENTROPY = Elementwise(14, 26, 10, 6), Elementwise(2, 4, 10, 1)
-# Per output, beside the products, by PEFT: (clone), times the scale, plus the base's output; and per input, backward,
-# the sum of two gradients. By `addmm_`: the base's output and the input's gradient are read and written once more.
-PEFT_OUTPUT_BYTES, PEFT_CLONE_BYTES, PEFT_SCALE_GRADIENT_BYTES, PEFT_INPUT_BYTES = 4 + 6, 4, 4, 6
-ADDMM_BYTES = 4
+# LoRA beside its products, by PEFT. Per output: (a copy, over a base in four bits), times the scale, plus the base's
+# output; backward times the scale. Per input: the sum of two gradients; and beside a base in 16 bits a cast into the
+# pair's 32 and back, forward and backward. By `addmm_`: what is there is read, and the thin product writes the sum.
+PEFT_OUTPUT_BYTES, PEFT_CLONE_BYTES, PEFT_INPUT_BYTES, PEFT_CAST_BYTES = 4 + 6 + 4, 4, 6, 4 * 6
+ADDMM_BYTES = 2
+CAST_BYTES = 6  # a number from 32 bits to 16 or back
+# A pair's matrices are cast for each use: by autocast once forward, their gradients once backward; in our own layer
+# (kernels/lora_linear.py) forward and backward, and their gradients. It scales P and ∂B in place, and turns ∂B round.
+PEFT_PAIR_CASTS, OWN_PAIR_CASTS = 2, 3
 
 
 def _check(table: Architecture, method: str) -> None:
@@ -177,6 +184,7 @@ def operations(
     head = next(m for m in table.modules if m.name == table.head)
     vocabulary = head.out_features
     weights_train, pairs, four_bit = method == "full", method in ("lora", "qlora"), method == "qlora"
+    casts = {"full": 2, "bitfit": 1}.get(method, 0)
     passes = 3 if weights_train else 2
     which = 1 if fused else 0
 
@@ -192,6 +200,10 @@ def operations(
         return Op(name, numbers * one.flops, numbers * one.bytes, one.launches * times, kernel if fused else "")
 
     found = [products(body, tokens, "products with the base's weights")]
+    if casts:  # weights that train, and those beside biases that do, are in 32 bits: autocast casts them, and ∂W back
+        matrices = [*body, head]
+        size = sum(m.in_features * m.out_features for m in matrices)
+        found.append(Op("casting weights", 0, casts * CAST_BYTES * size, casts * len(matrices)))
     if four_bit:
         found.append(_decoding([m for m in quantized(table) if m.name != table.head], e, fused))
     if pairs:
@@ -210,15 +222,30 @@ def operations(
     )
     found.append(elementwise("residual sums", 2 * layers * tokens * table.width, RESIDUAL, 2 * layers, "rms_norm"))
     last = products([head], answered, "product with the output layer")
-    if fused:  # a few rows at a time: the weight is read anew for each chunk, its gradient read and written
-        again = (loss_chunks(answered, vocabulary, e) - 1) * e * vocabulary * head.in_features
-        last = replace(last, bytes=last.bytes + again * (passes + (1 if weights_train else 0)))
+    chunks = loss_chunks(answered, vocabulary, e) if fused else 1
+    if fused:
+        last = _in_chunks(last, chunks, answered, head, weights_train, e)
     found.append(last)
-    found.append(elementwise("cross-entropy", answered * vocabulary, CROSS_ENTROPY, 1, "linear_cross_entropy"))
+    found.append(elementwise("cross-entropy", answered * vocabulary, CROSS_ENTROPY, chunks, "linear_cross_entropy"))
     found.append(_optimizer(table, method, body, rank))
     if graph:
         return tuple(Op(o.name, o.flops, o.bytes, int(n == 0), o.kernel) for n, o in enumerate(found))
     return tuple(found)
+
+
+def _in_chunks(last: Op, chunks: int, rows: int, head: Module, trains: bool, e: int) -> Op:
+    """The output layer's products a few rows at a time (kernels/linear_cross_entropy.py): the weight is read anew for
+    each chunk, and the gradients are multiplied by what comes from above. ∂W is written for each chunk, and the chunks'
+    sum is taken in 32 bits, then cast."""
+    weight, again = head.in_features * head.out_features, chunks - 1
+    moved, launches = 2 * e * weight * again + 2 * e * rows * head.in_features, last.launches * chunks + 1
+    if trains:
+        moved += e * weight * again + 2 * e * weight
+        launches += 1
+        if again:
+            moved += weight * (2 * CAST_BYTES + again * (e + 2 * FLOAT))
+            launches += chunks + 1
+    return replace(last, bytes=last.bytes + moved, launches=launches)
 
 
 def _normed_width(m: Module, wide: dict[str, int]) -> int:
@@ -246,12 +273,19 @@ def _pairs(body: list[Module], tokens: int, rank: int, e: int, fused: bool, four
     flops = 6 * tokens * rank * (fan_in + fan_out)
     # xAᵀ, ∂A read x, P·A writes ∂x; hBᵀ writes y, GB and ∂B read G; (N, r) and the pair itself beside that.
     moved = 3 * e * (tokens * (fan_in + fan_out) + rank * (fan_in + fan_out) + 2 * tokens * rank * count)
+    pair = rank * (fan_in + fan_out)
     if fused:
-        moving, launches = tokens * ADDMM_BYTES * (fan_in + fan_out), 0
+        moving = tokens * ADDMM_BYTES * (fan_in + fan_out) + OWN_PAIR_CASTS * CAST_BYTES * pair
+        moving += 2 * e * tokens * rank * count + (2 * e + 2 * FLOAT) * rank * fan_out
+        launches = count * (2 * OWN_PAIR_CASTS + 3)
     else:
-        outputs = PEFT_OUTPUT_BYTES + PEFT_SCALE_GRADIENT_BYTES + (PEFT_CLONE_BYTES if four_bit else 0)
-        moving = tokens * (outputs * fan_out + PEFT_INPUT_BYTES * fan_in)
-        launches = count * (4 + four_bit + 4)  # and the two casts of each of the pair's matrices, forward and backward
+        outputs, inputs = PEFT_OUTPUT_BYTES, PEFT_INPUT_BYTES
+        if four_bit:
+            outputs += PEFT_CLONE_BYTES
+        else:
+            inputs += PEFT_CAST_BYTES
+        moving = tokens * (outputs * fan_out + inputs * fan_in) + PEFT_PAIR_CASTS * CAST_BYTES * pair
+        launches = count * (4 + (1 if four_bit else 4) + 2 * PEFT_PAIR_CASTS)
     return [
         Op("LoRA's thin products", flops, moved, 6 * count, "lora_linear" if fused else ""),
         Op("adding LoRA's part", tokens * (fan_in + 2 * fan_out), moving, launches, "lora_linear" if fused else ""),

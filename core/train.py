@@ -30,7 +30,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from safetensors import SafetensorError
 
@@ -42,17 +41,21 @@ from core.config import RunConfig, resolved
 from core.distributed import ALONE, World, joined, part_like, whole_tensor
 from core.errors import BadInput, DeltalabError, Diverged, OutOfMemory
 from core.events import Evaluated, Event, Failed, Finished, Preparing, Sampled, Saved, Started, Step, Stopped
+from core.fast import compiled
+from core.fast.fused import WithKernels, with_kernels
 from core.fast.graphed import GraphedStep, make_capturable, set_rate
 from core.fast.graphed import why_not as why_not_captured
 from core.fast.llama import written_out
 from core.fetch import fetching
 from core.memory.measure import Mark, measure_step
+from core.memory.own import process_bytes
 from core.memory.predicted import Measured, predicted
 from core.memory.setup import Device, Pass
 from core.methods import METHODS, attach, loading
 from core.objective import CausalLM, objective_for
 from core.optimizers import load_optimizer_state, make_optimizer, optimizer_state
 from core.template import pad_id
+from kernels.base import switched_off
 
 CHECKPOINT = "checkpoint.safetensors"
 ADAPTER = "adapter"
@@ -189,7 +192,8 @@ class _Run:
         self.model = self.attached.model
         self.objective.prepare(self.base)  # (a trained prompt leaves less room for the examples)
         fused = self.model.config._attn_implementation != "eager"  # (some families have no other, and say so loudly)
-        if fused and self.device.type == "cpu" and max(self.objective.lengths) <= EAGER_TOKENS:
+        short = self.device.type == "cpu" and max(self.objective.lengths) <= EAGER_TOKENS
+        if fused and short and loop.fast_step:
             self.model.set_attn_implementation("eager")
         if loop.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -200,6 +204,7 @@ class _Run:
             "Put the same files under the same paths on every machine.",
         )
         self.world.seed(self.config.seed)
+        self._compile()
         self.model.train()
         self.loss_sum = self.world.wrap(self.model, self.objective.loss_sum, loop.parallel)
         self._write_out()
@@ -213,6 +218,7 @@ class _Run:
             self.peak_rate,
             loop.weight_decay,
             [factors.get(name, 1.0) for name in self.named],
+            fused=loop.fast_step,
         )
         self._prepare_graphs()
         self.plan = Plan(lengths, loop.batch_size, self.config.seed, buckets=loop.length_buckets)
@@ -237,20 +243,47 @@ class _Run:
             time=time.time(),
         )
 
+    def _compile(self) -> None:
+        """Where that is asked for: the layers by PyTorch's compiler.
+
+        Raises:
+            BadInput: they cannot be compiled here, and why.
+        """
+        if not self.loop.compile:
+            return
+        reason = compiled.why_not(
+            self.model, device=self.device, processes=self.world.size, recomputing=self.loop.gradient_checkpointing,
+            in_few_bits=METHODS[self.config.method].BASE == "quantized" or self.base.facts["few_bits"] is not None,
+        )  # fmt: skip
+        if reason:
+            raise BadInput(f"The layers cannot be compiled here: {reason}.", "Set compile to false.")
+        compiled.compile_layers(self.model)
+
     def _write_out(self) -> None:
-        """On a processor: take the decoder that is written out by hand, where it fits base, method and precision."""
-        self.plain_because = "fast_step is off" if not self.loop.fast_step else ""
+        """Take the decoder that is written out by hand (on a processor), or the one with our kernels (on a card whose
+        record says that they pay), where it fits base, method and precision."""
+        self.plain_because = self._slow_because
         self.plain_loss_sum = self.loss_sum
-        if self.loop.fast_step and self.world.size == 1 and isinstance(self.objective, CausalLM):
+        self.with_kernels: WithKernels | None = None
+        if not self.plain_because and self.world.size == 1 and isinstance(self.objective, CausalLM):
             form, self.plain_because = written_out(self.model, self.precision, max(self.objective.lengths))
-            if form is not None:
-                self.loss_sum = form
+            if form is None:
+                self.with_kernels, because = with_kernels(self.model)
+                self.plain_because = f"{self.plain_because}, and {because}" if because else ""
+            self.loss_sum = form or self.with_kernels or self.loss_sum
+
+    @property
+    def _slow_because(self) -> str:
+        """Why no faster form is even looked for, as a phrase; '' if one is."""
+        if not self.loop.fast_step:
+            return "fast_step is off"
+        return "its layers are compiled" if self.loop.compile else ""
 
     def _prepare_graphs(self) -> None:
         """On a CUDA device: capture whole steps and replay them, where that can be done."""
         self.graphs: GraphedStep | None = None
-        self.eager_because = "fast_step is off"
-        if self.loop.fast_step:
+        self.eager_because = self._slow_because
+        if not self.eager_because:
             self.eager_because = why_not_captured(
                 self.model, self.optimizer, device=self.device, processes=self.world.size,
                 passes=self.loop.accumulation, recomputing=self.loop.gradient_checkpointing,
@@ -260,7 +293,7 @@ class _Run:
             make_capturable(self.optimizer, self.device)
             self.graphs = GraphedStep(
                 self.model, self.parameters, self.optimizer, self.loop.clip or math.inf, self._autocast,
-                pad_id(self.tokenizer), self.device,
+                pad_id(self.tokenizer), self.device, form=self.with_kernels,
             )  # fmt: skip
 
     def _micro(self, step: int) -> range:
@@ -326,7 +359,8 @@ class _Run:
             buffers = self.world.buffer_bytes()
             # This one step goes the plain way: it is what the calculators predict, and it takes more than the fast one.
             quick, self.loss_sum = self.loss_sum, self.plain_loss_sum
-            event, ledger = measure_step(both, self.model, self.optimizer, self.device, buffers)
+            with self._uncompiled():
+                event, ledger = measure_step(both, self.model, self.optimizer, self.device, buffers)
             self.loss_sum = quick
             self.ledger, self.measured = ledger.to_dict(), self._measured().to_dict()
             self.peak_bytes = max(self.peak_bytes, ledger.allocated_bytes)
@@ -411,7 +445,7 @@ class _Run:
         for batch in batches:
             mark("forward")
             mine = self.world.share(batch).to(self.device)
-            with self.world.passing(last=batch is batches[-1]):
+            with self.world.passing(last=batch is batches[-1]), self._switched():
                 with self._autocast():
                     part = self.loss_sum(mine) / max(tokens, 1)
                 mark("backward")
@@ -429,6 +463,13 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.seconds += time.perf_counter() - start
 
+    def _switched(self) -> Any:
+        """Without `fast_step` our kernels are off too, and what is written by hand in the methods' layers."""
+        return nullcontext() if self.loop.fast_step else switched_off()
+
+    def _uncompiled(self) -> Any:
+        return compiled.plainly() if self.loop.compile else nullcontext()
+
     def _autocast(self) -> Any:
         if self.precision == "bfloat16":
             return torch.autocast(self.device.type, torch.bfloat16)
@@ -437,7 +478,7 @@ class _Run:
     def _memory(self) -> int:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        return psutil.Process().memory_info().rss
+        return process_bytes()
 
     # --- scores -----------------------------------------------------------------------------------------------------
 
@@ -460,7 +501,7 @@ class _Run:
         key = None
         if base and self.world.size == 1:
             key = key_of(self.config, self.base, self.model, self.objective, self.precision, rows)
-        with self._autocast():
+        with self._autocast(), self._switched(), self._uncompiled():
             scores = scored_before(key, lambda: self.objective.score(self.model, rows, self.world))
         yield Evaluated(
             step=step,
@@ -522,8 +563,8 @@ class _Run:
         with safe_open(path, framework="pt") as file:
             state = json.loads(file.metadata()["state"])
             content = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 (a safetensors handle is no mapping)
-        mine = json.loads(json.dumps(self.config.to_dict()))
-        changed = [k for k in mine if mine[k] != state["config"].get(k)]
+        mine, theirs = (json.loads(json.dumps(c)) for c in (self.config.to_dict(), _as_today(state["config"])))
+        changed = [k for k in mine if mine[k] != theirs.get(k)]
         if state["format"] != FORMAT or changed:
             raise BadInput(
                 f"The checkpoint belongs to a run with another {', '.join(changed) or 'file format'}.",
@@ -582,6 +623,10 @@ class _Run:
         """The form of all steps but the measured one, where it is not the plain one."""
         if self.graphs is not None and self.graphs.bytes:
             return "captured"
+        if self.loop.compile:
+            return "compiled"
+        if self.with_kernels is not None:
+            return "with kernels"
         return "written out" if self.loss_sum is not self.plain_loss_sum else ""
 
     def _account_for_graphs(self) -> None:
@@ -596,6 +641,14 @@ class _Run:
             "allocated_bytes": self.ledger["allocated_bytes"] + kept,
             "reserved_bytes": self.ledger["reserved_bytes"] + kept,
         }  # fmt: skip
+
+
+def _as_today(config: dict[str, Any]) -> dict[str, Any]:
+    """A config as it was written down, with the knobs that have come since at their defaults."""
+    try:
+        return RunConfig.from_dict(config).to_dict()
+    except BadInput:
+        return config
 
 
 def _device_name(device: torch.device) -> str:

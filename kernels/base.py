@@ -13,11 +13,13 @@ A file of KERNELS has
 When is a kernel launched? `runs_on` says where it can be: on a CUDA device, with Triton; or anywhere in Triton's
 interpreter (TRITON_INTERPRET=1, for tests). Where it *should* be is a matter of measurement: `pays` reads what `make
 gpu` has found on this kind of card (kernels/measured.json). No record, no kernel: PyTorch's own operations are taken.
-DELTALAB_KERNELS=0 switches all of them off, and 1 switches all on, whatever was measured.
+DELTALAB_KERNELS=0 switches all of them off in this process, with what is written by hand in PyTorch (`lora_linear`),
+and 1 switches all on, whatever was measured. Within `switched_off` they are off, whatever was set.
 """
 
 import functools
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -101,25 +103,52 @@ def measured() -> dict[str, Any]:
     return found
 
 
-def pays(kernel: str, x: torch.Tensor, size: int) -> bool:
-    """Whether to launch `kernel` on `x`, for a problem of this size (its own measure: rows, or numbers).
+_off = 0  # how many `switched_off` are entered; of the process, because autograd goes backward in threads of its own
 
-    True only if it can run there, and a record says that it passed its tests on this kind of card and from (or up to)
-    which size on it was faster than PyTorch's own operations.
+
+@contextmanager
+def switched_off() -> Iterator[None]:
+    """Within this nothing of ours is taken: PyTorch's own operations compute everything."""
+    global _off
+    _off += 1
+    try:
+        yield
+    finally:
+        _off -= 1
+
+
+def off() -> bool:
+    """Whether everything of ours is switched off."""
+    return bool(_off) or os.environ.get(SETTING, "") in ("0", "off")
+
+
+def sizes(kernel: str, x: torch.Tensor) -> tuple[float, float] | None:
+    """From which size on, and up to which, `kernel` is launched on tensors like `x`; None: it is not.
+
+    It is only if it can run there, and a record says that it passed its tests on this kind of card and at which sizes
+    it was faster than PyTorch's own operations.
     """
-    if not runs_on(x):
-        return False
-    asked = os.environ.get(SETTING, "")
-    if asked in ("0", "off"):
-        return False
-    if INTERPRETED or asked in ("1", "on"):
-        return True
+    if not runs_on(x) or off():
+        return None
+    if INTERPRETED or os.environ.get(SETTING, "") in ("1", "on"):
+        return 0, math.inf
     capability = ".".join(map(str, torch.cuda.get_device_capability(x.device)))
     row = measured().get(capability, {}).get(kernel)
-    if row is None:
-        return False
-    least, most = row.get("from"), row.get("to")
-    return (least is not None and size >= least) and (most is None or size <= most)
+    if row is None or row.get("from") is None:
+        return None
+    return row["from"], math.inf if row.get("to") is None else row["to"]
+
+
+def pays(kernel: str, x: torch.Tensor, size: int) -> bool:
+    """Whether to launch `kernel` on `x`, for a problem of this size (its own measure: rows, or numbers)."""
+    found = sizes(kernel, x)
+    return found is not None and found[0] <= size <= found[1]
+
+
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether a kernel here can win by the instruction for products of matrices of this dtype: of 16 bits. (In the
+    interpreter nothing is won, and 32 bits show more.)"""
+    return dtype.itemsize == 2 or (INTERPRETED and dtype == torch.float32)
 
 
 @contextmanager
@@ -155,5 +184,6 @@ def compiled(function: Callable[..., Any]) -> Callable[[], Callable[..., Any]]:
 
 __all__ = [
     "HAS_TRITON", "INTERPRETED", "MEASURED", "SETTING", "TOLERANCE", "Cost", "Launch", "available", "compiled",
-    "device_of", "measured", "pays", "power_of_two", "runs_on", "tl", "triton",
+    "device_of", "measured", "multiplies", "off", "pays", "power_of_two", "runs_on", "sizes", "switched_off", "tl",
+    "triton",
 ]  # fmt: skip

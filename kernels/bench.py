@@ -164,11 +164,11 @@ def thresholds(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def keep(capability: str, found: dict[str, Any]) -> None:
+def keep(capability: str, found: dict[str, Any], path: Path = MEASURED) -> None:
     """Put a card's thresholds into kernels/measured.json, beside those of other cards."""
-    known = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     known[capability] = found
-    MEASURED.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def measure(names: list[str], rehearse: bool, tell: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:

@@ -10,7 +10,8 @@ log-softmax, both gradients): 10 GB. In chunks it is the budget, whatever the ba
 
 Bytes per logit in 16 bits, beside the products: PyTorch 40; here 6, read and written in place by one launch for each
 chunk. The price: every chunk reads the whole of W for each of its products. The loss is taken in 32 bits, whatever the
-logits are in. FLOPs: 6·N·d·V with ∂W, 4·N·d·V without, as before.
+logits are in, and so is the sum of the chunks' ∂W, which in 16 bits would be rounded at each of them. FLOPs: 6·N·d·V
+with ∂W, 4·N·d·V without, as before.
 
 How the kernel works: a program takes a row, finds maximum and sum in one pass over its blocks (rescaling the sum when
 the maximum rises), and writes the gradient over the logits in a second.
@@ -98,7 +99,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         needs_h, needs_w = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         needs_b = bias is not None and ctx.needs_input_grad[3]
         dh = torch.empty_like(h) if needs_h else None
-        dw = torch.zeros_like(weight) if needs_w else None
+        dw: torch.Tensor | None = None
         db = torch.zeros_like(bias, dtype=torch.float32) if needs_b and bias is not None else None
         losses = []
         rows = chunk_rows(weight.shape[0], h.element_size(), budget)
@@ -108,10 +109,13 @@ class LinearCrossEntropy(torch.autograd.Function):
             losses.append(loss_of_logits_(z, labels[part]))
             if dh is not None:
                 torch.mm(z, weight, out=dh[part])
-            if dw is not None:
-                dw.addmm_(z.t(), h[part])
+            if needs_w:
+                mine = z.t() @ h[part]
+                dw = (mine.float() if len(h) > rows else mine) if dw is None else dw.add_(mine)
             if db is not None:
                 db += z.sum(0, dtype=torch.float32)
+        if needs_w:
+            dw = torch.zeros_like(weight) if dw is None else dw.to(weight.dtype)
         ctx.gradients = dh, dw, None if db is None or bias is None else db.to(bias.dtype)
         return torch.cat(losses).sum() if losses else h.new_zeros((), dtype=torch.float32)
 

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from kernels.base import (
-    INTERPRETED,
     Cost,
     Launch,
     available,
     compiled,
     device_of,
+    multiplies,
     pays,
     power_of_two,
     runs_on,
@@ -103,9 +103,7 @@ MOST_RANK = 64  # wider pairs do not fit a block's shared memory on every genera
 
 def takes(dy: torch.Tensor, h: torch.Tensor) -> bool:
     """Whether the kernel is launched for these: (M, N) and (M, r)."""
-    narrow = dy.element_size() == 2 or INTERPRETED  # 32-bit products have no matrix instruction to win by
-    fits = narrow and dy.dtype != torch.float64 and h.shape[-1] <= MOST_RANK
-    return fits and pays("lora_grads", dy, dy.numel())
+    return multiplies(dy.dtype) and h.shape[-1] <= MOST_RANK and pays("lora_grads", dy, dy.numel())
 
 
 def fused(dy: torch.Tensor, b: torch.Tensor, h: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,13 +5,15 @@
 
 FLOPs for M tokens, W of N × K and rank r: 4·M·N·K for the two products with W, 6·M·r·(N + K) for the six thin ones.
 Bytes in 16 bits beside those products: PEFT scales the pair's output and adds it to the layer's, and autograd adds the
-two gradients of x: 14 bytes per output and 6 per input (18 with bitsandbytes, which copies the output first). Here both
-sums are taken by `addmm_`, which reads and writes what is there: 4 and 4. Kept for the backward pass: x and H; PEFT and
-autograd keep x in the layer's and in the pair's number format, H, and the scaled product.
+two gradients of x: 14 bytes per output and 6 per input (18 with bitsandbytes, which copies the output first; beside a
+base in 16 bits it also casts x into the pair's 32 and back, 24 more per input, which the reference here does not). Here
+both sums are taken by `addmm_`, which reads what is there and writes the sum in the product's place: 2 and 2. Kept for
+the backward pass: x and H; PEFT and autograd keep x in the layer's and in the pair's number format, H, and the scaled
+product.
 
-What Triton adds: P and ∂B in one pass over G (kernels/lora_grads.py), where a card's record says that it pays. (For few
-tokens kernels/nf4_lora_linear.py has the whole layer in one launch; training does not use it.) The rest is cuBLAS or
-oneDNN by way of PyTorch: nothing is won by writing a plain product anew.
+What Triton adds, where a card's record says that it pays: P and ∂B in one pass over G (kernels/lora_grads.py), and for
+few tokens over a weight in NF4 the whole layer in one launch (kernels/nf4_lora_linear.py). The rest is cuBLAS or oneDNN
+by way of PyTorch: nothing is won by writing a plain product anew.
 
 The adapters are in 32 bits and are rounded to the compute dtype for each product: small steps would be lost otherwise.
 """
@@ -129,7 +131,7 @@ def cost(case: dict[str, int], e: int = 2) -> Cost:
     thin = 3 * e * (m * (k + n) + r * (k + n) + 2 * m * r)
     return Cost(
         4 * m * n * k + 6 * m * r * (n + k),
-        base + thin + 2 * e * m * (n + k),
+        base + thin + e * m * (n + k),
         base + thin + m * (7 * e * n + 3 * e * k),
     )
 

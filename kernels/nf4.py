@@ -16,6 +16,7 @@ it by shuffles within a warp; each block's scale is read once. Floating-point co
 nested scale becomes one fused multiply-add, and the result is no longer bit for bit that of bitsandbytes.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,12 @@ class Packed:
 def codebook(device: Any = None) -> torch.Tensor:
     """The sixteen values, float32."""
     return torch.tensor(CODE, dtype=torch.float32, device=device)
+
+
+@functools.cache
+def kept_codebook(device: torch.device) -> torch.Tensor:
+    """`codebook`, made once: a launch that is being captured may copy nothing from the processor's memory."""
+    return codebook(device)
 
 
 def quantize(weight: torch.Tensor) -> Packed:
@@ -177,7 +184,7 @@ def _op(
     blocks = absmax.numel()
     with device_of(packed):
         _dequantize_kernel[(-(-blocks // 16),)](
-            packed, absmax, *w.second(), codebook(packed.device), out, out.numel(), blocks, NESTED=w.nested, NB=16,
+            packed, absmax, *w.second(), kept_codebook(packed.device), out, out.numel(), blocks, NESTED=w.nested, NB=16,
             num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
     return out

@@ -4,9 +4,10 @@
 
 For M tokens and W of N × K the decoded weight never exists in memory: 0.52·N·K bytes are read where decoding first
 moves 0.52 + 2 + 2. FLOPs 2·M·N·K, and every program that needs a piece of W decodes it for itself, M/BLOCK_M times
-over. So it pays while a product waits for memory, up to M* tokens (M* about 64 to 256: live demonstrations, evaluation,
-generation), and costs at training's token counts: torchtune measured 2.1 % and IBM 4.7 % for *all* that QLoRA loses
-to LoRA, which is what there would be to win.
+over. So it pays while a product waits for memory, up to M* tokens (M* about 64 to 256: evaluation, generation, steps on
+a few short rows), and costs at training's usual token counts: torchtune measured 2.1 % and IBM 4.7 % for *all* that
+QLoRA loses to LoRA, which is what there would be to win. core/layers/low_rank.py takes it up to the M* of a card's
+record.
 
 How the kernels work: W is the left operand, yᵀ = W·xᵀ, so that on Hopper the decoded tile goes from registers straight
 into wgmma. A program takes BLOCK_N outputs of BLOCK_M tokens and walks along K; H = xAᵀ of its tokens grows beside, and
@@ -22,12 +23,12 @@ from torch.autograd.function import once_differentiable
 
 from kernels import nf4
 from kernels.base import (
-    INTERPRETED,
     Cost,
     Launch,
     available,
     compiled,
     device_of,
+    multiplies,
     pays,
     power_of_two,
     runs_on,
@@ -182,9 +183,9 @@ def _op(
     sizes = _blocks(m)
     with device_of(x):
         _forward_kernel[(-(-n // sizes["BLOCK_N"]), -(-m // sizes["BLOCK_M"]))](
-            x, packed, absmax, *w.second(), nf4.codebook(x.device), a, b, a if bias is None else bias, y, h, m, n, k, r,
-            x.stride(0), scale, NESTED=w.nested, BIAS=bias is not None, R=max(16, power_of_two(r)), PRECISION="ieee",
-            **_options(m), **sizes,
+            x, packed, absmax, *w.second(), nf4.kept_codebook(x.device), a, b, a if bias is None else bias, y, h,
+            m, n, k, r, x.stride(0), scale, NESTED=w.nested, BIAS=bias is not None, R=max(16, power_of_two(r)),
+            PRECISION="ieee", **_options(m), **sizes,
         )  # fmt: skip
     return y, h
 
@@ -214,7 +215,7 @@ def _backward_op(
     sizes = _blocks(m)
     with device_of(g):
         _backward_kernel[(-(-k // sizes["BLOCK_K"]), -(-m // sizes["BLOCK_M"]))](
-            g, packed, absmax, *w.second(), nf4.codebook(g.device), a, b, dx, p, m, n, k, r, g.stride(0), scale,
+            g, packed, absmax, *w.second(), nf4.kept_codebook(g.device), a, b, dx, p, m, n, k, r, g.stride(0), scale,
             NESTED=w.nested, R=max(16, power_of_two(r)), PRECISION="ieee", **_options(m), **sizes,
         )  # fmt: skip
     return dx, p
@@ -254,13 +255,26 @@ class NF4LoRALinear(torch.autograd.Function):
         return dx.view(ctx.shape), None, da, db, None, None
 
 
+MOST_RANK = 16  # what is compiled ahead of time and tested; a wider pair takes more registers
+
+
+def takes(x: torch.Tensor, dtype: torch.dtype, rank: int) -> bool:
+    """Whether the kernels are launched for x (…, K) computed with in `dtype`, and a pair of that rank.
+
+    A single row without a gradient, a token that is generated, is left to bitsandbytes: it has a kernel for just that.
+    """
+    rows = math.prod(x.shape[:-1])
+    if rows == 1 and not torch.is_grad_enabled():
+        return False
+    fits = multiplies(dtype) and x.shape[-1] % BLOCK == 0 and rank <= MOST_RANK
+    return fits and pays("nf4_lora_linear", x, rows)
+
+
 def fused(
     x: torch.Tensor, w: Packed, a: torch.Tensor, b: torch.Tensor, scale: float, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
     """As `reference`, without ever writing the decoded weight, where that pays: for few tokens."""
-    rows = math.prod(x.shape[:-1])
-    narrow = x.element_size() == 2 or INTERPRETED  # 32-bit products have no matrix instruction to win by
-    if not narrow or x.dtype == torch.float64 or w.shape[1] % BLOCK or not pays("nf4_lora_linear", x, rows):
+    if not takes(x, x.dtype, len(a)):
         return reference(x, w, a, b, scale, bias)
     y: torch.Tensor = NF4LoRALinear.apply(x, w, a, b, scale, bias)
     return y
@@ -291,13 +305,15 @@ def make(case: dict[str, int], dtype: torch.dtype, device: Any = "cpu", seed: in
 
 
 def cost(case: dict[str, int], e: int = 2) -> Cost:
-    """Forward and backward."""
+    """Forward and backward. A weight is decoded anew for each block of tokens (2 FLOPs, as in kernels/nf4.py); its four
+    bits come from memory for the first and, as far as the second-level cache reaches, from there for the others."""
     m, k, n, r = case["rows"], case["inputs"], case["outputs"], case["rank"]
     tensors = 2 * e * (m * k + m * n) + 3 * e * r * (n + k)
     packed = n * k * (0.5 + (1 / 64 if case["nested"] else 4 / 64))
     decoded = 2 * n * k * 2 * e
+    decodings = 2 * n * k * 2 * -(-m // _blocks(m)["BLOCK_M"])
     return Cost(
-        4 * m * n * k + 6 * m * r * (n + k), tensors + 2 * packed + e * m * (n + k),
+        4 * m * n * k + 6 * m * r * (n + k) + decodings, tensors + 2 * packed + e * m * (n + k),
         tensors + 2 * packed + decoded + m * (7 * e * n + 3 * e * k),
     )  # fmt: skip
 

@@ -185,8 +185,12 @@ _op.register_autograd(_backward, setup_context=_setup)
 def fused(
     x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `reference`, one launch each way where that pays."""
-    if x.shape[-1] > MOST_COLUMNS or x.dtype == torch.float64 or not pays("rms_norm", x, x.numel()):
+    """As `reference`, one launch each way where that pays. (Where PyTorch would widen x, for a weight or a residual
+    with more bits, it is left to PyTorch.)"""
+    kinds = {weight.dtype, *(() if residual is None else (residual.dtype,))}
+    widened = any(torch.promote_types(x.dtype, kind) != x.dtype for kind in kinds)
+    fits = x.shape[-1] <= MOST_COLUMNS and x.dtype != torch.float64 and not widened
+    if not fits or not pays("rms_norm", x, x.numel()):
         return reference(x, weight, eps, residual)
     y, h, _ = _op(x, weight, eps, residual)
     return y, h if residual is not None else x

@@ -5,7 +5,7 @@
 
 (Su et al. 2021, arXiv:2104.09864; the halves of a head are paired, as transformers' Llama does.) Bytes per number in
 16 bits: PyTorch moves 20 forward and 28 backward (a negation, a concatenation, two products and a sum for each of q and
-k); here 4 + 4, and the cosines and sines, which all heads share. 6 FLOPs a number: it waits for memory.
+k); here 4 + 4, and the cosines and sines, which all heads share. 3 FLOPs a number each way: it waits for memory.
 
 How the kernel works: a program takes one token and all its heads, of q and of k, so the token's cosines and sines are
 read once. Strides are free: the transposed views in which attention holds q and k are read as they are.
@@ -170,7 +170,7 @@ def cost(case: dict[str, int], e: int = 2) -> Cost:
     tokens = case["batch"] * case["length"]
     n = tokens * case["size"] * (case["heads"] + case["keys"])
     angles = 2 * 2 * e * tokens * case["size"]
-    return Cost(12 * n, 4 * e * n + angles, 48 * n)
+    return Cost(6 * n, 4 * e * n + angles, 48 * n)
 
 
 def size(case: dict[str, int]) -> int:

@@ -19,6 +19,8 @@ absolute time is recorded: it would hold on this machine only.
 Peak memory is that of a process of its own for each side, which does nothing but load the base, set the method up and
 train as many steps: everything that it holds at its highest, libraries included (on a GPU: what torch holds there). As
 each comes by default, the engine's batches are the larger ones; on identical batches the two can be compared.
+
+Rows can be measured on different days (`--add`): each keeps its own date, versions, device and threads.
 """
 
 from __future__ import annotations
@@ -348,6 +350,28 @@ def comparisons(methods: list[str]) -> list[tuple[str, str]]:
     return [(m, k) for m in methods for k in KINDS] + larger
 
 
+WHERE = ("date", "device", "threads", "versions")
+"""What a row says of its measurement. (In records from before rows said so, it stands beside the rows, of all.)"""
+
+
+def here() -> dict[str, Any]:
+    """What WHERE names, of a row just measured in this process."""
+    import accelerate
+    import peft
+
+    from core.hardware import attached_light
+
+    return {
+        "date": time.strftime("%Y-%m-%d"), "device": attached_light().name, "threads": torch.get_num_threads(),
+        "versions": {**versions(), "peft": peft.__version__, "accelerate": accelerate.__version__},
+    }  # fmt: skip
+
+
+def rows_of(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a record, each with what WHERE names."""
+    return [{**{name: record[name] for name in WHERE if name in record}, **row} for row in record["rows"]]
+
+
 def command_of(arguments: list[str]) -> str:
     """What to type to get the same record again: `make bench` only if it was all of it."""
     return shlex.join(["python", "-m", "tests.bench", *arguments]) if arguments else "make bench"
@@ -373,26 +397,17 @@ def main(arguments: list[str] | None = None) -> int:
     if args.side is not None:
         print(train_one_side(args.side, args.method[0], args.kind[0], args.steps, args.batches, args.base))
         return 0
-    from core.hardware import attached_light
-
     print("engine ÷ (Trainer + PEFT), examples per second: median (range) over rounds; peak memory: engine / the other")
     methods = args.method or list(BENCHED)
     wanted = [pair for pair in comparisons(methods) if args.kind is None or pair[1] in args.kind]
-    date = time.strftime("%Y-%m-%d")
-    rows = [
-        {**compare(method, kind, args.rounds, min(args.steps, LARGER_STEPS) if kind == LARGER else args.steps),
-         "date": date}
-        for method, kind in wanted
-    ]  # fmt: skip
+    rows = []
+    for method, kind in wanted:
+        steps = min(args.steps, LARGER_STEPS) if kind == LARGER else args.steps
+        rows.append({**compare(method, kind, args.rounds, steps), **here()})
     if args.add and args.out.exists():
-        known = json.loads(args.out.read_text(encoding="utf-8"))
-        # A row keeps the day on which it was measured; what the record says of versions is of its newest rows.
-        older = [{"date": known["date"], **r} for r in known["rows"]]
+        older = rows_of(json.loads(args.out.read_text(encoding="utf-8")))
         kept = {(r["method"], r["comparison"]): r for r in [*older, *rows]}
         rows = [kept[pair] for pair in comparisons(list(BENCHED)) if pair in kept]
-    import accelerate
-    import peft
-
     record = {
         "what": "engine / (transformers.Trainer + PEFT), training examples per second, json task, embedded base and "
         "(135M) SmolLM2-135M's shape with random weights; peak resident memory of a process that does nothing else, "
@@ -400,10 +415,6 @@ def main(arguments: list[str] | None = None) -> int:
         "base": base_hash(),
         "command": command_of([] if args.add and len(rows) == len(comparisons(list(BENCHED))) else given),
         "arguments": {"rounds": args.rounds, "steps": args.steps, "methods": list(BENCHED) if args.add else methods},
-        "date": date,
-        "device": attached_light().name,
-        "threads": torch.get_num_threads(),
-        "versions": {**versions(), "peft": peft.__version__, "accelerate": accelerate.__version__},
         "rows": rows,
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)

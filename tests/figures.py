@@ -17,6 +17,7 @@ from core.config import default_table
 from core.methods import METHODS
 from core.units import count_text
 from core.world import TASKS
+from tests.bench import rows_of
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -97,22 +98,25 @@ def method_lines() -> list[str]:
 
 def bench_lines() -> list[str]:
     """Engine against Trainer + PEFT."""
-    record = json.loads(BENCH.read_text(encoding="utf-8"))
-    days = sorted({row.get("date", record["date"]) for row in record["rows"]})
+    rows = rows_of(json.loads(BENCH.read_text(encoding="utf-8")))
+    days = sorted({row["date"] for row in rows})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    machines = dict.fromkeys(f"{row['device']} ({row['threads']} threads, {when})" for row in rows)
+    stacks = {json.dumps(row["versions"], sort_keys=True) for row in rows}
+    several = "" if len(stacks) == 1 else f", with {len(stacks)} sets of versions: each row of the record has its own"
     lines = [
-        f"**Step speed** against `transformers.Trainer` + PEFT, examples per second, side by side on {record['device']}"
-        f" ({record['threads']} threads, {when}); median and range of the rounds; `make bench`:",
+        f"**Step speed** against `transformers.Trainer` + PEFT, examples per second, side by side on "
+        f"{' and '.join(machines)}{several}; median and range of the rounds; `make bench`:",
         "",
     ]
     kinds = {"defaults": "as each comes by default", "identical": "identical batches and precision"}
-    if any(row["comparison"] == "135M" for row in record["rows"]):
+    if any(row["comparison"] == "135M" for row in rows):
         kinds["135M"] = "identical, 135M parameters (random weights)"
     lines += ["| method | " + " | ".join(kinds.values()) + " |", "|---|" + "--:|" * len(kinds)]
-    for method in dict.fromkeys(row["method"] for row in record["rows"]):
+    for method in dict.fromkeys(row["method"] for row in rows):
         cells = []
         for kind in kinds:
-            found = [r for r in record["rows"] if (r["method"], r["comparison"]) == (method, kind)]
+            found = [r for r in rows if (r["method"], r["comparison"]) == (method, kind)]
             if not found:
                 cells.append("–")
                 continue
@@ -129,7 +133,7 @@ def profile_lines() -> list[str]:
     return [
         f"**Where a step's time goes** on {record['device']} ({record['threads']} threads, {record['date']}), embedded "
         "base, by kind of operation; *plain*: PyTorch's own operations in float32, *written out*: the engine's fast "
-        f"step, *bfloat16*: PyTorch's own under autocast; `{record['command']}`:",
+        f"step, *bfloat16*: the engine's under autocast; `{record['command']}`:",
         "",
         "| method | way | " + " | ".join(kinds) + " |",
         "|---|---|" + "--:|" * len(kinds),

@@ -1,7 +1,7 @@
 """`make gpu`: everything that needs a GPU, in one command of under ten minutes.
 
     python -m tests.gpu               # tests, kernels, steps, runs, memory; writes records; prints a table
-    python -m tests.gpu --dry-run     # a rehearsal on any machine: all of it but the timing; writes nothing
+    python -m tests.gpu --dry-run     # a rehearsal on any machine: all of it but the timing; keeps nothing
 
 Parts: the GPU tests; every kernel against its reference and rivals (kernels/bench.py), which also decides which kernels
 are used on this kind of card (kernels/measured.json) and feeds the Kernels page (kernels/records); the engine's step,
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -31,8 +30,10 @@ import torch
 from core.config import RunConfig, TrainConfig
 from core.events import Evaluated, Failed, Finished
 from core.train import train, versions
+from kernels import KERNELS
 from kernels import bench as kernel_bench
 from tests import gpu_memory, gpu_steps
+from tests.gpu_memory import slug
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "tests" / "records"
@@ -42,11 +43,15 @@ MEMORY_SECONDS = 150.0  # that are left to the memory cases, at least
 TESTS = ["-m", "gpu", "tests/core", "tests/oracles", "tests/kernels"]
 
 
-def run_default(method: str) -> dict[str, Any]:
-    """The default json run of a method on this GPU: quality, seconds, measured memory by term."""
+def run_default(method: str, **loop: Any) -> dict[str, Any]:
+    """The default json run of a method on this GPU: quality, seconds, measured memory by term.
+
+    Args:
+        loop: settings other than the default ones, for a rehearsal.
+    """
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        events = list(train(RunConfig(method=method, train=TrainConfig()), Path(folder)))
+        events = list(train(RunConfig(method=method, train=TrainConfig(**loop)), Path(folder)))
         seconds = time.perf_counter() - start
     last = events[-1]
     if isinstance(last, Failed):
@@ -63,29 +68,63 @@ def run_default(method: str) -> dict[str, Any]:
     }
 
 
-def slug(name: str) -> str:
-    """A card's name as part of a file's."""
-    return re.sub("[^a-z0-9]+", "_", name.lower()).strip("_")
-
-
 def written(path: Path, record: dict[str, Any]) -> None:
     """Write a record."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {path.relative_to(ROOT)}", flush=True)
+    print(f"written to {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}", flush=True)
+
+
+MADE_UP = {"kernel": 1.0, "reference": 2.0}
+"""Seconds that a rehearsal pretends, so that what follows from timings can be carried out; they go into no record."""
+
+
+def decisions(rows: list[dict[str, Any]], folder: Path) -> int:
+    """What follows from the timings, with made-up ones and in a temporary folder: which kernels are used from which
+    size on, that kept and read again, the record and its points, the steps' shares of the roofline."""
+    from core import kernel_records
+
+    timed = [{**row, "seconds": {name: {"median": MADE_UP.get(name, 3.0)} for name in row["versions"]}} for row in rows]
+    found = kernel_bench.thresholds(timed)
+    kept = folder / "measured.json"
+    for capability in ("0.0", "0.1", "0.0"):  # a card that is new, another one, the first one again
+        kernel_bench.keep(capability, found, kept)
+    if json.loads(kept.read_text(encoding="utf-8")) != {"0.0": found, "0.1": found} or set(found) != set(KERNELS):
+        print(f"The thresholds are not what the made-up seconds say: {found}")
+        return 1
+    ceilings = {"bytes_per_second": 1e12, "flops_per_second": 1e14}
+    record = {"device": "none", "date": "2000-01-01", "ceilings": ceilings, "rows": timed}
+    written(folder / "record.json", record)
+    points = kernel_records.points(json.loads((folder / "record.json").read_text(encoding="utf-8")))
+    steps = [
+        {"shape": "tiny", "method": "lora", "way": way, "seconds": [MADE_UP["reference"]], "peak_bytes": 0}
+        for way in gpu_steps.WAYS
+    ]
+    shares = gpu_steps.with_shares(steps, ceilings)
+    print(f"{len(found)} kernels would be used, {len(points)} points; {gpu_steps.line(shares[0])}")
+    return 0 if len(points) == sum(len(r["versions"]) for r in rows) else 1
 
 
 def rehearse() -> int:
-    """Every part's path, on small shapes and on the CPU if there is no GPU; nothing is timed or written."""
+    """Every part's path, on small shapes and on the CPU if there is no GPU; nothing is timed, and what is written goes
+    into a temporary folder."""
+    with tempfile.TemporaryDirectory() as place:
+        return _rehearse(Path(place))
+
+
+def _rehearse(folder: Path) -> int:
     collected = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--collect-only", *TESTS],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     print("GPU tests found:", (collected.stdout.strip().splitlines() or ["none"])[-1], flush=True)
+    kernels = folder / "kernels.json"
     parts: list[tuple[str, Callable[[], int]]] = [
         ("GPU tests", lambda: collected.returncode),
-        ("kernels", lambda: kernel_bench.main(["--dry-run"])),
+        ("kernels", lambda: kernel_bench.main(["--dry-run", "--out", str(kernels)])),
+        ("decisions", lambda: decisions(json.loads(kernels.read_text(encoding="utf-8"))["rows"], folder)),
         ("steps", lambda: gpu_steps.main(["--dry-run"])),
+        ("runs", lambda: int("failed" in run_default("lora", steps=2, eval_items=4, skill_items=0, batch_size=8))),
         ("memory", lambda: gpu_memory.main(["--dry-run"])),
     ]
     failed = []
@@ -100,7 +139,7 @@ def rehearse() -> int:
 def main(given: list[str] | None = None) -> int:
     """Test, measure, write the records, print the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.gpu", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--dry-run", action="store_true", help="rehearse without timing; writes nothing")
+    parser.add_argument("--dry-run", action="store_true", help="rehearse without timing; keeps nothing")
     asked = parser.parse_args(given)
     if asked.dry_run:
         return rehearse()

@@ -34,6 +34,11 @@ METHODS_OF = {
 SHARE = 0.9  # of the card's memory that a case may be predicted to take
 
 
+def slug(name: str) -> str:
+    """A card's name as part of a file's."""
+    return re.sub("[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
 def cases(dry: bool) -> list[dict[str, Any]]:
     """Method × recomputing × batch and length, and the optimizers once for each model."""
     found: list[dict[str, Any]] = []
@@ -195,7 +200,7 @@ def main(given: list[str] | None = None) -> int:
         "device": name, "capability": ".".join(map(str, torch.cuda.get_device_capability())),
         "cuda": torch.version.cuda, "versions": versions(), "rows": rows,
     }  # fmt: skip
-    file = f"gpu_memory_{re.sub('[^a-z0-9]+', '_', name.lower()).strip('_')}.json"
+    file = f"gpu_memory_{slug(name)}.json"
     (ROOT / "tests" / "records" / file).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"written to tests/records/{file}")
     return 1 if broken else 0

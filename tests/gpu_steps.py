@@ -108,6 +108,7 @@ def engine(shape: str, method: str, way: str, dry: bool) -> dict[str, Any]:
     import torch
 
     from core.evaluate import answer_loss_sum
+    from core.fast.fused import with_kernels
     from core.fast.graphed import GraphedStep, Replayed, make_capturable
     from core.methods import METHODS as METHODS_OF
     from core.methods import attach
@@ -124,28 +125,29 @@ def engine(shape: str, method: str, way: str, dry: bool) -> dict[str, Any]:
         return torch.autocast(device.type, torch.bfloat16)
 
     given = batches(shape, dry, 2 if dry else STEPS + WARM)
+    form, because = with_kernels(model)  # as training takes it: where kernels/measured.json says that it pays
+    told = {"kernels": because or "taken"}
     if way == "graphed":
         if not dry:
             make_capturable(optimizer, device)
-        graphs = GraphedStep(
-            model, parameters, optimizer, 1.0, autocast, 0, device, Replayed if dry else None
-        )  # fmt: skip
+        graphs = GraphedStep(model, parameters, optimizer, 1.0, autocast, 0, device, Replayed if dry else None, form)
         seconds = timed(graphs.step, given, dry)
         if graphs.reason:
             return {"failed": graphs.reason}
-        return {"seconds": seconds[WARM:], "graph_bytes": graphs.bytes}
+        return {"seconds": seconds[WARM:], "graph_bytes": graphs.bytes, **told}
 
     def step(batch: Any) -> None:
         here = batch.to(device)
         with autocast():
-            loss = answer_loss_sum(model, here.ids, here.labels) / batch.answer_tokens
+            summed = answer_loss_sum(model, here.ids, here.labels) if form is None else form(here)
+            loss = summed / batch.answer_tokens
         loss.backward()
         loss.item()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0).item()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return {"seconds": timed(step, given, dry)[WARM:]}
+    return {"seconds": timed(step, given, dry)[WARM:], **told}
 
 
 def stock(shape: str, method: str, dry: bool) -> dict[str, Any]:

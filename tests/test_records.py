@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 
 from core.sweep import base_hash
 from tests import bench, bench_memory
@@ -86,6 +87,29 @@ def test_a_record_says_how_it_was_made(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert asked == [("lora", kind, 2, 3) for kind in (*bench.KINDS, bench.LARGER)]
     assert made["arguments"] == {"rounds": 2, "steps": 3, "methods": ["lora"]}
     assert made["command"] == bench.command_of(given) != "make bench"
+
+
+def test_rows_keep_what_they_were_measured_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """A row that is added leaves the others' versions and days as they were; older records said them of all rows."""
+    out = tmp_path / "made.json"
+    before = {"date": "2026-01-02", "device": "another", "threads": 8, "versions": {"torch": "1.0"}}
+    rows = [{"method": m, "comparison": "defaults", "ratio_median": 1.5} for m in ("full", "lora")]
+    rows[1]["date"] = "2026-01-01"
+    out.write_text(json.dumps({**before, "rows": rows}), encoding="utf-8")
+    monkeypatch.setattr(
+        bench, "compare", lambda *given: {"method": given[0], "comparison": given[1], "ratio_median": 2}
+    )
+    assert bench.main(["--add", "--method", "full", "--kind", "defaults", "--out", str(out)]) == 0
+    full, lora = bench.rows_of(json.loads(out.read_text(encoding="utf-8")))
+    assert lora == {**before, **rows[1]}
+    assert full["ratio_median"] == 2
+    assert full["versions"]["torch"] == torch.__version__
+    assert full["date"] > "2026-01-02"
+
+
+def test_every_row_says_where_it_was_measured(record: dict[str, Any]) -> None:
+    for row in bench.rows_of(record):
+        assert all(row[name] for name in bench.WHERE), row
 
 
 def test_the_peak_of_a_process_is_its_own() -> None:

@@ -187,7 +187,10 @@ def _one(run: Run) -> None:
         chat.section(run, key="chat")
 
 
-OTHERS = {"written out": "validation.others.written", "captured": "validation.others.captured"}
+OTHERS = {
+    "written out": "validation.others.written", "captured": "validation.others.captured",
+    "with kernels": "validation.others.kernels", "compiled": "validation.others.compiled",
+}  # fmt: skip
 
 
 def _memory(run: Run) -> None:

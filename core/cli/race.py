@@ -59,7 +59,7 @@ def _race(asked: argparse.Namespace) -> int:
         run = store.get(run.id, OWNER)
         events = [e for _, e in store.events(run.id, OWNER, kinds=("started", "evaluated", "finished"))]
         rows.append(row(run.config, events, run.status, run.sentence))
-        let_go()  # or the next run's process would be as large as this one's has become
+        let_go()
         last = rows[-1]
         if not asked.json:
             told = percent(last.exact_match) if run.status == "finished" else f"{run.status}: {run.sentence}"

@@ -110,7 +110,7 @@ def _base(config: RunConfig, facts: Facts) -> Part:
         stored |= {"quantization_config": Code("quantization"), "device_map": Code('{"": PartialState().device}')}
         lines += [
             "head = {name: p.detach().clone() for name, p in model.named_parameters() if part_of_head(name)}",
-            "kept = [name for name, _ in model.named_modules() if part_of_head(name)]",
+            'kept = sorted({name.rpartition(".")[0] for name in head})',
             quantization(config.settings, dtype, skip="kept"),
             _from_pretrained("model", stored),
             "model.load_state_dict(head, strict=False)",

@@ -301,6 +301,8 @@ def _training(config: RunConfig, facts: Facts, trainer: str) -> Part:
         "use_cpu": Code("not torch.accelerator.is_available()"),
         "gradient_checkpointing": loop.gradient_checkpointing,
     }
+    if loop.compile:
+        arguments["torch_compile"] = True
     if loop.gradient_checkpointing:
         arguments["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
     if trainer == "sft":

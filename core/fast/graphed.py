@@ -30,6 +30,7 @@ import torch
 
 from core.base import context_tokens
 from core.batches import IGNORED, Batch
+from core.fast.fused import WithKernels, causal_attention
 
 LENGTH, ANSWERS = 16, 64
 MASKLESS = "deltalab_causal"
@@ -156,15 +157,6 @@ def set_rate(group: dict[str, Any], rate: float) -> None:
         group["lr"] = rate
 
 
-def _causal_attention(
-    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any
-) -> tuple[torch.Tensor, None]:
-    """PyTorch's fused attention of whole rows, each token looking at those before it: no mask is read."""
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    return sdpa_attention_forward(module, query, key, value, None, **{**kwargs, "is_causal": True})
-
-
 @contextmanager
 def without_mask(model: Any) -> Iterator[None]:
     """Within this, a decoder that uses PyTorch's fused attention makes no mask.
@@ -180,7 +172,7 @@ def without_mask(model: Any) -> Iterator[None]:
     if config._attn_implementation != "sdpa" or windows or getattr(config, "sliding_window", None):
         yield
         return
-    AttentionInterface.register(MASKLESS, _causal_attention)
+    AttentionInterface.register(MASKLESS, causal_attention)
     config._attn_implementation = MASKLESS
     try:
         yield
@@ -194,6 +186,7 @@ class GraphedStep:
     Args:
         model: in training mode. parameters: that train. optimizer: theirs, made capturable.
         clip: largest gradient norm (inf: none). autocast: a context for the forward pass, made anew each time.
+        form: the decoder with kernels, if that is to be captured.
         capture: makes the graph of a step (`Captured`; a test passes `Replayed`).
 
     reason: why it has given up, '' as long as it works. bytes: that all graphs keep.
@@ -202,8 +195,9 @@ class GraphedStep:
     def __init__(
         self, model: Any, parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, clip: float,
         autocast: Callable[[], Any], pad: int, device: torch.device,
-        capture: Callable[[Callable[[], None]], Any] | None = None,
+        capture: Callable[[Callable[[], None]], Any] | None = None, form: WithKernels | None = None,
     ) -> None:  # fmt: skip
+        self.form = form
         self.model, self.parameters, self.optimizer, self.clip = model, parameters, optimizer, clip
         self.autocast, self.pad, self.device = autocast, pad, device
         self.capture = capture or self._captured
@@ -274,6 +268,8 @@ class GraphedStep:
 
     def _loss_sum(self, buffers: Buffers) -> torch.Tensor:
         """As `core.evaluate.answer_loss_sum`, with the labelled places given by number instead of by a mask."""
+        if self.form is not None:
+            return self.form.loss_sum(buffers.ids, buffers.places, buffers.targets)
         head = self.model.get_output_embeddings()
 
         def labelled_only(_module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -252,8 +252,9 @@ class WrittenOut:
         return nn.functional.cross_entropy(logits, targets, reduction="sum")
 
 
-def why_not(model: Any) -> str:
-    """Why a model is not written out here, as a phrase; '' if it can be."""
+def unfamiliar(model: Any) -> str:
+    """Why a model is not a Llama decoder as transformers has it, layer for layer, as a phrase; '' if it is one. Of its
+    linear layers nothing is asked: methods stand in their places."""
     from transformers.models.llama import modeling_llama as llama
     from transformers.models.qwen2 import modeling_qwen2 as qwen2
 
@@ -269,19 +270,10 @@ def why_not(model: Any) -> str:
         return "its settings (activation, dropout, recomputing) are not the ones that are written out"
     if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
         return "some of its layers look at a window only"
-    known = (nn.Linear, LowRank, *_in_few_bits())
     for layer in model.model.layers:
-        attention, mlp = layer.self_attn, layer.mlp
-        parts = (layer, attention, mlp, layer.input_layernorm, layer.post_attention_layernorm)
+        parts = (layer, layer.self_attn, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm)
         if tuple(map(type, parts)) != (layer_kind, attention_kind, mlp_kind, norm_kind, norm_kind):
             return "its layers have been changed"
-        linears = [*(getattr(attention, f"{n}_proj") for n in "qkvo"), mlp.gate_proj, mlp.up_proj, mlp.down_proj]
-        for linear in linears:
-            inner = linear.base_layer if type(linear) is LowRank else linear
-            if type(linear) not in known or type(inner) not in known or type(inner) is LowRank:
-                return f"it has a {type(linear).__name__} around a {type(inner).__name__}"
-            if type(linear) is LowRank and (linear.dropout or not linear.enabled):
-                return "its pairs drop inputs at random, or are switched off"
     names = {"model.embed_tokens", "model.layers", "model.norm", "model.rotary_emb", "lm_head"}
     if {n for n, _ in model.named_children()} | {f"model.{n}" for n, _ in model.model.named_children()} != names | {
         "model"
@@ -289,6 +281,24 @@ def why_not(model: Any) -> str:
         return "it has parts of its own"
     if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
         return "somebody listens to its modules"
+    return ""
+
+
+def why_not(model: Any) -> str:
+    """Why a model is not written out here, as a phrase; '' if it can be."""
+    reason = unfamiliar(model)
+    if reason:
+        return reason
+    known = (nn.Linear, LowRank, *_in_few_bits())
+    for layer in model.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        linears = [*(getattr(attention, f"{n}_proj") for n in "qkvo"), mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+        for linear in linears:
+            inner = linear.base_layer if type(linear) is LowRank else linear
+            if type(linear) not in known or type(inner) not in known or type(inner) is LowRank:
+                return f"it has a {type(linear).__name__} around a {type(inner).__name__}"
+            if type(linear) is LowRank and (linear.dropout or not linear.enabled):
+                return "its pairs drop inputs at random, or are switched off"
     if any(p.dtype != torch.float32 for p in model.parameters() if p.is_floating_point()):
         return "its weights are not in 32 bits"
     return ""

@@ -82,12 +82,18 @@ class FourBitLinear(Decoded, bnb.nn.Linear4bit):
             return bnb.matmul_4bit(x.to(dtype), self.weight, bias=bias, quant_state=self.weight.quant_state)
         return Product.apply(x.to(dtype), bias, self)
 
+    def packed(self) -> nf4.Packed | None:
+        """The weight as our kernels read it, nothing copied; None if it is not NF4 in blocks of 64."""
+        state = self.weight.quant_state
+        known = state.quant_type == "nf4" and state.blocksize == nf4.BLOCK
+        return nf4.Packed.of_bitsandbytes(self.weight) if known else None
+
     def dense_weight(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The weight the layer really computes with, (out, in), decoded into `dtype` (default: the base's own)."""
         state = self.weight.quant_state
-        known = state.quant_type == "nf4" and state.blocksize == nf4.BLOCK
-        if known and pays("nf4", self.weight, state.shape.numel()):
-            return nf4.fused(nf4.Packed.of_bitsandbytes(self.weight), dtype or self.dense_dtype)
+        packed = self.packed() if pays("nf4", self.weight, state.shape.numel()) else None
+        if packed is not None:
+            return nf4.fused(packed, dtype or self.dense_dtype)
         absmax = state.absmax
         if state.nested:
             absmax = bnb.functional.dequantize_blockwise(absmax, state.state2) + state.offset

@@ -6,9 +6,11 @@ W₀ is the base's weight, of shape (out, in), frozen. A, of shape (r, in), star
 shape (out, r), starts at zero, so at the first step the layer computes exactly what the base computed.
 
 How it is fast: kernels/lora_linear.py. The update is added into the base's output by one `addmm_`, so no tensor of the
-size of the output is made for it; the backward pass is written out and keeps only x (where A trains) and Ax. What it
-is not: it does not change W₀ (see `merge` in core/methods/lora.py), and it knows nothing of 4-bit weights beyond
-asking its base for `dense_weight`.
+size of the output is made for it; the backward pass is written out and keeps only x (where A trains) and Ax. Over a
+weight in NF4, for few tokens, kernels/nf4_lora_linear.py has all of it in one launch, on a card whose record says that
+this pays. Both are off within `kernels.base.switched_off`: then autograd does it step by step. What the layer is not:
+it does not change W₀ (see `merge` in core/methods/lora.py), and it knows nothing of 4-bit weights beyond asking its
+base for `dense_weight` and `packed`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from core.layers.wrapping import Wrapping
+from kernels import nf4, nf4_lora_linear
+from kernels.base import off
 from kernels.lora_linear import LoRALinear
 
 
@@ -51,6 +55,12 @@ def dense_weight(base_layer: Any, dtype: torch.dtype) -> torch.Tensor:
         return own(dtype)
     weight = base_layer.weight
     return (weight.t() if isinstance(base_layer, Conv1D) else weight).detach().to(dtype)
+
+
+def packed_weight(base_layer: Any) -> nf4.Packed | None:
+    """The weight as it lies in NF4, in blocks of 64 with their scales; None if it does not."""
+    own = getattr(base_layer, "packed", None)
+    return None if own is None else own()
 
 
 def with_weight(base_layer: Any, weight: torch.Tensor) -> nn.Module:
@@ -99,14 +109,19 @@ class LowRank(Wrapping):
         a, b = self.lora_A.weight, self.lora_B.weight
         base_trains = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
         # (What trains of the base can only be its bias: LoRA's `bias` setting.)
-        if (self.dropout and self.training) or base_trains:
-            # Step by step, for autograd: what LoRALinear does in one, with dropout on the input of A.
+        if (self.dropout and self.training) or base_trains or torch.compiler.is_compiling() or off():
+            # Step by step, for autograd or a compiler: what LoRALinear does in one, with dropout on the input of A.
             z = nn.functional.dropout(x, self.dropout, self.training).to(compute_dtype(x))
             h = nn.functional.linear(z, a.to(z.dtype)) * self.scale
             return self.base_layer(x) + nn.functional.linear(h, b.to(z.dtype))
-        y: torch.Tensor = LoRALinear.apply(
-            x, a, b, self.scale, self.base_layer, partial(dense_weight, self.base_layer), compute_dtype(x)
-        )
+        y: torch.Tensor
+        dtype = compute_dtype(x)
+        if nf4_lora_linear.takes(x, dtype, self.rank):
+            packed = packed_weight(self.base_layer)
+            if packed is not None:
+                y = nf4_lora_linear.NF4LoRALinear.apply(x.to(dtype), packed, a, b, self.scale, self.bias)
+                return y
+        y = LoRALinear.apply(x, a, b, self.scale, self.base_layer, partial(dense_weight, self.base_layer), dtype)
         return y
 
     def delta(self) -> torch.Tensor:

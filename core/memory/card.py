@@ -88,11 +88,18 @@ def totals(allocated: int, device: Device, reserved: int | None = None) -> Total
     return Totals(allocated, (held[0], held[1], held[2]), (low, likely, high), reserved is not None)
 
 
+def span_text(least: float, most: float) -> str:
+    """'35.2 to 41.0 GiB': the unit once where both have the same; '35.2 GiB' where they read the same."""
+    low, high = bytes_text(least), bytes_text(most)
+    number, _, unit = low.partition(" ")
+    return low if low == high else f"{number if high.endswith(f' {unit}') else low} to {high}"
+
+
 def verdict_text(found: Totals, gpu: GpuRow) -> str:
     """The verdict as a sentence."""
     verdict = found.verdict(gpu.usable_bytes)
     usable = bytes_text(gpu.usable_bytes)
-    needed = f"{bytes_text(found.process[0])} to {bytes_text(found.process[2])}"
+    needed = span_text(found.process[0], found.process[2])
     said = {
         FITS: f"This step fits on {gpu.name}: it needs {needed} of {usable}.",
         TIGHT: f"It is tight on {gpu.name}: the step needs {needed}, and {usable} can be used.",
@@ -135,5 +142,5 @@ def _fitting(made: Surrogate, device: Device, usable: int, at: Callable[[int], S
 
 __all__ = [
     "CONTEXT_BYTES", "FITS", "RESERVED_FACTORS", "TIGHT", "TOO_LARGE", "Totals", "largest_batch",
-    "largest_length", "totals", "verdict_text", "workspace_bytes",
+    "largest_length", "span_text", "totals", "verdict_text", "workspace_bytes",
 ]  # fmt: skip

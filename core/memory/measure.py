@@ -6,7 +6,8 @@ allocator's own peak counter is read as the step goes on, so its gradients are k
 computed at the peak. The tensors that outlive a step (weights, adapters, optimizer state) are counted from their
 storages; what is left of the peak is activations and temporaries.
 
-Not the memory of a process: libraries and the interpreter come on top and are given as `process_bytes`.
+Not the memory of a process: libraries and the interpreter come on top and are given as `process_bytes`
+(core/memory/own.py).
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
-import psutil
 import torch
 
 from core.memory.ledger import Ledger, Term
+from core.memory.own import process_bytes
 from core.units import bytes_text
 
-MARK = "deltalab:"
+MARK = "a mark of deltalab "  # (operations of ours are called deltalab::…)
 Mark = Callable[[str], None]
 
 
@@ -114,7 +115,7 @@ def measure_step(
         source,
     )
     terms = (*resident, gradients, activations)
-    process = psutil.Process().memory_info().rss if device.type == "cpu" else 0
+    process = process_bytes() if device.type == "cpu" else 0
     return result, Ledger(terms, peak_at, sum(t.bytes for t in terms), reserved, process)
 
 

@@ -72,6 +72,7 @@ def _ledger(config: RunConfig, step: Measured) -> Ledger:
         raise BadInput("This run trained a classifier, and only the steps of language models are predicted.")
     from core.base import load_config
     from core.memory.trace import attention_of, trace
+    from kernels.base import switched_off
 
     largest = max(step.passes, key=lambda p: p.rows * p.tokens)
     device = Device.of(step.device)
@@ -79,6 +80,9 @@ def _ledger(config: RunConfig, step: Measured) -> Ledger:
     described = load_config(config.base, config.revision)
     if attention_of(described, setup) != step.attention:  # (another row of the data is long)
         setup = replace(setup, attention=step.attention)
+    if not config.train.fast_step:  # then layers that are written by hand are carried out step by step, and keep more
+        with switched_off():
+            return trace(described, setup, step.passes).ledger()
     made = _shipped(config, setup) if len(set(step.passes)) == 1 else None
     return made.ledger(Sizes.of(setup)) if made is not None else trace(described, setup, step.passes).ledger()
 

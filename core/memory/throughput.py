@@ -104,7 +104,8 @@ def scored() -> dict[str, Any]:
     Returns:
         share: fitted. held_out: errors of all rows that took no part. groups: by source. rows, uncovered.
     """
-    found, uncovered = [], []
+    found: list[dict[str, Any]] = []
+    uncovered: list[dict[str, Any]] = []
     for row in rows():
         one = case(row)
         plain = {"id": row.id, "source": row.source, "source_title": SOURCES[row.source].title, "card": row.card,

@@ -83,7 +83,7 @@ def test_smallest_counts_are_the_closed_forms_and_refusals_are_told(visit: Any) 
 
 def test_learn_forget_shows_the_task_and_the_methods_that_are_chosen(visit: Any) -> None:
     page = draw(visit, "learn-forget", task="jargon", methods=["full", "lora"])
-    assert set(page.dataframe[0].value["method"]) == {"Full fine-tuning", "LoRA"}
+    assert set(page.dataframe[0].value["Method"]) == {"Full fine-tuning", "LoRA"}
     assert "Recorded" in said(page)
 
 

@@ -93,7 +93,7 @@ def test_own_runs_are_shown_term_by_term_and_only_to_their_owner(visit: Any, sto
     assert "1 run: off by 0.37 % on average" in text
     table = next(d.value for d in seen.dataframe if "Residual" in d.value)
     assert list(table["Residual"]) == ["0 B", "0 B", "+6 B", "+6 B"]
-    assert list(table["Term"]) == ["frozen weights", "trained weights", ONE_TERM, "allocated"]
+    assert list(table["Term"]) == ["frozen weights", "trained weights", ONE_TERM, "all together"]
     assert "Runs without a comparison" not in text
     assert "None of yours has both yet" in words(visit(page, owner="bob"))
 

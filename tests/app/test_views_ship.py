@@ -118,7 +118,7 @@ def test_results_are_drawn_with_their_numbers(visit, finished):
     text = words(page)
     assert "At rank 4 nothing of the matrices is lost. Above 2 the narrower matrices" in text
     assert "`model.norm.weight`" in text
-    assert list(page.dataframe[0].value["exact_match_percent"]) == [20, 85, 90]
+    assert list(page.dataframe[0].value["Right, %"]) == [20, 85, 90]
     text = words(visit(ship_page, run=run.id, do="latency")).replace("\\", "")
     assert "Slowest per token: LoRA, unmerged, 1.40 × the base" in text
     assert "the base takes 3.0 ms for a further token" in text

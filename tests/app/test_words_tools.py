@@ -14,7 +14,7 @@ from core.catalog import gpu
 from core.config import RunConfig
 from core.memory.card import Totals, verdict_text
 from core.methods import METHODS
-from core.units import GIB, bytes_text
+from core.units import GIB
 
 ANY = re.compile(r"\{\w+\}")
 
@@ -178,12 +178,9 @@ def test_a_choice_outlives_a_change_of_language(visit: Any) -> None:
 
 @pytest.mark.parametrize("gib", [(1.0, 1.1, 1.2), (20.0, 21.0, 30.0), (60.0, 61.0, 62.0)])
 def test_the_verdict_is_the_one_that_the_terminal_prints(gib: tuple[float, float, float]) -> None:
-    from app.views.vram import VERDICTS
+    from app.charts_memory import verdict
 
     card = gpu("RTX 4090")
     low, likely, high = (int(one * GIB) for one in gib)
     found = Totals(0, (0, 0, 0), (low, likely, high))
-    needed = words.said("en", "plan.range", low=bytes_text(low), high=bytes_text(high))
-    key = VERDICTS[found.verdict(card.usable_bytes)]
-    told = words.said("en", key, card=card.name, needed=needed, usable=bytes_text(card.usable_bytes))
-    assert told == verdict_text(found, card)
+    assert verdict(found, card, card.name).replace("\u00a0", " ") == verdict_text(found, card)

@@ -117,6 +117,12 @@ def test_code_is_edited_run_broken_stopped_and_solved(code_server: Server, visit
     expect(exercise.text).to_contain_text("return r * (d + k)")
     exercise.says("B has d times r numbers and A has r times k.")
     expect(cell.frame).to_contain_text("Stopped. What was defined before is still there.")
+    # "/" leads to the search from everywhere, but not out of a text.
+    cell.text.click()
+    page.keyboard.press("Control+End")
+    page.keyboard.type("x / 2")
+    expect(cell.text).to_contain_text("x / 2")
+    assert page.url.endswith("/code")
     cell.press("Back to the original")
     expect(cell.text).to_contain_text("pair_parameters")
     check(page)

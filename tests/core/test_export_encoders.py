@@ -43,13 +43,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 FAMILIES = ("bert", "roberta", "wide")
 # bitsandbytes' CPU code misreads 4-bit blocks of 64 that reach across the ends of rows.
 WIDE = {"hidden_size": 64, "intermediate_size": 128}
+LARGE = {"initializer_range": 0.2}  # weights so large that their rounding shows in the loss
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("bases")
     plain = {family: checkpoints.write_encoder(family, place, **PLAIN) for family in ("bert", "roberta")}
-    return plain | {"wide": checkpoints.write_encoder("bert", place / "wide", **PLAIN, **WIDE)}
+    return plain | {"wide": checkpoints.write_encoder("bert", place / "wide", **PLAIN, **WIDE, **LARGE)}
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +109,6 @@ def test_a_script_repeats_its_run_step_by_step(method: str, made: tuple[dict[str
     assert made[1][one.command[0]] == ""
     # PEFT gives the head's biases the rate of B there, and the script says so.
     allowed = 0.02 if method == "lora_plus" else ROUNDING
-    if method == "qlora":
-        assert "4bit" in (one.folder / "train.py").read_text()
     assert losses(one.folder / "log") == pytest.approx(one.losses, abs=allowed)
     assert max(one.losses) - min(one.losses) > 100 * ROUNDING, "the steps moved something"
 

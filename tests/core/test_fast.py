@@ -136,22 +136,24 @@ LOOP = {
 }  # fmt: skip
 
 
-def losses(method: str, folder: Path, **loop: Any) -> list[float]:
+def steps(method: str, folder: Path, **loop: Any) -> list[tuple[float, float]]:
+    """Loss and gradient norm of each."""
     config = RunConfig(method=method, train=TrainConfig(**{**LOOP, **loop}))
     events = list(train(config, folder))
     assert isinstance(events[-1], Finished), events[-1]
-    return [e.loss for e in events if isinstance(e, Step)]
+    return [(e.loss, e.grad_norm) for e in events if isinstance(e, Step)]
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_a_run_with_fast_off_has_the_same_losses(method: str, tmp_path: Path) -> None:
-    fast = losses(method, tmp_path / "fast")
-    plain = losses(method, tmp_path / "plain", fast_step=False)
+    fast = steps(method, tmp_path / "fast")
+    plain = steps(method, tmp_path / "plain", fast_step=False)
     if method == "lora":
-        assert fast == losses(method, tmp_path / "again"), "the same config and seed, bit for bit"
+        assert fast == steps(method, tmp_path / "again"), "the same config and seed, bit for bit"
     assert fast != plain, "the setting switches nothing"
-    assert fast == pytest.approx(plain, rel=1e-3)
-    assert fast[0] == pytest.approx(plain[0], rel=2e-6)
+    assert [loss for loss, _ in fast] == pytest.approx([loss for loss, _ in plain], rel=1e-3)
+    assert fast[0] == pytest.approx(plain[0], rel=1e-5)
+    assert fast[0][0] == pytest.approx(plain[0][0], rel=2e-6)
 
 
 def test_the_run_says_which_way_it_goes(tmp_path: Path) -> None:
@@ -162,6 +164,30 @@ def test_the_run_says_which_way_it_goes(tmp_path: Path) -> None:
         assert bool(run.plain_because) == bool(reason)
         assert run.graphs is None
         assert run.eager_because in ("there is no CUDA device", "fast_step is off")
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
+def test_one_setting_switches_everything_off(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fast_step off: transformers' decoder and default attention, PEFT's operations, AdamW's plain form. (That no
+    kernel is launched then: fused_in_interpreter.py.)"""
+    from core.layers import low_rank
+
+    by_hand: list[bool] = []
+    real = low_rank.LoRALinear.apply
+    monkeypatch.setattr(low_rank.LoRALinear, "apply", lambda *a: by_hand.append(True) or real(*a))
+    found = {}
+    for fast in (True, False):
+        run = _Run(RunConfig(method=method, train=TrainConfig(**{**LOOP, "fast_step": fast})), tmp_path, lambda: False)
+        run._prepare()
+        run.measured_step = 1  # that step goes through the model, layer by layer, either way
+        by_hand.clear()
+        step = run._train_step()
+        assert bool(by_hand) == (fast and method != "full")
+        assert run.model.config._attn_implementation == ("eager" if fast else "sdpa")
+        assert [g["fused"] for g in run.optimizer.param_groups] == [fast]
+        assert (run.loss_sum is run.plain_loss_sum) is not fast
+        found[fast] = step.loss, step.grad_norm
+    assert found[True] == pytest.approx(found[False], rel=1e-5)
 
 
 def test_a_four_bit_layer_decodes_the_same_by_our_kernels_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import torch
 from core.config import RunConfig, TrainConfig
 from core.events import Finished, Step
 from core.train import _Run, train
+from kernels.base import SETTING
 
 pytestmark = [
     pytest.mark.gpu,
@@ -32,6 +33,27 @@ def test_a_captured_run_learns_what_the_eager_one_learns(method: str, tmp_path: 
     eager = losses(method, tmp_path / "eager", precision="float32", fast_step=False)
     assert captured[:8] == pytest.approx(eager[:8], rel=1e-3)
     assert captured[-1] == pytest.approx(eager[-1], rel=0.1)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora", "bitfit"])
+def test_with_every_kernel_a_run_learns_what_it_learns_without(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All kernels on, whatever was measured, captured and one by one; against PyTorch's own operations."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv(SETTING, "1")
+    config = RunConfig(method=method, train=TrainConfig(**{**LOOP, "precision": "float32"}))
+    run = _Run(config, tmp_path / "looked at", lambda: False)
+    run._prepare()
+    assert run.with_kernels is not None, run.plain_because
+    assert run.graphs is not None
+    assert run.graphs.form is run.with_kernels
+    mine = losses(method, tmp_path / "mine", precision="float32")
+    one_by_one = losses(method, tmp_path / "one by one", precision="float32", accumulation=2, batch_size=16)
+    plain = losses(method, tmp_path / "plain", precision="float32", fast_step=False)
+    twice = losses(method, tmp_path / "twice", precision="float32", accumulation=2, batch_size=16, fast_step=False)
+    assert mine[:8] == pytest.approx(plain[:8], rel=1e-3)
+    assert one_by_one[:8] == pytest.approx(twice[:8], rel=1e-3)
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])

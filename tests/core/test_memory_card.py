@@ -102,10 +102,7 @@ def test_a_verdict_has_three_values() -> None:
     found = Totals(8 * GIB, (9 * GIB,) * 3, (9 * GIB, 10 * GIB, 11 * GIB))
     assert [found.verdict(n * GIB) for n in (8, 9, 10, 11)] == ["does not fit", "tight", "tight", "fits"]
     card = GpuRow("Card", "NVIDIA", 11, ("R",), usable_gib=(10.5, 10.6))
-    assert (
-        verdict_text(found, card)
-        == "It is tight on Card: the step needs 9.0 GiB to 11.0 GiB, and 10.5 GiB can be used."
-    )
+    assert verdict_text(found, card) == "It is tight on Card: the step needs 9.0 to 11.0 GiB, and 10.5 GiB can be used."
 
 
 def test_the_largest_batch_and_length_that_fit() -> None:

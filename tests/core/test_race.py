@@ -13,6 +13,7 @@ from core.batches import Plan as Order
 from core.cli import main
 from core.config import TrainConfig, default_row
 from core.errors import BadInput, Refused
+from core.memory import own
 from core.methods import METHODS
 from core.race import (
     MEASURES,
@@ -215,6 +216,7 @@ def test_runs_of_a_race_are_counted_like_any(store: Store) -> None:
 
 def test_the_command_races_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setenv("DELTALAB_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(own, "_shared", False)  # (and put back: this process carries out other tests)
     record = tmp_path / "race.json"
     given = ["race", "--methods", "bitfit", "ln_tuning", "--set", "steps=2", "eval_items=4", "skill_items=1",
              "batch_size=2", "train_examples=8", "--json", "--record", str(record)]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,6 +97,69 @@ def test_cross_entropy_in_32_bits() -> None:
     logits, labels = bf16(64, 1000), torch.arange(64)
     found = counted(lambda z: torch.nn.functional.cross_entropy(z.float(), labels), logits)
     check(roofline.CROSS_ENTROPY[0], found, logits.numel())
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_lora_beside_a_base_in_16_bits(fused: bool) -> None:
+    """PEFT's layer and ours under autocast, all of it but the two products with the base's weight: every byte of every
+    cast, and every launch."""
+    tokens, fan_in, fan_out, rank = 256, 96, 64, 8
+    plain = torch.nn.Linear(fan_in, fan_out, bias=False).to(torch.bfloat16).requires_grad_(False)
+    layer: Any
+    if fused:
+        from core.layers.low_rank import LowRank
+
+        layer = LowRank(plain, rank, 2.0)
+    else:
+        from peft import LoraConfig, get_peft_model
+
+        layer = get_peft_model(torch.nn.Sequential(plain), LoraConfig(r=rank, target_modules=["0"]))
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            found: torch.Tensor = layer(x)
+        return found
+
+    forward, backward, launches = counted(call, bf16(tokens, fan_in))
+    product = 2 * (tokens * (fan_in + fan_out) + fan_in * fan_out)
+    body: Any = [SimpleNamespace(in_features=fan_in, out_features=fan_out)]
+    mine = roofline._pairs(body, tokens, rank, 2, fused, False)
+    assert sum(o.bytes for o in mine) == forward + backward - 2 * product
+    assert sum(o.launches for o in mine) == launches - 2
+
+
+def test_casting_weights_that_train() -> None:
+    layer = torch.nn.Linear(96, 64, bias=False)
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            found: torch.Tensor = layer(x)
+        return found
+
+    forward, backward, launches = counted(call, bf16(256, 96))
+    product = 2 * (256 * (96 + 64) + 96 * 64)
+    assert forward + backward - 3 * product == 2 * roofline.CAST_BYTES * 96 * 64
+    assert launches - 3 == 2
+    rows = {o.name: o for o in operations(architecture_of("Llama-3.2-1B"), batch=1, length=8, method="full")}
+    assert rows["casting weights"].launches == 2 * (7 * 16 + 1)
+
+
+def test_the_kernels_count_as_the_roofline_does() -> None:
+    """FLOPs and bytes of a number, said in kernels/ and here."""
+    from kernels import linear_cross_entropy, rms_norm, rope, swiglu
+
+    for file, (plain, fused) in (
+        (rms_norm, (roofline.RMS_NORM[0], roofline.RMS_NORM[1])), (swiglu, roofline.SWIGLU), (rope, roofline.ROPE),
+    ):  # fmt: skip
+        case = file.SIZES[0] | ({"residual": 0} if file is rms_norm else {})
+        cost, n = file.cost(case), file.size(case)
+        assert cost.flops == n * plain.flops == n * fused.flops, file.__name__
+        assert cost.plain_bytes == n * plain.bytes
+        assert cost.bytes / n == pytest.approx(fused.bytes, abs=0.6)  # beside the cosines and sines
+    case = linear_cross_entropy.SIZES[0]  # one chunk
+    cost = linear_cross_entropy.cost(case)
+    products = 4 * case["rows"] * case["width"] * case["vocabulary"]
+    assert cost.flops - products == linear_cross_entropy.size(case) * roofline.CROSS_ENTROPY[1].flops
 
 
 def test_products_are_counted_by_torch_as_here() -> None:

@@ -78,6 +78,19 @@ def test_nf4_keeps_a_block_of_zeros() -> None:
         assert w.nested or not block.any()
 
 
+@pytest.mark.parametrize("name", ["nf4", "nf4_lora_linear"])
+def test_a_launch_that_is_captured_copies_nothing_to_the_card(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its second call makes no tensor of Python's numbers: a CUDA graph could not hold the copy."""
+    args = kernel(name).make(kernel(name).CASES[1], torch.float32)
+    first = results(kernel(name).fused, own(args))
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("a tensor is made of numbers")
+
+    monkeypatch.setattr(torch, "tensor", refused)
+    assert all(torch.equal(a, b) for a, b in zip(results(kernel(name).fused, own(args)), first, strict=True))
+
+
 def test_the_whole_layer_in_one_launch_is_the_layer_in_three() -> None:
     """QLoRA's fused layer equals LoRA on the decoded weight."""
     x, w, a, b, scale, bias = nf4_lora_linear.make(nf4_lora_linear.CASES[1], torch.float32)

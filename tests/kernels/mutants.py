@@ -1,7 +1,8 @@
 """Do the kernel tests bite? Each mutant is one wrong line in a kernel; the tests must fail on every one of them.
 
-    python -m tests.kernels.mutants            # all (some minutes)
-    python -m tests.kernels.mutants --first 2  # the first two
+    python -m tests.kernels.mutants                    # all (some minutes)
+    python -m tests.kernels.mutants --first 2          # the first two
+    python -m tests.kernels.mutants --kernel swiglu    # those of one kernel
 
 The kernels and their tests are copied into a temporary folder and changed there. First the unchanged copy must pass, or
 nothing that follows means anything.
@@ -54,8 +55,7 @@ MUTANTS = (
            "ignored rows count"),
     Mutant("linear_cross_entropy", "mask=at < columns, other=-float", "mask=at <= columns, other=-float",
            "a logit too many"),
-    Mutant("linear_cross_entropy", "dw.addmm_(z.t(), h[part])", "dw = torch.mm(z.t(), h[part])",
-           "only the last chunk's ∂W"),
+    Mutant("linear_cross_entropy", "else dw.add_(mine)", "else mine", "only the last chunk's ∂W"),
     Mutant("rms_norm", "/ columns + eps)", "/ BLOCK + eps)", "the mean over the padded row"),
     Mutant("rms_norm", "- normed * (tl.sum(g * normed, 0) / columns)", "", "the mean's part of the gradient"),
     Mutant("rms_norm", "dx += tl.load(dh_ptr", "dx = tl.load(dh_ptr", "only the stream's gradient"),
@@ -114,11 +114,12 @@ def main(given: list[str] | None = None) -> int:
         prog="python -m tests.kernels.mutants", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--first", type=int, default=len(MUTANTS))
+    parser.add_argument("--kernel", choices=sorted({mutant.file for mutant in MUTANTS}), action="append")
     asked = parser.parse_args(given)
     survivors = 0
     with tempfile.TemporaryDirectory() as place:
         folder = copied(Path(place))
-        chosen = MUTANTS[: asked.first]
+        chosen = [m for m in MUTANTS if asked.kernel is None or m.file in asked.kernel][: asked.first]
         files = sorted({mutant.file for mutant in chosen})
         if not passes(folder, "" if len(chosen) == len(MUTANTS) else " or ".join(files)):
             print("The unchanged kernels fail their tests: no mutant says anything.", file=sys.stderr)
