@@ -24,7 +24,7 @@ LESSONS = index.lessons()
 # that a lesson is drawn, it may take a share of that for each of its cells: 0.11 and 0.13 were measured on a machine
 # with a load of six (lessons 11 and 6), and 0.4 times the start page for an answer.
 OPEN_SECONDS, ANSWER_MS = 2.0, 300
-OPEN_SHARE, ANSWER_TIMES = 0.3, 1.0
+OPEN_SHARE, ANSWER_TIMES = 0.2, 1.0
 ANSWERS = 5
 # The cell's own words, and nothing else on the page, must have changed.
 WATCH = """(cell) => {
