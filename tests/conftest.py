@@ -14,13 +14,14 @@ import pytest
 # Files whose tests take long, longest first: taken up early, they leave no worker at work on one of them while the
 # others have nothing left to do. (A file that is not named here comes after them.)
 LONG = (
-    "app/test_notebook_export", "browser/test_lessons", "browser/test_accessibility", "browser/test_journeys",
-    "core/test_train", "core/test_memory_estimate", "core/test_distributed", "core/test_export_script",
-    "core/test_runs_kill", "core/test_memory_predicted", "core/test_runs_talker", "kernels/test_triton",
-    "core/test_runs_pool", "core/test_cli", "browser/test_quantization", "core/test_methods_conformance",
-    "browser/test_code", "browser/test_guide", "browser/test_ship", "core/test_fetch", "core/test_memory_trace",
-    "core/test_base", "core/test_embedded_base", "app/test_live_api", "core/test_notebook", "core/test_memory_card",
-    "app/test_vram", "core/test_few_bits", "core/test_export_encoders",
+    "app/test_notebook_export", "core/test_distributed", "core/test_memory_estimate", "core/test_runs_kill",
+    "core/test_train", "core/test_export_script", "core/test_runs_pool", "core/test_memory_predicted",
+    "core/test_runs_talker", "kernels/test_triton", "core/test_cli", "core/test_methods_conformance", "core/test_base",
+    "core/test_memory_trace", "core/test_fetch", "core/test_notebook", "core/test_memory_card",
+    "core/test_embedded_base", "core/test_few_bits", "core/test_export_encoders", "core/test_runs_worker",
+    "core/test_runs_prober", "core/test_runs_store", "app/test_live_api", "app/test_vram",
+    "browser/test_journeys", "browser/test_lessons", "browser/test_accessibility", "browser/test_quantization",
+    "browser/test_ship", "browser/test_guide", "browser/test_code",
 )  # fmt: skip
 # The parts of `make test`, as the Makefile says them.
 SIDE_BY_SIDE, BROWSER, ALONE = "not alone and not browser", "browser and not alone", "alone"

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from core.memory.setup import Setup
 
 
+TOKENS = 512  # of a row, where nobody says
+
+
 def add(commands: Any) -> None:
     """The command's flags."""
     memory = command(commands, "memory", _memory, "predict what a training step takes on a card, term by term")
@@ -37,7 +40,9 @@ def add(commands: Any) -> None:
     memory.add_argument("--revision", help=argparse.SUPPRESS)
     method_arguments(memory)
     memory.add_argument("--batch", type=int, default=1, metavar="N", help="rows of one pass (default: 1)")
-    memory.add_argument("--seq", type=int, default=512, metavar="N", help="tokens of a row (default: 512)")
+    memory.add_argument(
+        "--seq", type=int, metavar="N", help=f"tokens of a row (default: {TOKENS}, or as many as the model reads)"
+    )
     memory.add_argument(
         "--answers", type=int, metavar="N", help="tokens of a batch that have a loss (default: all that can)"
     )
@@ -84,8 +89,10 @@ def _memory(asked: argparse.Namespace) -> int:
     from core.catalog import gpu
     from core.config import EMBEDDED
     from core.memory.card import largest_batch, totals, verdict_text
+    from core.memory.compare import ahead_of, check
     from core.memory.estimate import Sizes
     from core.memory.setup import Device, Setup
+    from core.methods import METHODS
 
     sharding = Sharding(asked.gpus, asked.zero, asked.tensor, asked.offload).checked()
     stack = stack_named(asked.stack).with_switches(
@@ -94,14 +101,19 @@ def _memory(asked: argparse.Namespace) -> int:
         offload_activations=asked.offload_activations, kbit=asked.kbit,
     )  # fmt: skip
     quiet_libraries()
-    card = gpu(asked.gpu) if asked.gpu and asked.gpu.lower() != "cpu" else None
+    card = gpu(asked.gpu) if asked.gpu is not None and asked.gpu.lower() != "cpu" else None
     on_cpu = asked.gpu is not None and card is None
     device = Device() if on_cpu else Device.of(card.capability if card is not None and card.capability else "8.0")
     if not device.is_cuda and (not sharding.alone or stack != OWN):
         raise BadInput("Sharding, offloading and other programs are known for GPUs only.", "Name a card with --gpu.")
-    setup = Setup.of(_plain(asked), asked.batch, asked.seq, device, asked.answers, stack)
-    source = asked.model if asked.model != EMBEDDED else EMBEDDED
-    total, trainable = _counted(source, setup)
+    config, source = _plain(asked), asked.model if asked.model != EMBEDDED else EMBEDDED
+    setup = Setup.of(config, asked.batch, TOKENS if asked.seq is None else asked.seq, device, asked.answers, stack)
+    table, context = _table(source, setup), _context(source)
+    if asked.seq is None and context is not None:
+        room = context - ahead_of(setup)
+        setup = Setup.of(config, asked.batch, min(TOKENS, max(2, room)), device, asked.answers, stack)
+    check(table, context, setup, table.name, sharding)
+    total, trainable = table.total, METHODS[setup.method].count(table, setup.settings)
     ledger, reserved, made, versions = _answered(source, setup, sharding, whole=asked.trace)
     found = totals(ledger.allocated_bytes, device, reserved)
     fits = found.verdict(card.usable_bytes) if card is not None else None
@@ -147,12 +159,15 @@ def _table(source: str, setup: Setup) -> Architecture:
     return architecture_of_config(config)
 
 
-def _counted(source: str, setup: Setup) -> tuple[int, int]:
-    """Parameters of the model, and how many of them train."""
-    from core.methods import METHODS
+def _context(source: str) -> int | None:
+    """Tokens that the model reads; None where nothing says."""
+    from core.catalog import configuration, known, pasted
 
-    table = _table(source, setup)
-    return table.total, METHODS[setup.method].count(table, setup.settings)
+    row = None if pasted(source) else known(source)
+    if row is not None:
+        return row.context_tokens
+    found: int | None = getattr(configuration(source).get_text_config(), "max_position_embeddings", None)
+    return found
 
 
 def _answered(

@@ -91,10 +91,12 @@ def check(table: Architecture, context: int | None, setup: Setup, name: str, sha
     Raises:
         BadInput, Incompatible: one sentence, and what to do.
     """
-    if context is not None and setup.length > context:
+    ahead = ahead_of(setup)
+    if context is not None and setup.length + ahead > context:
+        more = f", with {ahead:,} of the method's own before each" if ahead else ""
         raise BadInput(
-            f"{name} reads at most {context:,} tokens; rows of {setup.length:,} are asked for.",
-            f"Choose {context:,} or fewer.",
+            f"{name} reads at most {context:,} tokens; rows of {setup.length:,}{more} are asked for.",
+            f"Choose {context - ahead:,} or fewer." if context > ahead + 1 else "Choose fewer tokens of the method's.",
         )
     if setup.precision == "bfloat16" and setup.device.is_cuda and setup.device.precision != "bfloat16":
         raise BadInput("This card does not compute in bfloat16.", "Leave the number format to the card.")
@@ -102,6 +104,11 @@ def check(table: Architecture, context: int | None, setup: Setup, name: str, sha
     if not setup.device.is_cuda and (not sharding.alone or setup.stack != OWN):
         raise BadInput("Sharding, offloading and other programs are known for GPUs only.", "Choose a card.")
     METHODS[setup.method].count(table, setup.settings)
+
+
+def ahead_of(setup: Setup) -> int:
+    """Tokens that the method puts before each row: of prompt tuning and its kind."""
+    return int(getattr(setup.settings, "tokens", 0))
 
 
 def answer_of_trace(result: Mapping[str, Any], setup: Setup, card: GpuRow) -> Answer:
@@ -394,6 +401,7 @@ __all__ = [
     "Lookup",
     "MethodRow",
     "Reach",
+    "ahead_of",
     "all_cards",
     "answer", "answer_of_trace", "at", "check",
     "cpu_row",

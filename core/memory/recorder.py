@@ -11,8 +11,9 @@ right below (`_as_outside`).
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -60,6 +61,7 @@ class Recorder(TorchDispatchMode):
         self.behind = ""
         self.inputs: dict[int, tuple[int, ...]] | None = None
         self._living: dict[int, tuple[int, Any]] = {}
+        self._made: dict[Hashable, _Recipe | None] = {}
         self._special: dict[Any, Callable[..., Any]] = _as_outside(self)
 
     def cut(self, name: str) -> None:
@@ -113,7 +115,7 @@ class Recorder(TorchDispatchMode):
         special = self._special.get(func)
         out = special(*args, **kwargs) if special is not None else NotImplemented
         if out is NotImplemented:
-            out = func(*args, **kwargs)
+            out = self._result(func, args, kwargs)
         before = len(self.records)
         for tensor in _tensors(out):
             self.add(tensor, func._schema.name)
@@ -121,6 +123,19 @@ class Recorder(TorchDispatchMode):
             known = {self.number(t) for t in _tensors((*args, *kwargs.values()))}
             made_from = tuple(n for n in known if n is not None and n < before)
             self.inputs.update(dict.fromkeys(range(before, len(self.records)), made_from))
+        return out
+
+    def _result(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What an operation gives. Without data that depends on the kinds of its arguments alone; and since the layers
+        of a model are alike, most of it was worked out before (in Python, for many operations, which takes long)."""
+        kind = _kind((args, tuple(kwargs.items()))) if _makes_new(func) else None
+        key = (func, kind) if kind is not None else None
+        recipe = self._made.get(key) if key is not None else None
+        if recipe is not None:
+            return recipe.again()
+        out = func(*args, **kwargs)
+        if key is not None and key not in self._made:
+            self._made[key] = _Recipe.of(out, (*args, *kwargs.values()))
         return out
 
     def number(self, tensor: torch.Tensor) -> int | None:
@@ -135,6 +150,71 @@ def _tensors(out: Any) -> Iterator[torch.Tensor]:
     elif isinstance(out, (list, tuple)):
         for one in out:
             yield from _tensors(one)
+
+
+# --- results that were worked out before ------------------------------------------------------------------------------
+
+
+@cache
+def _makes_new(func: Any) -> bool:
+    """Whether an operation writes into nothing, and what it gives is said to be no view."""
+    schema = func._schema
+    return not schema.is_mutable and all(r.alias_info is None for r in schema.returns)
+
+
+_PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+
+
+def _kind(value: Any) -> Hashable:
+    """All that a result without data can depend on; None where that cannot be told (of tensors with data, or of a kind
+    of their own)."""
+    if isinstance(value, torch.Tensor):
+        if not value.is_meta or type(value) not in (torch.Tensor, torch.nn.Parameter):
+            return None
+        return tuple(value.shape), value.stride(), value.dtype, value.storage_offset()
+    if isinstance(value, (list, tuple)):
+        kinds = [_kind(one) for one in value]
+        return None if None in kinds else (type(value).__name__, *kinds)
+    return (type(value).__name__, value) if type(value) in _PLAIN else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """How to make a result once more. container: of several tensors. parts: shape, strides and dtype of each."""
+
+    container: type | None
+    parts: tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype], ...]
+
+    @classmethod
+    def of(cls, out: Any, inputs: Any) -> _Recipe | None:
+        """None: the result is not made of new tensors without data, each with a storage of its own and no more."""
+        tensors = [out] if isinstance(out, torch.Tensor) else out
+        if not isinstance(tensors, (list, tuple)):
+            return None
+        taken = {t.untyped_storage()._cdata for t in _tensors(inputs)}
+        parts = []
+        for tensor in tensors:
+            if type(tensor) is not torch.Tensor or not tensor.is_meta or tensor.storage_offset() or tensor._is_view():
+                return None
+            storage = tensor.untyped_storage()
+            part = (tuple(tensor.shape), tensor.stride(), tensor.dtype)
+            if storage._cdata in taken or storage.nbytes() != _new(part).untyped_storage().nbytes():
+                return None
+            taken.add(storage._cdata)
+            parts.append(part)
+        return cls(type(out) if tensors is out else None, tuple(parts))
+
+    def again(self) -> Any:
+        made = [_new(part) for part in self.parts]
+        return made[0] if self.container is None else self.container(made)
+
+
+def _new(part: tuple[tuple[int, ...], tuple[int, ...], torch.dtype]) -> torch.Tensor:
+    shape, strides, dtype = part
+    return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+
+
+# --- what is otherwise outside a trace --------------------------------------------------------------------------------
 
 
 def _as_outside(recorder: Recorder) -> dict[Any, Callable[..., Any]]:

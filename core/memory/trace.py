@@ -264,9 +264,9 @@ def trace(config: Any, setup: Setup, passes: Sequence[Pass] = ()) -> Trace:
         Incompatible: the method has nothing to train in it.
     """
     _check(config, setup)
-    recorder = Recorder(setup.answers)
     with standing_in(setup) as state, ExitStack() as stack:
         model, attached = _built(config, setup)
+        recorder = Recorder(setup.answers)  # after bitsandbytes was imported, if the model has layers of its
         names = attached.trainable_names()
         trained = [p for p in model.parameters() if p.requires_grad]
         total = sum(_elements(p) for p in model.parameters()) - _added(model)

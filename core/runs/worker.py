@@ -5,8 +5,9 @@
 
 With --stay it says `done` after a run that finished and waits for another id, until its standard input is closed: the
 supervisor hands it the next run of the same person, of a race say, which then waits for no imports. What a run leaves
-behind is let go first (`let_go`), and after any other end than a finished one the process ends too. On a CUDA device it
-ends in any case: what a device keeps for a process would count as the next run's memory.
+behind is let go first (`let_go`), and after any other end than a finished one the process ends too. It ends in any case
+on a CUDA device, where what the device keeps for a process would count as the next run's memory, and after a run whose
+layers were compiled, which leaves the compiler's caches and helpers.
 
 How it works: the main thread walks through `core.train.train`; a second thread, a few times a second, writes the events
 to the store and reads from it whether the run was cancelled, deleted, or has had its time. Between two writes the
@@ -393,6 +394,7 @@ class Line:
         os.dup2(2, 1)
         self._buffer = b""
         self.closed = False
+        self.compiled = False  # the run that was taken last compiles its layers
 
     def say(self, **message: Any) -> None:
         try:
@@ -456,7 +458,7 @@ def serve(store: Store, line: Line, first: str | None = None, *, train: Trainer 
             line.say(lost=run_id)
         elif ended != "finished":
             return FAILED
-        elif not (stay and _may_stay()):
+        elif not (stay and _may_stay(line)):
             return FINISHED
         else:
             line.own_voice()
@@ -466,15 +468,19 @@ def serve(store: Store, line: Line, first: str | None = None, *, train: Trainer 
     return FINISHED
 
 
-def _may_stay() -> bool:
-    """Not on a CUDA device, whose context and reserved memory stay as long as the process does."""
+def _may_stay(line: Line) -> bool:
+    """Not on a CUDA device, whose context and reserved memory stay as long as the process does; nor once the compiler
+    was at work."""
     torch = sys.modules.get("torch")
-    return torch is None or not torch.cuda.is_initialized()
+    return not line.compiled and (torch is None or not torch.cuda.is_initialized())
 
 
 def let_go() -> None:
     """Give back what a run that is over has left: objects that hang on each other, and memory that the C library holds
     free. Not all of it goes, so of the runs that follow the size of the process is not told (core/memory/own.py)."""
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is not None:
+        dynamo.reset()  # what was compiled for another model
     gc.collect()
     with suppress(OSError, AttributeError):  # (glibc's; others have their own ways)
         ctypes.CDLL(None).malloc_trim(0)
@@ -484,6 +490,7 @@ def let_go() -> None:
 def _taken(line: Line, claim: Claim) -> None:
     """The run is ours: tell the supervisor. From here on, everything printed (also by C code) goes to the run's log."""
     line.say(taken=claim.id)
+    line.compiled = bool(claim.settings.get("train", {}).get("compile"))
     fd = os.open(claim.folder / "log.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
     os.dup2(fd, 1)
     os.dup2(fd, 2)

@@ -115,6 +115,11 @@ def test_what_cannot_be_is_said() -> None:
     table = architecture_of("Llama-2-7B")
     with pytest.raises(BadInput, match="reads at most 4,096 tokens; rows of 8,192"):
         compare.check(table, 4096, setup_of(length=8192), "Llama-2-7B")
+    prompts = setup_of("prompt_tuning", length=4090)
+    ahead = prompts.settings.tokens
+    with pytest.raises(BadInput, match=f"rows of 4,090, with {ahead} of the method's own before each"):
+        compare.check(table, 4096, prompts, "Llama-2-7B")
+    compare.check(table, 4090 + ahead, prompts, "Llama-2-7B")
     asked = dataclasses.replace(setup_of(), device=Device((7, 5)))
     with pytest.raises(BadInput, match="does not compute in bfloat16"):
         compare.check(table, None, asked, "Llama-2-7B")

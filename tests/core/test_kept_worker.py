@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -150,6 +151,8 @@ def test_a_key_holds_everything_that_a_score_depends_on(tmp_path: Path, monkeypa
     keys.append(key(plain))
     torch.set_num_threads(threads)
     keys.append(key_of(plain.config, plain.base, plain.model, plain.objective, plain.precision, 16))
+    slow = dataclasses.replace(plain.config, train=dataclasses.replace(plain.config.train, fast_step=False))
+    keys.append(key_of(slow, plain.base, plain.model, plain.objective, plain.precision, 32))
     name, size, changed = plain.base.files[0]
     plain.base.files = ((name, size, changed + 1), *plain.base.files[1:])
     keys.append(key(plain))

@@ -221,13 +221,24 @@ def test_the_command(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     assert "at its most:" in out
 
 
+# A model of embeddings alone.
+NO_LINEAR = json.dumps({
+    "model_type": "llama", "vocab_size": 100, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 0,
+    "num_attention_heads": 4, "max_position_embeddings": 512, "architectures": ["LlamaForCausalLM"],
+})  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--model", "Llama-9B"], "There is no model called 'Llama-9B'"),
         (["--gpu", "RTX 9"], "There is no card called 'RTX 9'"),
         (["--model", "Llama-3.1-8B", "--method", "bitfit"], "has no bias vectors"),
-        (["--model", "Llama-3.1-8B", "--seq", "500000"], "reads 131,072 tokens at most"),
+        (["--model", "Llama-3.1-8B", "--seq", "500000"], "reads at most 131,072 tokens"),
+        (["--model", "GPT-2", "--method", "prompt_tuning", "--seq", "1024"], "of the method's own before each"),
+        (["--model", "Llama-3.1-8B", "--gpu", "Tesla T4", "--set", "precision=bfloat16"], "does not compute in bf"),
+        (["--gpu", ""], "There is no card called ''"),
+        (["--model", NO_LINEAR, "--method", "lora"], "has no linear layers that LoRA could wrap"),
         (["--model", "Llama-3.1-8B", "--set", "rank=9999"], "rank must be at most 1024"),
         (["--batch", "0"], "at least one row of two tokens"),
         (["--gpus", "4", "--zero", "7"], "stages 0 to 3"),
