@@ -290,7 +290,7 @@ def quantity_axis(what: str) -> tuple[str, float]:
 
 def less_is_better(what: str) -> bool:
     """Whether the smaller of two such figures is the better one."""
-    return not what.endswith(("_before", "_after")) or what.startswith("loss_")
+    return not what.endswith(("_before", "_after", "_per_second")) or what.startswith("loss_")
 
 
 FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {

@@ -147,7 +147,8 @@ def costs_table(found: Bands) -> pd.DataFrame:
         for measure in COSTS:
             band = found.get((arm, _OF.get(measure, ""), measure))
             idle = measure == "retrieve_ms" and arm not in RETRIEVING
-            line[t(f"charts_rag.cost.{measure}")] = "–" if band is None or idle else value_text(measure, band.mean)
+            said = "–" if band is None or idle else value_text(measure, band.mean)
+            line[t(f"charts_rag.cost.{measure}")] = said.replace(" ", "\u00a0")  # a number stays with its unit
         rows.append(line)
     return pd.DataFrame(rows)
 

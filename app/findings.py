@@ -57,7 +57,7 @@ def show_spectrum(found: dict[str, Any], key: str) -> None:
         names = ("effective", "stable", "amplification")
         st.markdown("\n".join(f"- {t(f'findings.column.{name}')}" for name in names))
         table = charts_inside.modules_table(found)
-        st.dataframe(table, hide_index=True, alt=t("findings.columns_alt"))
+        st.dataframe(tables.readable(table), hide_index=True, alt=t("findings.columns_alt"))
 
 
 def show_truncation(found: dict[str, Any], key: str, method: str) -> None:

@@ -96,19 +96,18 @@ def frame(cell: Cell, context: Context, title: str) -> Iterator[None]:
     key = context.key(cell, "folded")
     with st.container(border=True, key=context.key(cell, "cell")):
         with st.container(horizontal=True, vertical_alignment="center", key=context.key(cell, "cellhead")):
-            st.caption(f"{cell.number} · {name_of(cell.kind)}")
-            folded = bool(st.session_state.get(key))
+            folded, body = bool(st.session_state.get(key)), context.key(cell, "body")
+            # By a style, not by another key of the body: that would make anew what stands in it, and lose what was
+            # typed. In the caption, not by st.html: Streamlit gathers pure styles outside of the cells, where those of
+            # several fragments take each other's place.
+            style = f"<style>@media screen {{ .st-key-{body} {{ display: none; }} }}</style>" if folded else ""
+            st.caption(f"{cell.number} · {name_of(cell.kind)}{style}", unsafe_allow_html=folded)
             label = t("cell.unfold" if folded else "cell.fold", number=cell.number)
             st.button(
                 label, key=context.key(cell, "fold"), type="tertiary", on_click=_fold, args=(key,),
                 icon=":material/unfold_more:" if folded else ":material/unfold_less:",
             )  # fmt: skip
         st.subheader(title, anchor=cell.id)
-        body = context.key(cell, "body")
-        # Not by another key of the container: then what stands in it would be made anew, and lose what was typed. And
-        # only for what is folded: every style that comes in makes the browser work out those of the whole page again.
-        if folded:
-            st.html(f"<style>.st-key-{body} {{ display: none; }}</style>")
         with st.container(key=body):
             yield
 

@@ -112,10 +112,16 @@ def _row(one: classroom.Learner) -> dict[str, Any]:
         t("teacher.steps"): f"{one.steps[0]} / {one.steps[1]}",
         t("teacher.done"): one.done,
         t("teacher.time"): time_text(one.seconds),
-        t("teacher.factor"): None if one.factor is None else round(one.factor, 2),
+        t("teacher.factor"): "–" if one.factor is None else f"{one.factor:.2f}",
         t("teacher.missed"): one.missed,
-        t("teacher.seen"): state.local_time(one.seen).strftime("%d.%m. %H:%M"),
+        t("teacher.seen"): _when(one.seen),
     }
+
+
+def _when(seconds: float) -> str:
+    """'14:05 on 26 November', by the visitor's clock and in their language."""
+    at = state.local_time(seconds)
+    return t("live.when", time=f"{at:%H:%M}", day=f"{at:%d}", month=t("runs.months").split()[at.month - 1])
 
 
 def vars_of(one: classroom.Learner) -> dict[str, Any]:
