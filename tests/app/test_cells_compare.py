@@ -239,6 +239,8 @@ def test_a_figure_says_who_is_best_and_leaves_out_who_is_not_in() -> None:
     assert chart.figure.layout.xaxis.type == "log"
     assert list(chart.table["trainable"]) == [100, 1000]
     assert charts_lesson.against(runs, "trainable", "peak_bytes").title == "Peak memory is lowest with a: 50 B"
+    fast = [Compared(str(n), "lora", {"batch_size": n, "examples_per_second": 2.0 * n}) for n in (1, 4)]
+    assert charts_lesson.against(fast, "batch_size", "examples_per_second").title.endswith("highest with 4: 8")
     same = charts_lesson.against(rows(("a", 1, 90.1), ("b", 2, 90.2)), "trainable", "exact_match_after")
     assert same.title == "Task after: 90 %, whichever run"
 

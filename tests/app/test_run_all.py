@@ -152,6 +152,10 @@ def test_a_folded_cell_keeps_what_is_in_it(lesson: Path, open_lesson: Open) -> N
     press(app, "a-lesson-run-fold")
     assert app.button("a-lesson-run-fold").label == "Unfold 2"
     assert app.button("a-lesson-one-fold").label == "Fold 3"
+    hidden = [c.value for c in app.caption if "display: none" in c.value]
+    assert len(hidden) == 1
+    assert ".st-key-a-lesson-run-body" in hidden[0]
     press(app, "a-lesson-run-fold")
+    assert not any("display: none" in c.value for c in app.caption)
     assert app.number_input(rank.key).value == 4
     assert app.button("a-lesson-run-fold").label == "Fold 2"

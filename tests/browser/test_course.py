@@ -60,3 +60,16 @@ def test_a_missed_question_comes_back_in_german_on_a_phone(server: Server, visit
     page.reload()
     idle(page)
     page.get_by_text("1 question waits").wait_for()
+
+
+def test_cells_are_folded_and_unfolded_each_by_itself(server: Server, visitors: Visitors) -> None:
+    page = visitors.new(server).tab("/start-here")
+    bodies = [key(page, f"start-here-{cell}-body") for cell in ("count", "count-them")]
+    folds = [key(page, f"start-here-{cell}-fold").locator("button") for cell in ("count", "count-them")]
+    for fold, body in zip(folds, bodies, strict=True):
+        fold.click()
+        body.wait_for(state="hidden")
+    assert bodies[0].is_hidden(), "folding the second has opened the first"
+    folds[0].click()
+    bodies[0].wait_for(state="visible")
+    assert bodies[1].is_hidden()
