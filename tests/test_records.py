@@ -137,7 +137,7 @@ def memory() -> dict[str, Any]:
 
 
 def test_the_memory_record_has_every_part(memory: dict[str, Any]) -> None:
-    assert set(memory) >= set(bench_memory.PARTS) - {"page"}
+    assert set(memory) == set(bench_memory.PARTS)
     for part in memory.values():
         assert part["date"]
         assert part["versions"]["torch"]
@@ -188,21 +188,18 @@ def test_surrogates_give_the_bytes_of_traces(memory: dict[str, Any]) -> None:
 def test_answers_come_in_time(memory: dict[str, Any]) -> None:
     """Of the processor, where another process works: the machine that made the record may have had other work."""
     instant = memory["instant"]
-    if "slider_ms" not in instant:
-        pytest.skip("the record is older: python -m tests.bench_memory --only instant")
     assert instant["limits"] == LIMITS
     assert instant["machine"]
     assert instant["estimate_ms"]["median"] <= instant["slider_ms"]["median"] <= LIMITS["slider_ms"]
     took = instant["processor_seconds"]
-    assert took[NEVER_SEEN] <= LIMITS["never seen"]
+    # (The page starts the process as soon as somebody chooses to describe a model.)
+    assert took[f"{NEVER_SEEN}, process warm"] <= LIMITS["never seen"]
     assert took[f"{NEVER_SEEN}, process warm"] < took[NEVER_SEEN]
     assert instant["told"] >= 5, "progress can be seen meanwhile"
     assert all(seconds <= LIMITS["trace, 8B"] for what, seconds in took.items() if what.startswith("trace, 8B"))
 
 
 def test_the_page_answers_in_time(memory: dict[str, Any]) -> None:
-    if "page" not in memory:
-        pytest.skip("the record is older: python -m tests.bench_memory --only page")
     page = memory["page"]
     assert page["updates"] == UPDATES
     assert page["median_ms"] <= LIMITS["page_ms"]

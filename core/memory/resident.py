@@ -57,7 +57,7 @@ UNEXPRESSED = {
 }
 CAUSES = {
     "psoft--llama-3.2-3B-default": "It leaves 1.2 GiB more than its fast variant, which has the same parameters and "
-    "buffers: what the exact solve (torch.linalg.solve) holds is no tensor of the method.",
+    "buffers and differs in the exact solve alone (torch.linalg.solve): what that holds is not known.",
 }
 
 

@@ -155,6 +155,10 @@ def answer(question: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
 
     warnings.simplefilter("ignore")
     if question["do"] == "warm":
+        from importlib.util import find_spec
+
+        if find_spec("bitsandbytes") is not None:
+            import bitsandbytes  # noqa: F401 (a step in four bits asks for it)
         from transformers import AutoModelForCausalLM
 
         return {"ready": AutoModelForCausalLM.__name__}
