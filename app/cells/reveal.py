@@ -38,7 +38,9 @@ def covered(cell: Cell, context: Context, what: str) -> bool:
     links = ", ".join(f"[{g.number} · {name_of(g.kind)}: {context.text(g.body['title'])}](#{g.id})" for g in guesses)
     with st.container(key=f"waits-{context.key(cell)}", gap="xsmall"):
         st.caption(f":material/lock: {t(f'reveal.{what}', links=links)}")
-        if st.button(t("reveal.anyway"), key=context.key(cell, "anyway"), type="tertiary"):
+        if st.button(
+            t("reveal.anyway"), key=context.key(cell, "anyway"), type="tertiary", icon=":material/visibility:"
+        ):
             context.save(cell, {**context.kept(cell), "shown": True})
             st.rerun()
     return True

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from core.config import RunConfig
 from core.runs.store import Store
 from tests.app.filling import fill
-from tests.browser.conftest import SCREENSHOTS, SECONDS, Server, Visitors, idle
+from tests.browser.conftest import SCREENSHOTS, SECONDS, SHOOTING, Server, Visitors, idle, still
 from tests.browser.test_accessibility import check
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def adapter(folder: Path) -> None:
 
 
 def pictures(page: Page, name: str) -> None:
-    """The chat at both widths and in both schemes, with what has been said in it."""
+    """The chat at both widths and in both schemes, with what has been said in it, where that is asked for."""
+    if not SHOOTING:
+        return
     SCREENSHOTS.mkdir(exist_ok=True)
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 1600})
@@ -90,6 +92,8 @@ def test_three_sides(server: Server, visitors: Visitors) -> None:
 
     pictures(page, "chat-three-sides")
     # On a phone the answers stand below each other, as wide as the text.
+    page.set_viewport_size({"width": 390, "height": 1600})
+    still(page)
     boxes = [answers.nth(i).bounding_box() for i in (3, 4, 5)]
     assert all(box is not None and box["width"] > 300 for box in boxes), boxes
     assert [box["y"] for box in boxes if box] == sorted(box["y"] for box in boxes if box)
