@@ -105,8 +105,10 @@ def frame(cell: Cell, context: Context, title: str) -> Iterator[None]:
             )  # fmt: skip
         st.subheader(title, anchor=cell.id)
         body = context.key(cell, "body")
-        # Not by another key of the container: then what stands in it would be made anew, and lose what was typed.
-        st.html(f"<style>.st-key-{body} {{ display: {'none' if folded else 'flex'}; }}</style>")
+        # Not by another key of the container: then what stands in it would be made anew, and lose what was typed. And
+        # only for what is folded: every style that comes in makes the browser work out those of the whole page again.
+        if folded:
+            st.html(f"<style>.st-key-{body} {{ display: none; }}</style>")
         with st.container(key=body):
             yield
 

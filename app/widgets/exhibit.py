@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
 from app import calc, charts_failures, compare
+from app.charts import Chart
 from app.schema import Rule
 from app.story import Story
-from app.words import t
+from app.words import current, t
 
 NAME = "exhibit"
 OPTIONS = {"run": Rule("word", required=True), "mended": Rule("word")}
@@ -21,6 +23,12 @@ RUNS = Path(__file__).parents[2] / "lessons" / "11_museum_of_failures" / "runs"
 def _story(name: str) -> tuple[dict[str, Any], Story]:
     provenance, *events = calc.recorded_events(RUNS / f"{name}.jsonl")
     return provenance, Story.of(events)
+
+
+@lru_cache(maxsize=64)
+def _curves(run: str, mended: str | None, _language: str) -> Chart:
+    """The figure, made once for a language: ten of them would be nearly half of the time that the page's script takes."""
+    return charts_failures.curves(_story(run)[1], _story(mended)[1] if mended else None)
 
 
 def render(options: dict[str, Any], key: str) -> None:
@@ -35,13 +43,15 @@ def render(options: dict[str, Any], key: str) -> None:
     )
     where = f"{provenance['device']}, {provenance['date'][:10]}"
     st.caption(f":material/history: {t('run.recorded')} · {where} · {told}")
-    beside = None
-    if options.get("mended") and st.toggle(t("widgets.exhibit.mended"), key=f"{key}-mended"):
-        beside = _story(options["mended"])[1]
-    compare.draw(charts_failures.curves(story, beside), f"{key}-curves")
+    beside = options.get("mended")
+    if beside and not st.toggle(t("widgets.exhibit.mended"), key=f"{key}-mended"):
+        beside = None
+    compare.draw(_curves(options["run"], beside, current()), f"{key}-curves")
     # (Not st.dataframe: ten grids would take the browser half of the time that the page takes.)
     st.table(charts_failures.scores(story), border="horizontal", hide_index=True, alt=t("widgets.exhibit.alt"))
+    boxes = []
     for row in charts_failures.answers(story):
         wide = max(map(len, row)) + 1
-        lines = [f"{name + ':':{wide}} {text}" for name, text in row.items()]
-        st.code("\n".join(lines), language=None, wrap_lines=True)
+        boxes.append("\n".join(f"{name + ':':{wide}} {text}" for name, text in row.items()))
+    if boxes:
+        st.code("\n\n".join(boxes), language=None, wrap_lines=True)
