@@ -167,7 +167,9 @@ def close() -> None:
 def page(url_path: str) -> Any:
     """The page with that address ("" is home), for a link to it."""
     pages = st.session_state.get("_pages", {})
-    return pages[url_path] if url_path in pages else st.Page(_nowhere, title=url_path or "Course", url_path=url_path)
+    if url_path in pages:
+        return pages[url_path]
+    return st.Page(_nowhere, title=url_path or "Course", url_path=url_path or None, default=not url_path)
 
 
 def keep_pages(pages: dict[str, Any]) -> None:

@@ -365,6 +365,7 @@ def leads(
             part = order[start : start + at_once]
             batch = collate([rows[i] for i in part], pad)
             logits, targets = _answer_logits(model, batch.ids.to(device), batch.labels.to(device))
+            logits = logits.float()
             first = logits.gather(1, targets[:, None])[:, 0].clone()
             # (N, V): by how much each wanted token leads the best of the others.
             lead = first - logits.scatter_(1, targets[:, None], -torch.inf).amax(1)
@@ -409,13 +410,13 @@ def answer_loss_sum(model: PreTrainedModel, ids: torch.Tensor, labels: torch.Ten
         labels: (B, T), IGNORED where no loss is taken; shifted by one inside.
     """
     logits, targets = _answer_logits(model, ids, labels)
-    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
 
 
 def _answer_logits(
     model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, V) logits in 32 bits from which the labelled tokens are predicted, row by row, and those tokens, (N).
+    """(N, V) logits from which the labelled tokens are predicted, row by row, and those tokens, (N).
 
     The output layer is by far the widest matrix of a small model, and most positions (prompt, padding) have no label.
     A pre-hook hands it the labelled positions alone, so whatever the architecture does to its logits afterwards
@@ -435,4 +436,4 @@ def _answer_logits(
         logits = model(input_ids=ids, use_cache=False).logits
     finally:
         handle.remove()
-    return logits.float(), targets
+    return logits, targets

@@ -416,9 +416,9 @@ def precision_choice(device: torch.device | str = "cpu") -> Choice:
 
     One format for all methods and bases: those that are compared, in a race or in a lesson, then differ by the method
     alone. That is why it does not depend on whether the decoder that is written out by hand (core/fast/llama.py,
-    float32) would cover a run. For LoRA on the embedded base that form and a step in bfloat16 take about the same time
-    (`python -m tests.bench_forms` has the ratio on a machine), and it takes less memory, so who trains what it covers
-    may well set float32; DoRA, say, would then be compared in another format than LoRA.
+    float32) would cover a run. That form takes less memory than a step in bfloat16, and which of the two is faster
+    `python -m tests.bench_forms` measures; who trains only what it covers may well set float32. DoRA, say, would then
+    be compared in another format than LoRA.
     """
     import torch
 

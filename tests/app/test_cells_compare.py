@@ -117,11 +117,11 @@ def test_what_predictions_are_about_is_covered(tmp_path: Path, open_lesson: Open
 def test_a_comparison_may_wait_for_the_prediction_of_another(tmp_path: Path, open_lesson: Open) -> None:
     other = FINDING.replace("} ranks", "} others").replace("title:", "after: [guess]\ntitle:", 1)
     app = open_lesson(record(write(tmp_path, GUESS + FINDING + other)))
-    assert not [f for f in frames(app) if "Run" in f.columns]
+    assert not [f for f in frames(app) if "Task after" in f.columns]
     assert "90 %" not in texts(app)
     press(app, "a-lesson-guess-commit")
     press(app, UNCOVER)
-    assert len([f for f in frames(app) if "Run" in f.columns]) == 2
+    assert len([f for f in frames(app) if "Task after" in f.columns]) == 2
 
 
 def test_run_queues_all_of_them_once(tmp_path: Path, open_lesson: Open, store: Store) -> None:

@@ -50,11 +50,11 @@ def carry_out(*runs: str) -> None:
 
 @pytest.mark.slow
 def test_a_run_in_a_kept_worker_equals_one_in_a_fresh_process(store: Store) -> None:
-    """A quantized one and one that trains the base itself have gone before one that draws random numbers and is
-    switched off and on. Losses, scores, answers and measured memory are the same to the last bit and byte; the size of
-    the process is told where it is the run's own."""
+    """One that trains the base itself has gone before one that draws random numbers, and that reads the score of the
+    base which the first has found. Losses, scores, answers and measured memory are the same to the last bit and byte;
+    the size of the process is told where it is the run's own."""
     loop = TrainConfig(**LOOP, checkpoint_every=100)  # none by the clock
-    names = ("qlora", "full", "prompt_tuning", "prompt_tuning")
+    names = ("full", "prompt_tuning", "prompt_tuning")
     *kept, fresh = (
         store.create(OWNER, RunConfig(method=name, train=loop, seed=3), key=f"k{n}", counts=False).id
         for n, name in enumerate(names)
