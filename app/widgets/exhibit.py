@@ -27,7 +27,7 @@ def _story(name: str) -> tuple[dict[str, Any], Story]:
 
 @lru_cache(maxsize=64)
 def _curves(run: str, mended: str | None, _language: str) -> Chart:
-    """The figure, made once for a language: ten of them would be nearly half of the time that the page's script takes."""
+    """The figure, made once for a language: ten of them would take nearly half of the time of the page's script."""
     return charts_failures.curves(_story(run)[1], _story(mended)[1] if mended else None)
 
 
