@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.browser.conftest import Server, Visitors, idle
+from playwright.sync_api import expect
+
+from tests.browser.conftest import SECONDS, Server, Visitors, idle
 from tests.browser.test_accessibility import check
 from tests.browser.test_journeys import key
 
@@ -45,7 +47,7 @@ def test_a_choice_outlives_a_change_of_language(server: Server, visitors: Visito
 def test_a_missed_question_comes_back_in_german_on_a_phone(server: Server, visitors: Visitors) -> None:
     phone = visitors.new(server, viewport={"width": 412, "height": 839}, has_touch=True)
     page = phone.tab("/drill?topic=lora&lang=de")
-    assert page.evaluate("document.documentElement.lang") == "de"
+    expect(page.locator("html")).to_have_attribute("lang", "de", timeout=20 * SECONDS)
     page.get_by_label("Deine Antwort").fill("8000")
     page.get_by_role("button", name="Prüfen").click()
     page.get_by_text("one of the two matrices").wait_for()
