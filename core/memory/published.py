@@ -15,7 +15,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from core.catalog import FOLDER, models
 from core.memory.setup import Device, Setup
@@ -25,6 +26,7 @@ from core.methods import METHODS
 from core.units import GB, GIB
 
 FILE = FOLDER / "published_memory.csv"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,16 @@ class Row:
         return round(float(found[1]) * GIB) if found else None
 
 
+def read(file: Path, kind: type[T]) -> tuple[T, ...]:
+    """The rows of a file of published figures, in its order, each made into a `kind` by the names of its columns."""
+    with file.open(encoding="utf-8", newline="") as lines:
+        return tuple(kind(**row) for row in csv.DictReader(lines))
+
+
 @lru_cache
 def rows() -> tuple[Row, ...]:
     """All figures, in the file's order."""
-    with FILE.open(encoding="utf-8", newline="") as file:
-        return tuple(Row(**row) for row in csv.DictReader(file))
+    return read(FILE, Row)
 
 
 @dataclass(frozen=True)

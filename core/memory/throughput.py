@@ -8,7 +8,6 @@ part. Imports no torch.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
@@ -17,10 +16,11 @@ from functools import lru_cache
 from typing import Any
 
 from core.catalog import FOLDER, architecture_of, gpu
-from core.memory.published import SOURCES, Refused, case_of
+from core.memory.published import SOURCES, Refused, case_of, read
 from core.memory.published import rows as memory_rows
 from core.memory.setup import Setup
 from core.memory.speed import SHARE, Work, work
+from core.memory.validation import mean_and_bias
 
 FILE = FOLDER / "published_speed.csv"
 FITTED_ON = "torchtune-flags"
@@ -47,8 +47,7 @@ class Row:
 @lru_cache
 def rows() -> tuple[Row, ...]:
     """All of them, in the file's order."""
-    with FILE.open(encoding="utf-8", newline="") as file:
-        return tuple(Row(**row) for row in csv.DictReader(file))
+    return read(FILE, Row)
 
 
 @dataclass(frozen=True)
@@ -135,8 +134,8 @@ def errors(some: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """rows, mean_abs, bias, worst: of predicted over measured, less one; and the cards."""
     off = [r["error"] for r in some]
     return {
-        "rows": len(off), "mean_abs": sum(map(abs, off)) / len(off), "bias": sum(off) / len(off),
-        "worst": max(off, key=abs), "cards": list(dict.fromkeys(r["card"] for r in some)),
+        "rows": len(off), **mean_and_bias(off), "worst": max(off, key=abs),
+        "cards": list(dict.fromkeys(r["card"] for r in some)),
     }  # fmt: skip
 
 

@@ -107,10 +107,13 @@ def reserved_scored(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
     within = sum(r["reserved_bytes"][0] <= m <= r["reserved_bytes"][2] for r, m in zip(found, measured, strict=True))
     return {"rows": len(found), "within": within} | {
-        name: {"mean_abs": sum(map(abs, errors)) / len(errors), "bias": sum(errors) / len(errors),
-               "worst": max(map(abs, errors))}
-        for name, errors in ways.items()
-    }  # fmt: skip
+        name: {**mean_and_bias(errors), "worst": max(map(abs, errors))} for name, errors in ways.items()
+    }
+
+
+def mean_and_bias(errors: Sequence[float]) -> dict[str, float]:
+    """Mean of the absolute errors, and of the errors with their signs."""
+    return {"mean_abs": sum(map(abs, errors)) / len(errors), "bias": sum(errors) / len(errors)}
 
 
 def is_target(row: Mapping[str, Any]) -> bool:
@@ -122,8 +125,7 @@ def _group(by: str, name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, A
     errors = [float(r["error"]) for r in rows]
     sizes = [abs(e) for e in errors]
     return {
-        "by": by, "name": name, "rows": len(rows), "mean_abs": sum(sizes) / len(sizes),
-        "bias": sum(errors) / len(errors), "worst": max(sizes),
+        "by": by, "name": name, "rows": len(rows), **mean_and_bias(errors), "worst": max(sizes),
         "within_5": _share(sizes, lambda e: e <= 0.05), "within_10": _share(sizes, lambda e: e <= 0.1),
     }  # fmt: skip
 

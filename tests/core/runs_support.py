@@ -17,15 +17,28 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.config import RunConfig, TrainConfig
 from core.events import Evaluated, Event, Failed, Finished, Sampled, Saved, Started, Step, Stopped
 from core.runs.queue import Slot
 from core.runs.store import CHECKPOINT, Store
 
+if TYPE_CHECKING:
+    import pytest
+
 OWNER = "learner"
 WORKER = (sys.executable, "-m", "tests.core.runs_support", "worker")
 ONE_SLOT = (Slot("cpu", "cpu"),)
+
+
+def store_in(folder: Path, monkeypatch: pytest.MonkeyPatch, **environment: str) -> Store:
+    """A store of a test's own, for this process and those that it starts, with that in their environment."""
+    monkeypatch.setenv("DELTALAB_HOME", str(folder / "home"))
+    monkeypatch.delenv("DELTALAB_STORE", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return Store()
 
 
 def quick_config(steps: int = 20, seed: int = 0, **loop: object) -> RunConfig:

@@ -20,17 +20,14 @@ from core.config import RunConfig, TrainConfig
 from core.objective import Scores
 from core.runs.store import Store
 from core.train import _Run
-from tests.core.runs_support import OWNER
+from tests.core.runs_support import OWNER, store_in
 
 LOOP: dict[str, Any] = {"steps": 3, "train_examples": 96, "eval_items": 6, "skill_items": 2, "eval_every": 3}
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    monkeypatch.setenv("DELTALAB_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("DELTALAB_STORE", raising=False)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    store = Store()
+    store = store_in(tmp_path, monkeypatch, CUDA_VISIBLE_DEVICES="")
     yield store
     store.close()
 

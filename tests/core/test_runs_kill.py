@@ -30,7 +30,7 @@ from core.errors import NotFound
 from core.runs import journal
 from core.runs.locks import is_held
 from core.runs.store import CHECKPOINT, Run, Store
-from tests.core.runs_support import OWNER, Server, quick_config, quick_losses, wait_for, worker_pid
+from tests.core.runs_support import OWNER, Server, quick_config, quick_losses, store_in, wait_for, worker_pid
 
 KILLS = int(os.environ.get("DELTALAB_KILLS", "14"))
 REAL_KILLS = max(2, KILLS // 12)
@@ -41,10 +41,7 @@ STEPS = 30
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    monkeypatch.setenv("DELTALAB_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("DELTALAB_STORE", raising=False)
-    monkeypatch.setenv("QUICK_STEP_SECONDS", "0.01")
-    store = Store()
+    store = store_in(tmp_path, monkeypatch, QUICK_STEP_SECONDS="0.01")
     yield store
     for run in store.runs(OWNER, limit=1000):
         if (pid := worker_pid(run.folder)) is not None:

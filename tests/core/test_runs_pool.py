@@ -27,6 +27,7 @@ from tests.core.runs_support import (
     Server,
     quick_config,
     quick_losses,
+    store_in,
     wait_for,
     worker_pid,
 )
@@ -34,10 +35,7 @@ from tests.core.runs_support import (
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    monkeypatch.setenv("DELTALAB_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("DELTALAB_STORE", raising=False)
-    monkeypatch.setenv("QUICK_STEP_SECONDS", "0.01")
-    store = Store()
+    store = store_in(tmp_path, monkeypatch, QUICK_STEP_SECONDS="0.01")
     yield store
     for run in store.runs(OWNER):
         if (pid := worker_pid(run.folder)) is not None and pid != os.getpid():

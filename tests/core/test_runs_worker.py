@@ -21,15 +21,21 @@ from core.runs import journal, worker
 from core.runs.locks import FileLock, is_held
 from core.runs.store import CHECKPOINT, Store
 from core.runs.worker import execute
-from tests.core.runs_support import OWNER, WORKER, quick_config, quick_losses, quick_train, wait_for, worker_pid
+from tests.core.runs_support import (
+    OWNER,
+    WORKER,
+    quick_config,
+    quick_losses,
+    quick_train,
+    store_in,
+    wait_for,
+    worker_pid,
+)
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    monkeypatch.setenv("DELTALAB_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("DELTALAB_STORE", raising=False)
-    monkeypatch.setenv("QUICK_STEP_SECONDS", "0.005")
-    store = Store()
+    store = store_in(tmp_path, monkeypatch, QUICK_STEP_SECONDS="0.005")
     yield store
     store.close()
 
