@@ -192,7 +192,7 @@ def _figures(told: Story) -> dict[str, float]:
 
 
 def _recorded(cell: Cell, context: Context) -> None:
-    """The recorded runs. While a prediction is open, their loss curves only: the table would give the answer away."""
+    """The recorded runs. While a prediction is open, their names only: whose loss ends lowest would give it away."""
     told, stories = [], []
     for run in cell.body["runs"]:
         path = recorded_path(context.lesson.folder, f"{cell.id}/{run['name']}")
@@ -204,8 +204,7 @@ def _recorded(cell: Cell, context: Context) -> None:
     if context.kept(cell).get("shown") or not (own or reveal.hidden(cell, context)):
         _side_by_side(cell, context, told, stories, "recorded")
         return
-    named = [(c.label, s) for c, s in zip(told, stories, strict=True)]
-    findings.shown(charts.losses(named), f"{context.key(cell)}-covered", f"{cell.id}-losses")
+    st.markdown("\n".join(f"- {plain(c.label)}" for c in told))
     st.caption(t("comparison.covered"))
     if st.button(t("comparison.uncover"), key=context.key(cell, "show"), icon=":material/visibility:"):
         context.save(cell, {**context.kept(cell), "shown": True})
