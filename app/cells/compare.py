@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import calc, charts, charts_lesson, configured, findings, form, live, state
+from app import calc, charts, charts_lesson, configured, findings, form, live, localized, state
 from app.cells import reveal
 from app.cells.context import Context, frame
 from app.charts_lesson import Compared
 from app.compare import story
 from app.index import Cell, recorded_path
 from app.story import Story, plain
-from app.words import t
+from app.words import from_core, t
 from core.config import RunConfig, problems
 from core.errors import DeltalabError
 from core.runs import together
@@ -76,7 +76,7 @@ def _controls(cell: Cell, context: Context) -> None:
     except DeltalabError as error:
         wanted, wrong = usual, [str(error)]
     for sentence in wrong:
-        st.error(plain(sentence), icon=":material/error:")
+        st.error(plain(from_core(sentence)), icon=":material/error:")
     with st.container(horizontal=True, vertical_alignment="center"):
         label = t("comparison.run", count=len(wanted))
         pressed = st.button(
@@ -222,7 +222,7 @@ def _side_by_side(cell: Cell, context: Context, told: Sequence[Compared], storie
         findings.shown(charts.losses(named), f"{key}-losses", f"{cell.id}-losses")
     columns: list[str] = cell.body["columns"]
     table: Any = charts_lesson.table(told, columns)
-    st.dataframe(table, hide_index=True, alt=t("comparison.alt"))
+    localized.grid(table, hide_index=True, alt=t("comparison.alt"))
     st.download_button(
         t("comparison.csv"), charts.csv(charts_lesson.numbers(told, columns)), f"{cell.id}.csv", "text/csv",
         key=f"{key}-table-csv", icon=":material/download:", on_click="ignore",
