@@ -100,8 +100,7 @@ def _later(number: int, part: Part, lesson: Lesson, draw: Callable[[Cell], None]
         for cell in part.later:
             draw(cell)
         return
-    come = partial(drawn.add, number)
-    with st.container(key=f"{key}-waiting", horizontal=True, vertical_alignment="center"):
+    with st.container(key=f"{key}-waiting"):
         st.caption(t("lesson.part_waits"))
-        st.button(t("lesson.part_draw"), key=f"{key}-draw", type="tertiary", on_click=come)
+        come = partial(drawn.add, number)
         components.component("part")(key=f"{key}-near", data={"ids": part.ids}, on_near_change=come)
