@@ -241,6 +241,7 @@ def idle(page: Page, seconds: float = PATIENCE) -> None:
     page.wait_for_function(
         "!document.querySelector('[data-testid=stSkeleton], [class*=-waiting]')", timeout=seconds * SECONDS
     )
+    page.wait_for_selector(IDLE, timeout=seconds * SECONDS)  # what the last part is made of has come, too
 
 
 # Resolves when nothing on the page has changed for a while and nothing moves any more.
