@@ -23,7 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from app.numbers import ENGLISH, NARROW_SPACE, written
+from app.numbers import ENGLISH, NARROW_SPACE, Told, written
 from core.errors import BadInput
 
 FOLDER = Path(__file__).resolve().parent / "locales"
@@ -102,8 +102,11 @@ def said(code: str, key: str, **blanks: Any) -> str:
     if not blanks:
         return text
     signs = separators(code)
-    told = {name: value if name in VERBATIM else written(str(value), signs) for name, value in blanks.items()}
-    return BLANK.sub(lambda m: str(told.get(m[1], m[0])), text)
+    told = {
+        name: value if name in VERBATIM or isinstance(value, Told) else written(str(value), signs)
+        for name, value in blanks.items()
+    }
+    return Told(BLANK.sub(lambda m: str(told.get(m[1], m[0])), text))
 
 
 @lru_cache
