@@ -27,10 +27,14 @@ from core.race import (
     cell_of,
     enter,
     entries,
+    examples_of,
+    expected_seconds,
     measure,
     recorded,
     row,
     steps_of,
+    swept_steps,
+    usual_steps,
 )
 from core.runs.store import RACE
 from core.units import seconds_text
@@ -124,20 +128,24 @@ def _setup() -> Plan:
 
 
 def _rates(plan: Plan) -> None:
-    """Whose learning rate was found on another task than the one that is raced."""
+    """Whose learning rate was found on another task than the one that is raced, or in runs of another length."""
     for tasks, methods in borrowed(plan).items():
         names = ", ".join(METHODS[m].TITLE for m in methods)
         where = ", ".join(f"“{from_core(TASKS[task].title)}”" for task in tasks)
         st.caption(t("race.borrowed" if tasks else "race.unswept", methods=names, tasks=where))
+    swept = swept_steps(plan)
+    if swept is not None:
+        least, most = swept
+        span = str(least) if least == most else t("race.span", least=least, most=most)
+        st.caption(t("race.other_steps", swept=span, steps=steps_of(plan)))
 
 
 def _steps(plan: Plan) -> int:
-    fewest = steps_of(plan)
     key = f"steps-{plan.task}"
     return int(
         st.number_input(
-            t("race.steps"), 5, 2000, value=fewest, step=5, key=key, width=220,
-            help=t("race.steps_help", fewest=fewest),
+            t("race.steps"), 5, 2000, value=steps_of(plan), step=5, key=key, width=220,
+            help=t("race.steps_help", steps=steps_of(plan), usual=usual_steps(plan)),
         )
     )  # fmt: skip
 
@@ -146,7 +154,8 @@ def _start(plan: Plan) -> None:
     count = len(plan.methods) * plan.seeds
     with st.container(horizontal=True, vertical_alignment="center"):
         pressed = st.button(t("race.start"), key="start-race", type="primary", icon=":material/flag:")
-        st.caption(f"{n('race.runs', count, steps=steps_of(plan))} {_takes(plan)}")
+        told = n("race.runs", count, steps=steps_of(plan), examples=examples_of(plan))
+        st.caption(f"{told} {_takes(plan)}")
     if not pressed:
         return
     try:
@@ -161,10 +170,7 @@ def _start(plan: Plan) -> None:
 
 def _takes(plan: Plan) -> str:
     """How long it will take about, from the recorded race on its machine."""
-    record = recorded()
-    per_step = record["seconds"] / (len(record["rows"]) * record["steps"])
-    seconds = per_step * len(plan.methods) * plan.seeds * steps_of(plan)
-    return t("race.takes", device=record["device"], time=seconds_text(seconds))
+    return t("race.takes", device=recorded()["device"], time=seconds_text(expected_seconds(plan)))
 
 
 # --- while it is on ---------------------------------------------------------------------------------------------------
@@ -203,10 +209,13 @@ def _result(race: str | None) -> None:
             date=record["date"],
             task=from_core(TASKS[record["task"]].title),
             steps=record["steps"],
+            examples=record["batch_size"],
             seeds=n("race.so_many_seeds", record["seeds"]),
         )
         st.caption(f":material/history: {told}")
         rows: Sequence[Row] = record["rows"]
+        loop = TrainConfig(steps=record["steps"], batch_size=record["batch_size"])
+        _rates(Plan(task=record["task"], methods=tuple(aggregate(rows)), train=loop))
     else:
         runs = _runs(race)
         rows = [_row(run) for run in runs]
@@ -216,7 +225,8 @@ def _result(race: str | None) -> None:
         if runs:
             first = runs[0].config
             methods = tuple(dict.fromkeys(run.config["method"] for run in runs))
-            _rates(Plan(base=first["base"], task=first["task"], data=first["data"], methods=methods))
+            loop = TrainConfig(steps=first["train"]["steps"])
+            _rates(Plan(base=first["base"], task=first["task"], data=first["data"], methods=methods, train=loop))
     bands = aggregate(rows)
     for r in rows:
         if r.status in ("failed", "interrupted"):
