@@ -185,14 +185,14 @@ def _listed(code: str, sentence: str) -> str | None:
 
 def _blank(code: str, value: str) -> str:
     """What stands in a blank of a sentence of core: one thing or a list, in words, as a number, or a name with one."""
-    found = _known(code, value)
-    if found is not None:
-        return found
-    if "; " in value:
+    if "; " in value:  # first, since an entry with blanks would take several for one
         return "; ".join(_blank(code, part) for part in value.split("; "))
     parts = [_known(code, part) for part in value.split(", ")]
     if len(parts) > 1 and None not in parts:
         return ", ".join(map(str, parts))
+    found = _known(code, value)
+    if found is not None:
+        return found
     named = NAMED.fullmatch(value)
     if named is not None:
         name = named["name"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 from typing import Any
 
@@ -100,7 +99,7 @@ def _class() -> None:
         )  # fmt: skip
         localized.grid(rows, hide_index=True, width="stretch", alt=t("teacher.surprises_alt"))
         st.download_button(
-            t("teacher.surprises_csv"), _file([dataclasses.asdict(one) for one in off]), "predictions.csv", "text/csv",
+            t("teacher.surprises_csv"), _file([_off(one) for one in off]), "predictions.csv", "text/csv",
             key="teacher-surprises-csv", icon=":material/download:", on_click="ignore",
         )  # fmt: skip
 
@@ -131,6 +130,14 @@ def vars_of(one: classroom.Learner) -> dict[str, Any]:
         "name": one.name, "lessons_done": one.done, "at": one.at, "steps_done": one.steps[0], "steps": one.steps[1],
         "minutes": round(one.seconds / 60, 1), "predictions": one.guesses, "factor_off": one.factor,
         "missed_questions": one.missed, "last_seen": seen,
+    }  # fmt: skip
+
+
+def _off(one: classroom.Surprise) -> dict[str, Any]:
+    """A prediction of the class as the columns of a table for machines."""
+    return {
+        "lesson": one.lesson, "prediction": one.title, "predictions": one.count, "factor_off": one.factor,
+        "too_high": one.high,
     }  # fmt: skip
 
 
