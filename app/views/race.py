@@ -116,6 +116,7 @@ def _setup() -> Plan:
             key="methods",
             on_change=keep_list_in_link,
             args=("methods", EVERY),
+            placeholder=t("shared.choose"),
         )
     plan = Plan(task=str(task), methods=tuple(methods), seeds=int(seeds or 1))
     if not methods:

@@ -169,15 +169,27 @@ def _links() -> None:
     left, right = st.columns(2)
     with left:
         locked = st.multiselect(
-            t("teacher.lock"), list(knobs), format_func=lambda k: knobs[k].label, key="teacher-lock"
+            t("teacher.lock"),
+            list(knobs),
+            format_func=lambda k: knobs[k].label,
+            key="teacher-lock",
+            placeholder=t("shared.choose"),
         )
     with right:
         hidden = st.multiselect(
-            t("teacher.hide"), list(knobs), format_func=lambda k: knobs[k].label, key="teacher-hide"
+            t("teacher.hide"),
+            list(knobs),
+            format_func=lambda k: knobs[k].label,
+            key="teacher-hide",
+            placeholder=t("shared.choose"),
         )
     preset: dict[str, Any] = {}
     changed = st.multiselect(
-        t("teacher.preset"), list(knobs), format_func=lambda k: knobs[k].label, key="teacher-preset"
+        t("teacher.preset"),
+        list(knobs),
+        format_func=lambda k: knobs[k].label,
+        key="teacher-preset",
+        placeholder=t("shared.choose"),
     )
     for name in changed:
         knob = knobs[name]
