@@ -246,7 +246,7 @@ def written_in_core() -> str:
 def pieces(entry: str) -> list[str]:
     """What of an entry has to stand in core: it may be put together at a semicolon, and around what is filled in."""
     said = words.BLANK.sub("{}", entry).lower()
-    return [part.removeprefix("{}").removesuffix("{}") for part in said.split("; ")]
+    return [part.removeprefix("{}").removesuffix("{}").strip() for part in said.split("; ")]
 
 
 def said_of_rules_and_claims() -> set[str]:
