@@ -253,7 +253,7 @@ def rules_table(book: RuleBook) -> pd.DataFrame:
         does += [t("charts_rag.rules_out", pull=inside(pull_title(p))) for p in rule.rules_out]
         rows.append(
             {t("charts_rag.column.rule"): rule.id, t("charts_rag.column.when"): when,
-             t("charts_rag.column.does"): ", ".join(does), t("charts_rag.column.because"): rule.because,
+             t("charts_rag.column.does"): ", ".join(does), t("charts_rag.column.because"): from_core(rule.because),
              t("charts_rag.column.measured"): ", ".join(rule.measured) or t("charts_rag.judgement"),
              t("charts_rag.column.literature"): ", ".join(rule.literature)}
         )  # fmt: skip

@@ -65,6 +65,12 @@ def as_csv(table: Iterable[Mapping[str, Any]], columns: Iterable[str] = COLUMNS)
     return out.getvalue()
 
 
+def for_spreadsheets(text: str) -> bytes:
+    """A CSV as a file that people open with a double click: by its first bytes a spreadsheet knows that it is UTF-8,
+    and shows the names of learners as they wrote them."""
+    return text.encode("utf-8-sig")
+
+
 def harmless(value: Any) -> Any:
     """A value as it may stand in a CSV: a text that begins like a formula gets an apostrophe."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

@@ -2,7 +2,8 @@
 
 Names are exact, as the system gives them; what cannot be found out is None and shown as unknown, never guessed.
 `attached_light` imports no torch and is meant for the web server; `attached` asks torch and is meant for workers and
-`deltalab doctor`. What depends on speed (`pick_precision`) is measured once per machine and kept in the data folder.
+`deltalab doctor`. What depends on speed (`pick_precision`, `best_threads`) is measured once per machine and kept in
+the data folder.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 # More threads than this cost more in waiting for each other than they bring, at the matrix sizes of small models.
 MOST_THREADS = 16
+THREADS = "DELTALAB_THREADS"
+# Another number of threads than the rule's has to be faster by this, since a timing of milliseconds is not exact.
+CLEARLY = 1.25
 # bfloat16 rounds to 8 bits of precision: it has to be clearly faster to be worth that.
 WORTHWHILE = 1.1
 # Below this the card emulates bfloat16 (https://docs.nvidia.com/cuda/cuda-c-programming-guide, compute capabilities).
@@ -357,7 +361,8 @@ def bitsandbytes_back_end() -> str:
 
 @dataclass(frozen=True)
 class Choice:
-    """A choice and its reason. ratio: time in float32 over time in bfloat16 (None: not measured)."""
+    """A choice and its reason. ratio: how many times as long a step takes with the other (float32, of the formats; the
+    rule's count, of threads); None: not measured."""
 
     value: str
     ratio: float | None
@@ -387,19 +392,97 @@ def best_threads() -> int:
 
 
 def threads_choice() -> Choice:
-    """One thread per physical core this process may use, by rule: the two threads of a core share one set of
-    multipliers, which dense matrices keep busy by themselves; and no more than MOST_THREADS.
+    """How many threads torch computes with on this CPU.
 
-    (Not by a measurement at each start: another count takes sums in another order, and a run is to repeat itself bit
-    for bit however busy the machine was when it started.)
+    The rule is one per physical core this process may use: the two threads of a core share one set of multipliers,
+    which dense matrices keep busy by themselves; and no more than MOST_THREADS. A small training step is then timed
+    with that many, with half as many, and with one per logical core, once per machine, and another count than the
+    rule's is taken where it is clearly faster (CLEARLY). The result is kept in the data folder, because another count
+    takes sums in another order and a run is to repeat itself bit for bit; a machine that is busy just then is not
+    measured, and the rule holds. The environment variable DELTALAB_THREADS, a number, overrides it all.
     """
+    own = os.environ.get(THREADS, "").strip()
+    if own.isdecimal() and int(own) > 0:
+        return Choice(own, None, f"as {THREADS} says")
     allowed, physical = cores(), physical_cores()
-    count = max(1, min(allowed, physical or allowed, MOST_THREADS))
+    most = min(allowed, MOST_THREADS)
+    count = max(1, min(most, physical or allowed))
     why = f"one per physical core (this process may use {allowed} CPUs"
     why += f", on {physical} physical cores)" if physical else "; how many cores they share is unknown)"
     if count == MOST_THREADS and min(allowed, physical or allowed) > MOST_THREADS:
         why += f", at most {MOST_THREADS}: more wait for each other at the matrix sizes of small models"
-    return Choice(str(count), None, why)
+    others = sorted({count // 2, most} - {0, count})
+    if not others:
+        return Choice(str(count), None, why)
+    if _busy(allowed):
+        return Choice(str(count), None, f"{why}; other counts were not timed, because the machine is busy")
+    key = f"{cpu_name()} | {allowed} of them | torch {_installed('torch')}"
+    return _measured_once("threads", key, lambda: _clearest(count, why, _thread_seconds((count, *others))))
+
+
+def _busy(allowed: int) -> bool:
+    """Whether others use so much of the CPUs that a timing would be theirs as well (unknown: no)."""
+    try:
+        return os.getloadavg()[0] > 0.5 * allowed
+    except (AttributeError, OSError):
+        return False
+
+
+def _clearest(count: int, why: str, seconds: Mapping[int, float]) -> Choice:
+    """The rule's count, or the one that was clearly faster. seconds: of a step, by count."""
+    quickest = min(seconds, key=lambda n: seconds[n])
+    told = ", ".join(f"{n}: {t / seconds[count]:.2f}" for n, t in sorted(seconds.items()) if n != count)
+    ratio = round(seconds[count] / seconds[quickest], 2)
+    if quickest != count and ratio >= CLEARLY:
+        return Choice(str(quickest), ratio, f"measured: a step takes {ratio:.2f} times as long with {count}, {why}")
+    return Choice(str(count), 1.0, f"{why}; a step with another count took, in units of it, {told}")
+
+
+@functools.cache
+def _thread_seconds(counts: tuple[int, ...]) -> dict[int, float]:
+    """Seconds by the clock of a small training step in float32 with each number of threads: the best of several, taken
+    in turn (about half a second)."""
+    import torch
+
+    before = torch.get_num_threads()
+    step = _small_step()
+    times: dict[int, list[float]] = {count: [] for count in counts}
+    try:
+        for _ in range(8):
+            for count in counts:
+                torch.set_num_threads(count)
+                step(False)  # the threads wake up
+                began = time.perf_counter()
+                step(False)
+                times[count].append(time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(before)
+    return {count: min(found) for count, found in times.items()}
+
+
+def _small_step() -> Callable[[bool], None]:
+    """A small training step on the CPU, forward and backward, to be timed: in bfloat16 autocast or in float32."""
+    import torch
+
+    width, hidden, tokens, layers = 256, 704, 512, 2
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        blocks = [
+            torch.nn.Sequential(
+                torch.nn.LayerNorm(width), torch.nn.Linear(width, hidden), torch.nn.SiLU(),
+                torch.nn.Linear(hidden, width),
+            )
+            for _ in range(layers)
+        ]  # fmt: skip
+        model = torch.nn.Sequential(*blocks)
+        x = torch.randn(tokens, width)
+
+    def step(bfloat16: bool) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = model(x).float().square().mean()
+        loss.backward()
+
+    return step
 
 
 def pick_precision(device: torch.device | str = "cpu") -> str:
@@ -430,7 +513,7 @@ def precision_choice(device: torch.device | str = "cpu") -> Choice:
     if device.type != "cpu":
         return Choice("float32", None, f"the only format used on {device.type}")
     key = f"{cpu_name()} | torch {torch.__version__}"
-    return _measured_once(key, lambda: _choose(_time_ratio()))
+    return _measured_once("precision", key, lambda: _choose(_time_ratio()))
 
 
 def _choose(ratio: float) -> Choice:
@@ -445,51 +528,40 @@ def _time_ratio() -> float:
     """
     import torch
 
-    width, hidden, tokens, layers = 256, 704, 512, 2
-
-    def block() -> torch.nn.Module:
-        return torch.nn.Sequential(
-            torch.nn.LayerNorm(width), torch.nn.Linear(width, hidden), torch.nn.SiLU(), torch.nn.Linear(hidden, width)
-        )
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = torch.nn.Sequential(*(block() for _ in range(layers)))
-            x = torch.randn(tokens, width)
+        step = _small_step()
 
-        def step(bfloat16: bool) -> float:
+        def timed(bfloat16: bool) -> float:
             began = time.thread_time()
-            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                loss = model(x).float().square().mean()
-            loss.backward()
+            step(bfloat16)
             return time.thread_time() - began
 
-        step(False), step(True)
-        times = [(step(False), step(True)) for _ in range(6)]
+        timed(False), timed(True)
+        times = [(timed(False), timed(True)) for _ in range(6)]
     finally:
         torch.set_num_threads(before)
     return min(t for t, _ in times) / min(t for _, t in times)
 
 
-def _measured_once(key: str, measure: Callable[[], Choice]) -> Choice:
-    """The choice kept under `key` in the data folder's hardware.json, or a fresh one, kept for the next time."""
+def _measured_once(what: str, key: str, measure: Callable[[], Choice]) -> Choice:
+    """The choice of `what` kept under `key` in the data folder's hardware.json, or a fresh one, kept for the next
+    time."""
     from core.runs.home import data_home
 
-    kept: dict[str, Any] = {}
+    kept: Any = {}
     try:
         path = data_home() / "hardware.json"
         kept = json.loads(path.read_text(encoding="utf-8"))
-        return Choice(**kept["precision"][key])
+        return Choice(**kept[what][key])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # nothing kept yet, or not readable: measure
     choice = measure()
     try:
         path = data_home() / "hardware.json"
-        known = kept.get("precision") if isinstance(kept, dict) else None
-        record = {"precision": {**(known if isinstance(known, dict) else {}), key: dataclasses.asdict(choice)}}
+        others = {name: part for name, part in kept.items() if isinstance(part, dict)} if isinstance(kept, dict) else {}
+        record = {**others, what: {**others.get(what, {}), key: dataclasses.asdict(choice)}}
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
             json.dump(record, file, indent=1)
         Path(file.name).replace(path)

@@ -10,7 +10,7 @@ through transformers' model with the methods' own layers.
 Kinds of operation:
 - *large products*: of matrices none of whose sides is as short as a rank: with the base's weights, or with W + s·BA;
 - *thin products*: with one short side: LoRA's pairs and their gradients;
-- *attention*: batched products and the softmax of the scores;
+- *attention*: batched products and the softmax of the scores, or PyTorch's one operation for both;
 - *optimizer*: the update, and the norm for clipping;
 - *elementwise*: norms, activations, positions, sums, casts and copies;
 - *outside*: what is left of the clock's time: Python, autograd's bookkeeping, the making of the batch.
@@ -54,7 +54,7 @@ def kind_of(name: str, shapes: list[list[int]], parents: set[str]) -> str:
         part in name for part in OPTIMIZER
     ):
         return "optimizer"
-    if name in ATTENTION:
+    if name in ATTENTION or "scaled_dot_product" in name:
         return "attention"
     if name in PRODUCTS:
         sides = [side for shape in shapes if len(shape) == 2 for side in shape]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import charts, charts_race, compare, live, state
+from app import charts, charts_race, compare, live, localized, state
 from app.address import keep_in_link, keep_list_in_link, linked, linked_list
 from app.story import plain
 from app.tables import widths
@@ -240,7 +240,7 @@ def _result(race: str | None) -> None:
     several = any(b.count > 1 for found in bands.values() for b in found.values())
     st.caption(f"{t('race.front')} {t('race.bars') if several else ''}")
     table = charts_race.race_table(bands)
-    st.dataframe(table, hide_index=True, height="content", column_config=widths(table), alt=t("race.alt"))
+    localized.grid(table, hide_index=True, height="content", column_config=widths(table), alt=t("race.alt"))
     st.download_button(
         t("shared.table_csv"), charts.csv(charts_race.race_numbers(bands)), "race.csv", "text/csv", key="race-csv",
         icon=":material/download:", on_click="ignore",
@@ -312,7 +312,7 @@ def _literature() -> None:
     st.markdown("\n".join(f"- {text}" for text in CAVEATS))
     with st.expander(t("race.table"), key="published-table"):
         table = charts_race.published_table(rows)
-        st.dataframe(
+        localized.grid(
             table, hide_index=True, alt=t("race.published_alt"),
             column_config={"source": _source_column()},
         )  # fmt: skip

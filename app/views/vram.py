@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import answers, calculator_panels, charts, charts_memory, compare, live, method_knobs, model_choice, state
+from app import (
+    answers,
+    calculator_panels,
+    charts,
+    charts_memory,
+    compare,
+    live,
+    localized,
+    method_knobs,
+    model_choice,
+    state,
+)
 from app.charts_memory import band, size
 from app.charts_race import title_of
 from app.choices import Choice, one_of, switch, whole
@@ -404,9 +415,9 @@ def _figures(model: Model, setup: Setup, found: Answer) -> None:
     with st.container(horizontal=True, gap="medium"):
         for label, value in ((t("vram.largest"), found.batch), (t("vram.longest"), found.length)):
             if value is not None:
-                st.metric(label, f"{value:,}" if value else t("plan.none"), width="content")
-        st.metric(t("plan.trains"), count_text(trained), width="content")
-        st.metric(t("vram.of_model"), charts_memory.share(trained / model.table.total), width="content")
+                localized.metric(label, f"{value:,}" if value else t("plan.none"), width="content")
+        localized.metric(t("plan.trains"), count_text(trained), width="content")
+        localized.metric(t("vram.of_model"), charts_memory.share(trained / model.table.total), width="content")
     low, likely, high = found.found.reserved
     reserved = size(likely) if low == high else charts_memory.between(low, high)
     told = t(
@@ -427,7 +438,7 @@ def _band() -> str:
 
 def _terms(told: list[Rule], chart: charts.Chart) -> None:
     with st.expander(t("vram.terms"), key="vram-terms"):
-        st.dataframe(charts_memory.terms_table(told), hide_index=True, alt=t("vram.terms_alt"))
+        localized.grid(charts_memory.terms_table(told), hide_index=True, alt=t("vram.terms_alt"))
         reasons = [f"- *{charts_memory.named(rule.term)}*: {plain(rule.why)}" for rule in told if rule.why]
         differ = f" {t('vram.terms_differ')}\n\n" + "\n".join(reasons) if reasons else ""
         st.markdown(t("vram.terms_why") + differ)

@@ -114,8 +114,62 @@ def test_threads_one_per_physical_core(monkeypatch):
     for allowed, physical, expected in ((8, 4, 4), (2, None, 2), (64, 32, 16), (1, 1, 1), (3, 8, 3)):
         monkeypatch.setattr(hardware, "cores", lambda allowed=allowed: allowed)
         monkeypatch.setattr(hardware, "physical_cores", lambda physical=physical: physical)
+        monkeypatch.setattr(hardware, "_busy", lambda _: True)
         assert best_threads() == expected
         assert "one per physical core" in threads_choice().why
+
+
+def test_threads_are_timed_once_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("DELTALAB_HOME", str(tmp_path))
+    monkeypatch.setattr(hardware, "cores", lambda: 4)
+    monkeypatch.setattr(hardware, "physical_cores", lambda: 2)
+    asked = []
+
+    def seconds(counts: tuple[int, ...]) -> dict[int, float]:
+        asked.append(counts)
+        return {2: 1.0, 1: 1.4, 4: 0.7}
+
+    monkeypatch.setattr(hardware, "_busy", lambda _: True)
+    monkeypatch.setattr(hardware, "_thread_seconds", seconds)
+    assert best_threads() == 2
+    assert "busy" in threads_choice().why
+    assert not asked
+    monkeypatch.setattr(hardware, "_busy", lambda _: False)
+    first = threads_choice()
+    assert (first.value, first.ratio) == ("4", 1.43)
+    assert "1.43 times as long with 2" in first.why
+    monkeypatch.setattr(hardware, "_thread_seconds", lambda _: {2: 1.0, 1: 0.1, 4: 1.0})
+    assert threads_choice() == first, "it is kept, whatever a later timing would say"
+    assert asked == [(2, 1, 4)]
+    pick_precision("cpu")
+    assert set(json.loads((tmp_path / "hardware.json").read_text())) == {"threads", "precision"}
+    assert threads_choice() == first
+
+
+def test_another_number_of_threads_must_be_clearly_faster():
+    close = hardware._clearest(2, "the rule", {2: 1.0, 1: 0.9})
+    assert (close.value, close.ratio) == ("2", 1.0)
+    assert "1: 0.90" in close.why
+    assert hardware._clearest(2, "the rule", {2: 1.0, 1: 0.5}).value == "1"
+
+
+def test_a_number_of_threads_that_is_set_holds(monkeypatch):
+    monkeypatch.setenv("DELTALAB_THREADS", "3")
+    assert best_threads() == 3
+    assert "DELTALAB_THREADS" in threads_choice().why
+    for nothing in ("", "0", "many", "-1"):
+        monkeypatch.setenv("DELTALAB_THREADS", nothing)
+        monkeypatch.setattr(hardware, "cores", lambda: 1)
+        assert best_threads() == 1
+
+
+def test_the_timing_of_threads_leaves_their_number_as_it_was():
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    found = hardware._thread_seconds((1, 2))
+    assert set(found) == {1, 2}
+    assert all(0 < seconds < 10 for seconds in found.values())
+    assert torch.get_num_threads() == before
 
 
 def test_the_light_description_loads_no_torch():
