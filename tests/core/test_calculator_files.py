@@ -185,6 +185,15 @@ def test_code_for_a_card_is_in_sixteen_bits_and_four() -> None:
         exporting.code("x", table, Setup("bitfit", METHODS["bitfit"].Config(), 1, 512))
 
 
+def test_code_for_experts_names_what_was_calculated() -> None:
+    """PEFT's all-linear would put pairs beside experts, which are not counted here."""
+    mixtral, config = architecture_of("Mixtral-8x7B"), METHODS["lora"].Config()
+    text = exporting.code("x", mixtral, Setup("lora", config, 1, 512, precision="bfloat16"))
+    assert 'target_modules=["k_proj", "o_proj", "q_proj", "v_proj"]' in text
+    with pytest.raises(Refused, match="takes down_proj, gate_proj, up_proj for the experts"):
+        exporting.code("x", architecture_of("DeepSeek-V3"), Setup("lora", config, 1, 512, precision="bfloat16"))
+
+
 def _text(sharding: Sharding = ALONE, method: str = "qlora", optimizer: str = "adamw", **switches: Any) -> str:
     stack = stack_named(switches.pop("name", "transformers")).with_switches(**switches)
     setup = on(Setup(method, METHODS[method].Config(), 1, 512, optimizer=optimizer, stack=stack), gpu("A100 80 GB SXM"))
