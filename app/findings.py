@@ -195,10 +195,12 @@ def show_latency(result: dict[str, Any], key: str) -> None:
     """Times against the base's."""
     shown(charts_ship.latency(result), f"{key}-latency", "latency")
     base = result["rows"][0]
+    labels = base["decode_ms"] is None
     st.caption(
         t(
-            "findings.latency", rounds=result["rounds"], device=result["device"], precision=result["precision"],
-            time=f"{base['decode_ms']:.1f} ms",
+            "findings.latency_label" if labels else "findings.latency",
+            rounds=result["rounds"], device=result["device"], precision=result["precision"],
+            time=f"{base['prefill_ms' if labels else 'decode_ms']:.1f} ms", texts=result.get("batch", 1),
         )
     )  # fmt: skip
 

@@ -359,6 +359,22 @@ def test_what_cannot_be_captured_runs_without_and_says_why() -> None:
     assert not steps.takes(batches[0])
 
 
+def test_a_capture_that_fails_late_leaves_no_gradients() -> None:
+    """After backward there are some, which on a card were never computed; the step that follows has its own alone."""
+
+    def late(step: Any) -> Any:
+        for parameter in parameters:
+            parameter.grad = torch.full_like(parameter, 7.0)
+        raise RuntimeError("cudaErrorStreamCaptureInvalidated")
+
+    batches = [batch_of(90)] * 4
+    steps, parameters, _ = stepper("lora", late)
+    mine = [steps.step(b) for b in batches]
+    right = eager("lora", batches)
+    assert [m[0] for m in mine] == pytest.approx([e[0] for e in right], rel=1e-5)
+    assert [m[1] for m in mine] == pytest.approx([e[1] for e in right], rel=1e-4)
+
+
 def test_there_are_not_more_buckets_than_memory_is_kept_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphed, "MOST_BUCKETS", 1)
     steps, _, _ = stepper("lora")
