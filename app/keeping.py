@@ -24,8 +24,8 @@ FORMAT = "deltalab-progress"
 VERSION = 1
 LONGEST = 8_192  # characters of one value; answers are far shorter, drafts of code may come near
 MOST = 5_000  # names in a file
-COLUMNS = ("lesson", "cell", "kind", "title", "done", "answer", "right", "tries", "predicted", "measured", "log_ratio",
-           "updated")  # fmt: skip
+COLUMNS = ("lesson", "cell", "kind", "title", "done", "answer", "right", "tries", "predicted", "measured", "unit",
+           "log_ratio", "updated")  # fmt: skip
 
 
 def rows(lessons: Iterable[Lesson], progress: Mapping[str, Any], times: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -46,6 +46,7 @@ def rows(lessons: Iterable[Lesson], progress: Mapping[str, Any], times: Mapping[
                     "right": kept.get("right", ""), "tries": kept.get("tries", ""),
                     "predicted": kept.get("value", "") if cell.kind == "predict" else "",
                     "measured": kept.get("measured", "") if cell.kind == "predict" else "",
+                    "unit": cell.body.get("unit", "") if cell.kind == "predict" else "",
                     "log_ratio": kept.get("log_ratio", ""),
                     "updated": datetime.datetime.fromtimestamp(when, datetime.UTC).isoformat(timespec="seconds")
                     if when else "",

@@ -32,7 +32,7 @@ ENGLISH = (".", ",")
 NARROW_SPACE = "\u202f"
 """Between thousands where the comma is taken (ISO 80000-1): a point there would be read as the decimal sign of the
 lessons, which are in English."""
-NUMBER = re.compile(r"(?<!\d)(?<!\d[.,])(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?!\d|[.,]\d)")
+NUMBER = re.compile(r"(?<!\d)(?<!\d[.,])(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?!\d|[.,]\d)")
 UNITS = (
     "B KiB MiB GiB TiB kB KB MB GB TB PB k M T s ms µs μs min h d a W kW kWh dB nats Nats nat bit bits Bit byte bytes "
     "Byte FLOP FLOPs MFLOP GFLOP TFLOP PFLOP US dollars USD EUR points Punkte percent Prozent to bis of von and und or "
@@ -43,21 +43,27 @@ QUANTITY = re.compile(
     r"|, |[\s%×/()~≈±+−–—·:;<>≤≥=$€²³-])+"
 )
 """A text that is numbers and their units, and nothing else: no name, no version, no code."""
+MEASURES = "% KiB MiB GiB TiB kB KB MB GB TB ms µs s nats Nats dB Bit bits".split()
+MEASURED = re.compile(rf"(?<![\w.,=-]){NUMBER.pattern}(?=[ \u00a0](?:{'|'.join(MEASURES)})(?!\w))")
+"""A number before its unit, within other words."""
 LONGEST = 120
 
 
+class Told(str):
+    """A text whose numbers are written in a language already: "4,127" is no longer to be taken for four thousand."""
+
+    __slots__ = ()
+
+
 def written(text: str, separators: tuple[str, str]) -> str:
-    """A number with its unit as a language writes it: '1,234.5 GiB' -> '1 234,5 GiB'; any other text as it is.
+    """A number with its unit as a language writes it: '1,234.5 GiB' -> '1 234,5 GiB'. In any other text only what is
+    before a unit of measure: 'AMD EPYC, 23.5 GiB' -> 'AMD EPYC, 23,5 GiB'; 'Llama 3.1' stays.
 
     Args:
         separators: before the decimals, and between thousands.
-
-    Returns:
-        the text; written twice it is the same as once.
     """
-    if separators == ENGLISH or not ("." in text or "," in text) or len(text) > LONGEST:
-        return text
-    if not QUANTITY.fullmatch(text):
+    if separators == ENGLISH or isinstance(text, Told) or not ("." in text or "," in text):
         return text
     swap = str.maketrans({".": separators[0], ",": separators[1]})
-    return NUMBER.sub(lambda m: m[0].translate(swap), text)
+    whole = len(text) <= LONGEST and QUANTITY.fullmatch(text)
+    return Told((NUMBER if whole else MEASURED).sub(lambda m: m[0].translate(swap), text))

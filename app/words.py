@@ -23,7 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from app.numbers import ENGLISH, NARROW_SPACE, written
+from app.numbers import ENGLISH, NARROW_SPACE, Told, written
 from core.errors import BadInput
 
 FOLDER = Path(__file__).resolve().parent / "locales"
@@ -102,8 +102,11 @@ def said(code: str, key: str, **blanks: Any) -> str:
     if not blanks:
         return text
     signs = separators(code)
-    told = {name: value if name in VERBATIM else written(str(value), signs) for name, value in blanks.items()}
-    return BLANK.sub(lambda m: str(told.get(m[1], m[0])), text)
+    told = {
+        name: value if name in VERBATIM or isinstance(value, Told) else written(str(value), signs)
+        for name, value in blanks.items()
+    }
+    return Told(BLANK.sub(lambda m: str(told.get(m[1], m[0])), text))
 
 
 @lru_cache
@@ -182,14 +185,14 @@ def _listed(code: str, sentence: str) -> str | None:
 
 def _blank(code: str, value: str) -> str:
     """What stands in a blank of a sentence of core: one thing or a list, in words, as a number, or a name with one."""
-    found = _known(code, value)
-    if found is not None:
-        return found
-    if "; " in value:
+    if "; " in value:  # first, since an entry with blanks would take several for one
         return "; ".join(_blank(code, part) for part in value.split("; "))
     parts = [_known(code, part) for part in value.split(", ")]
     if len(parts) > 1 and None not in parts:
         return ", ".join(map(str, parts))
+    found = _known(code, value)
+    if found is not None:
+        return found
     named = NAMED.fullmatch(value)
     if named is not None:
         name = named["name"]

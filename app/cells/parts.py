@@ -20,8 +20,8 @@ from app.cells.context import Context
 from app.index import Cell, Lesson
 from app.words import t
 
-MOST_CELLS = 30
-"""A lesson of at most so many numbered cells is drawn whole: the longest such opens within the two seconds."""
+MOST_CELLS = 18
+"""A lesson of at most so many numbered cells is drawn whole, which takes under two seconds."""
 FIRST_CELLS = 5
 """Of a longer one at least so many are there at once."""
 _OPEN = "_parts"

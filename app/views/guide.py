@@ -191,4 +191,4 @@ def _sensitivity(answers: dict[str, str], decision: Decision, book: RuleBook) ->
                 t("guide.would_be"): from_core(other.title),
             }
         )
-    localized.grid(rows, hide_index=True, alt=t("guide.change_alt"))
+    localized.table(rows, border="horizontal", hide_index=True, alt=t("guide.change_alt"))

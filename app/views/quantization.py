@@ -13,7 +13,7 @@ from app import compare, findings, live, localized, probing, state, uploads
 from app.address import keep_in_link, linked
 from app.charts_quantization import share
 from app.story import plain
-from app.words import t
+from app.words import from_core, t
 from core.base import describe_base
 from core.config import EMBEDDED
 from core.errors import DeltalabError
@@ -343,7 +343,7 @@ def _suffering(source: str, path: Path | None) -> None:
 def _duel() -> None:
     st.header(t("quantization.duel"), anchor="qlora")
     st.markdown(t("quantization.duel_why"))
-    titles = {name: task.title for name, task in TASKS.items()}
+    titles = {name: from_core(task.title) for name, task in TASKS.items()}
     recorded = pairs.means(pairs.pairs(pairs.recorded()))
     if recorded:
         first = pairs.recorded()[0]

@@ -116,6 +116,7 @@ def _setup() -> Plan:
             key="methods",
             on_change=keep_list_in_link,
             args=("methods", EVERY),
+            placeholder=t("shared.choose"),
         )
     plan = Plan(task=str(task), methods=tuple(methods), seeds=int(seeds or 1))
     if not methods:
@@ -131,7 +132,7 @@ def _rates(plan: Plan) -> None:
     """Whose learning rate was found on another task than the one that is raced, or in runs of another length."""
     for tasks, methods in borrowed(plan).items():
         names = ", ".join(METHODS[m].TITLE for m in methods)
-        where = ", ".join(f"“{TASKS[task].title}”" for task in tasks)
+        where = ", ".join(f"“{from_core(TASKS[task].title)}”" for task in tasks)
         st.caption(t("race.borrowed" if tasks else "race.unswept", methods=names, tasks=where))
     swept = swept_steps(plan)
     if swept is not None:
@@ -309,7 +310,7 @@ def _literature() -> None:
     rows = method_comparison()
     st.markdown(t("race.peft", link=SOURCE))
     compare.draw(charts_race.published(rows), "race-published")
-    st.markdown("\n".join(f"- {text}" for text in CAVEATS))
+    st.markdown("\n".join(f"- {from_core(text)}" for text in CAVEATS))
     with st.expander(t("race.table"), key="published-table"):
         table = charts_race.published_table(rows)
         localized.grid(

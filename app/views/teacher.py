@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 from typing import Any
 
@@ -100,7 +99,7 @@ def _class() -> None:
         )  # fmt: skip
         localized.grid(rows, hide_index=True, width="stretch", alt=t("teacher.surprises_alt"))
         st.download_button(
-            t("teacher.surprises_csv"), _file([dataclasses.asdict(one) for one in off]), "predictions.csv", "text/csv",
+            t("teacher.surprises_csv"), _file([_off(one) for one in off]), "predictions.csv", "text/csv",
             key="teacher-surprises-csv", icon=":material/download:", on_click="ignore",
         )  # fmt: skip
 
@@ -134,6 +133,14 @@ def vars_of(one: classroom.Learner) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _off(one: classroom.Surprise) -> dict[str, Any]:
+    """A prediction of the class as the columns of a table for machines."""
+    return {
+        "lesson": one.lesson, "prediction": one.title, "predictions": one.count, "factor_off": one.factor,
+        "too_high": one.high,
+    }  # fmt: skip
+
+
 def _file(rows: list[dict[str, Any]]) -> bytes:
     """Rows as CSV, with names for machines at its head."""
     return keeping.for_spreadsheets(keeping.as_csv(rows, rows[0]))
@@ -162,15 +169,27 @@ def _links() -> None:
     left, right = st.columns(2)
     with left:
         locked = st.multiselect(
-            t("teacher.lock"), list(knobs), format_func=lambda k: knobs[k].label, key="teacher-lock"
+            t("teacher.lock"),
+            list(knobs),
+            format_func=lambda k: knobs[k].label,
+            key="teacher-lock",
+            placeholder=t("shared.choose"),
         )
     with right:
         hidden = st.multiselect(
-            t("teacher.hide"), list(knobs), format_func=lambda k: knobs[k].label, key="teacher-hide"
+            t("teacher.hide"),
+            list(knobs),
+            format_func=lambda k: knobs[k].label,
+            key="teacher-hide",
+            placeholder=t("shared.choose"),
         )
     preset: dict[str, Any] = {}
     changed = st.multiselect(
-        t("teacher.preset"), list(knobs), format_func=lambda k: knobs[k].label, key="teacher-preset"
+        t("teacher.preset"),
+        list(knobs),
+        format_func=lambda k: knobs[k].label,
+        key="teacher-preset",
+        placeholder=t("shared.choose"),
     )
     for name in changed:
         knob = knobs[name]

@@ -23,7 +23,7 @@ from app.charts_memory import band, size
 from app.charts_race import title_of
 from app.choices import Choice, one_of, switch, whole
 from app.story import plain
-from app.words import from_core, t
+from app.words import from_core, number, t
 from core.catalog import GpuRow, gpu, gpus
 from core.config import RunConfig, TrainConfig
 from core.errors import DeltalabError
@@ -470,17 +470,16 @@ def _advice(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
 
 def _changes(model: Model, rows: list[Change]) -> None:
     missing = [row for row in rows if row.found is None]
-    for number, row in enumerate(rows):
+    for place, row in enumerate(rows):
         if row.found is None:
             continue
-        with st.container(horizontal=True, vertical_alignment="center", key=f"row-vram-change-{number}"):
+        with st.container(horizontal=True, vertical_alignment="center", key=f"row-vram-change-{place}"):
             less = t("vram.less" if row.saved >= 0 else "vram.more_bytes", bytes=bytes_text(abs(row.saved)))
             verdict = charts_memory.named(row.verdict)
-            st.markdown(
-                f"**{plain(row.name)}**: {size(row.found.process[1])}, {verdict}  \n{plain(row.says)} ({less})",
-                width="stretch",
-            )
-            st.button(t("vram.use"), key=f"vram-use-{number}", on_click=_use, args=(row.setup,), width="content")
+            name, says = plain(from_core(row.name)), plain(from_core(row.says))
+            takes = number(size(row.found.process[1]))
+            st.markdown(f"**{name}**: {takes}, {verdict}  \n{says} ({less})", width="stretch")
+            st.button(t("vram.use"), key=f"vram-use-{place}", on_click=_use, args=(row.setup,), width="content")
     waiting = [w for row in missing if (w := state.fitter().look(fitter.FIT, model.source, row.setup)) and w.active]
     if waiting:
         model_choice.watch(PAGE)

@@ -54,10 +54,12 @@ def test_every_cell_of_a_lesson_is_in_one_part_in_order() -> None:
         assert found == list(one.cells)
 
 
-def test_the_longest_lesson_is_in_parts_and_the_others_are_whole() -> None:
-    split = {one.slug: len(parts.split(one.cells)) for one in index.lessons()}
-    assert split.pop("11_museum_of_failures") > 8
-    assert set(split.values()) == {1}
+def test_long_lessons_are_in_parts_that_begin_soon_and_short_ones_are_whole() -> None:
+    for one in index.lessons():
+        first, *others = parts.split(one.cells)
+        cells = sum(cell.number > 0 for cell in one.cells)
+        assert bool(others) == (cells > parts.MOST_CELLS)
+        assert sum(cell.number > 0 for cell in first.lead) <= 12, "too many for two seconds"
 
 
 def test_a_long_lesson_begins_with_its_first_part_and_all_headings(lesson: Any) -> None:

@@ -20,7 +20,7 @@ from core.methods import METHODS
 from core.race import MEASURES
 from core.rag import verdicts
 from core.rag.experiment import ARMS, NEEDS
-from core.world import TASKS
+from core.world import SKILLS, TASKS
 
 APP = Path(words.__file__).parent
 OTHERS = [code for code in words.languages() if code != words.DEFAULT]
@@ -210,6 +210,7 @@ def said_by_core() -> set[str]:
     found = terms - set(charts_memory.SAID)
     found |= {text for m in MEASURES for text in (m.title, m.unit) if len(text) > 3 and "/" not in text}
     found |= {text for task in TASKS.values() for text in (task.title, task.summary)}
+    found |= {skill.replace("_", " ") for skill in SKILLS}
     found |= {verdicts.CONFIRMED, verdicts.NOT_CONFIRMED, verdicts.UNDECIDED, verdicts.UNKNOWN}
     found |= {need.title for need in NEEDS.values()} | set(ARMS.values()) - {"RAG", "RAFT", "RAG + LoRA"}
     for name, method in METHODS.items():
@@ -246,7 +247,7 @@ def written_in_core() -> str:
 def pieces(entry: str) -> list[str]:
     """What of an entry has to stand in core: it may be put together at a semicolon, and around what is filled in."""
     said = words.BLANK.sub("{}", entry).lower()
-    return [part.removeprefix("{}").removesuffix("{}") for part in said.split("; ")]
+    return [part.removeprefix("{}").removesuffix("{}").strip() for part in said.split("; ")]
 
 
 def said_of_rules_and_claims() -> set[str]:

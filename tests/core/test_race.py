@@ -276,6 +276,7 @@ def test_the_command_races_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     written = json.loads(record.read_text())
     assert written["rows"] == said["rows"]
     assert {"device", "date", "commit", "versions", "base"} <= set(written)
-    assert written["notes"] == []
+    (note,) = written["notes"]
+    assert "120 steps; here everybody has 2" in note
     assert main(["race", "--methods", "nonsense"]) == 2
     assert "no method 'nonsense'" in capsys.readouterr().err
