@@ -21,6 +21,7 @@ from tests.time_calculators import LIMITS, NEVER_SEEN, UPDATES
 # Examples per second, engine / (Trainer + PEFT): each as it comes, and on the same batches and precision.
 TARGETS = {"defaults": 1.3, "identical": 1.0}
 LORA_TARGETS = {"defaults": 1.5, "identical": 1.15}
+FIVE_MINUTES = 300
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +216,14 @@ def test_the_recorded_race_is_of_every_method() -> None:
     assert set(found) == set(METHODS)
     assert all(band["exact_match"].count == record["seeds"] for band in found.values())
     assert not record["changed"]
+
+
+def test_the_whole_race_took_at_most_five_minutes_a_seed() -> None:
+    from core.methods import METHODS
+    from core.race import Plan, recorded, steps_of
+
+    record = recorded()
+    usual = steps_of(Plan(task=record["task"], methods=tuple(METHODS)))
+    if record["steps"] != usual:
+        pytest.skip(f"The record is of a race of {record['steps']} steps, and one has {usual} by default.")
+    assert record["seconds"] / record["seeds"] <= FIVE_MINUTES
