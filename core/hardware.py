@@ -498,10 +498,10 @@ def precision_choice(device: torch.device | str = "cpu") -> Choice:
     folder under the CPU's name and the torch version.
 
     One format for all methods and bases: those that are compared, in a race or in a lesson, then differ by the method
-    alone. That is why it does not depend on whether the decoder that is written out by hand (core/fast/llama.py,
-    float32) would cover a run. That form takes less memory than a step in bfloat16, and which of the two is faster
-    `python -m tests.bench_forms` measures; who trains only what it covers may well set float32. DoRA, say, would then
-    be compared in another format than LoRA.
+    alone. That is why it does not depend on whether the decoder that is written out by hand (core/fast/llama.py) would
+    cover a run: DoRA, say, would be compared in another format than LoRA. What is timed is a stand-in for all forms: a
+    CPU's products in the two formats decide, in those that are written out even more than in plain ones. (`python -m
+    tests.bench_forms` measures the forms themselves.)
     """
     import torch
 

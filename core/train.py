@@ -162,6 +162,7 @@ class _Run:
         self.first_loss_seconds = 0.0
         self.ledger: dict[str, Any] = {}
         self.measured: dict[str, Any] = {}
+        self.graphs_then = 0
 
     # --- set-up -----------------------------------------------------------------------------------------------------
 
@@ -363,6 +364,7 @@ class _Run:
                 event, ledger = measure_step(both, self.model, self.optimizer, self.device, buffers)
             self.loss_sum = quick
             self.ledger, self.measured = ledger.to_dict(), self._measured().to_dict()
+            self.graphs_then = self.graphs.bytes if self.graphs is not None else 0  # they lie in its reserve already
             self.peak_bytes = max(self.peak_bytes, ledger.allocated_bytes)
             return event
         if self.graphs is not None:
@@ -639,7 +641,7 @@ class _Run:
         self.ledger = {
             **self.ledger, "terms": [*self.ledger["terms"], term],
             "allocated_bytes": self.ledger["allocated_bytes"] + kept,
-            "reserved_bytes": self.ledger["reserved_bytes"] + kept,
+            "reserved_bytes": self.ledger["reserved_bytes"] + kept - self.graphs_then,
         }  # fmt: skip
 
 

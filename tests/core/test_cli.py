@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -434,23 +436,24 @@ def test_control_c_leaves_a_run_that_can_be_resumed(capsys, base, data, home):
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) == 1
     # The rest would take long: a cancelled resumption still goes on from where the first attempt stopped.
-    child = follower = spawn("runs", "resume", "last", "--json")
+    child = spawn("runs", "resume", "last", "--json")
+    cancelled: list[str] = []
     try:
         while time.monotonic() < deadline + 400 and child.poll() is None:
             run = json.loads(ask(capsys, "runs", "list", "--json")[1])["runs"][0]
             if run["status"] == "running" and run["step"] > got["step"]:
                 break
             time.sleep(0.1)
-        # A second resumption of a run that is at work follows it instead of disturbing it.
-        follower = spawn("runs", "resume", "last", "--json")
-        time.sleep(5)  # its imports, also on a busy machine; it says nothing until the end
-        code, out, _ = ask(capsys, "runs", "cancel", got["run"][:6])
-        assert (code, "stopping after its current step" in out) == (0, True)
+        # A second resumption of a run that is at work follows it, disturbs nothing, and says nothing until the end.
+        cancel = threading.Timer(1, lambda: cancelled.append(spawn("runs", "cancel", got["run"][:6]).communicate()[0]))
+        cancel.start()
+        code, followed, _ = ask(capsys, "runs", "resume", "last", "--json")
+        cancel.join()
+        assert code == 1
+        assert "stopping after its current step" in cancelled[0]
         out, err = child.communicate(timeout=400)
-        followed, _ = follower.communicate(timeout=400)
     finally:
         child.kill()
-        follower.kill()
     assert child.returncode == 1
     resumed = json.loads(out)
     assert json.loads(followed) == resumed
@@ -462,10 +465,10 @@ def test_control_c_leaves_a_run_that_can_be_resumed(capsys, base, data, home):
     assert steps == list(range(1, resumed["step"] + 1)), "no step twice and none left out"
 
 
-def test_a_conversation_from_a_pipe(base):
-    child = spawn("chat", "--base", base, "--max-new-tokens", "4", "--json", stdin=subprocess.PIPE)
-    out, err = child.communicate("Number 1?\n\nNumber 2?\n", timeout=400)
-    assert (child.returncode, err) == (0, "")
+def test_a_conversation_from_a_pipe(capsys, monkeypatch, base):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Number 1?\n\nNumber 2?\n"))
+    code, out, err = ask(capsys, "chat", "--base", base, "--max-new-tokens", "4", "--json")
+    assert (code, err) == (0, "")
     assert [json.loads(line)["prompt"] for line in out.splitlines()] == ["Number 1?", "Number 2?"]
 
 
@@ -547,60 +550,60 @@ def test_a_port_in_use_is_said(capsys):
     assert "--port 0" in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_serve_shows_its_address_and_ends_with_its_server(number):
-    child = spawn("serve", "--port", "0", "--no-browser")
+@pytest.mark.parametrize(
+    ("host", "number", "calls"),
+    [
+        # The name that is called, the page that calls, and whether it is let in: a name bent to this address is not;
+        ("127.0.0.1", signal.SIGINT, [("127.0.0.1", "127.0.0.1", True), ("class.example", "class.example", False)]),
+        # nor is a page of another site.
+        (
+            "0.0.0.0",
+            signal.SIGTERM,
+            [("class.example", "class.example", True), ("class.example", "evil.example", False)],
+        ),
+    ],
+)
+def test_serve_says_where_it_is_is_called_by_that_name_and_ends_with_its_server(host, number, calls, monkeypatch):
+    """A page over HTTP, and real websockets, as a page opens them. (No worker is kept warm: nothing is trained.)"""
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    monkeypatch.setenv("DELTALAB_WARM", "0")
+    monkeypatch.delenv("STREAMLIT_SERVER_ALLOWED_HOSTS", raising=False)
+    alone = host == "127.0.0.1"
+    child = spawn("serve", "--host", host, "--port", "0", "--no-browser", *([] if alone else ["--json"]))
     try:
         assert child.stdout is not None
         line = child.stdout.readline()
-        found = re.match(r"Deltalab: (http://127\.0\.0\.1:\d+)$", line)
-        assert found, line
-        with urllib.request.urlopen(found.group(1), timeout=30) as page:
+        if alone:
+            found = re.match(r"Deltalab: http://127\.0\.0\.1:(\d+)$", line)
+            assert found, line
+            port = int(found.group(1))
+        else:
+            told_first = json.loads(line)
+            assert set(told_first) == {"url", "host", "port", "pid"}
+            port = told_first["port"]
+        address = f"http://127.0.0.1:{port}"
+        with urllib.request.urlopen(address, timeout=30) as page:
             assert page.status == 200
+        for called, origin, welcome in calls:
+            line = socket.create_connection(("127.0.0.1", port), timeout=30)
+            stream, site = f"ws://{called}:{port}/_stcore/stream", f"http://{origin}:{port}"
+            try:
+                with connect(stream, sock=line, subprotocols=["streamlit"], origin=site) as page:  # type: ignore[list-item, arg-type]
+                    told = page.subprotocol
+            except InvalidStatus as why:
+                told = why.response.status_code
+            assert told == ("streamlit" if welcome else 403), (called, origin)
         child.send_signal(number)
         _, err = child.communicate(timeout=400)
     finally:
         child.kill()
     assert child.returncode == 0, err
     assert "Traceback" not in err
-    with pytest.raises(OSError):
-        urllib.request.urlopen(found.group(1), timeout=5)
-
-
-@pytest.mark.parametrize(
-    ("host", "calls"),
-    [
-        # The name that is called, the page that calls, and whether it is let in: a name bent to this address is not;
-        ("127.0.0.1", [("127.0.0.1", "127.0.0.1", True), ("class.example", "class.example", False)]),
-        # nor is a page of another site.
-        ("0.0.0.0", [("class.example", "class.example", True), ("class.example", "evil.example", False)]),
-    ],
-)
-def test_serve_is_called_by_the_names_of_the_address_it_listens_on(host, calls):
-    """Real websockets, as a page opens them."""
-    from websockets.exceptions import InvalidStatus
-    from websockets.sync.client import connect
-
-    child = spawn("serve", "--host", host, "--port", "0", "--no-browser", "--json")
-    try:
-        assert child.stdout is not None
-        told_first = json.loads(child.stdout.readline())
-        assert set(told_first) == {"url", "host", "port", "pid"}
-        port = told_first["port"]
-        for called, origin, welcome in calls:
-            line = socket.create_connection(("127.0.0.1", port), timeout=30)
-            address, site = f"ws://{called}:{port}/_stcore/stream", f"http://{origin}:{port}"
-            try:
-                with connect(address, sock=line, subprotocols=["streamlit"], origin=site) as page:  # type: ignore[list-item, arg-type]
-                    told = page.subprotocol
-            except InvalidStatus as why:
-                told = why.response.status_code
-            assert told == ("streamlit" if welcome else 403), (called, origin)
-        child.terminate()
-        _, err = child.communicate(timeout=60)
-    finally:
-        child.kill()
     assert "external IP" not in err
+    with pytest.raises(OSError):
+        urllib.request.urlopen(address, timeout=5)
 
 
 def test_a_browser_is_opened_only_where_somebody_sees_it(monkeypatch):
