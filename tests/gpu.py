@@ -41,7 +41,7 @@ from kernels import bench as kernel_bench
 from kernels.base import MEASURED
 from tests import gpu_memory, gpu_steps, gpu_tests
 from tests.gpu_memory import slug
-from tests.gpu_process import ROOT, SPOILT, Ahead, Processes
+from tests.gpu_process import PATIENCE, ROOT, SPOILT, Ahead, Processes
 
 RECORDS = ROOT / "tests" / "records"
 COMPARED = ("full", "lora", "qlora", "bitfit")
@@ -144,8 +144,9 @@ def kernel_rows(dry: bool, processes: Processes, left: Callable[[], float]) -> I
     compiling may take longer than there is time, or fail, and must cost nothing else."""
     cases = kernel_cases(dry)
     rows = []
+    patience = PATIENCE if dry else 1
     for place, (name, number) in enumerate(cases):
-        rows.append(_kernel_row(name, number, dry, False, processes, min(ROW_SECONDS, left())))
+        rows.append(_kernel_row(name, number, dry, False, processes, min(ROW_SECONDS * patience, left())))
         yield place, rows[-1]
     for place, (name, number) in enumerate(cases):
         row = rows[place]
@@ -154,7 +155,7 @@ def kernel_rows(dry: bool, processes: Processes, left: Callable[[], float]) -> I
         if not dry and left() < 15:
             yield place, {**row, "failed": {**row.get("failed", {}), kernel_bench.COMPILER: gpu_steps.NO_TIME}}
             continue
-        again = _kernel_row(name, number, dry, True, processes, min(COMPILER_SECONDS, left()))
+        again = _kernel_row(name, number, dry, True, processes, min(COMPILER_SECONDS * patience, left()))
         if not again.get("passed") or "left_out" in again:
             why = again.get("broken") or again.get("left_out") or "Its process gave another result than the first."
             again = {**row, "failed": {**row.get("failed", {}), kernel_bench.COMPILER: why}}
@@ -211,7 +212,7 @@ def run_rows(dry: bool, processes: Processes, left: Callable[[], float]) -> Iter
         elif left() < 5:
             yield {"method": method, "left_out": gpu_steps.NO_TIME}
         else:
-            seconds = min(RUN_SECONDS, left())
+            seconds = min(RUN_SECONDS * (PATIENCE if dry else 1), left())
             case = {"method": method, "loop": REHEARSED if dry else {}}
             answer = processes.ask("tests.gpu:run_default", case, seconds=seconds)
             late = "failed" in answer and seconds < RUN_SECONDS and left() < 1
@@ -269,7 +270,7 @@ class Everything:
         from core.train import versions
 
         with Processes() as processes:
-            found = processes.ask("tests.gpu_memory:card", None, seconds=120)
+            found = processes.ask("tests.gpu_memory:card", None, seconds=600 if self.dry else 60)
         if "failed" in found:
             print(f"The card cannot be used: {found['failed']}", file=sys.stderr)
             return False
@@ -290,7 +291,7 @@ class Everything:
     def go(self) -> None:
         """Every part."""
         wanted = gpu_steps.wanted(self.dry, self.capability) + gpu_memory.wanted(self.dry, self.capability)
-        with Ahead(wanted, "tests.gpu_memory") as ahead:
+        with Ahead(wanted, "tests.gpu_memory", seconds=600.0 if self.dry else 60.0) as ahead:
             self.test()
             self.time_kernels()
             record = Record(

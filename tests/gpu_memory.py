@@ -28,7 +28,7 @@ from typing import Any
 
 import psutil
 
-from tests.gpu_process import SPOILT, Ahead, Processes
+from tests.gpu_process import PATIENCE, SPOILT, Ahead, Processes
 from tests.gpu_steps import LEFT_BEHIND, NO_TIME, SHARE, emptied
 
 ROOT = Path(__file__).parents[1]
@@ -208,6 +208,7 @@ def rows(
     Args:
         left: seconds that there are still. free_bytes: on the card. given: these cases only.
     """
+    most = CASE_SECONDS * (PATIENCE if dry else 1)
     for case in cases(dry) if given is None else given:
         absent = missing(case)
         if absent:
@@ -216,7 +217,7 @@ def rows(
         if left() < 5:
             yield {**case, "left_out": NO_TIME}
             continue
-        told = ahead.get(key_of(case), min(CASE_SECONDS, left()))
+        told = ahead.get(key_of(case), min(most, left()))
         if "failed" in told:
             yield {**case, **({"left_out": NO_TIME} if left() < 5 else {"failed": f"Predicting: {told['failed']}"})}
             continue
@@ -224,10 +225,10 @@ def rows(
         if not dry and told["process"][1] > SHARE * free_bytes:
             yield {**row, "left_out": "It is predicted to take more than nine tenths of the card's free memory."}
             continue
-        seconds = min(CASE_SECONDS, left())
+        seconds = min(most, left())
         measured = processes.ask("tests.gpu_memory:one", {**case, "dry": dry}, case["model"], seconds)
         if "failed" in measured:
-            late = seconds < CASE_SECONDS and left() < 1
+            late = seconds < most and left() < 1
             yield {**row, **({"left_out": NO_TIME} if late else measured)}
             continue
         yield compared({**row, "measured": measured})
@@ -277,7 +278,7 @@ def main(given: list[str] | None = None) -> int:
         free_bytes = about.pop("free_bytes")
         capability = None if dry else tuple(map(int, about["capability"].split(".")))
         found = []
-        with Ahead(wanted(dry, capability), "tests.gpu_memory") as ahead:
+        with Ahead(wanted(dry, capability), "tests.gpu_memory", seconds=600.0 if dry else 60.0) as ahead:
             for row in rows(dry, processes, ahead, lambda: asked.seconds - (time.monotonic() - began), free_bytes):
                 found.append(row)
                 print(line(row), flush=True)

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+PATIENCE = 10  # times as long may everything take in a rehearsal, on who knows what machine
 SPOILT = "spoilt"  # in an answer: it is good, but the process should not be used again
 
 

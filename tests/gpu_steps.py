@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.gpu_process import SPOILT, Ahead, Processes
+from tests.gpu_process import PATIENCE, SPOILT, Ahead, Processes
 
 WAYS = ("graphed", "stock", "eager")
 METHODS = ("full", "lora", "qlora", "bitfit")
@@ -308,7 +308,7 @@ def rows(dry: bool, processes: Processes, ahead: Ahead, left: Callable[[], float
             continue
         if not dry and case["shape"] != "tiny":  # (without a prediction it is tried)
             case["bytes"] = ahead.get((case["shape"], case["method"]), min(30.0, left())).get("bytes")
-        given = min(CASE_SECONDS, left())
+        given = min(CASE_SECONDS * (PATIENCE if dry else 1), left())
         answer = processes.ask("tests.gpu_steps:one", case, case["process"], given)
         late = "failed" in answer and given < CASE_SECONDS and left() < 1
         yield {**row, **({"left_out": NO_TIME} if late else answer)}

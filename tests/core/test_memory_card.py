@@ -287,7 +287,10 @@ def test_the_measurement_of_make_gpu_runs_on_a_cpu() -> None:
     from tests.gpu_process import Ahead, Processes
 
     given = [next(c for c in gpu_memory.cases(dry=True) if c["method"] == "qlora")]
-    with Processes("tests.gpu_memory") as processes, Ahead(gpu_memory.wanted(True, None, given)) as ahead:
+    with (
+        Processes("tests.gpu_memory") as processes,
+        Ahead(gpu_memory.wanted(True, None, given), seconds=300.0) as ahead,
+    ):
         (row,) = gpu_memory.rows(True, processes, ahead, lambda: 300.0, given=given)
     assert abs(row["allocated_error"]) < 1e-3, row
     assert row["measured"]["process"] > 100 * MIB
