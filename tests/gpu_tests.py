@@ -3,7 +3,8 @@
 Only files that carry the mark are named, so that the others, and what they import, need not be there. The kernels' file
 has a process of its own; the others share theirs, each process taking every n-th test (this module is their pytest
 plugin). A test that failed is run again with nothing beside it, the kernels' in one process for each kernel: an illegal
-access spoils every test after it in its process. What failed twice has failed. What was not reached is counted.
+access spoils every test after it in its process. (Where the kernels' process crashed, all of theirs are run so.) What
+failed twice has failed. What was not reached is counted.
 
 What each kernel's tests say (`kernels_passed`) decides whether that kernel may be used, whatever the others do.
 """
@@ -18,13 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).parents[1]
 KERNELS = "tests/kernels/test_kernels_gpu.py"
-SHARE = "DELTALAB_GPU_TESTS_SHARE"
+SHARE, ONLY = "DELTALAB_GPU_TESTS_SHARE", "DELTALAB_GPU_TESTS_KERNEL"  # what a session is told
 MARK = re.compile(r"^\s*(?:@|pytestmark = \[?\s*)?pytest\.mark\.gpu\b", re.M)
 RESULT = re.compile(r"^(tests/\S+?\.py::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b", re.M)
 REASON = re.compile(r"^(?:FAILED|ERROR) (tests/\S+?\.py::.+?) - (.+)$", re.M)
@@ -40,8 +42,8 @@ def files() -> list[str]:
 
 
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
-    """Keep every n-th test, as SHARE says ("2/3": the second of three). What trains in four bits is skipped where
-    bitsandbytes is not installed."""
+    """Keep every n-th test, as SHARE says ("2/3": the second of three), and of one kernel, if ONLY names it. What
+    trains in four bits is skipped where bitsandbytes is not installed."""
     import pytest
 
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -50,6 +52,8 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
                 item.add_marker(pytest.mark.skip(reason="Not installed: bitsandbytes."))
     number, _, count = os.environ.get(SHARE, "1/1").partition("/")
     kept = items[int(number) - 1 :: int(count)]
+    if ONLY in os.environ:
+        kept = [item for item in kept if kernel_of(item.nodeid, [os.environ[ONLY]])]
     chosen = set(map(id, kept))
     config.hook.pytest_deselected(items=[item for item in items if id(item) not in chosen])
     items[:] = kept
@@ -58,14 +62,17 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
 class Session:
     """One process of pytest, which writes into a file: what it has written is there when it is killed."""
 
-    def __init__(self, chosen: Sequence[str], share: str = "1/1", more: Sequence[str] = ()) -> None:
+    def __init__(
+        self, chosen: Sequence[str], share: str = "1/1", more: Sequence[str] = (), only: str | None = None
+    ) -> None:
+        told = {SHARE: share, "COLUMNS": "1000", **({} if only is None else {ONLY: only})}
         self.output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `ended`)
         command = [sys.executable, "-m", "pytest", "-v", "--color=no", "-m", "gpu", "-p", "tests.gpu_tests"]
         command += ["-p", "no:cacheprovider", "-o", "console_output_style=classic", *more, *chosen]
         if importlib.util.find_spec("pytest_timeout") is not None:
             command[3:3] = ["--timeout", str(ONE_TEST)]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, SHARE: share, "COLUMNS": "1000"}, stdin=subprocess.DEVNULL,
+            command, cwd=ROOT, env={**os.environ, **told}, stdin=subprocess.DEVNULL,
             stdout=self.output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         self.killed = False
@@ -147,24 +154,41 @@ def run(seconds: float, kernels: Sequence[str], beside: int = 1) -> dict[str, An
     if importlib.util.find_spec("pytest") is None:
         return {"passed": 0, "skipped": 0, "not_run": 0, "failed": [], "failed_first": [], "kernels": {},
                 "left_out": "Not installed: pytest.", "broken": []}  # fmt: skip
+    with ExitStack() as stack:
+        return _run(until, seconds, kernels, beside, stack)
+
+
+def _run(until: float, seconds: float, kernels: Sequence[str], beside: int, stack: ExitStack) -> dict[str, Any]:
+    def begun(chosen: Sequence[str], share: str = "1/1", only: str | None = None) -> Session:
+        session = Session(chosen, share, only=only)
+        stack.callback(session.end)  # whatever happens meanwhile
+        return session
+
     others = [file for file in files() if file != KERNELS]
-    sessions = [Session([KERNELS])] + [Session(others, f"{n + 1}/{beside}") for n in range(beside) if others]
-    try:
-        told = [_told(session, until - 0.25 * seconds) for session in sessions]
-    finally:
-        for session in sessions:
-            session.end()
+    sessions = [begun([KERNELS])] + [begun(others, f"{n + 1}/{beside}") for n in range(beside) if others]
+    told = [_told(session, until - 0.25 * seconds) for session in sessions]
     results: dict[str, str] = {}
     reasons: dict[str, str] = {}
     for one in told:
         results |= one["results"]
         reasons |= one["reasons"]
-    whole = not sessions[0].killed and not told[0]["not_run"]
+    whole = dict.fromkeys(kernels, not sessions[0].killed and not told[0]["not_run"])
     first = [test for test, word in results.items() if word == "failed"]
-    for chosen in again(first, kernels).values():
+    to_repeat = again(first, kernels)
+    if not sessions[0].killed and told[0]["not_run"]:  # crashed: each kernel's tests by themselves, then
+        alone = {name: begun([KERNELS], only=name) for name in kernels}
+        told[0]["not_run"] = 0
+        for name, session in alone.items():
+            one = _told(session, until)
+            results |= one["results"]
+            reasons |= one["reasons"]
+            told.append(one)
+            whole[name] = not session.killed and not one["not_run"]
+            to_repeat.pop(name, None)
+    for chosen in to_repeat.values():
         if time.monotonic() > until - 10:
             break
-        second = _told(Session(chosen), until)
+        second = _told(begun(chosen), until)
         results |= second["results"]
         reasons |= second["reasons"]
     words = list(results.values())
@@ -183,12 +207,14 @@ def _told(session: Session, until: float) -> dict[str, Any]:
     return read(text, session.killed, session.process.returncode)
 
 
-def kernels_passed(results: dict[str, str], kernels: Iterable[str], whole: bool) -> dict[str, bool | None]:
-    """Whether each kernel's own tests passed. None: some were not reached (`whole` is False), or none ran."""
+def kernels_passed(
+    results: dict[str, str], kernels: Iterable[str], whole: Mapping[str, bool]
+) -> dict[str, bool | None]:
+    """Whether each kernel's own tests passed. None: some were not reached (it is not `whole`), or none ran."""
     found: dict[str, bool | None] = {}
     for name in kernels:
         words = [word for test, word in results.items() if kernel_of(test, [name])]
-        found[name] = False if "failed" in words else (True if whole and "passed" in words else None)
+        found[name] = False if "failed" in words else (True if whole[name] and "passed" in words else None)
     return found
 
 

@@ -340,11 +340,11 @@ def test_what_a_session_says_is_read() -> None:
     assert told["results"]["tests/core/test_fast_gpu.py::test_of[a b]"] == "skipped"
     assert told["reasons"][f"{FILE}::test_registration"] == "RuntimeError: x"
     assert (told["not_run"], told["broken"]) == (1, "")
-    passed = gpu_tests.kernels_passed(told["results"], KERNELS, whole=True)
+    passed = gpu_tests.kernels_passed(told["results"], KERNELS, dict.fromkeys(KERNELS, True))
     assert passed["nf4"] is True
     assert passed["nf4_lora_linear"] is False
     assert passed["rope"] is None
-    assert gpu_tests.kernels_passed(told["results"], KERNELS, whole=False)["nf4"] is None
+    assert gpu_tests.kernels_passed(told["results"], KERNELS, dict.fromkeys(KERNELS, False))["nf4"] is None
     failed = [t for t, word in told["results"].items() if word == "failed"]
     assert list(gpu_tests.again(failed, KERNELS)) == ["nf4_lora_linear", FILE]
 
