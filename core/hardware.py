@@ -499,9 +499,9 @@ def precision_choice(device: torch.device | str = "cpu") -> Choice:
 
     One format for all methods and bases: those that are compared, in a race or in a lesson, then differ by the method
     alone. That is why it does not depend on whether the decoder that is written out by hand (core/fast/llama.py) would
-    cover a run: DoRA, say, would be compared in another format than LoRA. What is timed is a stand-in for all forms: a
-    CPU's products in the two formats decide, in those that are written out even more than in plain ones. (`python -m
-    tests.bench_forms` measures the forms themselves.)
+    cover a run: DoRA, say, would be compared in another format than LoRA. What is timed is a stand-in for all forms,
+    plain and written out: it is mostly products, so a whole step gains somewhat less. (`python -m tests.bench_forms`
+    measures the forms themselves.)
     """
     import torch
 
