@@ -140,6 +140,7 @@ def talk_to_all_three(page: Page) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # a minute and a half on an idle machine, and machines that run tests are seldom that
 def test_from_a_race_to_the_exported_script(server: Server, visitors: Visitors, tmp_path: Path, shoot: Shoot) -> None:
     gil = visitors.new(server)
     page = gil.tab("/race?methods=lora,dora")
