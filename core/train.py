@@ -19,6 +19,7 @@ or killed and resumed from its checkpoint continues as if nothing had happened; 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -659,6 +660,11 @@ def _device_name(device: torch.device) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     import platform
     from importlib.metadata import version
 
