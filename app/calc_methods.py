@@ -10,7 +10,7 @@ from typing import Any
 
 from app.numbers import grouped, percent
 from core.errors import BadInput
-from core.units import bytes_text, count_text
+from core.units import bytes_text, count_text, seconds_text
 
 
 def _settings(method: str, rank: int, targets: str) -> Any:
@@ -137,6 +137,20 @@ def raced_count() -> float:
     return float(len(aggregate(recorded()["rows"])))
 
 
+def raced_steps() -> float:
+    """How many steps each of them had."""
+    from core.race import recorded
+
+    return float(recorded()["steps"])
+
+
+def raced_seconds() -> float:
+    """How long the recorded race took in all, with all its seeds."""
+    from core.race import recorded
+
+    return float(recorded()["seconds"])
+
+
 def against(folder: Path, run: str, other: str, what: str) -> float:
     """A figure of one recorded run in per cent of another's."""
     from app.calc import recorded
@@ -238,6 +252,8 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "width": (width, grouped),
     "raced": (raced, str),
     "raced_count": (raced_count, grouped),
+    "raced_steps": (raced_steps, grouped),
+    "raced_seconds": (raced_seconds, seconds_text),
     "against": (against, percent),
     "times": (times, lambda v: f"{v:.2g}"),
     "lost": (lost, points),

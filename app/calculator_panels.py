@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import streamlit as st
 
-from app import charts, charts_memory, compare, live, model_choice, state
+from app import charts, charts_memory, compare, live, localized, model_choice, state
 from app.charts_memory import SPACE, size
 from app.charts_race import title_of
 from app.choices import Choice, number, one_of, whole
@@ -79,7 +79,7 @@ def numbers(data: pd.DataFrame, key: str, table: pd.DataFrame | None, alt: str) 
     """A table and its CSV, folded."""
     with st.expander(t("plan.numbers"), key=f"{key}-numbers"):
         seen = readable(data) if table is None else table
-        st.dataframe(seen, hide_index=True, height="auto" if len(seen) < 14 else 420, alt=alt)
+        localized.grid(seen, hide_index=True, height="auto" if len(seen) < 14 else 420, alt=alt)
         st.download_button(
             t("shared.table_csv"), charts.csv(data), f"{key}.csv", "text/csv", key=f"{key}-csv",
             icon=":material/download:", on_click="ignore",
@@ -197,10 +197,10 @@ def _disk(model: Model, setup: Setup, page: str) -> None:
     count = int(tasks.value)
     found = storage(model.table, setup.method, setup.settings, count)
     with st.container(horizontal=True, gap="medium"):
-        st.metric(t("panels.model_bytes"), size(found.base), width="content")
-        st.metric(t("plan.saved"), size(found.adapter), width="content")
-        st.metric(t("panels.all_tasks"), size(found.total), width="content")
-        st.metric(t("panels.resume"), size(found.resume), width="content")
+        localized.metric(t("panels.model_bytes"), size(found.base), width="content")
+        localized.metric(t("plan.saved"), size(found.adapter), width="content")
+        localized.metric(t("panels.all_tasks"), size(found.total), width="content")
+        localized.metric(t("panels.resume"), size(found.resume), width="content")
     rows: dict[str, Storage] = {}
     for name in METHODS:
         try:
@@ -244,15 +244,15 @@ def _cost(model: Model, card: GpuRow, setup: Setup, page: str, sharding: Shardin
     power = watts.value if watts.value is not None else board
     found = costs.cost(speed, steps, rate, power, sharding)
     with st.container(horizontal=True, gap="medium"):
-        st.metric(t("panels.time"), f"{charts_memory.hours(found.hours[1])}", width="content")
-        st.metric(
+        localized.metric(t("panels.time"), f"{charts_memory.hours(found.hours[1])}", width="content")
+        localized.metric(
             t("panels.money"), t("plan.unknown") if found.money is None else f"${found.money[1]:,.2f}", width="content"
         )
-        st.metric(
+        localized.metric(
             t("panels.energy"), t("plan.unknown") if found.kwh is None else f"{found.kwh[1]:,.2f} kWh", width="content"
         )
         together = speed.tokens_per_second[1] * sharding.gpus
-        st.metric(t("panels.speed"), f"{together:,.0f}", width="content")
+        localized.metric(t("panels.speed"), f"{together:,.0f}", width="content")
     least, _, most = found.hours
     hours = t("plan.range", low=charts_memory.hours(least), high=charts_memory.hours(most))
     told = f"**{t('panels.steps', steps=f'{found.steps:,}', tokens=count_text(found.tokens))}: {hours}**"
@@ -341,7 +341,7 @@ def _step(model: Model, setup: Setup, page: str) -> None:
                 for one in result["tensors"]
             ]
         )  # fmt: skip
-        st.dataframe(table, hide_index=True, height=420, alt=t("panels.alive_alt"))
+        localized.grid(table, hide_index=True, height=420, alt=t("panels.alive_alt"))
         kernels = ", ".join(result["kernels"]) or "eager"
         st.caption(t("panels.traced", time=f"{work.seconds:.1f}{SPACE}s", kernels=kernels))
         return

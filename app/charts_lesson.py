@@ -34,11 +34,20 @@ def table(runs: Sequence[Compared], columns: Sequence[str]) -> pd.DataFrame:
 
 
 def numbers(runs: Sequence[Compared], columns: Sequence[str]) -> pd.DataFrame:
-    """The same as numbers, for CSV; the names of the columns are those of the figures."""
+    """The same as numbers, for CSV; the names of the columns are those of the figures, with the unit where they lack
+    it: exact_match_after_percent, loss_after_nats."""
+    names = {c: _with_unit(c) for c in columns}
     return pd.DataFrame(
-        [{"run": r.label, "method": r.method, **{c: r.figures.get(c) for c in columns}} for r in runs],
-        columns=["run", "method", *columns],
+        [{"run": r.label, "method": r.method, **{names[c]: r.figures.get(c) for c in columns}} for r in runs],
+        columns=["run", "method", *names.values()],
     )
+
+
+def _with_unit(what: str) -> str:
+    """The name of a figure as the head of a column for machines."""
+    if what.startswith(("loss_", "first_loss", "last_loss")):
+        return f"{what}_nats"
+    return f"{what}_percent" if what.endswith(("_before", "_after")) else what
 
 
 def _text(what: str, figures: Figures) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from app.charts import BASE_STYLE, TASK_STYLE, Chart, figure, log_axis, method_style, series_style
 from app.charts_race import title_of
-from app.words import from_core, n, t
+from app.words import from_core, n, number, t
 from core.memory.card import FITS, TIGHT, TOO_LARGE, Totals
 from core.memory.compare import UNKNOWN
 from core.memory.several import fewest
@@ -164,7 +164,7 @@ def step_legend(chart: Chart) -> str:
         fill = f"repeating-linear-gradient(45deg, {colour} 0 2px, transparent 2px 5px)" if pattern else colour
         items.append(
             f'<span><i style="background:{fill};border-color:{colour}"></i>{html.escape(named(name))} '
-            f"<b>{html.escape(size(count))}</b></span>"
+            f"<b>{html.escape(number(size(count)))}</b></span>"
         )
     return f'<div class="legend">{"".join(items)}</div>'
 

@@ -158,10 +158,13 @@ def verdict_table(rows: Sequence[Verdict]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                t("charts_rag.column.concern"): v.claim.concern, t("charts_rag.column.side"): v.claim.side,
-                t("charts_rag.column.said"): v.claim.says, t("charts_rag.column.verdict"): from_core(v.verdict),
-                t("charts_rag.column.measured"): v.figures or "–", t("charts_rag.column.but"): v.but,
-                t("charts_rag.column.small"): v.claim.small,
+                t("charts_rag.column.concern"): from_core(v.claim.concern),
+                t("charts_rag.column.side"): from_core(v.claim.side),
+                t("charts_rag.column.said"): from_core(v.claim.says),
+                t("charts_rag.column.verdict"): from_core(v.verdict),
+                t("charts_rag.column.measured"): measured_text(v.figures) or "–",
+                t("charts_rag.column.but"): from_core(v.but),
+                t("charts_rag.column.small"): from_core(v.claim.small),
             }
             for v in rows
         ]
@@ -243,6 +246,19 @@ def pulls(points: Mapping[str, int], book: RuleBook) -> Chart:
     return Chart(title, fig, alt, pd.DataFrame({"pull": names, "points": values}))
 
 
+def measured_text(figures: str) -> str:
+    """The figures of a verdict in the visitor's language: 'RAG, new facts: 100 % (97 to 100, 120 questions) right'."""
+    needs = {need.title.lower(): need.title for need in NEEDS.values()}
+    out = []
+    for part in figures.split("; ") if figures else ():
+        who, _, found = part.partition(": ")
+        need = next((title for title in needs if who.endswith(f", {title}")), None)
+        arm = who.removesuffix(f", {need}") if need else who
+        about = f", {inside(from_core(needs[need]))}" if need else ""
+        out.append(f"{from_core(arm)}{about}: {from_core(found)}")
+    return "; ".join(out)
+
+
 def rules_table(book: RuleBook) -> pd.DataFrame:
     """Every rule, as a person reads it."""
     rows = []
@@ -253,7 +269,7 @@ def rules_table(book: RuleBook) -> pd.DataFrame:
         does += [t("charts_rag.rules_out", pull=inside(pull_title(p))) for p in rule.rules_out]
         rows.append(
             {t("charts_rag.column.rule"): rule.id, t("charts_rag.column.when"): when,
-             t("charts_rag.column.does"): ", ".join(does), t("charts_rag.column.because"): rule.because,
+             t("charts_rag.column.does"): ", ".join(does), t("charts_rag.column.because"): from_core(rule.because),
              t("charts_rag.column.measured"): ", ".join(rule.measured) or t("charts_rag.judgement"),
              t("charts_rag.column.literature"): ", ".join(rule.literature)}
         )  # fmt: skip

@@ -130,16 +130,22 @@ def _rank_alt(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def latency(result: Mapping[str, Any]) -> Chart:
-    """Time per generated token and of the prompt, as multiples of the base's, with their range over the rounds."""
+    """Time per generated token and of the prompt, as multiples of the base's, with their range over the rounds; of
+    classifiers, time of the pass that gives a label."""
     import plotly.graph_objects as go
 
-    rows = [r for r in result["rows"] if r["decode_ratio"] is not None]
+    rows = [r for r in result["rows"] if r["form"] != "base"]
     names = [r["label"] for r in rows]
-    fig = figure(t("charts_ship.time"), "", height=80 + 46 * len(rows), series=2)
-    for label, key, style in (
+    labels = rows[0]["decode_ratio"] is None
+    series = [
         (t("charts_ship.token"), "decode_ratio", TASK_STYLE),
         (t("charts_ship.prompt"), "prefill_ratio", SKILLS_STYLE),
-    ):
+    ]
+    if labels:
+        series = [(t("charts_ship.label"), "prefill_ratio", TASK_STYLE)]
+    first = series[0][1]
+    fig = figure(t("charts_ship.time"), "", height=80 + 46 * len(rows), series=len(series))
+    for label, key, style in series:
         middle = [r[key][1] for r in rows]
         fig.add_trace(
             go.Scatter(
@@ -156,8 +162,9 @@ def latency(result: Mapping[str, Any]) -> Chart:
     fig.update_layout(hovermode="closest")
     fig.update_xaxes(rangemode="tozero")
     fig.update_yaxes(autorange="reversed")
-    slowest = max(rows, key=lambda r: r["decode_ratio"][1])
-    title = t("charts_ship.slowest", model=slowest["label"], times=f"{slowest['decode_ratio'][1]:.2f}")
+    slowest = max(rows, key=lambda r: r[first][1])
+    said = "charts_ship.slowest_label" if labels else "charts_ship.slowest"
+    title = t(said, model=slowest["label"], times=f"{slowest[first][1]:.2f}")
     table = pd.DataFrame(
         {
             "model": [r["label"] for r in result["rows"]],
@@ -173,10 +180,12 @@ def latency(result: Mapping[str, Any]) -> Chart:
     )
     told = []
     for r in rows:
-        low, middle_ratio, high = (f"{ratio:.2f}" for ratio in r["decode_ratio"])
+        low, middle_ratio, high = (f"{ratio:.2f}" for ratio in r[first])
         blanks = {"token": middle_ratio, "low": low, "high": high, "prompt": f"{r['prefill_ratio'][1]:.2f}"}
-        told.append(t("charts_ship.times", model=r["label"], **blanks))
+        told.append(t("charts_ship.label_times" if labels else "charts_ship.times", model=r["label"], **blanks))
     alt = " ".join([t("charts_ship.latency_alt"), *told])
+    if labels:
+        table = table.drop(columns=[name for name in table.columns if "token" in name])
     return Chart(title, fig, alt, table)
 
 

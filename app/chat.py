@@ -10,7 +10,7 @@ import streamlit as st
 
 from app import live, state
 from app.story import plain
-from app.words import t
+from app.words import from_core, n, t
 from core.base import CLASSIFICATION, kind_of_base
 from core.config import EMBEDDED
 from core.errors import DeltalabError
@@ -21,23 +21,8 @@ if TYPE_CHECKING:
     from core.runs.store import Run
 
 LONGEST = 96
-SIDES = {BEFORE: "Base", AFTER: "Adapter", MERGED: "Merged"}
-HEADINGS = {
-    BEFORE: "Before: the base",
-    AFTER: "After: with what it learnt",
-    MERGED: "Merged: the change inside the weights",
-}
-LABEL_HEADINGS = {**HEADINGS, BEFORE: "Before: the head as it began"}
+SIDES = (BEFORE, AFTER, MERGED)
 WHOM = {1: "it", 2: "both", 3: "all"}
-ROUNDED = (
-    "A change added to the weights is rounded elsewhere than one added to what they compute, so where two tokens are "
-    "almost equally likely the other one may win."
-)
-DECODED = (
-    "The 4-bit weights are decoded, the change is added and the sum is stored as plain weights. They keep the error of "
-    "the 4 bits, which this run trained on: the same change on the weights from before quantization would answer "
-    "differently."
-)
 
 
 @dataclass(frozen=True)
@@ -180,17 +165,17 @@ def _knobs(run: Run, key: str) -> How:
         [side for side in SIDES if side != MERGED or why is None],
         selection_mode="multi",
         default=[BEFORE, AFTER],
-        format_func=lambda side: SIDES[side],
+        format_func=lambda side: t(f"chat.side.{side}"),
         key=f"{key}-sides",
         help=t("chat.sides_help"),
         bind="query-params",
     )
     if why is not None:
-        st.caption(f"{t('chat.no_merged')} {why}")
+        st.caption(f"{t('chat.no_merged')} {from_core(why)}")
     elif not sides:
         st.caption(t("chat.choose_side"))
     elif MERGED in sides and in_few_bits(run.config):
-        st.caption(f"{t('chat.four_bits')} {DECODED}")
+        st.caption(f"{t('chat.four_bits')} {t('chat.decoded')}")
     chosen = tuple(side for side in SIDES if side in sides)
     if gives_labels(run):
         return How(chosen)
@@ -231,9 +216,9 @@ def _suggestions(offered: Sequence[tuple[str, str | None]], key: str, what: str)
 
 def _question(turn: Turn) -> None:
     st.markdown(f":material/chat: **{plain(turn.question)}**")
-    facts = [f"Wanted: {plain(turn.wanted)}"] if turn.wanted else []
+    facts = [t("chat.wanted", text=plain(turn.wanted))] if turn.wanted else []
     if turn.how.temperature > 0:
-        facts.append(f"Temperature {turn.how.temperature:g}, seed {turn.how.seed}")
+        facts.append(t("chat.how", temperature=f"{turn.how.temperature:g}", seed=turn.how.seed))
     if facts:
         st.caption("  \n".join(facts))
 
@@ -241,10 +226,10 @@ def _question(turn: Turn) -> None:
 def _places(run: Run, turn: Turn) -> dict[str, tuple[Any, Any]]:
     """Where each side's answer goes, and what is known of it."""
     places = {}
-    headings = LABEL_HEADINGS if gives_labels(run) else HEADINGS
     for column, side in zip(st.columns(len(turn.answers), gap="medium"), turn.answers, strict=True):
         with column:
-            st.caption(headings[side])
+            began = side == BEFORE and gives_labels(run)
+            st.caption(t("chat.heading.head" if began else f"chat.heading.{side}"))
             places[side] = (st.empty(), st.empty())
     return places
 
@@ -266,7 +251,7 @@ def _close(run: Run, turn: Turn, places: dict[str, tuple[Any, Any]], heard_other
     """The answers as they are in the end, each with what was measured of it."""
     for side, (place, below) in places.items():
         answer = turn.answers[side]
-        _said(place, answer.text or "(no answer)")
+        _said(place, answer.text or t("chat.no_answer"))
         if answer.end is not None and answer.end.error is not None:
             with below:
                 live.say(answer.end.error)
@@ -281,12 +266,12 @@ def _facts(answer: Answer, how: How) -> str:
     """Tokens and speed of an answer, and whether it is whole."""
     end = answer.end
     if end is None:
-        return "Stopped before its end."
-    parts = [f"{end.tokens} token" + ("" if end.tokens == 1 else "s")]
+        return t("chat.stopped")
+    parts = [n("chat.tokens", end.tokens)]
     if end.tokens_per_second is not None:
-        parts.append(f"{end.tokens_per_second:.3g} tokens/s")
+        parts.append(t("chat.speed", rate=f"{end.tokens_per_second:.3g}"))
     if not end.complete:
-        parts.append("cut at the longest answer" if end.tokens == how.longest else "cut at the end of the context")
+        parts.append(t("chat.cut_longest" if end.tokens == how.longest else "chat.cut_context"))
     return " · ".join(parts)
 
 
@@ -296,9 +281,8 @@ def _compared(turn: Turn, heard_other: bool) -> str:
     if differ is None:
         return ""
     if not differ:
-        return "Word for word the adapter's answer."
-    why = "The two have given different answers before, and each hears its own." if heard_other else ROUNDED
-    return f"Not word for word the adapter's answer. {why}"
+        return t("chat.same")
+    return f"{t('chat.differs')} {t('chat.heard_other' if heard_other else 'chat.rounded')}"
 
 
 def _answer(run: Run, talk: Talk, turn: Turn, heard_other: bool) -> None:

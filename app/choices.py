@@ -52,6 +52,16 @@ def one_of(options: Sequence[str]) -> Reader:
     return lambda text: text if text in options else None
 
 
+def stop(stops: Sequence[int]) -> Reader:
+    """Reads one of some whole numbers: those at which a slider stops."""
+
+    def read(text: str) -> int | None:
+        value = whole(min(stops), max(stops))(text)
+        return value if value in stops else None
+
+    return read
+
+
 def switch(text: str) -> bool | None:
     """Reads on or off."""
     return {"on": True, "off": False}.get(text)

@@ -28,6 +28,7 @@ from itsdangerous import BadSignature, URLSafeSerializer
 from app import clock, review
 from app.index import Lesson
 from app.progress import Guess, completion, guesses, next_lesson
+from app.words import t
 from core.errors import BadInput, DeltalabError
 
 KEY, KEY_FILE = "DELTALAB_TEACHER_KEY", "DELTALAB_TEACHER_KEY_FILE"
@@ -171,7 +172,7 @@ def shown_name(owner: str, kept: Mapping[str, Any]) -> str:
     chosen = kept.get(NAME)
     if isinstance(chosen, Mapping) and str(chosen.get("name", "")).strip():
         return str(chosen["name"]).strip()[:LONGEST_NAME]
-    return "Learner " + hashlib.sha256(f"deltalab-shown:{owner}".encode()).hexdigest()[:4]
+    return t("teacher.nameless", letters=hashlib.sha256(f"deltalab-shown:{owner}".encode()).hexdigest()[:4])
 
 
 def _split(kept: Mapping[str, tuple[Any, float]]) -> tuple[dict[str, Any], dict[str, float]]:

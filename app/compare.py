@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import charts, form, live, state
+from app import charts, form, live, localized, state
 from app.story import Story, plain
 from app.words import t
 from core.config import RunConfig
@@ -129,7 +129,7 @@ def side_by_side(picked: Sequence[tuple[str, Story]], key: str) -> None:
     ):
         with column:
             draw(chart, f"{key}-{name}")
-    st.dataframe(charts.comparison(picked), hide_index=True, alt=t("compare.alt"))
+    localized.grid(charts.comparison(picked), hide_index=True, alt=t("compare.alt"))
     st.download_button(
         t("shared.table_csv"),
         charts.csv(charts.comparison_numbers(picked)),
@@ -144,4 +144,4 @@ def side_by_side(picked: Sequence[tuple[str, Story]], key: str) -> None:
 def draw(chart: charts.Chart, key: str) -> Any:
     """A still figure with its finding as title, and its alt text."""
     st.markdown(f"**{plain(chart.title)}**")
-    return st.plotly_chart(chart.figure, key=key, alt=chart.alt, config={"displayModeBar": False})
+    return localized.figure(chart.figure, key=key, alt=chart.alt)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import charts, live
+from app import charts, live, localized
 from app.story import plain
-from app.words import t
+from app.words import from_core, t
 from core.dataset import EXAMPLE, Dataset, Report, read_file
 from core.errors import DeltalabError
 from core.labelled import EXAMPLE as LABEL_EXAMPLE
@@ -65,14 +65,14 @@ def show_report(path: Path, base: str, max_length: int, held_out: float, seed: i
     st.subheader(t("data.yours"), anchor="data")
     st.markdown(plain(found.taken))
     with st.container(horizontal=True, gap="large"):
-        st.metric(t("data.rows"), f"{found.rows:,}", width="content")
-        st.metric(t("data.train"), f"{found.train:,}", width="content")
-        st.metric(t("data.held_out"), f"{found.held_out:,}", width="content")
+        localized.metric(t("data.rows"), f"{found.rows:,}", width="content")
+        localized.metric(t("data.train"), f"{found.train:,}", width="content")
+        localized.metric(t("data.held_out"), f"{found.held_out:,}", width="content")
         if isinstance(found, LabelReport):
-            st.metric(t("data.labels"), f"{len(found.labels):,}", width="content")
+            localized.metric(t("data.labels"), f"{len(found.labels):,}", width="content")
         span = t("data.span", shortest=found.lengths.shortest, longest=found.lengths.longest)
-        st.metric(t("data.tokens"), f"{found.lengths.median:.0f}", span, delta_color="off", delta_arrow="off",
-                  width="content")  # fmt: skip
+        median = f"{found.lengths.median:.0f}"
+        localized.metric(t("data.tokens"), median, span, delta_color="off", delta_arrow="off", width="content")
     if found.warnings:
         st.warning("\n".join(f"- {plain(sentence)}" for sentence in found.warnings))
     else:
@@ -81,16 +81,16 @@ def show_report(path: Path, base: str, max_length: int, held_out: float, seed: i
     with left:
         chart = charts.lengths(found.lengths, found.max_length, len(found.too_long))
         st.markdown(f"**{chart.title}**")
-        st.plotly_chart(chart.figure, key="data-lengths", alt=chart.alt, config={"displayModeBar": False})
+        localized.figure(chart.figure, key="data-lengths", alt=chart.alt)
     with right:
         if isinstance(found, LabelReport):
             _labels(found)
         else:
             _tokens(path, base, found)
     with st.expander(t("data.details"), key="data-details"):
-        st.dataframe(checks(found), hide_index=True, alt=t("data.details_alt"))
+        localized.grid(checks(found), hide_index=True, alt=t("data.details_alt"))
         if isinstance(found, Report):
-            st.caption(found.template)
+            st.caption(from_core(found.template))
     return len(found.too_long) < found.rows and found.train > 0
 
 
@@ -136,7 +136,7 @@ def _labels(found: LabelReport) -> None:
         {t("data.label"): label, t("data.rows"): count, t("data.share"): f"{100 * count / found.rows:.0f} %"}
         for label, count in found.labels
     ]
-    st.dataframe(rows, hide_index=True, height=min(240, 38 + 35 * len(rows)), alt=t("data.labels_alt"))
+    localized.grid(rows, hide_index=True, height=min(240, 38 + 35 * len(rows)), alt=t("data.labels_alt"))
     st.caption(t("data.majority", label=plain(most), share=f"{100 * found.majority:.0f}"))
 
 

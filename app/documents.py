@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import charts_rag, data, live, reading, state, uploads
+from app import charts_rag, data, live, localized, reading, state, uploads
 from app.story import plain
 from app.words import n, t
 from core.config import EMBEDDED, RunConfig
@@ -143,7 +143,7 @@ def _asked_base() -> str:
 def _measure(store: Store, path: Path | None) -> None:
     queries = quality.from_chunks(store, SENTENCES) if path is None else quality.from_file(path)
     rows = quality.all_modes(store, queries)
-    st.dataframe(charts_rag.quality_table(rows), hide_index=True, alt=t("documents.measured_alt"))
+    localized.grid(charts_rag.quality_table(rows), hide_index=True, alt=t("documents.measured_alt"))
     if path is None:
         st.caption(n("documents.sentences", rows[0].questions))
         return

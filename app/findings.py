@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import charts, charts_inside, charts_quantization, charts_rag, charts_ship, compare, tables
+from app import charts, charts_inside, charts_quantization, charts_rag, charts_ship, compare, localized, tables
 from app.story import percent, plain
 from app.words import t
 from core.quantization.formats import FORMATS
@@ -30,7 +30,7 @@ def shown(chart: charts.Chart, key: str, name: str) -> None:
     with st.expander(t("plan.numbers"), key=f"{key}-numbers"):
         height: Any = "auto" if len(chart.table) < 12 else 320
         alt = t("findings.numbers_alt", figure=chart.title)
-        st.dataframe(tables.readable(chart.table), hide_index=True, height=height, alt=alt)
+        localized.grid(tables.readable(chart.table), hide_index=True, height=height, alt=alt)
         st.download_button(
             t("shared.table_csv"), charts.csv(chart.table), f"{name}.csv", "text/csv", key=f"{key}-csv",
             icon=":material/download:", on_click="ignore",
@@ -57,7 +57,7 @@ def show_spectrum(found: dict[str, Any], key: str) -> None:
         names = ("effective", "stable", "amplification")
         st.markdown("\n".join(f"- {t(f'findings.column.{name}')}" for name in names))
         table = charts_inside.modules_table(found)
-        st.dataframe(tables.readable(table), hide_index=True, alt=t("findings.columns_alt"))
+        localized.grid(tables.readable(table), hide_index=True, alt=t("findings.columns_alt"))
 
 
 def show_truncation(found: dict[str, Any], key: str, method: str) -> None:
@@ -96,7 +96,7 @@ def show_tokens(found: dict[str, Any], key: str, method: str) -> None:
     ) else 1  # fmt: skip
     # (Not st.table: it takes a token such as "-" for Markdown.)
     table = charts_inside.alternatives_table(item, int(place))
-    st.dataframe(table, hide_index=True, alt=t("findings.place_alt"), width="content")
+    localized.grid(table, hide_index=True, alt=t("findings.place_alt"), width="content")
 
 
 def _labels(found: dict[str, Any], item: dict[str, Any], key: str, method: str) -> None:
@@ -188,17 +188,19 @@ def show_convert(result: dict[str, Any], key: str) -> None:
             }
             for m in result["modules"]
         ]  # fmt: skip
-        st.dataframe(pd.DataFrame(rows), hide_index=True, alt=t("findings.by_matrix_alt"))
+        localized.grid(pd.DataFrame(rows), hide_index=True, alt=t("findings.by_matrix_alt"))
 
 
 def show_latency(result: dict[str, Any], key: str) -> None:
     """Times against the base's."""
     shown(charts_ship.latency(result), f"{key}-latency", "latency")
     base = result["rows"][0]
+    labels = base["decode_ms"] is None
     st.caption(
         t(
-            "findings.latency", rounds=result["rounds"], device=result["device"], precision=result["precision"],
-            time=f"{base['decode_ms']:.1f} ms",
+            "findings.latency_label" if labels else "findings.latency",
+            rounds=result["rounds"], device=result["device"], precision=result["precision"],
+            time=f"{base['prefill_ms' if labels else 'decode_ms']:.1f} ms", texts=result.get("batch", 1),
         )
     )  # fmt: skip
 
@@ -207,12 +209,19 @@ def show_swap(result: dict[str, Any], key: str) -> None:
     """What a switch of adapters takes, and whether the answers are the same."""
     low, middle, high = result["switch_seconds"]
     columns = st.columns(3)
-    columns[0].metric(
-        t("findings.switch"), f"{1e3 * middle:.1f} ms" if middle >= 1e-3 else f"{1e6 * middle:.0f} µs", border=True
-    )
-    columns[1].metric(t("findings.same_answers"), percent(result["equal"]), border=True)
     per = sum(r["adapter_bytes"] for r in result["runs"]) / len(result["runs"])
-    columns[2].metric(t("findings.adapter"), bytes_text(per), border=True)
+    for column, name, value in zip(
+        columns,
+        ("switch", "same_answers", "adapter"),
+        (
+            f"{1e3 * middle:.1f} ms" if middle >= 1e-3 else f"{1e6 * middle:.0f} µs",
+            percent(result["equal"]),
+            bytes_text(per),
+        ),
+        strict=True,
+    ):
+        with column:
+            localized.metric(t(f"findings.{name}"), value, border=True)
     told = [t("findings.switches", low=f"{1e6 * low:.0f}", high=f"{1e6 * high:.0f}")]
     if result["load_seconds"]:
         told.append(t("findings.loading", time=f"{1e3 * result['load_seconds'][1]:.1f} ms"))
@@ -229,7 +238,7 @@ def show_rag(result: dict[str, Any], key: str) -> None:
     """What prompting, retrieval and fine-tuning gave for each need."""
     found = bands([Cell(**cell) for cell in result["cells"]])
     shown(charts_rag.needs(found), f"{key}-needs", "needs")
-    st.dataframe(charts_rag.costs_table(found), hide_index=True, alt=t("findings.costs_alt"))
+    localized.grid(charts_rag.costs_table(found), hide_index=True, alt=t("findings.costs_alt"))
 
 
 DRAW: dict[str, Callable[[dict[str, Any], str, str], None]] = {

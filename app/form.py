@@ -64,6 +64,12 @@ class Knob:
         why = self.meta.get("why") if self.usual else ""
         return f"{t('form.default', value=shown(self.default))} {from_core(why)}" if why else ""
 
+    def told(self, value: Any) -> str:
+        """What it stands at, in words: 'Rank: 8, the default. Few directions are enough here.'"""
+        if value != self.default or not self.why:
+            return t("form.told", label=self.label, value=shown(value))
+        return t("form.told_default", label=self.label, value=shown(value), why=from_core(self.meta["why"]))
+
     @property
     def help(self) -> str:
         """What the knob does, why its default is what it is, and its range."""
@@ -83,6 +89,8 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         text = f"{value:.6g}"
         return text.replace("e-0", "e-").replace("e+0", "e+")
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(str, value))
     return str(value)
 
 
@@ -270,12 +278,13 @@ def run_form(
             values |= {knob.name: knob.default for knob in folded}
     if "seed" in lock:
         seed = defaults.seed
+    on_paper(key, [k.told(values[k.name]) for k in every if k in visible or values[k.name] != k.default])
     config = dataclasses.replace(assemble(defaults, _unlocked(values, lock)), seed=int(seed))
     wrong = problems(config)
     for sentence in wrong:
-        st.error(sentence, icon=":material/error:")
+        st.error(from_core(sentence), icon=":material/error:")
     for sentence in warnings(config):
-        st.caption(f":material/warning: {_readable(sentence)}")
+        st.caption(f":material/warning: {_readable(from_core(sentence))}")
     pressed = st.button(
         t("form.running") if busy else label or t("form.run"),
         key=f"{key}-run",
@@ -284,6 +293,13 @@ def run_form(
         disabled=busy or not ready or bool(wrong),
     )
     return config if pressed else None
+
+
+def on_paper(key: str, lines: Sequence[str]) -> None:
+    """What widgets say, in words, for the printed page: there is nothing to press on it (app/theme shows it there)."""
+    if lines:
+        with st.container(key=f"{key}-on-paper"):
+            st.markdown("\n".join(f"- {line}" for line in lines))
 
 
 def common_knobs(defaults: RunConfig, key: str, names: Sequence[str]) -> dict[str, Any]:
@@ -298,18 +314,22 @@ def common_knobs(defaults: RunConfig, key: str, names: Sequence[str]) -> dict[st
         the knobs that do not stand at their default, name -> value.
     """
     changed: dict[str, Any] = {}
+    told: list[str] = []
     for row in range(0, len(names), PER_ROW):
         for column, name in zip(st.columns(PER_ROW, gap="medium"), names[row : row + PER_ROW], strict=False):
             with column:
                 if name == "seed":
                     value, default = _seed(defaults, key, locked=False), defaults.seed
+                    told.append(t("form.told", label=t("shared.seed"), value=value))
                 else:
                     knob = next(k for k in knobs(defaults) if k.name == name)
                     value, default = _draw(knob, widget_key(key, defaults, knob), locked=False), knob.default
                     if knob.why:
                         st.caption(knob.why)
+                    told.append(knob.told(value))
                 if value != default:
                     changed[name] = value
+    on_paper(key, told)
     return changed
 
 

@@ -24,8 +24,8 @@ FORMAT = "deltalab-progress"
 VERSION = 1
 LONGEST = 8_192  # characters of one value; answers are far shorter, drafts of code may come near
 MOST = 5_000  # names in a file
-COLUMNS = ("lesson", "cell", "kind", "title", "done", "answer", "right", "tries", "predicted", "measured", "log_ratio",
-           "updated")  # fmt: skip
+COLUMNS = ("lesson", "cell", "kind", "title", "done", "answer", "right", "tries", "predicted", "measured", "unit",
+           "log_ratio", "updated")  # fmt: skip
 
 
 def rows(lessons: Iterable[Lesson], progress: Mapping[str, Any], times: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -46,6 +46,7 @@ def rows(lessons: Iterable[Lesson], progress: Mapping[str, Any], times: Mapping[
                     "right": kept.get("right", ""), "tries": kept.get("tries", ""),
                     "predicted": kept.get("value", "") if cell.kind == "predict" else "",
                     "measured": kept.get("measured", "") if cell.kind == "predict" else "",
+                    "unit": cell.body.get("unit", "") if cell.kind == "predict" else "",
                     "log_ratio": kept.get("log_ratio", ""),
                     "updated": datetime.datetime.fromtimestamp(when, datetime.UTC).isoformat(timespec="seconds")
                     if when else "",
@@ -63,6 +64,12 @@ def as_csv(table: Iterable[Mapping[str, Any]], columns: Iterable[str] = COLUMNS)
     for row in table:
         writer.writerow([harmless(row.get(name, "")) for name in names])
     return out.getvalue()
+
+
+def for_spreadsheets(text: str) -> bytes:
+    """A CSV as a file that people open with a double click: by its first bytes a spreadsheet knows that it is UTF-8,
+    and shows the names of learners as they wrote them."""
+    return text.encode("utf-8-sig")
 
 
 def harmless(value: Any) -> Any:

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import api, charts, components, state
+from app import api, charts, components, localized, state
 from app.story import Story, happened, percent, plain, slim, small
 from app.tables import readable
-from app.words import from_core, t
+from app.words import current, from_core, separators, t
 from core.base import CLASSIFICATION, kind_of_base
 from core.config import EMBEDDED, RunConfig, resolved
 from core.errors import DeltalabError, NotFound
@@ -90,7 +90,7 @@ def say(error: DeltalabError) -> None:
 
 def spoken(sentence: str, advice: str) -> str:
     """A sentence and its advice as Markdown; what a file or a name brought into them stays plain text."""
-    return f"**{plain(sentence)}** {plain(advice)}".strip()
+    return f"**{plain(from_core(sentence))}** {plain(from_core(advice))}".strip()
 
 
 def start(config: RunConfig, *, key: str, cell: str | None = None, title: str | None = None) -> Run | None:
@@ -295,10 +295,14 @@ def panel_data(run: Run | Recorded, story: Story) -> dict[str, Any]:
 
 def curve_words(labels: bool) -> dict[str, Any]:
     """Every word of the live curve, in the visitor's language. labels: whether the model gives labels."""
+    from core.world import SKILLS
+
     kind = "labels" if labels else "answers"
     return {
         **{name: t(f"live.{kind}.{name}") for name in KIND_WORDS},
         **{name: t(f"live.{name}") for name in WORDS},
+        "decimal": separators(current())[0],
+        "skills": {name: from_core(name.replace("_", " ")) for name in SKILLS},
         "ended": {status: f"{t(f'live.status.{status}')}." for status in STATUSES},
     }
 
@@ -394,16 +398,20 @@ def _figures(story: Story) -> None:
                 gain = t("run.points", points=f"{100 * (after['exact_match'] - before['exact_match']):+.0f}")
             name = t("run.accuracy") if story.classifies else t("run.exact_match")
             still = gain == t("run.points", points="+0")
-            st.metric(name, percent(after["exact_match"]), gain, width="content",
-                      delta_color="off" if still else "normal", delta_arrow="off" if still else "auto")  # fmt: skip
+            localized.metric(
+                name, percent(after["exact_match"]), gain, width="content",
+                delta_color="off" if still else "normal", delta_arrow="off" if still else "auto",
+            )  # fmt: skip
             if after.get("macro_f1") is not None:
-                st.metric(t("run.macro"), percent(after["macro_f1"]), width="content")
+                localized.metric(t("run.macro"), percent(after["macro_f1"]), width="content")
         elif after is not None and after["loss"] is not None:
             known = before is not None and before["loss"] is not None
             change = f"{after['loss'] - before['loss']:+.2f}" if before is not None and known else None
-            st.metric(t("run.held_out_loss"), f"{after['loss']:.2f}", change, delta_color="inverse", width="content")
+            localized.metric(
+                t("run.held_out_loss"), f"{after['loss']:.2f}", change, delta_color="inverse", width="content"
+            )
         share = started["trainable"] / started["total"] if started["total"] else 0
-        st.metric(
+        localized.metric(
             t("run.trained"),
             count_text(started["trainable"]),
             t("run.of_model", share=small(share)),
@@ -413,7 +421,7 @@ def _figures(story: Story) -> None:
         )
         if story.seconds:
             rate = t("run.rate", rate=f"{len(story.steps) / story.seconds:.1f}") if story.steps else None
-            st.metric(
+            localized.metric(
                 t("run.time"),
                 seconds_text(story.seconds),
                 rate,
@@ -424,9 +432,10 @@ def _figures(story: Story) -> None:
         if end is not None and end.get("peak_bytes"):
             # (Measured in a plain step; the faster form of all others takes less.)
             quick = end.get("others") in ("written out", "with kernels")
-            st.metric(t("run.peak"), bytes_text(end["peak_bytes"]), t("run.at_most") if quick else None,
-                      width="content", delta_color="off", delta_arrow="off",
-                      help=t("run.peak_how") if quick else None)  # fmt: skip
+            localized.metric(
+                t("run.peak"), bytes_text(end["peak_bytes"]), t("run.at_most") if quick else None,
+                width="content", delta_color="off", delta_arrow="off", help=t("run.peak_how") if quick else None,
+            )  # fmt: skip
 
 
 def _words(run: Run | Recorded, story: Story, expect: Mapping[str, float] | None) -> None:
@@ -439,7 +448,7 @@ def _words(run: Run | Recorded, story: Story, expect: Mapping[str, float] | None
         # A number and its sign stay on one line.
         st.markdown("\n".join(f"- {s}" for s in sentences).replace(" %", "\u00a0%"))
     for note in notes:
-        st.caption(f":material/info: {plain(note)}")
+        st.caption(f":material/info: {plain(from_core(note))}")
 
 
 @st.fragment
@@ -453,8 +462,8 @@ def _numbers(story: Story, key: str) -> None:
     with box:
         scores, steps = charts.scores_table(story), charts.steps_table(story)
         if not scores.empty:
-            st.dataframe(readable(scores.round(3)), hide_index=True, alt=t("run.scores_alt"))
-        st.dataframe(readable(steps), hide_index=True, height=240, alt=t("run.steps_alt"))
+            localized.grid(readable(scores.round(3)), hide_index=True, alt=t("run.scores_alt"))
+        localized.grid(readable(steps), hide_index=True, height=240, alt=t("run.steps_alt"))
         with st.container(horizontal=True):
             st.download_button(
                 t("run.scores_csv"), charts.csv(scores), "scores.csv", "text/csv", key=f"{key}-scores-csv",

@@ -10,6 +10,7 @@ from typing import Any
 import streamlit as st
 
 from app import clock, components, index, state, tasks, words
+from app.cells import parts
 from app.index import Lesson
 from app.views import LESSONS, VIEWS, home
 from app.words import t
@@ -74,6 +75,8 @@ def _framed(render: Callable[[], None], wide: bool, lesson: str = "") -> Callabl
         with st.container(key="wide" if wide else "narrow"):
             if lesson:
                 tasks.settle(lesson)
+            else:
+                parts.left()
             render()
             st.space("large")
             if render is not home.render:

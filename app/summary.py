@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import calc, charts, live, state
+from app import calc, charts, live, localized, state
 from app.index import Cell, Lesson, recorded_path
 from app.words import t
 from core.errors import DeltalabError
@@ -114,6 +114,6 @@ def _measured(lesson: Lesson, context: Context) -> None:
     if stories:
         chart = charts.losses(stories)
         chart.figure.update_layout(height=260 + 20 * len(stories))
-        st.plotly_chart(chart.figure, key=f"{lesson.url_path}-summary", alt=chart.alt)
-    st.table(table(lesson, context))
+        localized.figure(chart.figure, key=f"{lesson.url_path}-summary", alt=chart.alt)
+    localized.table(table(lesson, context))
     st.caption(t("summary.recorded", where=where))

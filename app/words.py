@@ -7,7 +7,8 @@ their own files, in English. What the engine itself says of its knobs, methods a
 folder `engine` of a language has the same sentences in it, under the English ones: `from_core(method.SUMMARY)`.
 
 A blank is written {name} and filled by keyword: `t("home.far", step=2, steps=5)`. Words that depend on a number have
-the keys one and other: `n("home.steps", 1)` -> "1 step". Numbers are written by their callers.
+the keys one and other: `n("home.steps", 1)` -> "1 step". Numbers are written by their callers, in English; in a blank
+they get the decimal sign of the language, and `number` gives it to those that stand alone.
 
 The language is the one that the address names (?lang=de), else the one that the learner chose, else English. It stays
 in the address, so that a link shows what its sender saw.
@@ -22,6 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from app.numbers import ENGLISH, NARROW_SPACE, Told, written
 from core.errors import BadInput
 
 FOLDER = Path(__file__).resolve().parent / "locales"
@@ -31,6 +33,29 @@ ENGINE = "engine"
 KEPT = "settings/lang"
 """Where the learner's choice is kept, in their progress."""
 BLANK = re.compile(r"\{(\w+)\}")
+SENTENCE = re.compile(r"(?<=[.!?:;]) (?=[A-Z\d„\"'(])")
+"""Between two sentences of core."""
+NAMED = re.compile(r"(?P<name>.*[^\W\d]\S*) (?P<number>\d[\d.,]*(?: %)?)")
+"""A name and its number, in a list."""
+VERBATIM = {
+    "command",
+    "file",
+    "label",
+    "model",
+    "name",
+    "path",
+    "query",
+    "text",
+    "title",
+    "token",
+    "version",
+    "versions",
+}
+"""Blanks that are filled with what somebody typed or called something: no numbers, even where they look like some."""
+VALUE = "v"
+"""A blank in a sentence of core that a number begins."""
+WITHIN = r"(?:(?!\. [A-Z]).)"
+"""What may stand in a blank: not the end of one sentence and the beginning of the next."""
 _SESSION = "_lang"
 
 
@@ -74,7 +99,26 @@ def said(code: str, key: str, **blanks: Any) -> str:
     text = catalogue(code).get(key) or catalogue(DEFAULT).get(key)
     if text is None:
         raise BadInput(f"There are no words for {key!r}.", f"Add them to app/{FOLDER.name}/{DEFAULT}.")
-    return BLANK.sub(lambda m: str(blanks.get(m[1], m[0])), text) if blanks else text
+    if not blanks:
+        return text
+    signs = separators(code)
+    told = {
+        name: value if name in VERBATIM or isinstance(value, Told) else written(str(value), signs)
+        for name, value in blanks.items()
+    }
+    return Told(BLANK.sub(lambda m: str(told.get(m[1], m[0])), text))
+
+
+@lru_cache
+def separators(code: str) -> tuple[str, str]:
+    """What a language writes before the decimals, and between thousands."""
+    decimal = catalogue(code).get("language.decimal", ENGLISH[0])
+    return ENGLISH if decimal == ENGLISH[0] else (decimal, NARROW_SPACE)
+
+
+def number(text: str) -> str:
+    """A number with its unit, written in English, as the visitor's language writes it; any other text as it is."""
+    return written(text, separators(current()))
 
 
 def t(key: str, **blanks: Any) -> str:
@@ -98,7 +142,82 @@ def engine(code: str) -> dict[str, str]:
 
 def from_core(text: str) -> str:
     """What core says, in the visitor's language; as core says it where that has no words for it."""
-    return engine(current()).get(text, text)
+    return of_core(current(), text)
+
+
+@lru_cache(maxsize=4096)
+def of_core(code: str, text: str) -> str:
+    """What core says, in a language: the text as a whole, else as a sentence with blanks, else sentence by sentence.
+
+    An entry of `engine` may have blanks, {name}, where core puts in what it knows: "{gpus} cards hold it." What stands
+    in one is said in the language, too, if it has words for it, and a number gets its decimal sign. Of a text that is
+    known in part nothing is said otherwise: half of each language is harder to read than either.
+    """
+    if not engine(code) or not text:
+        return text
+    whole = _known(code, text)
+    if whole is not None:
+        return whole
+    sentences = SENTENCE.split(text)
+    told = [_known(code, one) or _listed(code, one) for one in sentences] if len(sentences) > 1 else [None]
+    return text if None in told else " ".join(map(str, told))
+
+
+def _known(code: str, text: str) -> str | None:
+    """One entry of `engine` that says it all."""
+    found = engine(code).get(text)
+    if found is not None:
+        return found
+    for pattern, words in _with_blanks(code):
+        match = pattern.fullmatch(text)
+        if match is not None:
+            filled = {name: _blank(code, value) for name, value in match.groupdict().items()}
+            return BLANK.sub(lambda m, filled=filled: filled.get(m[1], m[0]), words)  # type: ignore[misc]
+    return None
+
+
+def _listed(code: str, sentence: str) -> str | None:
+    """A sentence, or a part of one, that is a list of entries."""
+    body = sentence.rstrip(".;")
+    told = [_known(code, part) for part in body.split("; ")]
+    return None if None in told else "; ".join(map(str, told)) + sentence[len(body) :]
+
+
+def _blank(code: str, value: str) -> str:
+    """What stands in a blank of a sentence of core: one thing or a list, in words, as a number, or a name with one."""
+    if "; " in value:  # first, since an entry with blanks would take several for one
+        return "; ".join(_blank(code, part) for part in value.split("; "))
+    parts = [_known(code, part) for part in value.split(", ")]
+    if len(parts) > 1 and None not in parts:
+        return ", ".join(map(str, parts))
+    found = _known(code, value)
+    if found is not None:
+        return found
+    named = NAMED.fullmatch(value)
+    if named is not None:
+        name = named["name"]
+        return f"{_known(code, name) or name} {written(named['number'], separators(code))}"
+    return written(value, separators(code))
+
+
+@lru_cache
+def _with_blanks(code: str) -> tuple[tuple[re.Pattern[str], str], ...]:
+    """The entries with blanks as patterns; the one that fixes most of its text first."""
+    found = []
+    for english, words in engine(code).items():
+        if BLANK.search(english) is None:
+            continue
+        seen: set[str] = set()
+        pattern = ""
+        for i, part in enumerate(BLANK.split(english)):
+            if i % 2 == 0:
+                pattern += re.escape(part)
+            else:
+                inside = rf"\d{WITHIN}*?" if part == VALUE else f"{WITHIN}+?"
+                pattern += f"(?P={part})" if part in seen else f"(?P<{part}>{inside})"
+                seen.add(part)
+        found.append((len(BLANK.sub("", english)), re.compile(pattern, re.DOTALL), words))
+    return tuple((pattern, words) for _, pattern, words in sorted(found, key=lambda one: -one[0]))
 
 
 def has(key: str) -> bool:

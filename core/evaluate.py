@@ -28,22 +28,29 @@ GENERATION_BATCH = 128
 GENERATION_BYTES = 2**30  # and no more rows than have room for their keys and values in so many bytes
 LOGITS_BYTES = 2**28  # of a pass over whole answers, likewise for their logits
 # What a token must lead by to be settled, in nats. In bfloat16 the two ways of summing put a logit of the embedded base
-# up to an eighth apart, which is that format's own step at such a size (tests/core/test_evaluate.py).
+# up to an eighth apart, which is that format's own step at such a size; in float32 on a processor, a few millionths
+# (tests/core/test_evaluate.py).
 MARGIN = 1.0
+MARGIN_FLOAT32 = 0.01
 
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to be answered: the dialogue up to the answer, the reference answer, and the check of an answer."""
+    """One thing to be answered: the dialogue up to the answer, the reference answer, and the check of an answer.
+
+    hopeful: whether an answer that begins like this may still be right when it goes on.
+    """
 
     messages: tuple[Message, ...]
     reference: str
     right: Callable[[str], bool]
+    hopeful: Callable[[str], bool] = lambda beginning: True
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Share of items answered right (0..1) and the answers themselves, in the order of the items."""
+    """Share of items answered right (0..1) and the answers themselves, in the order of the items; of an answer that
+    nobody asked to see whole (`score`) perhaps the beginning alone, up to where it cannot be right any more."""
 
     share: float
     answers: tuple[str, ...]
@@ -53,7 +60,11 @@ class Scored:
 def item_of(dialogue: Dialogue) -> Item:
     """A dialogue whose last turn is the answer, checked by equality up to surrounding white space."""
     reference = dialogue.messages[-1].content
-    return Item(dialogue.messages[:-1], reference, lambda answer: answer.strip() == reference.strip())
+    wanted = reference.strip()
+    return Item(
+        dialogue.messages[:-1], reference, lambda answer: answer.strip() == wanted,
+        lambda beginning: wanted.startswith(beginning.strip()),
+    )  # fmt: skip
 
 
 @contextmanager
@@ -305,44 +316,86 @@ def stream(
 
 
 def score(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], world: World = ALONE
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[Item],
+    world: World = ALONE,
+    *,
+    whole: int | None = None,
 ) -> Scored:
     """The model's greedy answer to every item, checked; the processes of `world` share the items.
 
     No answer may be much longer than the longest reference: eight tokens more are allowed, then it is cut (and wrong).
 
     A greedy answer is the reference exactly where every token of that is the likeliest after those before it, and one
-    pass over prompt and reference tells that of all of them at once (`leads`). What is not settled so is generated,
-    token by token.
+    pass over prompt and reference tells that of all of them at once (`leads`). Where it is not, the same pass tells the
+    token that the answer goes another way with; often no answer that begins so is right. What is not settled so is
+    generated, token by token.
+
+    Args:
+        whole: of how many items, from the first one on, the answer is wanted to its end though it is wrong; None: of
+            all.
     """
     if not items:
         return Scored(0.0, (), ())
     references = [tokenizer(item.reference, add_special_tokens=False)["input_ids"] for item in items]
     longest = max(map(len, references))
-    stops = template_of(tokenizer).stop_ids
-    parts = world.part(list(zip(items, references, strict=True)))
-    prompts = [prompt_ids(tokenizer, item.messages) for item, _ in parts]
-    wanted = [[*ids, stops[0]] for _, ids in parts]
-    settled = leads(model, prompts, wanted, pad_id(tokenizer))
-    # (A token that ends an answer, in the middle of a reference, would end the generated one there.)
-    rest = [n for n, known in enumerate(settled) if not known or set(stops) & set(wanted[n][:-1])]
-    generated = _generate(model, tokenizer, [prompts[number] for number in rest], longest + 8)
-    mine = [str(tokenizer.decode(ids[:-1])).strip() for ids in wanted]
-    for number, answer in zip(rest, generated, strict=True):
-        mine[number] = answer
+    template = template_of(tokenizer)
+    parts = world.part(list(zip(range(len(items)), items, references, strict=True)))
+    prompts = [prompt_ids(tokenizer, item.messages) for _, item, _ in parts]
+    wanted = [[*ids, template.stop_ids[0]] for _, _, ids in parts]
+    mine, rest = [""] * len(parts), []
+    for place, found in enumerate(leads(model, prompts, wanted, pad_id(tokenizer))):
+        number, item, _ = parts[place]
+        text = _settled(tokenizer, item, wanted[place], found, shown=whole is None or number < whole)
+        if text is None:
+            rest.append(place)
+        else:
+            mine[place] = text
+    generated = _generate(model, tokenizer, [prompts[place] for place in rest], longest + 8)
+    for place, answer in zip(rest, generated, strict=True):
+        mine[place] = answer
     answers = world.together(mine, len(items))
     right = tuple(item.right(answer) for item, answer in zip(items, answers, strict=True))
     return Scored(sum(right) / len(right), tuple(answers), right)
 
 
+def _settled(
+    tokenizer: PreTrainedTokenizerBase, item: Item, wanted: list[int], found: Lead | None, *, shown: bool
+) -> str | None:
+    """The answer as far as one pass tells it: to its end, or (unless it is `shown`) to where it cannot be right any
+    more. None: it has to be generated."""
+    stops = template_of(tokenizer).stop_ids
+    # (A token that ends an answer, in the middle of a reference, would end the generated one there.)
+    if found is None or set(stops) & set(wanted[:-1]):
+        return None
+    if found.instead is None or found.instead in stops:
+        return str(tokenizer.decode(wanted[: min(found.tokens, len(wanted) - 1)])).strip()
+    # Where spaces are cleaned up afterwards, a beginning is not what the whole text begins with.
+    if shown or getattr(tokenizer, "clean_up_tokenization_spaces", False):
+        return None
+    # (Of a letter that takes several tokens the first ones have no text yet.)
+    beginning = str(tokenizer.decode([*wanted[: found.tokens], found.instead])).rstrip("\ufffd").strip()
+    return None if item.hopeful(beginning) else beginning
+
+
+@dataclass(frozen=True)
+class Lead:
+    """How far greedy decoding goes with the wanted tokens, and the token that it takes then (None: it takes them
+    all)."""
+
+    tokens: int
+    instead: int | None = None
+
+
 def leads(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]], pad: int
-) -> list[bool]:
-    """Of each prompt, whether greedy decoding goes on with exactly the wanted tokens.
+) -> list[Lead | None]:
+    """Of each prompt, how far greedy decoding goes with the wanted tokens.
 
-    Each of them has to lead all others by more than MARGIN: a pass over a whole row and one over its last token sum in
-    another order, and where two tokens are that close the order would decide. Then, and where prompt and answer do not
-    fit the model's context, the answer is False: not known.
+    Each token taken has to lead all others by more than a margin: a pass over a whole row and one over its last token
+    sum in another order, and where two tokens are that close the order would decide. Then, and where prompt and answer
+    do not fit the model's context, the answer is None: not known.
 
     Args:
         prompts: token ids. wanted: of each the answer's, with the token that ends it.
@@ -352,10 +405,11 @@ def leads(
         Encoded([*prompt, *answer], [*[IGNORED] * len(prompt), *answer])
         for prompt, answer in zip(prompts, wanted, strict=True)
     ]
-    found = [False] * len(rows)
+    out: list[Lead | None] = [None] * len(rows)
     order = [i for i, row in enumerate(rows) if context is None or len(row.ids) <= context]
     order.sort(key=lambda i: len(rows[i].ids))
     device = next(model.parameters()).device
+    margin = _margin(model, device)
     most_tokens = max((len(rows[i].ids) for i in order), default=1)
     most_wanted = max(map(len, wanted), default=0)
     vocabulary = model.config.get_text_config().vocab_size
@@ -364,16 +418,33 @@ def leads(
         for start in range(0, len(order), at_once):
             part = order[start : start + at_once]
             batch = collate([rows[i] for i in part], pad)
-            logits, targets = _answer_logits(model, batch.ids.to(device), batch.labels.to(device))
-            logits = logits.float()
-            first = logits.gather(1, targets[:, None])[:, 0].clone()
-            # (N, V): by how much each wanted token leads the best of the others.
-            lead = first - logits.scatter_(1, targets[:, None], -torch.inf).amax(1)
-            sure = (lead > MARGIN).tolist()
+            logits, _ = _answer_logits(model, batch.ids.to(device), batch.labels.to(device))
+            # (N, 2): the likeliest token of each place, and the next.
+            two = logits.float().topk(2)
+            sure = (two.values[:, 0] - two.values[:, 1] > margin).tolist()
+            taken = two.indices[:, 0].tolist()
             for i in part:
-                found[i] = all(sure[: len(wanted[i])])
-                sure = sure[len(wanted[i]) :]
-    return found
+                n = len(wanted[i])
+                out[i] = _lead(wanted[i], taken[:n], sure[:n])
+                taken, sure = taken[n:], sure[n:]
+    return out
+
+
+def _margin(model: PreTrainedModel, device: torch.device) -> float:
+    """What a token must lead by. (A GPU may multiply numbers of 32 bits in fewer.)"""
+    plain = all(p.dtype == torch.float32 for p in model.parameters() if p.is_floating_point())
+    exact = plain and device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return min(MARGIN, MARGIN_FLOAT32) if exact else MARGIN
+
+
+def _lead(wanted: Sequence[int], taken: Sequence[int], sure: Sequence[bool]) -> Lead | None:
+    """One row's, from the token taken at each place and whether that is beyond doubt."""
+    for place, token in enumerate(wanted):
+        if not sure[place]:
+            return None
+        if taken[place] != token:
+            return Lead(place, taken[place])
+    return Lead(len(wanted))
 
 
 def answer_loss(

@@ -213,7 +213,7 @@ def fresh_score(name: str, adapter: Path, items: int = FRESH_ITEMS, seed: int = 
     from core.objective import world_items
 
     base, _ = load_saved("embedded", adapter, precision="float32", device="cpu")
-    return score(base.model, base.tokenizer, world_items(name, "heldout", items, seed)).share
+    return score(base.model, base.tokenizer, world_items(name, "heldout", items, seed), whole=0).share
 
 
 def main(argv: Sequence[str] | None = None) -> int:

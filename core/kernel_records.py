@@ -54,17 +54,51 @@ def points(record: Mapping[str, Any]) -> list[Point]:
     top = limit(record)
     found = []
     for row in record["rows"]:
-        where = ", ".join(f"{name} {value}" for name, value in row["case"].items())
         for version, time in row.get("seconds", {}).items():
             moved = row["bytes"] if version == "kernel" else row["plain_bytes"]
             intensity, rate = row["flops"] / moved, row["flops"] / time["median"]
             found.append(
                 Point(
-                    f"{row['kernel']} ({where})", version, time["median"], intensity, rate,
+                    _label(row), version, time["median"], intensity, rate,
                     rate / top.reachable(intensity),
                 )
             )  # fmt: skip
     return found
 
 
-__all__ = ["FOLDER", "Point", "limit", "points", "records"]
+@dataclass(frozen=True)
+class Gain:
+    """Prediction beside measurement, of a kernel at one size. least_seconds: what its FLOPs and bytes take at the
+    card's measured ceilings; seconds: what it took. predicted_gain, gain: the plain form's time over the kernel's, so
+    predicted and as measured."""
+
+    label: str
+    least_seconds: float
+    seconds: float
+    predicted_gain: float
+    gain: float
+
+
+def gains(record: Mapping[str, Any]) -> list[Gain]:
+    """Of every kernel and size that was timed beside its reference."""
+    top = limit(record)
+    found = []
+    for row in record["rows"]:
+        seconds = row.get("seconds", {})
+        if "kernel" not in seconds or "reference" not in seconds:
+            continue
+        least, plain = (
+            max(row["flops"] / top.flops_per_second, moved / top.bytes_per_second)
+            for moved in (row["bytes"], row["plain_bytes"])
+        )
+        took = seconds["kernel"]["median"]
+        found.append(Gain(_label(row), least, took, plain / least, seconds["reference"]["median"] / took))
+    return found
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    where = ", ".join(f"{name} {value}" for name, value in row["case"].items())
+    return f"{row['kernel']} ({where})"
+
+
+__all__ = ["FOLDER", "Gain", "Point", "gains", "limit", "points", "records"]

@@ -17,11 +17,12 @@ from core.base import CLASSIFICATION, Base, context_tokens, is_classifier, kind_
 from core.batches import Batch, collate
 from core.config import EMBEDDED, RunConfig
 from core.distributed import ALONE, World
+from core.encoded import encoded
 from core.errors import BadInput
 from core.evaluate import Item, answer_loss, answer_loss_sum, item_of, score, stream
 from core.material import SCORING_SEED, dialogues
-from core.template import Encoded, Message, dialogue, encode_all, pad_id, template_of
-from core.world import SKILLS, Split, examples, grade
+from core.template import Encoded, Message, dialogue, pad_id, template_of
+from core.world import SKILLS, Split, examples, grade, hopeful
 
 if TYPE_CHECKING:
     import torch
@@ -179,7 +180,12 @@ def first_held_out(rows: list[Any], config: RunConfig) -> tuple[list[Any], tuple
 def world_items(name: str, split: Split, count: int, seed: int) -> list[Item]:
     """Questions of the small world, checked by their own exact grader."""
     return [
-        Item(dialogue(e.prompt, e.completion).messages[:1], e.completion, partial(grade, name, e))
+        Item(
+            dialogue(e.prompt, e.completion).messages[:1],
+            e.completion,
+            partial(grade, name, e),
+            partial(hopeful, name, e),
+        )
         for e in examples(name, split, count, seed)
     ]
 
@@ -209,7 +215,7 @@ class CausalLM:
 
     def prepare(self, base: Base) -> None:
         self.tokenizer = base.tokenizer
-        train, held = encode_all(base.tokenizer, self._dialogues), encode_all(base.tokenizer, self._held)
+        train, held = encoded(base, self._dialogues), encoded(base, self._held)
         fits = fitting([len(e.ids) for e in train], [len(e.ids) for e in held], self.config, base)
         self.train: list[Encoded] = [train[i] for i in fits.train]
         self.held_out_rows: list[Encoded] = [held[i] for i in fits.held_out]
@@ -226,8 +232,8 @@ class CausalLM:
 
     def score(self, model: Any, batch_size: int, world: World = ALONE) -> Scores:
         loss = answer_loss(model, self.tokenizer, self.held_out_rows, batch_size=batch_size, world=world)
-        scored = score(model, self.tokenizer, self.items, world)
-        skills = {name: score(model, self.tokenizer, part, world).share for name, part in self.skills.items()}
+        scored = score(model, self.tokenizer, self.items, world, whole=SAMPLES)
+        skills = {name: score(model, self.tokenizer, part, world, whole=0).share for name, part in self.skills.items()}
         rows = list(zip(self.items, scored.answers, scored.right, strict=True))[:SAMPLES]
         samples = tuple(
             {"prompt": item.messages[-1].content, "reference": item.reference, "output": text, "right": right}

@@ -40,7 +40,7 @@ class Plan:
     """What is raced.
 
     methods: names in METHODS. seeds: how many; they are 0, 1, 2 … train: the loop's settings for everybody, of which
-    the learning rate must be left open; steps that are left open are what the quickest of the methods needs.
+    the learning rate must be left open; steps that are left open are as `steps_of` says.
     """
 
     base: str = EMBEDDED
@@ -52,11 +52,33 @@ class Plan:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
+# What a race on the embedded base has of a run's usual steps. In as many as usual most methods get everything right, so
+# that only their cost tells them apart; in half as many one sees who learns quickest. And every method once is to take
+# no more than five minutes on two cores.
+SHARE_OF_STEPS = 1 / 2
+
+
+def usual_steps(plan: Plan) -> int:
+    """The fewest steps that any of the methods takes by default."""
+    return min(_default_steps(plan))
+
+
+def _default_steps(plan: Plan) -> list[int]:
+    """Method by method; on the embedded base those of its sweep."""
+    return [int(default_row(_config(plan, method, 0))["steps"]) for method in plan.methods]
+
+
 def steps_of(plan: Plan) -> int:
-    """Everybody's steps: as planned, else the fewest that any of the methods takes by default."""
+    """Everybody's steps: as planned, else the usual ones, of which the embedded base's races have a share."""
     if plan.train.steps is not None:
         return plan.train.steps
-    return min(int(default_row(_config(plan, method, 0))["steps"]) for method in plan.methods)
+    usual = usual_steps(plan)
+    return max(1, round(usual * SHARE_OF_STEPS)) if plan.base == EMBEDDED else usual
+
+
+def examples_of(plan: Plan) -> int:
+    """How many examples everybody learns from in a step."""
+    return plan.train.batch_size * plan.train.accumulation
 
 
 def entries(plan: Plan) -> list[RunConfig]:
@@ -107,8 +129,17 @@ def borrowed(plan: Plan) -> dict[tuple[str, ...], list[str]]:
     return found
 
 
+def swept_steps(plan: Plan) -> tuple[int, int] | None:
+    """The fewest and the most steps of the runs in which the rates were the best, where the race is not as long as all
+    of them; None: it is, or nothing was swept."""
+    if plan.base != EMBEDDED:
+        return None
+    steps = _default_steps(plan)
+    return None if set(steps) == {steps_of(plan)} else (min(steps), max(steps))
+
+
 def rate_notes(plan: Plan) -> list[str]:
-    """The same in sentences; none where every rate was swept on what is raced."""
+    """Where the rates come from, in sentences; none where every one was swept on what is raced, in as many steps."""
     from core.methods import METHODS
     from core.world import TASKS
 
@@ -121,6 +152,14 @@ def rate_notes(plan: Plan) -> list[str]:
             notes.append(f"Swept on {where}, not on {here}: the rates of {names}. Others might suit them better here.")
         else:
             notes.append(f"On this base no rate was swept: {names} run at published ones.")
+    swept = swept_steps(plan)
+    if swept is not None:
+        least, most = swept
+        span = f"{least} steps" if least == most else f"{least} to {most} steps"
+        notes.append(
+            f"The rates did best in the sweep's runs of {span}; here everybody has {steps_of(plan)}, for which others "
+            "might do better."
+        )
     return notes
 
 
@@ -300,6 +339,21 @@ def front(points: Mapping[str, tuple[float, float]], x: str, y: str) -> list[str
 
 RECORD = Path(__file__).parent / "catalog" / "race_embedded.json"
 """Written by `deltalab race --seeds 3 --record`; tests/test_records.py says by which command."""
+
+
+def expected_seconds(plan: Plan) -> float:
+    """How long a race takes about on the recorded one's machine: what a step and what all else took there, method by
+    method; of a method that was not in it, what the others did on average."""
+    record = recorded()
+    rows = [r for r in record["rows"] if r.seconds]
+    steps: dict[str, list[float]] = {}
+    for r in rows:
+        steps.setdefault(r.method, []).append(r.seconds / r.steps)
+    each = {method: statistics.median(found) for method, found in steps.items()}
+    usual = statistics.fmean(each.values())
+    besides = (record["seconds"] - sum(r.seconds for r in rows)) / len(rows)
+    count = steps_of(plan)
+    return plan.seeds * sum(besides + count * each.get(method, usual) for method in plan.methods)
 
 
 def recorded() -> dict[str, Any]:

@@ -19,7 +19,6 @@ or killed and resumed from its checkpoint continues as if nothing had happened; 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import logging
 import math
@@ -163,6 +162,7 @@ class _Run:
         self.first_loss_seconds = 0.0
         self.ledger: dict[str, Any] = {}
         self.measured: dict[str, Any] = {}
+        self.graphs_then = 0
 
     # --- set-up -----------------------------------------------------------------------------------------------------
 
@@ -364,6 +364,7 @@ class _Run:
                 event, ledger = measure_step(both, self.model, self.optimizer, self.device, buffers)
             self.loss_sum = quick
             self.ledger, self.measured = ledger.to_dict(), self._measured().to_dict()
+            self.graphs_then = self.graphs.bytes if self.graphs is not None else 0  # they lie in its reserve already
             self.peak_bytes = max(self.peak_bytes, ledger.allocated_bytes)
             return event
         if self.graphs is not None:
@@ -640,7 +641,7 @@ class _Run:
         self.ledger = {
             **self.ledger, "terms": [*self.ledger["terms"], term],
             "allocated_bytes": self.ledger["allocated_bytes"] + kept,
-            "reserved_bytes": self.ledger["reserved_bytes"] + kept,
+            "reserved_bytes": self.ledger["reserved_bytes"] + kept - self.graphs_then,
         }  # fmt: skip
 
 
@@ -659,17 +660,12 @@ def _device_name(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    return dict(_versions())
+    """Versions of what a result depends on; 'missing' where one is not installed (as in a checkout that is run as it
+    stands, or where nothing is ever stored in four bits)."""
+    from core import hardware
 
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    import platform
-    from importlib.metadata import version
-
-    packages = ("deltalab", "torch", "transformers", "bitsandbytes")
-    return {"python": platform.python_version(), **{p: version(p) for p in packages}}
+    found = hardware.versions()
+    return {name: found[name] for name in ("python", "deltalab", "torch", "transformers", "bitsandbytes")}
 
 
 __all__ = ["ADAPTER", "CHECKPOINT", "learning_rate_factor", "pick_device", "train", "versions"]

@@ -149,11 +149,11 @@ def rivals() -> dict[str, Any]:
 
 LAUNCHES = tuple(
     Launch(
-        f"lora_grads {t}", _grads_kernel,
+        f"lora_grads {t} rank {rank}", _grads_kernel,
         {**{f"{p}_ptr": f"*{t}" for p in ("dy", "b", "h")}, "p_ptr": "*fp32", "db_ptr": "*fp32", "rows": "i32",
          "columns": "i32", "r": "i32", "stride": "i32", "slice_columns": "i32"},
-        {"R": 16, "BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "PRECISION": "ieee"},
+        {"R": rank, "BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "PRECISION": "ieee"},
         whole=("columns", "r", "stride", "slice_columns"), options={"num_warps": 8}, matrix=True, least=80,
     )
-    for t in ("bf16", "fp16")
+    for t, rank in (("bf16", 16), ("fp16", 16), ("bf16", 32), ("bf16", 64))
 )  # fmt: skip

@@ -2,30 +2,39 @@
 
     python -m tests.bench_forms                    # LoRA on the embedded base
     python -m tests.bench_forms --method full
+    python -m tests.bench_forms --record           # also writes tests/records/forms_cpu.json
 
 All forms train the same batches in turn, one step each, so a machine whose speed drifts slows all alike. *plain*:
-through transformers' own layers, as a run does in bfloat16 by default; *written out*: core/fast/llama.py, as a run does
-in float32; *compiled*: the option `compile` (core/fast/compiled.py). Compiling costs what the first steps took longer
-than as many later ones. Ratios are quoted, with the quartiles of single steps; prints, writes nothing.
+through transformers' own layers; *written out*: core/fast/llama.py, as a run does by default; *compiled*: the option
+`compile` (core/fast/compiled.py). Compiling costs what the first steps took longer than as many later ones, and gains
+what a step is faster than the written-out one in the same precision. Ratios are quoted, with the quartiles of single
+steps.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import os
 import statistics
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from core.config import RunConfig, TrainConfig, resolved
-from core.train import _Run
+from core.train import _Run, versions
 
+RECORD = Path(__file__).parent / "records" / "forms_cpu.json"
 FIRST, STEPS = 6, 16
 FORMS = (
-    ("bfloat16", "plain"), ("bfloat16", "compiled"), ("float32", "plain"), ("float32", "written out"),
-    ("float32", "compiled"),
+    ("bfloat16", "plain"), ("bfloat16", "written out"), ("bfloat16", "compiled"), ("float32", "plain"),
+    ("float32", "written out"), ("float32", "compiled"),
 )  # fmt: skip
 Form = tuple[str, str]
 
@@ -47,6 +56,9 @@ def prepared(form: Form, method: str, folder: Path) -> _Run:
 def timed(forms: tuple[Form, ...], method: str) -> dict[Form, list[float]]:
     """Seconds of every step of every form."""
     with tempfile.TemporaryDirectory() as folder:
+        # What was compiled another day would cost nothing.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "compiled")
+        os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
         runs = {form: prepared(form, method, Path(folder)) for form in forms}
         seconds: dict[Form, list[float]] = {form: [] for form in forms}
         for _ in range(FIRST + STEPS):
@@ -62,23 +74,65 @@ def main(given: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench_forms", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--method", default="lora")
     parser.add_argument("--without-compiler", action="store_true")
+    parser.add_argument("--record", action="store_true")
     asked = parser.parse_args(given)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     forms = tuple(f for f in FORMS if not (asked.without_compiler and f[1] == "compiled"))
-    found = timed(forms, asked.method)
-    step = {form: statistics.median(taken[FIRST:]) for form, taken in found.items()}
-    usual = {"bfloat16": step["bfloat16", "plain"], "float32": step["float32", "written out"]}
+    rows = compared(timed(forms, asked.method))
     print(f"{asked.method}: time of a step over that of a plain one in bfloat16, median (quartiles)")
-    for form, taken in found.items():
-        first, _, third = statistics.quantiles([t / step["bfloat16", "plain"] for t in taken[FIRST:]], n=4)
-        told = f"{form[0]:9} {form[1]:12} {step[form] / usual['bfloat16']:.2f} ({first:.2f} to {third:.2f})"
-        if form[1] == "compiled":
-            cost, gain = sum(taken[:FIRST]) - FIRST * step[form], usual[form[0]] - step[form]
-            pays = f"pays from {cost / gain:,.0f} steps on" if gain > 0 else "never pays: a run's own form is faster"
-            told += f"   compiling took {cost:.0f} s: it {pays}"
-        print(told, flush=True)
+    for row in rows:
+        told = f"{row['precision']:9} {row['form']:12} {row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+        print(told + (f"   {costs(row)}" if row["form"] == "compiled" else ""), flush=True)
+    if asked.record:
+        _write(asked.method, rows)
     return 0
+
+
+def compared(found: dict[Form, list[float]]) -> list[dict[str, Any]]:
+    """Of every form: the time of a step over that of a plain one in bfloat16 (median, quartiles); of a compiled one
+    also the seconds of its compiling, and from how many steps on it pays (None: never), against the form that a run
+    takes by itself in that precision."""
+    step = {form: statistics.median(taken[FIRST:]) for form, taken in found.items()}
+    unit = step["bfloat16", "plain"]
+    rows = []
+    for form, taken in found.items():
+        low, _, high = statistics.quantiles([t / unit for t in taken[FIRST:]], n=4)
+        row: dict[str, Any] = {
+            "precision": form[0], "form": form[1],
+            "ratio": round(step[form] / unit, 3), "low": round(low, 3), "high": round(high, 3),
+        }  # fmt: skip
+        if form[1] == "compiled":
+            own = step.get((form[0], "written out"), step[form[0], "plain"])
+            cost = sum(taken[:FIRST]) - FIRST * step[form]
+            gain = own - step[form]
+            row |= {"compiling_seconds": round(cost, 1), "pays_after": round(cost / gain) if gain > 0 else None}
+        rows.append(row)
+    return rows
+
+
+def costs(row: dict[str, Any]) -> str:
+    """What compiling cost, in words."""
+    after = row["pays_after"]
+    pays = f"pays from {after:,} steps on" if after is not None else "never pays: a run's own form is as fast"
+    return f"compiling took {row['compiling_seconds']:.0f} s: it {pays}"
+
+
+def _write(method: str, rows: list[dict[str, Any]]) -> None:
+    from core.hardware import attached_light
+
+    record = {
+        "what": "time of a training step by its form, over that of a plain one in bfloat16; embedded base, json task",
+        "command": "python -m tests.bench_forms --record",
+        "date": time.strftime("%Y-%m-%d"),
+        "device": attached_light().name,
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "method": method,
+        "rows": rows,
+    }
+    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {RECORD}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ BEGIN, END = "<!-- measured: begin (python -m tests.figures --write) -->", "<!--
 SCORES = ROOT / "core" / "assets" / "embedded" / "scores.json"
 SWEEP = ROOT / "core" / "catalog" / "sweep_embedded.csv"
 BENCH = ROOT / "tests" / "records" / "bench_cpu.json"
+FORMS = ROOT / "tests" / "records" / "forms_cpu.json"
 PROFILE = ROOT / "tests" / "records" / "profile_cpu.json"
 
 
@@ -132,8 +133,8 @@ def profile_lines() -> list[str]:
     kinds = list(record["rows"][0]["shares"])
     return [
         f"**Where a step's time goes** on {record['device']} ({record['threads']} threads, {record['date']}), embedded "
-        "base, by kind of operation; *plain*: PyTorch's own operations in float32, *written out*: the engine's fast "
-        f"step, *bfloat16*: the engine's under autocast; `{record['command']}`:",
+        "base, by kind of operation; *plain*: PyTorch's own operations, *written out*: the engine's fast step, "
+        f"*bfloat16*: under autocast (float32 where it is not said); `{record['command']}`:",
         "",
         "| method | way | " + " | ".join(kinds) + " |",
         "|---|---|" + "--:|" * len(kinds),
@@ -144,11 +145,33 @@ def profile_lines() -> list[str]:
     ]
 
 
+def forms_lines() -> list[str]:
+    """What the forms of a step take, and what compiling costs."""
+    from tests.bench_forms import costs
+
+    record = json.loads(FORMS.read_text(encoding="utf-8"))
+    return [
+        f"**Forms of a step** on {record['device']} ({record['threads']} threads, {record['date']}), "
+        f"{METHODS[record['method']].TITLE} on the embedded base: time over that of a plain step in bfloat16, median "
+        f"and quartiles of single steps taken in turn; `{record['command']}`:",
+        "",
+        "| computes in | form | time | |",
+        "|---|---|--:|---|",
+        *(
+            f"| {row['precision']} | {row['form']} | {row['ratio']:.2f} ({row['low']:.2f}–{row['high']:.2f}) | "
+            f"{costs(row) if row['form'] == 'compiled' else ''} |"
+            for row in record["rows"]
+        ),
+    ]
+
+
 def section() -> str:
     """The whole section, between its two marks."""
     parts = [base_lines(), method_lines(), bench_lines()]
     if PROFILE.exists():  # `make profile` wants a machine that does nothing else
         parts.append(profile_lines())
+    if FORMS.exists():
+        parts.append(forms_lines())
     return "\n\n".join([BEGIN, *("\n".join(p) for p in parts), END])
 
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import calc, charts, charts_lesson, configured, findings, form, live, state
+from app import calc, charts, charts_lesson, configured, findings, form, live, localized, state
 from app.cells import reveal
 from app.cells.context import Context, frame
 from app.charts_lesson import Compared
 from app.compare import story
 from app.index import Cell, recorded_path
 from app.story import Story, plain
-from app.words import t
+from app.words import from_core, t
 from core.config import RunConfig, problems
 from core.errors import DeltalabError
 from core.runs import together
@@ -76,7 +76,7 @@ def _controls(cell: Cell, context: Context) -> None:
     except DeltalabError as error:
         wanted, wrong = usual, [str(error)]
     for sentence in wrong:
-        st.error(plain(sentence), icon=":material/error:")
+        st.error(plain(from_core(sentence)), icon=":material/error:")
     with st.container(horizontal=True, vertical_alignment="center"):
         label = t("comparison.run", count=len(wanted))
         pressed = st.button(
@@ -192,7 +192,7 @@ def _figures(told: Story) -> dict[str, float]:
 
 
 def _recorded(cell: Cell, context: Context) -> None:
-    """The recorded runs. While a prediction is open, their loss curves only: the table would give the answer away."""
+    """The recorded runs. While a prediction is open, their names only: whose loss ends lowest would give it away."""
     told, stories = [], []
     for run in cell.body["runs"]:
         path = recorded_path(context.lesson.folder, f"{cell.id}/{run['name']}")
@@ -204,8 +204,7 @@ def _recorded(cell: Cell, context: Context) -> None:
     if context.kept(cell).get("shown") or not (own or reveal.hidden(cell, context)):
         _side_by_side(cell, context, told, stories, "recorded")
         return
-    named = [(c.label, s) for c, s in zip(told, stories, strict=True)]
-    findings.shown(charts.losses(named), f"{context.key(cell)}-covered", f"{cell.id}-losses")
+    st.markdown("\n".join(f"- {plain(c.label)}" for c in told))
     st.caption(t("comparison.covered"))
     if st.button(t("comparison.uncover"), key=context.key(cell, "show"), icon=":material/visibility:"):
         context.save(cell, {**context.kept(cell), "shown": True})
@@ -223,7 +222,7 @@ def _side_by_side(cell: Cell, context: Context, told: Sequence[Compared], storie
         findings.shown(charts.losses(named), f"{key}-losses", f"{cell.id}-losses")
     columns: list[str] = cell.body["columns"]
     table: Any = charts_lesson.table(told, columns)
-    st.dataframe(table, hide_index=True, alt=t("comparison.alt"))
+    localized.grid(table, hide_index=True, alt=t("comparison.alt"))
     st.download_button(
         t("comparison.csv"), charts.csv(charts_lesson.numbers(told, columns)), f"{cell.id}.csv", "text/csv",
         key=f"{key}-table-csv", icon=":material/download:", on_click="ignore",

@@ -8,7 +8,21 @@ from functools import partial
 import streamlit as st
 
 from app import index, notebook, state, summary
-from app.cells import code, compare, exercise, experiment, predict, probe, prose, quiz, reveal, run_all, source, widget
+from app.cells import (
+    code,
+    compare,
+    exercise,
+    experiment,
+    parts,
+    predict,
+    probe,
+    prose,
+    quiz,
+    reveal,
+    run_all,
+    source,
+    widget,
+)
 from app.cells.context import Context, name_of
 from app.index import Cell, Lesson
 from app.progress import calibration, completion
@@ -43,8 +57,7 @@ def render(lesson: Lesson) -> None:
             compare.settle(cell, context)
     _head(lesson, context)
     run_all.bar(lesson, context)
-    for cell in lesson.cells:
-        RENDER[cell.kind](cell, context)
+    parts.render(lesson, context, lambda cell: RENDER[cell.kind](cell, context))
     st.divider()
     _foot(lesson, context)
     _on_paper(lesson, context)

@@ -10,7 +10,7 @@ import streamlit as st
 
 from app import calc, configured, findings, live, probing, state
 from app.cells.context import Context, frame
-from app.form import shown
+from app.form import on_paper, shown
 from app.index import Cell, probed_path
 from app.story import plain
 from app.words import from_core, n, t
@@ -81,6 +81,7 @@ def _knobs(cell: Cell, context: Context) -> dict[str, Any]:
     usual = configured.measurement(cell)
     fields = find(cell.body["probe"]).Config.__dataclass_fields__
     columns = st.columns(2, gap="medium")
+    told = []
     for i, name in enumerate(cell.body["knobs"]):
         meta, default = fields[name].metadata, usual[name]
         words, unit = name.replace("_", " "), meta.get("unit") or ""
@@ -100,6 +101,8 @@ def _knobs(cell: Cell, context: Context) -> dict[str, Any]:
                 st.text_input(label, value=str(default), **common)
             if meta.get("why"):
                 st.caption(t("probe.default", value=shown(default), why=from_core(meta["why"])))
+        told.append(t("form.told", label=label, value=shown(st.session_state.get(common["key"], default))))
+    on_paper(context.key(cell), told)
     return changed(cell, context)
 
 

@@ -7,10 +7,19 @@ import re
 
 import streamlit as st
 
+from app.words import number
+
+TEXT = re.compile(r">([^<>]+)<")
+
 
 def draw(svg: str, alt: str, *, most_wide: int) -> None:
     """Show an SVG document, at most `most_wide` pixels wide. Streamlit shows it as an image, so it is coloured here."""
-    st.image(coloured(svg, text_colour()), alt=alt, width=most_wide)
+    st.image(coloured(spoken(svg), text_colour()), alt=alt, width=most_wide)
+
+
+def spoken(svg: str) -> str:
+    """`svg` with its numbers as the visitor's language writes them."""
+    return TEXT.sub(lambda m: f">{number(m[1])}<", svg)
 
 
 def text_colour() -> str:

@@ -17,7 +17,9 @@ from typing import Any
 import streamlit as st
 
 FOLDER = Path(__file__).resolve().parent
-FILES = {"live": ("live.js", "live.css"), "editor": ("editor.js", "editor.css"), "page": ("page.js",)}
+FILES = {
+    "live": ("live.js", "live.css"), "editor": ("editor.js", "editor.css"), "page": ("page.js",), "part": ("part.js",),
+}  # fmt: skip
 """Which files of which component are served; nothing else is."""
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import streamlit as st
 
-from app import charts
+from app import charts, localized
 from app.choices import Choice, one_of
 from app.story import plain
-from app.words import n, t
+from app.words import from_core, n, t
 
 if TYPE_CHECKING:
     from core.claims import Claim
@@ -89,8 +89,8 @@ def _priced(listed: Claim) -> None:
 def _claim(one: Claim) -> None:
     icon, verdict = VERDICTS[one.verdict]
     with st.container(key=f"row-claim-{one.number}"):
-        st.subheader(f"{one.number}. {plain(one.text)}", anchor=f"claim-{one.number}")
-        st.markdown(f"{icon} **{t(verdict)}.** {plain(one.told)}")
+        st.subheader(f"{one.number}. {plain(from_core(one.text))}", anchor=f"claim-{one.number}")
+        st.markdown(f"{icon} **{t(verdict)}.** {plain(from_core(one.told))}")
         true, looked = one.cases
         if looked > 1:
             st.caption(t("claims.cases", true=f"{true:,}", looked=f"{looked:,}"))
@@ -101,7 +101,7 @@ def _claim(one: Claim) -> None:
                     for f in one.figures
                 ]
             )
-            st.dataframe(table, hide_index=True, alt=t("claims.alt", number=one.number))
+            localized.grid(table, hide_index=True, alt=t("claims.alt", number=one.number))
             for text in one.assumptions:
                 st.markdown(f"- {plain(text)}")
             for r in one.references:

@@ -8,14 +8,14 @@ from urllib.parse import urlsplit
 
 import streamlit as st
 
-from app import charts_rag, compare, state
+from app import charts_rag, compare, localized, state
 from app.address import keep_in_link, linked
 from app.story import plain
-from app.words import n, t
+from app.words import from_core, n, t
 from core.guide import Decision, Question, RuleBook, decide, rule_book, sensitivity
 from core.guide.evidence import UNMEASURED, measured, section
 from core.guide.method import Choice, choose
-from core.guide.plan import markdown, playground_link, together, vram_link
+from core.guide.plan import markdown, playground_link, vram_link
 
 NONE = ""
 ICONS = {
@@ -46,7 +46,7 @@ def render() -> None:
     with st.expander(t("guide.rules", rules=len(book.rules)), key="rules"):
         judged = sum(not rule.measured for rule in book.rules)
         st.caption(t("guide.rules_why", strong=book.strong, measured=len(book.rules) - judged, judged=judged))
-        st.dataframe(charts_rag.rules_table(book), hide_index=True, alt=t("guide.rules_alt"))
+        localized.grid(charts_rag.rules_table(book), hide_index=True, alt=t("guide.rules_alt"))
 
 
 def _address() -> str:
@@ -56,7 +56,7 @@ def _address() -> str:
 
 
 def _worded(question: Question, key: str) -> str:
-    return question.options.get(key) or t("guide.no_answer_yet")
+    return from_core(question.options.get(key) or "") or t("guide.no_answer_yet")
 
 
 def _interview(book: RuleBook) -> dict[str, str]:
@@ -68,7 +68,7 @@ def _interview(book: RuleBook) -> dict[str, str]:
         options = [NONE, *question.options]
         with columns[number % 2]:
             said = st.selectbox(
-                question.ask,
+                from_core(question.ask),
                 options,
                 index=options.index(linked(question.key, options, NONE)),
                 format_func=partial(_worded, question),
@@ -82,7 +82,7 @@ def _interview(book: RuleBook) -> dict[str, str]:
 
 
 def _recommendation(decision: Decision, answers: dict[str, str], book: RuleBook) -> None:
-    st.header(f"{ICONS[decision.approach]} {decision.title}", anchor="recommendation")
+    st.header(f"{ICONS[decision.approach]} {from_core(decision.title)}", anchor="recommendation")
     if not answers:
         st.caption(t("guide.nothing"))
     elif decision.certain and not decision.open:
@@ -94,9 +94,9 @@ def _recommendation(decision: Decision, answers: dict[str, str], book: RuleBook)
     else:
         st.caption(f":material/help: {t('guide.together', open=len(decision.open))}")
     for text in decision.conflicts:
-        st.warning(plain(text), icon=":material/compare_arrows:")
+        st.warning(plain(from_core(text)), icon=":material/compare_arrows:")
     for _, rule in decision.lacking:
-        st.warning(f"{plain(rule.because)} {plain(rule.instead)}", icon=":material/block:")
+        st.warning(f"{plain(from_core(rule.because))} {plain(from_core(rule.instead))}", icon=":material/block:")
     compare.draw(charts_rag.pulls(decision.points, book), "guide-pulls")
 
 
@@ -105,28 +105,53 @@ def _reasons(decision: Decision, book: RuleBook) -> None:
     if not decision.reasons:
         st.markdown(t("guide.no_reason"))
     for reason in decision.reasons:
-        st.markdown(f"- {plain(reason.rule.because)}")
-        lines = [f":material/science: {plain(text)}" for text in measured(reason.rule)]
+        st.markdown(f"- {plain(from_core(reason.rule.because))}")
+        lines = [f":material/science: {plain(_measured(text))}" for text in measured(reason.rule)]
         if lines:
             lines[-1] += f" [{t('guide.see')}](rag#{section(reason.rule)})"
         else:
-            lines = [f":material/balance: {UNMEASURED}"]
+            lines = [f":material/balance: {from_core(UNMEASURED)}"]
         for key in reason.rule.literature:
             paper = book.references[key]
             first, *more = paper.authors.split(", ")
             who = f"{first} et al." if more else first
-            lines.append(f":material/article: {plain(paper.found)} [{plain(who)} {paper.year}]({paper.url})")
+            lines.append(f":material/article: {plain(from_core(paper.found))} [{plain(who)} {paper.year}]({paper.url})")
         st.caption("  \n".join(lines).replace(" %", "\u00a0%"))
     if any(reason.rule.measured for reason in decision.reasons):
         st.caption(t("guide.brackets"))
     st.page_link(state.page("rag"), label=t("guide.experiment"), icon=":material/science:")
 
 
+def _measured(text: str) -> str:
+    """A measured value for a rule, in the visitor's words: 'New facts, RAG: 99 % (93 to 100, 80 questions) right.'"""
+    where, _, found = text.partition(": ")
+    return f"{_named(where)}: {from_core(found.removesuffix('.'))}."
+
+
+def _named(where: str) -> str:
+    """A need and an arm of the experiment; both may have a comma in their names."""
+    parts = where.split(", ")
+    for cut in range(len(parts) - 1, 0, -1):
+        need = ", ".join(parts[:cut])
+        if from_core(need) != need:
+            return f"{from_core(need)}, {from_core(', '.join(parts[cut:]))}"
+    return from_core(where)
+
+
+def _together(decision: Decision, book: RuleBook) -> str:
+    """The open questions that would change the recommendation only together."""
+    said = "; ".join(
+        f"{from_core(book.questions[q].ask)} {from_core(book.questions[q].options[a])}"
+        for q, a in decision.change.items()
+    )
+    return t("guide.together_would", said=said, instead=from_core(decision.instead))
+
+
 def _method(decision: Decision, answers: dict[str, str], choice: Choice | None) -> None:
     if choice is None:
         return
     st.subheader(t("guide.method"), anchor="method")
-    st.markdown(plain(choice.because))
+    st.markdown(plain(from_core(choice.because)))
     with st.container(horizontal=True):
         st.page_link(
             state.page("playground"), label=t("guide.try"), icon=":material/science:",
@@ -149,7 +174,7 @@ def _sensitivity(answers: dict[str, str], decision: Decision, book: RuleBook) ->
     st.subheader(t("guide.change"), anchor="sensitivity")
     others = sensitivity(answers, book)
     if len(decision.change) > 1:
-        st.markdown(plain(together(decision, book)))
+        st.markdown(plain(_together(decision, book)))
     if not others:
         st.markdown(t("guide.no_change"))
         return
@@ -158,10 +183,12 @@ def _sensitivity(answers: dict[str, str], decision: Decision, book: RuleBook) ->
         question = book.questions[other.question]
         rows.append(
             {
-                t("guide.question"): question.ask,
-                t("guide.if_answer"): question.options[other.answer],
-                t("guide.instead"): question.options[answers[other.question]] if other.known else t("guide.no_answer"),
-                t("guide.would_be"): other.title,
+                t("guide.question"): from_core(question.ask),
+                t("guide.if_answer"): from_core(question.options[other.answer]),
+                t("guide.instead"): (
+                    from_core(question.options[answers[other.question]]) if other.known else t("guide.no_answer")
+                ),
+                t("guide.would_be"): from_core(other.title),
             }
         )
-    st.dataframe(rows, hide_index=True, alt=t("guide.change_alt"))
+    localized.table(rows, border="horizontal", hide_index=True, alt=t("guide.change_alt"))

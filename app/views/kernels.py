@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import calculator_panels, charts_kernels, probing, state
-from app.choices import Choice, one_of, whole
+from app import calculator_panels, charts_kernels, localized, probing, state
+from app.choices import Choice, one_of, stop
 from app.story import plain
 from app.words import t
 from core import kernel_records, roofline
@@ -25,8 +25,8 @@ BATCHES = [1, 2, 4, 8, 16]
 MODEL = Choice(PAGE, "model", "Llama-3.1-8B", one_of([m.name for m in models()]))
 CARD = Choice(PAGE, "card", "H100 SXM", one_of(CARDS))
 METHOD = Choice(PAGE, "method", "qlora", one_of(list(roofline.METHODS)))
-BATCH = Choice(PAGE, "batch", 4, whole(1, 64))
-LENGTH = Choice(PAGE, "length", 1024, whole(8, 32_768))
+BATCH = Choice(PAGE, "batch", 4, stop(BATCHES))
+LENGTH = Choice(PAGE, "length", 1024, stop(LENGTHS))
 
 
 def _covered() -> list[str]:
@@ -158,6 +158,8 @@ def _record(record: Mapping[str, Any], key: str) -> None:
     if points:
         chart = charts_kernels.measured(points, kernel_records.limit(record), record["date"])
         calculator_panels.shown(chart, key)
+        st.markdown(t("kernels.beside"))
+        localized.grid(_beside_table(record), hide_index=True, alt=t("kernels.beside_alt"))
     broken = [r for r in record["rows"] if not r["passed"]]
     if broken:
         names = ", ".join(sorted({plain(r["kernel"]) for r in broken}))
@@ -166,6 +168,22 @@ def _record(record: Mapping[str, Any], key: str) -> None:
     st.caption(
         t("kernels.measured_on", device=plain(record["device"]), date=plain(record["date"]), versions=plain(versions))
     )
+
+
+def _beside_table(record: Mapping[str, Any]) -> pd.DataFrame:
+    """Of every kernel and size: the least time that its work allows, the time that it took, and how many times as long
+    the plain form should take and took."""
+    return pd.DataFrame(
+        [
+            {
+                t("kernels.kernel"): plain(one.label), t("kernels.least"): charts_kernels.ms_text(one.least_seconds),
+                t("kernels.took"): charts_kernels.ms_text(one.seconds),
+                t("kernels.gain_predicted"): f"{one.predicted_gain:.2f} ×",
+                t("kernels.gain_measured"): f"{one.gain:.2f} ×",
+            }
+            for one in kernel_records.gains(record)
+        ]
+    )  # fmt: skip
 
 
 def _live() -> None:

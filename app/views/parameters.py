@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import streamlit as st
 
-from app import calculator_panels, charts, charts_parameters, live, method_knobs, model_choice
+from app import calculator_panels, charts, charts_parameters, live, localized, method_knobs, model_choice
 from app.cells import svg
 from app.charts import method_style
 from app.charts_memory import SPACE, share, size
@@ -102,10 +102,10 @@ def _figures(model: Model, here: Count) -> None:
     )  # fmt: skip
     st.markdown(f"#### {told}")
     with st.container(horizontal=True, gap="medium"):
-        st.metric(t("plan.trains"), count_text(here.trainable), width="content")
-        st.metric(t("parameters.fewer"), f"{here.total / here.trainable:,.0f}", width="content")
-        st.metric(t("plan.saved"), size(here.adapter_bytes), width="content")
-        st.metric(t("parameters.in_modules"), f"{here.modules:,}", width="content")
+        localized.metric(t("plan.trains"), count_text(here.trainable), width="content")
+        localized.metric(t("parameters.fewer"), f"{here.total / here.trainable:,.0f}", width="content")
+        localized.metric(t("plan.saved"), size(here.adapter_bytes), width="content")
+        localized.metric(t("parameters.in_modules"), f"{here.modules:,}", width="content")
     st.caption(f"{plain(METHODS[here.method].FORMULA)} · {plain(METHODS[here.method].PAPER)}")
 
 
@@ -184,7 +184,7 @@ def _modules(model: Model, method: str, settings: Any, here: Count) -> None:
                 for p in parts
             ]
         )  # fmt: skip
-        st.dataframe(table, hide_index=True, alt=t("parameters.where_alt", method=title_of(method)))
+        localized.grid(table, hide_index=True, alt=t("parameters.where_alt", method=title_of(method)))
         numbers = pd.DataFrame([dataclasses.asdict(p) for p in parts])
         st.download_button(
             t("shared.table_csv"), charts.csv(numbers), "modules.csv", "text/csv", key="parameters-modules-csv",
@@ -192,7 +192,7 @@ def _modules(model: Model, method: str, settings: Any, here: Count) -> None:
         )  # fmt: skip
     rank = int(getattr(settings, "rank", LoraConfig().rank))
     with st.expander(t("parameters.matrices"), key="parameters-matrices"):
-        st.dataframe(
+        localized.grid(
             charts_parameters.shapes_table(shapes, trained, rank), hide_index=True,
             alt=t("parameters.matrices_alt"),
         )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import charts, charts_progress, classroom, clock, compare, index, keeping, state
+from app import charts, charts_progress, classroom, clock, compare, index, keeping, live, localized, state
 from app.charts_progress import Stop
 from app.index import Lesson
 from app.progress import completion, guesses, next_lesson
@@ -90,7 +90,7 @@ def _lessons(found: Sequence[Lesson], progress: dict[str, Any]) -> None:
         )
     if rows:
         table = pd.DataFrame(rows)
-        st.dataframe(table, hide_index=True, width="stretch", height="content", alt=t("progress.table_alt"))
+        localized.grid(table, hide_index=True, width="stretch", height="content", alt=t("progress.table_alt"))
 
 
 def time_text(seconds: float) -> str:
@@ -124,8 +124,8 @@ def _take(progress: dict[str, Any], times: dict[str, float]) -> None:
             key="progress-json", icon=":material/download:", on_click="ignore",
         )  # fmt: skip
         st.download_button(
-            t("progress.csv"), keeping.as_csv(keeping.rows(courses, progress, times)), "deltalab-progress.csv",
-            "text/csv", key="progress-csv", icon=":material/table:", on_click="ignore",
+            t("progress.csv"), keeping.for_spreadsheets(keeping.as_csv(keeping.rows(courses, progress, times))),
+            "deltalab-progress.csv", "text/csv", key="progress-csv", icon=":material/table:", on_click="ignore",
         )  # fmt: skip
     given = st.file_uploader(t("progress.bring"), type=["json"], key="progress-file", max_upload_size=5)
     if given is None:
@@ -136,7 +136,7 @@ def _take(progress: dict[str, Any], times: dict[str, float]) -> None:
         st.error(t("progress.no_text"), icon=":material/error:")
         return
     except BadInput as error:
-        st.error(f"{plain(error.sentence)} {plain(error.advice)}", icon=":material/error:")
+        live.say(error)
         return
     changes = keeping.merged(progress, brought.progress, courses)
     if brought.unknown:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from app import charts_quantization as figures
-from app import compare, findings, live, probing, state, uploads
+from app import compare, findings, live, localized, probing, state, uploads
 from app.address import keep_in_link, linked
 from app.charts_quantization import share
 from app.story import plain
-from app.words import t
+from app.words import from_core, t
 from core.base import describe_base
 from core.config import EMBEDDED
 from core.errors import DeltalabError
@@ -228,11 +228,11 @@ def _matrix(matrix: Matrix) -> None:
         live.say(error)
         return
     with st.container(horizontal=True, gap="large"):
-        st.metric(t("quantization.bits_a_weight"), f"{cost.bits:.3f}".rstrip("0").rstrip("."), width="content")
-        st.metric(t("quantization.error"), share(cost.errors.rmse), width="content")
-        st.metric(t("quantization.worst"), share(cost.errors.largest, 0), width="content")
+        localized.metric(t("quantization.bits_a_weight"), f"{cost.bits:.3f}".rstrip("0").rstrip("."), width="content")
+        localized.metric(t("quantization.error"), share(cost.errors.rmse), width="content")
+        localized.metric(t("quantization.worst"), share(cost.errors.largest, 0), width="content")
         ratio = cost.errors.sqnr_db
-        st.metric(t("quantization.noise"), "–" if ratio is None else f"{ratio:.1f} dB", width="content")
+        localized.metric(t("quantization.noise"), "–" if ratio is None else f"{ratio:.1f} dB", width="content")
     st.caption(plain(f"{form.title}: {form.source}."))
     if matrix.size > summaries.AT_ONCE:
         rows = max(1, summaries.AT_ONCE // matrix.columns)
@@ -343,7 +343,7 @@ def _suffering(source: str, path: Path | None) -> None:
 def _duel() -> None:
     st.header(t("quantization.duel"), anchor="qlora")
     st.markdown(t("quantization.duel_why"))
-    titles = {name: task.title for name, task in TASKS.items()}
+    titles = {name: from_core(task.title) for name, task in TASKS.items()}
     recorded = pairs.means(pairs.pairs(pairs.recorded()))
     if recorded:
         first = pairs.recorded()[0]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import charts, charts_race, compare, live, state
+from app import charts, charts_race, compare, live, localized, state
 from app.address import keep_in_link, keep_list_in_link, linked, linked_list
 from app.story import plain
 from app.tables import widths
@@ -27,10 +27,14 @@ from core.race import (
     cell_of,
     enter,
     entries,
+    examples_of,
+    expected_seconds,
     measure,
     recorded,
     row,
     steps_of,
+    swept_steps,
+    usual_steps,
 )
 from core.runs.store import RACE
 from core.units import seconds_text
@@ -112,6 +116,7 @@ def _setup() -> Plan:
             key="methods",
             on_change=keep_list_in_link,
             args=("methods", EVERY),
+            placeholder=t("shared.choose"),
         )
     plan = Plan(task=str(task), methods=tuple(methods), seeds=int(seeds or 1))
     if not methods:
@@ -124,20 +129,24 @@ def _setup() -> Plan:
 
 
 def _rates(plan: Plan) -> None:
-    """Whose learning rate was found on another task than the one that is raced."""
+    """Whose learning rate was found on another task than the one that is raced, or in runs of another length."""
     for tasks, methods in borrowed(plan).items():
         names = ", ".join(METHODS[m].TITLE for m in methods)
-        where = ", ".join(f"“{TASKS[task].title}”" for task in tasks)
+        where = ", ".join(f"“{from_core(TASKS[task].title)}”" for task in tasks)
         st.caption(t("race.borrowed" if tasks else "race.unswept", methods=names, tasks=where))
+    swept = swept_steps(plan)
+    if swept is not None:
+        least, most = swept
+        span = str(least) if least == most else t("race.span", least=least, most=most)
+        st.caption(t("race.other_steps", swept=span, steps=steps_of(plan)))
 
 
 def _steps(plan: Plan) -> int:
-    fewest = steps_of(plan)
     key = f"steps-{plan.task}"
     return int(
         st.number_input(
-            t("race.steps"), 5, 2000, value=fewest, step=5, key=key, width=220,
-            help=t("race.steps_help", fewest=fewest),
+            t("race.steps"), 5, 2000, value=steps_of(plan), step=5, key=key, width=220,
+            help=t("race.steps_help", steps=steps_of(plan), usual=usual_steps(plan)),
         )
     )  # fmt: skip
 
@@ -146,7 +155,8 @@ def _start(plan: Plan) -> None:
     count = len(plan.methods) * plan.seeds
     with st.container(horizontal=True, vertical_alignment="center"):
         pressed = st.button(t("race.start"), key="start-race", type="primary", icon=":material/flag:")
-        st.caption(f"{n('race.runs', count, steps=steps_of(plan))} {_takes(plan)}")
+        told = n("race.runs", count, steps=steps_of(plan), examples=examples_of(plan))
+        st.caption(f"{told} {_takes(plan)}")
     if not pressed:
         return
     try:
@@ -161,10 +171,7 @@ def _start(plan: Plan) -> None:
 
 def _takes(plan: Plan) -> str:
     """How long it will take about, from the recorded race on its machine."""
-    record = recorded()
-    per_step = record["seconds"] / (len(record["rows"]) * record["steps"])
-    seconds = per_step * len(plan.methods) * plan.seeds * steps_of(plan)
-    return t("race.takes", device=record["device"], time=seconds_text(seconds))
+    return t("race.takes", device=recorded()["device"], time=seconds_text(expected_seconds(plan)))
 
 
 # --- while it is on ---------------------------------------------------------------------------------------------------
@@ -203,10 +210,13 @@ def _result(race: str | None) -> None:
             date=record["date"],
             task=from_core(TASKS[record["task"]].title),
             steps=record["steps"],
+            examples=record["batch_size"],
             seeds=n("race.so_many_seeds", record["seeds"]),
         )
         st.caption(f":material/history: {told}")
         rows: Sequence[Row] = record["rows"]
+        loop = TrainConfig(steps=record["steps"], batch_size=record["batch_size"])
+        _rates(Plan(task=record["task"], methods=tuple(aggregate(rows)), train=loop))
     else:
         runs = _runs(race)
         rows = [_row(run) for run in runs]
@@ -216,7 +226,8 @@ def _result(race: str | None) -> None:
         if runs:
             first = runs[0].config
             methods = tuple(dict.fromkeys(run.config["method"] for run in runs))
-            _rates(Plan(base=first["base"], task=first["task"], data=first["data"], methods=methods))
+            loop = TrainConfig(steps=first["train"]["steps"])
+            _rates(Plan(base=first["base"], task=first["task"], data=first["data"], methods=methods, train=loop))
     bands = aggregate(rows)
     for r in rows:
         if r.status in ("failed", "interrupted"):
@@ -230,7 +241,7 @@ def _result(race: str | None) -> None:
     several = any(b.count > 1 for found in bands.values() for b in found.values())
     st.caption(f"{t('race.front')} {t('race.bars') if several else ''}")
     table = charts_race.race_table(bands)
-    st.dataframe(table, hide_index=True, height="content", column_config=widths(table), alt=t("race.alt"))
+    localized.grid(table, hide_index=True, height="content", column_config=widths(table), alt=t("race.alt"))
     st.download_button(
         t("shared.table_csv"), charts.csv(charts_race.race_numbers(bands)), "race.csv", "text/csv", key="race-csv",
         icon=":material/download:", on_click="ignore",
@@ -299,10 +310,10 @@ def _literature() -> None:
     rows = method_comparison()
     st.markdown(t("race.peft", link=SOURCE))
     compare.draw(charts_race.published(rows), "race-published")
-    st.markdown("\n".join(f"- {text}" for text in CAVEATS))
+    st.markdown("\n".join(f"- {from_core(text)}" for text in CAVEATS))
     with st.expander(t("race.table"), key="published-table"):
         table = charts_race.published_table(rows)
-        st.dataframe(
+        localized.grid(
             table, hide_index=True, alt=t("race.published_alt"),
             column_config={"source": _source_column()},
         )  # fmt: skip

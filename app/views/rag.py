@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import charts, charts_rag, compare, documents, live, probing, reading, state
+from app import charts, charts_rag, compare, documents, live, localized, probing, reading, state
 from app.address import keep_in_link, linked
 from app.story import plain
-from app.tables import widths
 from app.words import from_core, n, t
 from core.config import EMBEDDED
 from core.errors import DeltalabError
@@ -278,12 +277,15 @@ def _needs(found: charts_rag.Bands, result: Mapping[str, Any], own: bool) -> Non
     compare.draw(charts_rag.needs(found), "rag-needs")
     st.caption(t("rag.bars_seeds" if settings["seeds"] > 1 else "rag.bars_seed"))
     table = charts_rag.needs_table(found)
-    st.dataframe(table, hide_index=True, height="content", column_config=widths(table), alt=t("rag.needs_alt"))
+    # (Not a grid: on a phone its first column, which does not break into lines, would be all that is seen.)
+    with st.container(key="table-needs"):
+        localized.table(table, border="horizontal", hide_index=True, alt=t("rag.needs_alt"))
     st.caption(t("rag.dash"))
     _csv(charts_rag.numbers(found, "right"), "rag-right")
     st.subheader(t("rag.costs"), anchor="costs")
     costs = charts_rag.costs_table(found)
-    st.dataframe(costs, hide_index=True, alt=t("rag.costs_alt"))
+    with st.container(key="table-costs"):
+        localized.table(costs, border="horizontal", hide_index=True, alt=t("rag.costs_alt"))
     st.caption(t("rag.costs_how"))
     _large()
     _examples(result)
@@ -336,7 +338,7 @@ def _examples(result: Mapping[str, Any]) -> None:
             }
             for e in shown
         ]  # fmt: skip
-        st.dataframe(rows, hide_index=True, height=360, alt=t("rag.examples_alt"))
+        localized.grid(rows, hide_index=True, height=360, alt=t("rag.examples_alt"))
 
 
 def _verdicts(found: charts_rag.Bands) -> None:
@@ -347,7 +349,7 @@ def _verdicts(found: charts_rag.Bands) -> None:
     st.markdown(t("rag.verdicts_sum", claims=len(rows), told=told))
     st.caption(t("rag.verdicts_how", share=f"{100 * GOOD:.0f}"))
     for concern in dict.fromkeys(v.claim.concern for v in rows):
-        st.markdown(f"**{plain(concern)}**")
+        st.markdown(f"**{plain(from_core(concern))}**")
         sides = [v for v in rows if v.claim.concern == concern]
         columns = dict(zip((RAG, TUNING), st.columns(2, gap="large"), strict=True))
         for verdict in sides:
@@ -355,7 +357,7 @@ def _verdicts(found: charts_rag.Bands) -> None:
             _verdict(columns[side] if side in columns else st.container(), verdict)
     table = charts_rag.verdict_table(rows)
     with st.expander(t("rag.one_table"), key="verdict-table"):
-        st.dataframe(
+        localized.grid(
             table,
             hide_index=True,
             height="content",
@@ -382,9 +384,9 @@ def _verdict(place: Any, found: Verdict) -> None:
     colour, icon, _ = BADGES[found.verdict]
     badge = f":{colour}-badge[{icon} {_kind(found.verdict)}]"
     with place:
-        st.markdown(f"{plain(found.claim.side)}: {plain(found.claim.says)}  \n{badge}")
-        lines = [plain(part) for part in (found.but, found.figures) if part]
-        lines.append(t("rag.small", told=plain(found.claim.small)))
+        st.markdown(f"{plain(from_core(found.claim.side))}: {plain(from_core(found.claim.says))}  \n{badge}")
+        lines = [plain(part) for part in (from_core(found.but), charts_rag.measured_text(found.figures)) if part]
+        lines.append(t("rag.small", told=plain(from_core(found.claim.small))))
         st.caption("  \n".join(lines).replace(" %", "\u00a0%"))
 
 
@@ -412,7 +414,7 @@ def _wordings(result: Mapping[str, Any]) -> None:
     if mine:
         right = sum(r["right"] for r in mine) / len(mine)
         named = sum(r["named"] for r in mine) / len(mine)
-        st.metric(t("rag.right"), f"{100 * right:.0f} %", width="content")
+        localized.metric(t("rag.right"), f"{100 * right:.0f} %", width="content")
         if round(100 * named) > round(100 * right):
             st.caption(t("rag.named", share=f"{100 * named:.0f}"))
     compare.draw(charts_rag.wordings(rows, (str(how), count)), "rag-wordings")

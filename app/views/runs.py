@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import api, charts, charts_lessons_a, chat, compare, live, state, takeaway
+from app import api, charts, charts_lessons_a, chat, compare, live, localized, state, takeaway
 from app.story import percent, plain
 from app.words import t
 from core.errors import DeltalabError, NotFound
@@ -208,7 +208,7 @@ def _memory(run: Run) -> None:
             return
         chart = charts_lessons_a.ledger_sides(rows, t("validation.one_step"))
         compare.draw(chart, "run-memory-sides")
-        st.dataframe(charts_lessons_a.ledger_table(rows), hide_index=True, alt=t("validation.by_term_alt"))
+        localized.grid(charts_lessons_a.ledger_table(rows), hide_index=True, alt=t("validation.by_term_alt"))
         others = OTHERS.get(end.get("others", ""), "")
         st.caption(" ".join(filter(None, (t("validation.run_how"), others and t(others)))))
         st.download_button(

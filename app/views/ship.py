@@ -14,7 +14,7 @@ import streamlit as st
 from app import address, compare, findings, live, probing, state, takeaway
 from app.story import plain
 from app.words import from_core, t
-from core.base import stored_base
+from core.base import CAUSAL, kind_of_base, stored_base
 from core.errors import DeltalabError, NotFound
 from core.export import loadable
 from core.export.card import card, record_of
@@ -228,7 +228,9 @@ def _latency(run: Run, runs: list[Run]) -> None:
     st.markdown(t("ship.latency"))
     others = _others(run, runs, "latency", most=5)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        new = st.number_input(t("ship.new_tokens"), 2, 512, 24, key="latency-new", width=160)
+        new = 24
+        if kind_of_base(run.config["base"], run.config.get("revision")) == CAUSAL:
+            new = st.number_input(t("ship.new_tokens"), 2, 512, new, key="latency-new", width=160)
         batch = st.number_input(t("ship.at_once"), 1, 64, 1, key="latency-batch", width=160)
     probing.section(
         "latency", [run, *others], {"new_tokens": int(new), "batch": int(batch)}, key=f"ship-{run.id}",

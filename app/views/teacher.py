@@ -8,10 +8,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import charts, classroom, configured, form, identity, index, state
+from app import classroom, configured, form, identity, index, keeping, live, localized, state
 from app.classroom import Task
 from app.index import Lesson
-from app.story import plain
 from app.views.progress import time_text
 from app.words import n, t
 from core.errors import DeltalabError
@@ -24,7 +23,7 @@ def render() -> None:
     try:
         wanted = classroom.key()
     except DeltalabError as error:
-        st.error(f"{plain(error.sentence)} {plain(error.advice)}", icon=":material/error:")
+        live.say(error)
         return
     if wanted is None:
         st.markdown(t("teacher.none"))
@@ -50,7 +49,7 @@ def _ask() -> None:
     try:
         right = classroom.matches(given or "")
     except DeltalabError as error:
-        st.error(f"{plain(error.sentence)} {plain(error.advice)}", icon=":material/error:")
+        live.say(error)
         return
     if not right:
         st.error(t("teacher.wrong"), icon=":material/error:")
@@ -80,11 +79,11 @@ def _class() -> None:
         st.button(t("teacher.refresh"), key="teacher-refresh", icon=":material/refresh:")
         table = pd.DataFrame([_row(one) for one in found])
         st.download_button(
-            t("teacher.csv"), charts.csv(_safe(pd.DataFrame([vars_of(one) for one in found]))), "class.csv", "text/csv",
+            t("teacher.csv"), _file([vars_of(one) for one in found]), "class.csv", "text/csv",
             key="teacher-csv", icon=":material/download:", on_click="ignore",
         )  # fmt: skip
     st.caption(n("teacher.count", len(found)))
-    st.dataframe(table, hide_index=True, width="stretch", alt=t("teacher.table_alt"))
+    localized.grid(table, hide_index=True, width="stretch", alt=t("teacher.table_alt"))
     off = classroom.surprises(everybody, _lessons())
     if off:
         st.subheader(t("teacher.surprises"), anchor="surprises")
@@ -98,9 +97,9 @@ def _class() -> None:
                 for s in off
             ]
         )  # fmt: skip
-        st.dataframe(rows, hide_index=True, width="stretch", alt=t("teacher.surprises_alt"))
+        localized.grid(rows, hide_index=True, width="stretch", alt=t("teacher.surprises_alt"))
         st.download_button(
-            t("teacher.surprises_csv"), charts.csv(_safe(rows)), "predictions.csv", "text/csv",
+            t("teacher.surprises_csv"), _file([_off(one) for one in off]), "predictions.csv", "text/csv",
             key="teacher-surprises-csv", icon=":material/download:", on_click="ignore",
         )  # fmt: skip
 
@@ -134,11 +133,17 @@ def vars_of(one: classroom.Learner) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _safe(table: pd.DataFrame) -> pd.DataFrame:
-    """A table whose texts no spreadsheet takes for formulas: learners choose their names."""
-    from app.keeping import harmless
+def _off(one: classroom.Surprise) -> dict[str, Any]:
+    """A prediction of the class as the columns of a table for machines."""
+    return {
+        "lesson": one.lesson, "prediction": one.title, "predictions": one.count, "factor_off": one.factor,
+        "too_high": one.high,
+    }  # fmt: skip
 
-    return table.map(harmless)
+
+def _file(rows: list[dict[str, Any]]) -> bytes:
+    """Rows as CSV, with names for machines at its head."""
+    return keeping.for_spreadsheets(keeping.as_csv(rows, rows[0]))
 
 
 def _links() -> None:
@@ -164,15 +169,27 @@ def _links() -> None:
     left, right = st.columns(2)
     with left:
         locked = st.multiselect(
-            t("teacher.lock"), list(knobs), format_func=lambda k: knobs[k].label, key="teacher-lock"
+            t("teacher.lock"),
+            list(knobs),
+            format_func=lambda k: knobs[k].label,
+            key="teacher-lock",
+            placeholder=t("shared.choose"),
         )
     with right:
         hidden = st.multiselect(
-            t("teacher.hide"), list(knobs), format_func=lambda k: knobs[k].label, key="teacher-hide"
+            t("teacher.hide"),
+            list(knobs),
+            format_func=lambda k: knobs[k].label,
+            key="teacher-hide",
+            placeholder=t("shared.choose"),
         )
     preset: dict[str, Any] = {}
     changed = st.multiselect(
-        t("teacher.preset"), list(knobs), format_func=lambda k: knobs[k].label, key="teacher-preset"
+        t("teacher.preset"),
+        list(knobs),
+        format_func=lambda k: knobs[k].label,
+        key="teacher-preset",
+        placeholder=t("shared.choose"),
     )
     for name in changed:
         knob = knobs[name]

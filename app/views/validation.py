@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import streamlit as st
 
-from app import calculator_panels, charts, charts_validation, compare, state
+from app import calculator_panels, charts, charts_validation, compare, localized, state
 from app.charts_lessons_a import term_title
 from app.charts_memory import SPACE
 from app.charts_validation import percent, signed
@@ -79,7 +79,7 @@ def _published(found: Mapping[str, Any]) -> None:
         **GROUP.one(),
     )  # fmt: skip
     by = str(GROUP.value or "source")
-    st.dataframe(
+    localized.grid(
         charts_validation.groups_table(found["summary"]["groups"], by, found.get("sources", {})),
         hide_index=True,
         alt=t(f"validation.errors_by.{by}"),
@@ -123,7 +123,7 @@ def _reserved(found: Mapping[str, Any]) -> None:
             for name in ("simulated", "instant")
         ]
     )  # fmt: skip
-    st.dataframe(table, hide_index=True, alt=t("validation.reserved_alt"))
+    localized.grid(table, hide_index=True, alt=t("validation.reserved_alt"))
     st.markdown(t("validation.reserved_how", within=told["within"], rows=told["rows"]))
 
 
@@ -195,7 +195,7 @@ def _speed(found: Mapping[str, Any]) -> None:
             for name, group in told["groups"].items()
         ]
     )  # fmt: skip
-    st.dataframe(table, hide_index=True, alt=t("validation.speed_alt"))
+    localized.grid(table, hide_index=True, alt=t("validation.speed_alt"))
     low, high = told["band"]
     st.markdown(
         t("validation.speed_band", low=f"{low:.2f}", high=f"{high:.2f}", least=f"{BAND[0]:g}", most=f"{BAND[1]:g}")
@@ -304,7 +304,7 @@ def _compared(told: Sequence[tuple[Run, Story, list[dict[str, Any]]]]) -> None:
         ]  # fmt: skip
     mean = sum(abs(_share(rows[-1])) for _, _, rows in told) / len(told)
     st.markdown(f"**{n('validation.own_off', len(told), error=percent(mean, 2))}**")
-    st.dataframe(pd.DataFrame(lines), hide_index=True, alt=t("validation.own_alt"))
+    localized.grid(pd.DataFrame(lines), hide_index=True, alt=t("validation.own_alt"))
     chosen = st.selectbox(
         t("validation.by_term"), range(len(told)), format_func=lambda i: labels[told[i][0].id], key="validation-run"
     )
@@ -317,7 +317,7 @@ def _compared(told: Sequence[tuple[Run, Story, list[dict[str, Any]]]]) -> None:
             for r in rows
         ]
     )  # fmt: skip
-    st.dataframe(table, hide_index=True, alt=t("validation.by_term_alt"))
+    localized.grid(table, hide_index=True, alt=t("validation.by_term_alt"))
     st.caption(t("validation.own_how"))
     st.download_button(
         t("validation.own_csv"), charts.csv(pd.DataFrame(data)), "residuals.csv", "text/csv", key="validation-own-csv",

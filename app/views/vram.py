@@ -7,12 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import answers, calculator_panels, charts, charts_memory, compare, live, method_knobs, model_choice, state
+from app import (
+    answers,
+    calculator_panels,
+    charts,
+    charts_memory,
+    compare,
+    live,
+    localized,
+    method_knobs,
+    model_choice,
+    state,
+)
 from app.charts_memory import band, size
 from app.charts_race import title_of
 from app.choices import Choice, one_of, switch, whole
 from app.story import plain
-from app.words import from_core, t
+from app.words import from_core, number, t
 from core.catalog import GpuRow, gpu, gpus
 from core.config import RunConfig, TrainConfig
 from core.errors import DeltalabError
@@ -404,9 +415,9 @@ def _figures(model: Model, setup: Setup, found: Answer) -> None:
     with st.container(horizontal=True, gap="medium"):
         for label, value in ((t("vram.largest"), found.batch), (t("vram.longest"), found.length)):
             if value is not None:
-                st.metric(label, f"{value:,}" if value else t("plan.none"), width="content")
-        st.metric(t("plan.trains"), count_text(trained), width="content")
-        st.metric(t("vram.of_model"), charts_memory.share(trained / model.table.total), width="content")
+                localized.metric(label, f"{value:,}" if value else t("plan.none"), width="content")
+        localized.metric(t("plan.trains"), count_text(trained), width="content")
+        localized.metric(t("vram.of_model"), charts_memory.share(trained / model.table.total), width="content")
     low, likely, high = found.found.reserved
     reserved = size(likely) if low == high else charts_memory.between(low, high)
     told = t(
@@ -427,7 +438,7 @@ def _band() -> str:
 
 def _terms(told: list[Rule], chart: charts.Chart) -> None:
     with st.expander(t("vram.terms"), key="vram-terms"):
-        st.dataframe(charts_memory.terms_table(told), hide_index=True, alt=t("vram.terms_alt"))
+        localized.grid(charts_memory.terms_table(told), hide_index=True, alt=t("vram.terms_alt"))
         reasons = [f"- *{charts_memory.named(rule.term)}*: {plain(rule.why)}" for rule in told if rule.why]
         differ = f" {t('vram.terms_differ')}\n\n" + "\n".join(reasons) if reasons else ""
         st.markdown(t("vram.terms_why") + differ)
@@ -459,17 +470,16 @@ def _advice(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
 
 def _changes(model: Model, rows: list[Change]) -> None:
     missing = [row for row in rows if row.found is None]
-    for number, row in enumerate(rows):
+    for place, row in enumerate(rows):
         if row.found is None:
             continue
-        with st.container(horizontal=True, vertical_alignment="center", key=f"row-vram-change-{number}"):
+        with st.container(horizontal=True, vertical_alignment="center", key=f"row-vram-change-{place}"):
             less = t("vram.less" if row.saved >= 0 else "vram.more_bytes", bytes=bytes_text(abs(row.saved)))
             verdict = charts_memory.named(row.verdict)
-            st.markdown(
-                f"**{plain(row.name)}**: {size(row.found.process[1])}, {verdict}  \n{plain(row.says)} ({less})",
-                width="stretch",
-            )
-            st.button(t("vram.use"), key=f"vram-use-{number}", on_click=_use, args=(row.setup,), width="content")
+            name, says = plain(from_core(row.name)), plain(from_core(row.says))
+            takes = number(size(row.found.process[1]))
+            st.markdown(f"**{name}**: {takes}, {verdict}  \n{says} ({less})", width="stretch")
+            st.button(t("vram.use"), key=f"vram-use-{place}", on_click=_use, args=(row.setup,), width="content")
     waiting = [w for row in missing if (w := state.fitter().look(fitter.FIT, model.source, row.setup)) and w.active]
     if waiting:
         model_choice.watch(PAGE)

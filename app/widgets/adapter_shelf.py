@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import charts_memory, compare, tables
+from app import charts_memory, compare, localized, tables
 from app.schema import Rule
 from app.words import n, t
 from core.catalog import architecture_of
@@ -50,10 +50,10 @@ def render(options: dict[str, Any], key: str) -> None:
     rows = {name: storage(table, name, settings.get(name, METHODS[name].Config()), tasks) for name in SHOWN}
     mine = rows["lora"]
     with st.container(horizontal=True, gap="large"):
-        st.metric(t("widgets.adapter_shelf.base"), decimal_text(mine.base), width="content")
-        st.metric(t("widgets.adapter_shelf.adapter"), decimal_text(mine.adapter), width="content")
-        st.metric(t("widgets.adapter_shelf.together"), decimal_text(mine.total), width="content")
-        st.metric(t("widgets.adapter_shelf.whole"), decimal_text(mine.whole), width="content")
+        localized.metric(t("widgets.adapter_shelf.base"), decimal_text(mine.base), width="content")
+        localized.metric(t("widgets.adapter_shelf.adapter"), decimal_text(mine.adapter), width="content")
+        localized.metric(t("widgets.adapter_shelf.together"), decimal_text(mine.total), width="content")
+        localized.metric(t("widgets.adapter_shelf.whole"), decimal_text(mine.whole), width="content")
     st.markdown(
         t("widgets.adapter_shelf.saved", share=f"{100 * mine.saved_share:.1f}")
         if mine.saved_share > 0
@@ -64,4 +64,4 @@ def render(options: dict[str, Any], key: str) -> None:
     chart = dataclasses.replace(charts_memory.disk(rows, "lora"), title=title)
     compare.draw(chart, f"{key}-chart")
     with st.expander(t("widgets.numbers")):
-        st.dataframe(tables.readable(chart.table), hide_index=True, alt=chart.alt)
+        localized.grid(tables.readable(chart.table), hide_index=True, alt=chart.alt)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import live
+from app import live, localized
 from app.block_drawing import block
 from app.cells.svg import draw
 from app.charts_race import title_of
@@ -53,7 +53,9 @@ def render(options: dict[str, Any], key: str) -> None:
         if shown:
             total = sum(one.total for one in shown)
             share = t("widgets.block_map.share", share=small(total / table.total), total=count_text(table.total))
-            st.metric(t("widgets.block_map.trained"), count_text(total), share, delta_color="off", delta_arrow="off")
+            localized.metric(
+                t("widgets.block_map.trained"), count_text(total), share, delta_color="off", delta_arrow="off"
+            )
             from core.memory.storage import storage
 
             saved = storage(table, method, about.Config()).adapter
@@ -70,7 +72,7 @@ def render(options: dict[str, Any], key: str) -> None:
             for o in shown
         ]  # fmt: skip
         with st.expander(t("widgets.block_map.table"), key=f"{key}-table"):
-            st.dataframe(pd.DataFrame(rows), hide_index=True, alt=t("widgets.block_map.alt"))
+            localized.grid(pd.DataFrame(rows), hide_index=True, alt=t("widgets.block_map.alt"))
 
 
 def _model_name(model: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import charts_quantization, compare, tables
+from app import charts_quantization, compare, localized, tables
 from app.charts_quantization import share
 from app.schema import Rule
 from app.widgets import one_block
@@ -45,10 +45,10 @@ def render(options: dict[str, Any], key: str) -> None:
     unit = rf"\text{{ {t('widgets.block_size.unit')}}}"
     st.markdown(f"$${terms} = {bits:.3f}{unit}$$")
     with st.container(horizontal=True, gap="large"):
-        st.metric(t("widgets.block_size.bits"), f"{bits:.3f}", width="content")
-        st.metric(t("widgets.block_size.error"), share(mine.errors.rmse, 2), width="content")
-        st.metric(t("widgets.block_size.of_whole"), f"{100 * bits / 16:.0f} %", width="content")
+        localized.metric(t("widgets.block_size.bits"), f"{bits:.3f}", width="content")
+        localized.metric(t("widgets.block_size.error"), share(mine.errors.rmse, 2), width="content")
+        localized.metric(t("widgets.block_size.of_whole"), f"{100 * bits / 16:.0f} %", width="content")
     chart = charts_quantization.curve(charts_quantization.cost_rows(found), what=t("widgets.block_size.of_what"))
     compare.draw(chart, f"{key}-curve")
     with st.expander(t("widgets.numbers")):
-        st.dataframe(tables.readable(chart.table), hide_index=True, alt=chart.alt)
+        localized.grid(tables.readable(chart.table), hide_index=True, alt=chart.alt)

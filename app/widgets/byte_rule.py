@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import charts_lessons_a, compare
+from app import charts_lessons_a, compare, localized
 from app.cells.svg import draw
 from app.schema import Rule
 from app.words import t
@@ -51,11 +51,11 @@ def render(options: dict[str, Any], key: str) -> None:
     with left:
         draw(*charts_lessons_a.byte_squares(parts), most_wide=400)
     with right:
-        st.metric(t("widgets.byte_rule.trains"), t("widgets.byte_rule.bytes", bytes=f"{total:.4g}"))
+        localized.metric(t("widgets.byte_rule.trains"), t("widgets.byte_rule.bytes", bytes=f"{total:.4g}"))
         frozen = t("widgets.byte_rule.bytes", bytes=f"{per_parameter.frozen(recipe):g}")
-        st.metric(t("widgets.byte_rule.frozen"), frozen)
+        localized.metric(t("widgets.byte_rule.frozen"), frozen)
     with st.expander(t("widgets.byte_rule.parts"), key=f"{key}-table"):
-        st.dataframe(charts_lessons_a.parts_table(parts), hide_index=True, alt=t("widgets.byte_rule.parts_alt"))
+        localized.grid(charts_lessons_a.parts_table(parts), hide_index=True, alt=t("widgets.byte_rule.parts_alt"))
     name = str(options.get("model", "Llama-3.1-70B"))
     model = st.select_slider(t("widgets.model"), MODELS, value=name, format_func=model_name, key=f"{key}-model")
     parameters = table_of(str(model)).total

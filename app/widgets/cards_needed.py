@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import charts_lessons_a, compare, live
+from app import charts_lessons_a, compare, live, localized
 from app.schema import Rule
 from app.words import t
 from core.errors import DeltalabError
@@ -46,7 +46,7 @@ def render(options: dict[str, Any], key: str) -> None:
         return
     rent = price(card)
     compare.draw(charts_lessons_a.needs(rows, model), f"{key}-bars")
-    st.dataframe(
+    localized.grid(
         charts_lessons_a.needs_table(rows, float(usd), rent.usd_per_hour if rent else None),
         hide_index=True,
         alt=t("widgets.cards_needed.alt"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import calc, charts_failures, compare
+from app import calc, charts_failures, compare, localized
 from app.charts import Chart
 from app.schema import Rule
 from app.story import Story
@@ -48,7 +48,7 @@ def render(options: dict[str, Any], key: str) -> None:
         beside = None
     compare.draw(_curves(options["run"], beside, current()), f"{key}-curves")
     # (Not st.dataframe: ten grids would take the browser half of the time that the page takes.)
-    st.table(charts_failures.scores(story), border="horizontal", hide_index=True, alt=t("widgets.exhibit.alt"))
+    localized.table(charts_failures.scores(story), border="horizontal", hide_index=True, alt=t("widgets.exhibit.alt"))
     boxes = []
     for row in charts_failures.answers(story):
         wide = max(map(len, row)) + 1

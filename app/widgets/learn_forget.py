@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import charts_forgetting, compare, tables
+from app import charts_forgetting, compare, localized, tables
 from app.charts_race import title_of
 from app.schema import Rule
 from app.words import from_core, t
@@ -47,4 +47,4 @@ def render(options: dict[str, Any], key: str) -> None:
     compare.draw(chart, f"{key}-chart-{task}")
     st.caption(t("widgets.learn_forget.recorded", device=rows[0].device, date=rows[0].date))
     with st.expander(t("widgets.numbers")):
-        st.dataframe(tables.readable(chart.table), hide_index=True, alt=chart.alt)
+        localized.grid(tables.readable(chart.table), hide_index=True, alt=chart.alt)

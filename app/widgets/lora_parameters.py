@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import calc, charts
+from app import calc, charts, localized
 from app.cells.svg import document, draw
 from app.schema import Rule
 from app.words import t
@@ -32,8 +32,8 @@ def render(options: dict[str, Any], key: str) -> None:
     with left:
         draw(*drawn_to_scale(d, k, r), most_wide=380)
     with right:
-        st.metric(t("widgets.lora_parameters.frozen"), f"{whole:,.0f}")
-        st.metric(t("widgets.lora_parameters.trained"), f"{thin:,.0f}")
+        localized.metric(t("widgets.lora_parameters.frozen"), f"{whole:,.0f}")
+        localized.metric(t("widgets.lora_parameters.trained"), f"{thin:,.0f}")
         if thin < whole:
             st.markdown(t("widgets.lora_parameters.share", share=calc.percent(100 * thin / whole)))
         else:

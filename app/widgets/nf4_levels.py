@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import charts_levels, compare, tables
+from app import charts_levels, compare, localized, tables
 from app.schema import Rule
 from app.words import t
 from core.quantization.formats import normal_float
@@ -32,7 +32,7 @@ def render(options: dict[str, Any], key: str) -> None:
     compare.draw(chart, f"{key}-{bits}-{step}")
     st.caption(_told(str(step), found.positive[-1][1]))
     with st.expander(t("widgets.numbers")):
-        st.dataframe(tables.readable(chart.table), hide_index=True, alt=chart.alt)
+        localized.grid(tables.readable(chart.table), hide_index=True, alt=chart.alt)
 
 
 def _told(step: str, largest: float) -> str:

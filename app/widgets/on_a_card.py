@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import charts_memory, compare, tables
+from app import charts_memory, compare, localized, tables
 from app.charts_race import title_of
 from app.schema import Rule
 from app.words import t
@@ -58,7 +58,7 @@ def render(options: dict[str, Any], key: str) -> None:
     st.markdown(charts_memory.verdict(found, card, card.name))
     st.caption(t("widgets.on_a_card.how"))
     with st.expander(t("widgets.numbers")):
-        st.dataframe(tables.readable(chart.table), hide_index=True, alt=chart.alt)
+        localized.grid(tables.readable(chart.table), hide_index=True, alt=chart.alt)
 
 
 def _pick(label: str, values: tuple[str, ...], start: Any, key: str) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from app import charts_lessons_a, compare
+from app import charts_lessons_a, compare, localized
 from app.calc import percent
 from app.schema import Rule
 from app.words import t
@@ -61,9 +61,9 @@ def render(options: dict[str, Any], key: str) -> None:
             st.image(image(matrix, low, high), caption=caption, alt=alt, width="stretch")
     numbers, all_of_them = picture.pair_numbers(rank), picture.ROWS * picture.COLUMNS
     with st.container(horizontal=True, gap="medium"):
-        st.metric(t("widgets.photo_filter.numbers"), f"{all_of_them:,}", width="content")
-        st.metric(t("widgets.photo_filter.pair"), f"{numbers:,}", width="content")
-        st.metric(t("widgets.photo_filter.kept"), percent(100 * kept), width="content")
+        localized.metric(t("widgets.photo_filter.numbers"), f"{all_of_them:,}", width="content")
+        localized.metric(t("widgets.photo_filter.pair"), f"{numbers:,}", width="content")
+        localized.metric(t("widgets.photo_filter.kept"), percent(100 * kept), width="content")
     if numbers >= all_of_them:
         st.markdown(t("widgets.photo_filter.nothing_saved"))
     compare.draw(charts_lessons_a.directions(picture.singular_values(edit), rank, about.title, kept), f"{key}-values")

@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import charts, charts_race, compare, live, state
+from app import charts, charts_race, compare, live, localized, state
 from app.schema import Rule
 from app.tables import widths
 from app.words import from_core, t
@@ -51,7 +51,7 @@ def render(options: dict[str, Any], key: str) -> None:
     compare.draw(charts_race.pareto(bands, measure(picked[0]), measure(picked[1])), f"{key}-front")
     with st.expander(t("widgets.numbers"), key=f"{key}-numbers"):
         table = charts_race.race_table(bands)
-        st.dataframe(table, hide_index=True, column_config=widths(table), alt=t("race.alt"))
+        localized.grid(table, hide_index=True, column_config=widths(table), alt=t("race.alt"))
         st.download_button(
             t("shared.table_csv"), charts.csv(charts_race.race_numbers(bands)), "race.csv", "text/csv",
             key=f"{key}-csv", icon=":material/download:", on_click="ignore",

@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import charts_rag, compare, state
+from app import charts_rag, compare, localized, state
 from app.schema import Rule
 from app.words import t
 
@@ -37,10 +37,10 @@ def render(options: dict[str, Any], key: str) -> None:
     elif view == "costs":
         # The heads of a plain table break into lines: beside prose there is no room for one line each.
         alt = t("widgets.rag_measured.costs_alt")
-        st.table(charts_rag.costs_table(found), border="horizontal", hide_index=True, alt=alt)
+        localized.table(charts_rag.costs_table(found), border="horizontal", hide_index=True, alt=alt)
     elif view == "verdicts":
         table = charts_rag.verdict_table(verdicts(found)).iloc[:, :SHOWN]
-        st.table(table, border="horizontal", hide_index=True, alt=t("widgets.rag_measured.verdicts_alt"))
+        localized.table(table, border="horizontal", hide_index=True, alt=t("widgets.rag_measured.verdicts_alt"))
         st.page_link(state.page("rag"), label=t("widgets.rag_measured.why"), icon=":material/manage_search:")
     else:
         compare.draw(charts_rag.wordings(record["wordings"]), f"{key}-wordings")

@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import charts_parameters, compare
+from app import charts_parameters, compare, localized
 from app.charts_race import title_of
 from app.schema import Rule
 from app.story import plain
@@ -51,4 +51,4 @@ def render(options: dict[str, Any], key: str) -> None:
         if row.trainable is None:
             st.caption(f":material/block: {title_of(row.method)}: {plain(row.why)}")
     with st.expander(t("widgets.numbers")):
-        st.dataframe(charts_parameters.counts_table(rows), hide_index=True, alt=chart.alt)
+        localized.grid(charts_parameters.counts_table(rows), hide_index=True, alt=chart.alt)

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import charts, charts_lessons_a, compare, index, live
+from app import charts, charts_lessons_a, compare, index, live, localized
 from app.schema import Rule
 from app.story import plain
 from app.words import t
@@ -39,7 +39,7 @@ def render(options: dict[str, Any], key: str) -> None:
     )
     compare.draw(chart, key)
     with st.expander(t("widgets.numbers"), key=f"{key}-numbers"):
-        st.dataframe(charts_lessons_a.ledger_table(rows), hide_index=True, alt=t("widgets.step_ledger.alt"))
+        localized.grid(charts_lessons_a.ledger_table(rows), hide_index=True, alt=t("widgets.step_ledger.alt"))
         st.download_button(
             t("shared.table_csv"), charts.csv(chart.table), "ledger.csv", "text/csv", key=f"{key}-csv",
             icon=":material/download:", on_click="ignore",

@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import charts_levels, compare, tables
+from app import charts_levels, compare, localized, tables
 from app.schema import Rule
 from app.widgets import one_block
 from app.words import t
@@ -38,4 +38,4 @@ def render(options: dict[str, Any], key: str) -> None:
     compare.draw(chart, f"{key}-chart")
     st.caption(t("widgets.two_criteria.how"))
     with st.expander(t("widgets.numbers")):
-        st.dataframe(tables.readable(chart.table), hide_index=True, alt=chart.alt)
+        localized.grid(tables.readable(chart.table), hide_index=True, alt=chart.alt)

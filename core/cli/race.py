@@ -9,11 +9,14 @@ import secrets
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.cli.arguments import DONE, FAILED, command, json_argument, pairs_of, quiet_libraries
 from core.cli.screen import Silent
 from core.cli.stored import OWNER, open_store, percent
+
+if TYPE_CHECKING:
+    from core.race import Plan
 
 
 def add(commands: Any) -> None:
@@ -28,7 +31,7 @@ def add(commands: Any) -> None:
     one.add_argument("--seeds", type=int, default=1, help="runs per method, for a range (default: 1)")
     one.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="settings",
-        help="set a knob of the training loop, the same for all",
+        help="set a knob of the training loop, the same for all (steps=60: more of them than a race has by default)",
     )  # fmt: skip
     one.add_argument("--record", type=Path, metavar="FILE", help="also write the rows, with device and versions, here")
     json_argument(one)
@@ -49,7 +52,7 @@ def _race(asked: argparse.Namespace) -> int:
     quiet_libraries()
     store = open_store()
     race = secrets.token_hex(6)
-    for note in rate_notes(plan):
+    for note in (_length(plan, len(configs)), *rate_notes(plan)):
         print(note, file=sys.stderr)
     began = time.monotonic()
     rows = []
@@ -78,6 +81,16 @@ def _race(asked: argparse.Namespace) -> int:
             print(f"{method:14}" + "".join(f"{_text(m, found.get(m)):>24}" for m in _SHOWN))
     failed = [r for r in rows if r.status != "finished"]
     return FAILED if failed else DONE
+
+
+def _length(plan: Plan, runs: int) -> str:
+    """How long everybody trains, and how to have it otherwise."""
+    from core.race import examples_of, steps_of, usual_steps
+
+    told = f"{runs} run{'s' if runs > 1 else ''} of {steps_of(plan)} steps, {examples_of(plan)} examples in each."
+    usual = usual_steps(plan)
+    more = f" --set steps={usual} gives everybody as many as a run takes by default." if steps_of(plan) < usual else ""
+    return told + more
 
 
 _SHOWN = ("exact_match", "forgetting", "peak_bytes", "seconds", "trainable", "adapter_bytes")

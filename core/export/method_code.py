@@ -15,7 +15,6 @@ from core.methods.adapters import PLACES
 from core.methods.lora import ALL_LINEAR
 from core.methods.modules import names_of
 
-PROMPTS = ("prompt_tuning", "p_tuning", "prefix_tuning")
 BY_HAND = ("bitfit", "last_k", "adapters")  # a part of the model trains, and PEFT does not save it
 
 
@@ -24,9 +23,14 @@ def frozen(method: str) -> tuple[str, ...]:
     return getattr(METHODS[method], "FROZEN", ())
 
 
+def is_prompt(method: str) -> bool:
+    """Whether the method trains a prompt, of which PEFT's file has what came out alone."""
+    return hasattr(METHODS[method], "PROMPT")
+
+
 def continues_in_peft(method: str) -> bool:
     """Whether PEFT itself goes on with a saved adapter: not with prompts, and not with PiSSA's converted pairs."""
-    return method not in WITHOUT_CONFIG and method not in PROMPTS and method != "pissa"
+    return method not in WITHOUT_CONFIG and not is_prompt(method) and method != "pissa"
 
 
 def prompt_table(config: RunConfig) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 from core.config import EMBEDDED, RunConfig, resolved
 from core.export.facts import Facts, method_title
-from core.export.method_code import BY_HAND, PROMPTS, continues, continues_in_peft, prompt_table
+from core.export.method_code import BY_HAND, continues, continues_in_peft, is_prompt, prompt_table
 from core.export.parts import parts
 from core.export.peft_config import WITHOUT_CONFIG, peft_arguments
 from core.export.python_text import WIDTH, value_text
@@ -162,7 +162,7 @@ def imports(
         rest.append("from peft.optimizers import create_loraplus_optimizer")
     if method in BY_HAND:
         rest.append("from safetensors.torch import load_file, save_file")
-    elif method in PROMPTS and prompt_table(config):
+    elif is_prompt(method) and prompt_table(config):
         rest.append("from safetensors.torch import load_file")
     if method == "adapters":
         rest.append("from torch import nn")

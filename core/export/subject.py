@@ -179,7 +179,7 @@ def scores(model: Any, base: Base, asked: Objective, precision: str, rows: int =
     with computing(precision):
         task = score(model, base.tokenizer, asked.items)
         loss = answer_loss(model, base.tokenizer, asked.held_out_rows, batch_size=rows)
-        skills = {name: score(model, base.tokenizer, items).share for name, items in asked.skills.items()}
+        skills = {name: score(model, base.tokenizer, items, whole=0).share for name, items in asked.skills.items()}
     return Scores(
         task.share if asked.items else None,
         loss,

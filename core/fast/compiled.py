@@ -4,10 +4,10 @@ torch.compile reads a layer once, forward and backward, and writes it anew as fu
 a card). The layers of a decoder are alike, so one is compiled and serves all. LoRA's pairs go through it step by step:
 it sees through PyTorch's operations, not through those that are written by hand.
 
-What it costs: the first steps wait for the compiler, and each new kind of batch may make it start again. Then a step is
-faster by some tens of per cent. `python -m tests.bench_forms` measures both on this machine and says from how many
-steps on it pays; a default run on the embedded base is far shorter than that. So it is an option, and where the
-written-out decoder or captured steps would be taken (core/fast), those give way to it.
+What it costs: the first steps wait for the compiler, and each new kind of batch may make it start again. Then steps are
+faster. `python -m tests.bench_forms` measures both and says from how many steps on it pays (the README's table of
+forms has what one machine gave); a default run on the embedded base is far shorter than that. So it is an option, and
+where the written-out decoder or captured steps would be taken (core/fast), those give way to it.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ What it does not do: several processes, accumulated passes, recomputing (each ha
 
 from __future__ import annotations
 
+import functools
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,13 +95,26 @@ class Replayed:
         self.replay = step
 
 
+@functools.cache
+def side_stream(device: torch.device) -> Any:
+    """The stream on which steps warm up and are captured: one per process and device, because the libraries keep a
+    workspace for each stream that they are called on (cuBLAS's is 32 MiB on Hopper), and a workspace that is made
+    while a graph is captured would lie in the graph's own memory."""
+    return torch.cuda.Stream(device)
+
+
 class Captured:
     """A CUDA graph of `step`. Capturing does not run it; bytes: what its memory pool has taken."""
 
-    def __init__(self, step: Callable[[], None], pool: Any = None) -> None:
+    def __init__(self, step: Callable[[], None], pool: Any = None, stream: Any = None) -> None:
+        # Capturing begins by giving unused memory back; what was unused is not to be taken for the graph's gain.
+        torch.cuda.synchronize()
+        gc.collect()
+        torch.cuda.empty_cache()
         before = torch.cuda.memory_reserved()
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool):
+        # (The outer context leaves the capturing stream even where ending the capture fails.)
+        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(self.graph, pool=pool, stream=stream):
             step()
         self.bytes = max(0, torch.cuda.memory_reserved() - before)
         self.replay = self.graph.replay
@@ -206,7 +221,7 @@ class GraphedStep:
         self.graphs: dict[Bucket, Any] = {}
         self.reason = ""
         self._pool: Any = None
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = side_stream(device) if device.type == "cuda" else None
 
     @property
     def bytes(self) -> int:
@@ -238,6 +253,8 @@ class GraphedStep:
                 self.graphs[bucket] = self.capture(body)
             except Exception as error:  # whatever a library does that a graph cannot hold: the step runs without
                 self.reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:160]
+                # What the attempt left are no gradients: nothing was computed. The step must not add to them.
+                self.optimizer.zero_grad(set_to_none=True)
         if bucket in self.graphs:
             self.graphs[bucket].replay()
         elif self._stream is not None:
@@ -253,7 +270,7 @@ class GraphedStep:
     def _captured(self, body: Callable[[], None]) -> Captured:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        return Captured(body, self._pool)
+        return Captured(body, self._pool, self._stream)
 
     def _body(self, buffers: Buffers) -> None:
         """The step itself: nothing in it depends on a number that the processor would have to see."""

@@ -77,7 +77,8 @@ class FourBitLinear(Decoded, bnb.nn.Linear4bit):
         dtype = compute_dtype(x)
         bias = None if self.bias is None else self.bias.to(dtype)
         trains = bias is not None and bias.requires_grad  # bitsandbytes sums its gradient over the rows alone
-        if x.is_cuda and self.in_features % self.weight.quant_state.blocksize == 0 and not trains:
+        decoded = x.numel() > x.shape[-1] and pays("nf4", self.weight, self.in_features * self.out_features)
+        if x.is_cuda and self.in_features % self.weight.quant_state.blocksize == 0 and not (trains or decoded):
             # Has a kernel for few rows (generation) that never writes the decoded weight to memory.
             return bnb.matmul_4bit(x.to(dtype), self.weight, bias=bias, quant_state=self.weight.quant_state)
         return Product.apply(x.to(dtype), bias, self)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from core.memory.published import Case, case_of, rows
+from core.memory.speed import virtual_tokens
 from core.methods import METHODS
 from core.methods.modules import ends_with
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 # dtype of the attention that they stand in (adaption_prompt/layer.py, target_dtype), which the file's size shows too.
 HALF = ("full-finetuning", "adaptionprompt")
 IN_PLACE = ("full-finetuning",)
-VIRTUAL = ("prompt_tuning",)
 LOW_RANK = ("lora", "adalora")
 INDEX = 8  # bytes of a 64-bit index
 
@@ -107,7 +107,7 @@ def resident_rows() -> Iterator[Resident]:
             trained = METHODS[case.setup.method].count(table, case.setup.settings)
         each = 8 if row.method in HALF else 16 + BESIDE.get(row.method, 0)
         kind = "in place" if row.method in IN_PLACE else "low rank" if row.method in LOW_RANK else "other"
-        tokens = case.setup.settings.tokens if isinstance(case, Case) and row.method in VIRTUAL else 0
+        tokens = virtual_tokens(case.setup) if isinstance(case, Case) else 0
         yield Resident(
             row.id, row.method, row.file, "counted" if counted else "printed", kind, trained, frozen,
             each, _buffers(row.method, row.detail, table), tokens, measured, CAUSES.get(row.file, ""),

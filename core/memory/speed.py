@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from core.methods import METHODS
 from core.methods.modules import ATTENTION_OUTPUTS, linears
 from core.methods.qlora import quantized
+from core.methods.virtual import AS_TOKENS
 
 if TYPE_CHECKING:
     from core.architecture import Architecture
@@ -42,7 +43,6 @@ BANDWIDTH_REACHED = 0.7  # of the printed bandwidth, by plain copying kernels
 OPTIMIZER_BYTES = {"adamw": 28, "adamw_8bit": 16, "paged_adamw_8bit": 16}
 DECODING_BYTES = 0.5 + 2 + 2  # per 4-bit weight: read, written in 16 bits, read again
 ISSUING_SECONDS = {"quantized": 40e-3 / 8, "plain": 24e-3 / 8}  # of a block, forward and backward
-VIRTUAL = ("prompt_tuning", "p_tuning")  # methods that put tokens of their own before each row
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,9 @@ def operations_per_token(table: Architecture, setup: Setup, answer_share: float 
 
 
 def virtual_tokens(setup: Setup) -> int:
-    """How many the method puts before each row."""
-    return int(setup.settings.tokens) if setup.method in VIRTUAL else 0
+    """How many the method puts before each row, to be computed like those of the text."""
+    before = getattr(METHODS[setup.method], "PROMPT", None) == AS_TOKENS
+    return int(setup.settings.tokens) if before else 0
 
 
 def work(table: Architecture, setup: Setup, gpu: GpuRow) -> Work | None:

@@ -84,6 +84,8 @@ class Method(Protocol):
     # (A method whose folder holds more than what trains says how many numbers: saved_beside(architecture, config).)
     # (A method that changes no matrix has VECTORS = True: no LoRA can hold what it learns.)
     # (A method that cannot train beside weights in few bits says in CHANGES_WEIGHTS what it does to them.)
+    # (A method that trains a prompt, settings.tokens long, says in PROMPT what of: "tokens", which every pass computes
+    # before those of the text, or "keys" and values, which every layer looks at. PEFT's file has what came out alone.)
     RATES: tuple[float, ...]
     PATIENCE: int
     PUBLISHED: tuple[float, str]

@@ -34,6 +34,7 @@ BASE = "frozen"
 START = "other"
 MERGES = False
 CHECKPOINTS = True
+PROMPT = virtual.AS_TOKENS
 RATES = (1e-3, 3e-3, 1e-2)
 PATIENCE = 3
 PUBLISHED = (1e-5, "Liu et al. 2021, arXiv:2103.10385, section 4.1 (the smallest of the rates searched)")
@@ -139,7 +140,7 @@ def read_config(folder: Path) -> Config:
 
 
 __all__ = [
-    "BASE", "CHECKPOINTS", "FORMULA", "INFERENCE", "MERGES", "NAME", "PAPER", "PATIENCE", "PUBLISHED", "RATES", "START",
-    "SUMMARY", "TITLE", "Attached", "Config", "apply", "count", "problems", "read_config", "reads",
-    "saved_beside", "sites",
+    "BASE", "CHECKPOINTS", "FORMULA", "INFERENCE", "MERGES", "NAME", "PAPER", "PATIENCE", "PROMPT", "PUBLISHED",
+    "RATES", "START", "SUMMARY", "TITLE", "Attached", "Config", "apply", "count", "problems", "read_config",
+    "reads", "saved_beside", "sites",
 ]  # fmt: skip

@@ -33,6 +33,7 @@ BASE = "frozen"
 START = "other"
 MERGES = False
 CHECKPOINTS = False  # recomputing a block throws the cache away that the prefix stands in
+PROMPT = virtual.AS_KEYS
 RATES = (3e-3, 1e-2, 3e-2)
 PATIENCE = 2
 PUBLISHED = (5e-5, "Li and Liang 2021, arXiv:2101.00190, section 5.3: GPT-2 medium and large")
@@ -150,7 +151,7 @@ def read_config(folder: Path) -> Config:
 
 
 __all__ = [
-    "BASE", "CHECKPOINTS", "FORMULA", "INFERENCE", "MERGES", "NAME", "PAPER", "PATIENCE", "PUBLISHED", "RATES", "START",
-    "SUMMARY", "TITLE", "Attached", "Config", "apply", "count", "problems", "read_config", "reads",
-    "saved_beside", "sites",
+    "BASE", "CHECKPOINTS", "FORMULA", "INFERENCE", "MERGES", "NAME", "PAPER", "PATIENCE", "PROMPT", "PUBLISHED",
+    "RATES", "START", "SUMMARY", "TITLE", "Attached", "Config", "apply", "count", "problems", "read_config",
+    "reads", "saved_beside", "sites",
 ]  # fmt: skip

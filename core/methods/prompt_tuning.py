@@ -33,6 +33,7 @@ BASE = "frozen"
 START = "other"
 MERGES = False
 CHECKPOINTS = True
+PROMPT = virtual.AS_TOKENS
 RATES = (1e-2, 3e-2, 1e-1)
 PATIENCE = 3
 PUBLISHED = (3e-1, "Lester et al. 2021, arXiv:2104.08691, section 3 (Adafactor on T5)")
@@ -152,7 +153,7 @@ def read_config(folder: Path) -> Config:
 
 
 __all__ = [
-    "BASE", "CHECKPOINTS", "FORMULA", "INFERENCE", "MERGES", "NAME", "PAPER", "PATIENCE", "PUBLISHED", "RATES", "START",
-    "SUMMARY", "TITLE", "Attached", "Config", "apply", "count", "first_vectors", "problems", "read_config", "reads",
-    "sites",
+    "BASE", "CHECKPOINTS", "FORMULA", "INFERENCE", "MERGES", "NAME", "PAPER", "PATIENCE", "PROMPT", "PUBLISHED",
+    "RATES", "START", "SUMMARY", "TITLE", "Attached", "Config", "apply", "count", "first_vectors", "problems",
+    "read_config", "reads", "sites",
 ]  # fmt: skip

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MODULE = "trained_prompt"  # what the added module is called in the model
 TOKENS = f"{MODULE}.embedding"  # and what of it holds the tokens
 EXTRA = "encoder.safetensors"  # beside PEFT's file, what computes the tokens: PEFT's holds only what came out
+# What is trained, as `core.methods.base.Method` has it under PROMPT.
+AS_TOKENS, AS_KEYS = "tokens", "keys"
 INFERENCE = "The tokens take part in every pass and take their number from the context; they cannot be merged."
 
 

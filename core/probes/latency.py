@@ -5,6 +5,8 @@ machine does meanwhile strikes all alike. What counts are the ratios to the base
 range over the rounds. Milliseconds are given for the named device and hold for nothing else.
 
     prefill: from the call to the first token        decode: from one further token to the next
+
+A classifier generates nothing: its prefill is the whole pass that gives a text its label, and decode is None.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from typing import Any
 
 from core.config import knob
 from core.export.subject import (
-    check_generates,
     check_one_base,
     computing,
     config_of,
@@ -46,7 +47,7 @@ class Config:
         64, "Length of the prompt.", unit="tokens", low=4, high=4096, why="About what the tasks here have."
     )
     new_tokens: int = knob(
-        24, "Tokens generated after the prompt.", unit="tokens", low=2, high=1024,
+        24, "Tokens generated after the prompt; a classifier generates none.", unit="tokens", low=2, high=1024,
         why="Enough that one token's time can be told from the prompt's.",
     )  # fmt: skip
     batch: int = knob(
@@ -60,19 +61,19 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     Returns:
         rows: label, method, form ('base', 'unmerged', 'merged'), run; prefill_ms and decode_ms (medians),
         tokens_per_second; prefill_ratio and decode_ratio to the base as [lowest, median, highest] over the rounds
-        (None for the base itself); bytes that the model's tensors hold. device, precision.
+        (None for the base itself; of classifiers everything about decoding is None); bytes that the model's tensors
+        hold. device, precision, rounds, batch.
 
     Raises:
         BadInput: runs of several bases, or longer texts than the base can read.
     """
     import torch
 
-    from core.base import context_tokens
+    from core.base import context_tokens, is_classifier
     from core.errors import BadInput
     from core.hardware import attached
 
     check_one_base(subject.runs)
-    check_generates(subject.runs)
     first = subject.runs[0]
     precision = precision_of(first)
     tell(None, "Loading the base")
@@ -94,7 +95,8 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
             handle.merge()
             second.model.eval()
             models.append(({**about, "label": f"{title}, merged", "form": "merged"}, second))
-    longest = config.prompt_tokens + config.new_tokens
+    new_tokens = 0 if is_classifier(base.model) else config.new_tokens
+    longest = config.prompt_tokens + new_tokens
     for about, loaded in models:
         room = context_tokens(loaded.model)
         if room is not None and longest > room:
@@ -106,39 +108,66 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
     ids = torch.randint(
         0, vocabulary, (config.batch, config.prompt_tokens), generator=torch.Generator().manual_seed(0)
     ).to(device())
-    times: list[list[tuple[float, float]]] = [[] for _ in models]
+    times: list[list[tuple[float, float | None]]] = [[] for _ in models]
     with computing(precision):
         for _, loaded in models:  # what the first call of each costs belongs to none of them
-            _generate(loaded.model, ids, config.new_tokens)
+            _timed(loaded.model, ids, new_tokens)
         for round_ in range(config.rounds):
             for turn in range(len(models)):
                 number = (round_ + turn) % len(models)
                 tell((round_ + turn / len(models)) / config.rounds, f"Round {round_ + 1} of {config.rounds}")
                 model = models[number][1].model
-                times[number].append(_generate(model, ids, config.new_tokens))
+                times[number].append(_timed(model, ids, new_tokens))
     rows = []
     for (about, loaded), taken in zip(models, times, strict=True):
-        prefill, decode = (statistics.median(t[i] for t in taken) for i in (0, 1))
-        row: dict[str, Any] = {
+        prefill, decode = (_seconds(taken, part) for part in (0, 1))
+        of_base = about["form"] == "base"
+        rows.append({
             **about,
-            "prefill_ms": 1000 * prefill,
-            "decode_ms": 1000 * decode,
-            "tokens_per_second": config.batch / decode,
+            "prefill_ms": 1000 * statistics.median(prefill),
+            "decode_ms": 1000 * statistics.median(decode) if decode else None,
+            "tokens_per_second": config.batch / statistics.median(decode) if decode else None,
             "bytes": held_bytes(loaded.model),
-            "prefill_ratio": None,
-            "decode_ratio": None,
-        }
-        if about["form"] != "base":
-            row["prefill_ratio"], row["decode_ratio"] = (
-                _spread([t[i] / b[i] for t, b in zip(taken, times[0], strict=True)]) for i in (0, 1)
-            )
-        rows.append(row)
-    return {"rows": rows, "device": attached().chip(), "precision": precision, "rounds": config.rounds}
+            "prefill_ratio": None if of_base else _spread(prefill, _seconds(times[0], 0)),
+            "decode_ratio": None if of_base or not decode else _spread(decode, _seconds(times[0], 1)),
+        })  # fmt: skip
+    return {
+        "rows": rows, "device": attached().chip(), "precision": precision, "rounds": config.rounds,
+        "batch": config.batch,
+    }  # fmt: skip
 
 
-def _spread(ratios: list[float]) -> list[float]:
-    """[lowest, median, highest]"""
+def _seconds(taken: list[tuple[float, float | None]], part: int) -> list[float]:
+    """Round by round, of the prompt (0) or of a further token (1; none for a classifier)."""
+    return [seconds for pair in taken if (seconds := pair[part]) is not None]
+
+
+def _spread(seconds: list[float], base: list[float]) -> list[float]:
+    """Of the ratios within each round: [lowest, median, highest]"""
+    ratios = [mine / theirs for mine, theirs in zip(seconds, base, strict=True)]
     return [min(ratios), statistics.median(ratios), max(ratios)]
+
+
+def _timed(model: Any, ids: Any, count: int) -> tuple[float, float | None]:
+    """Seconds to the first token and from one to the next; with a `count` of 0 (a classifier), of a pass."""
+    return _generate(model, ids, count) if count else (_pass(model, ids), None)
+
+
+def _pass(model: Any, ids: Any) -> float:
+    """Give the texts their labels: seconds."""
+    import torch
+
+    from core.classify import TextBatch, label_logits
+
+    zeros = torch.zeros_like(ids)
+    batch = TextBatch(ids, zeros, torch.ones_like(ids), zeros[:, 0])
+    if ids.is_cuda:
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    label_logits(model, batch)
+    if ids.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
 
 
 def _generate(model: Any, ids: Any, count: int) -> tuple[float, float]:

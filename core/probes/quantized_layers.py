@@ -122,7 +122,7 @@ def _above(found: Losses, plain: Losses) -> dict[str, float]:
 def _skills(base: Base, asked: HeldOut) -> dict[str, float]:
     from core.evaluate import score
 
-    return {name: score(base.model, base.tokenizer, items).share for name, items in asked.items.items()}
+    return {name: score(base.model, base.tokenizer, items, whole=0).share for name, items in asked.items.items()}
 
 
 __all__ = ["RUNS", "TITLE", "Config", "measure"]

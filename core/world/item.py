@@ -52,6 +52,11 @@ def same_text(example: Example, answer: str) -> bool:
     return answer.strip() == example.completion
 
 
+def same_beginning(example: Example, beginning: str) -> bool:
+    """Whether `same_text` may still hold for an answer that begins like this."""
+    return example.completion.startswith(beginning.strip())
+
+
 @dataclass(frozen=True)
 class Skill:
     """Something that a model can or cannot do, with the means to find out.
@@ -62,6 +67,8 @@ class Skill:
         summary: one sentence for the reader.
         generate: draws one example of a split from a seeded generator.
         grade: whether a generated text answers an example.
+        hopeful: whether an answer that begins like this may still be right for `grade` when it goes on; None: where
+            `same_text` grades, `same_beginning` tells that, and else nobody.
         limit_tokens: how many new tokens a right answer needs at most with the embedded base's tokenizer.
         chance: the score of a guess that has the right kind of answer.
     """
@@ -71,6 +78,7 @@ class Skill:
     summary: str
     generate: Callable[[random.Random, Split], Example]
     grade: Callable[[Example, str], bool] = same_text
+    hopeful: Callable[[Example, str], bool] | None = None
     limit_tokens: int = 16
     chance: float = 0.0
 

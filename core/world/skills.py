@@ -82,6 +82,11 @@ def right_number(example: Example, answer: str) -> bool:
     return text.isascii() and text.isdigit() and int(text) == int(example.completion)
 
 
+def hopeful_number(example: Example, beginning: str) -> bool:
+    """Whether `right_number` may still hold for an answer that begins like this; it may begin with zeros."""
+    return str(int(example.completion)).startswith(beginning.strip().lstrip("0"))
+
+
 _GUESSED_FACT = sum(1 / len(values) for values in VALUES.values()) / len(VALUES)
 
 SKILLS: dict[str, Skill] = {
@@ -118,6 +123,7 @@ SKILLS: dict[str, Skill] = {
             "The sum of two two-digit numbers.",
             addition,
             grade=right_number,
+            hopeful=hopeful_number,
             limit_tokens=6,
         ),
     )

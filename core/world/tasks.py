@@ -60,6 +60,32 @@ def right_json(example: Example, answer: str) -> bool:
     return bool(found == json.loads(example.completion))
 
 
+def hopeful_json(example: Example, beginning: str) -> bool:
+    """Whether `right_json` may still hold for an answer that begins like this: so far it has marks where an object of
+    texts has marks, and wanted keys with the wanted values."""
+    if "\\" in beginning:
+        return True  # an escape may spell any letter
+    wanted: dict[str, str] = json.loads(example.completion)
+    # Outside and inside of quotation marks by turns: {  key  :  value  ,  key  …
+    *whole, last = beginning.split('"')
+    key = ""
+    for place, piece in enumerate([*whole, last]):
+        outside = place % 2 == 0
+        if outside:
+            allowed = ["{" if place == 0 else ":" if place % 4 == 2 else ","]
+            allowed += ["}"] if place and place % 4 == 0 else []
+        else:
+            allowed = list(wanted) if place % 4 == 1 else [wanted[key]]
+        text = piece.strip() if outside else piece
+        if place < len(whole):
+            if text not in allowed:
+                return False
+            key = text if place % 4 == 1 else key
+        elif not any(one.startswith(text) for one in allowed):
+            return False
+    return True
+
+
 def persona(rng: random.Random, split: Split) -> Example:
     """A question that the base can answer, from memory or from a short passage, answered as a pirate would."""
     if rng.random() < 0.5:
@@ -102,6 +128,7 @@ TASKS: dict[str, Skill] = {
             "Turn a few sentences about a stranger into one strict JSON object.",
             json_object,
             grade=right_json,
+            hopeful=hopeful_json,
             limit_tokens=56,
         ),
         Skill(

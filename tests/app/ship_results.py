@@ -37,16 +37,19 @@ def convert(kept: int = 0) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def latency() -> dict[str, Any]:
+def latency(*, labels: bool = False) -> dict[str, Any]:
+    """labels: of a classifier, which generates nothing."""
+
     def row(label: str, form: str, ratio: list[float] | None) -> dict[str, Any]:
         times = {"decode_ms": 3.0, "prefill_ms": 6.0, "tokens_per_second": 333.3, "bytes": 15_000_000}
-        return {"label": label, "form": form, **times, "decode_ratio": ratio, "prefill_ratio": ratio}
+        found = {"label": label, "form": form, **times, "decode_ratio": ratio, "prefill_ratio": ratio}
+        return found | dict.fromkeys(("decode_ms", "decode_ratio", "tokens_per_second")) if labels else found
 
     rows = [
         row("base", "base", None), row("LoRA, unmerged", "unmerged", [1.2, 1.4, 1.7]),
         row("LoRA, merged", "merged", [0.9, 1.0, 1.1]),
     ]  # fmt: skip
-    return {"rows": rows, "device": "A CPU", "precision": "float32", "rounds": 7}
+    return {"rows": rows, "device": "A CPU", "precision": "float32", "rounds": 7, "batch": 1}
 
 
 def swap(models: int = 30_000_000) -> dict[str, Any]:

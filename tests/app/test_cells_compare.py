@@ -105,11 +105,13 @@ def test_what_predictions_are_about_is_covered(tmp_path: Path, open_lesson: Open
     said = texts(app)
     assert "is covered, because your predictions are about it" in said
     assert "90 %" not in said
+    assert not app.get("plotly_chart")  # whose loss ends lowest tells as much as the table
     assert not [f for f in frames(app) if "Task after" in f.columns]
     press(app, "a-lesson-guess-commit")
     assert "Now [run the comparison](#ranks)" in texts(app)
     press(app, UNCOVER)
     assert "the recorded run measured **90 %**" in texts(app)
+    assert app.get("plotly_chart")
     assert "Task after" in compared(app)["r = 8"]
     assert store.progress(OWNER)["03_a_lesson/guess"]["measured"] == 90.0
 

@@ -430,3 +430,9 @@ def test_signs_of_life_are_counted_for_the_cookie_that_sends_them(store) -> None
     foreign = {**mine, "origin": "http://elsewhere.example"}
     assert client.post(f"/api/seen/{page}", headers=foreign).status_code == 403
     assert clock.seconds(store.progress("alice"), page) == clock.BEAT_SECONDS
+
+
+def test_a_file_for_spreadsheets_says_how_its_letters_are_written() -> None:
+    file = keeping.for_spreadsheets(keeping.as_csv([{"name": "Jürgen", "factor": 1.5}], ["name", "factor"]))
+    assert file.decode("utf-8-sig").splitlines() == ["name,factor", "Jürgen,1.5"]
+    assert file.startswith(b"\xef\xbb\xbf")  # without these a spreadsheet shows "JÃ¼rgen"

@@ -78,6 +78,16 @@ def test_why_stands_beside_the_knobs_in_sight(visit):
         assert knob.meta["why"] in captions
 
 
+def test_the_printed_form_says_what_each_knob_stands_at(visit):
+    test = visit(page)
+    told = [line for one in test.markdown for line in one.value.splitlines()]
+    assert any(line.startswith("- Rank: 8, the default. ") for line in told)
+    widgets(test)["f-lora-rank"].set_value(4).run()
+    told = [line for one in test.markdown for line in one.value.splitlines()]
+    assert "- Rank: 4." in told
+    assert not any("Weight decay" in line for line in told)  # folded, and at its default
+
+
 def test_moving_knobs_starts_nothing_and_run_takes_them(visit):
     test = visit(page)
     drawn = widgets(test)

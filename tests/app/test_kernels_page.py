@@ -63,6 +63,16 @@ def test_a_record_is_shown_with_where_it_comes_from(
     (kernel, reference) = kernel_records.points(RECORD)
     assert (kernel.share, kernel.intensity) == (0.5, 1.0)
     assert (reference.share, reference.intensity) == (0.5, 0.5)
+    (gain,) = kernel_records.gains(RECORD)
+    assert (gain.least_seconds, gain.seconds, gain.predicted_gain, gain.gain) == (1e-3, 2e-3, 2.0, 2.0)
+    assert "2.00 ×" in str([frame.value.to_dict() for frame in visit(page).dataframe])
+    assert "side by side" in text
+
+
+def test_a_link_to_where_no_slider_stops_is_as_none(visit: Any) -> None:
+    for nonsense in ({"length": "100"}, {"batch": "3"}, {"length": "-1"}, {"batch": "1e9"}):
+        shown = visit(page, **nonsense)
+        assert {s.value for s in shown.select_slider} == {4, 1024}
 
 
 def test_the_figures_have_what_they_must() -> None:

@@ -6,12 +6,14 @@ import pytest
 
 from app import charts_race
 from app.views import runs
-from core.config import RunConfig
+from core.config import RunConfig, TrainConfig
 from core.literature import method_comparison
 from core.race import MEASURES, Band, aggregate, cell_of, enter, measure, recorded
 from core.runs.store import RACE
 from tests.app.filling import Hand, events, fill
 from tests.app.test_views import button, runs_page, words
+
+STEPS = 60  # of races that are made up
 
 
 def race_page():
@@ -24,7 +26,8 @@ def race_of(store, owner, methods=("lora", "bitfit", "full"), *, finished=True, 
     """A race whose runs were told by made-up events."""
     from core.race import Plan
 
-    race = enter(store, owner, Plan(methods=methods), key=key, title=lambda c: c.method)
+    plan = Plan(methods=methods, train=TrainConfig(steps=STEPS))
+    race = enter(store, owner, plan, key=key, title=lambda c: c.method)
     for run in store.runs(owner, cell=cell_of(race)) if finished else []:
         hand = Hand(store, run)
         hand.say(*events(RunConfig.from_dict(run.config), reach={"bitfit": 0.3}.get(run.config["method"], 0.9)))
@@ -68,6 +71,24 @@ def test_a_rate_from_another_tasks_sweep_is_said_before_and_after(visit, store):
     assert f"{note}IA3" in text, text
     enter(store, "alice", Plan(methods=("lora", "ia3"), task="jargon"), key="made")
     assert note in words(visit(race_page, methods="lora", task="json")), "said of the race that is shown"
+
+
+def test_how_much_everybody_trains_is_said_and_may_be_more(visit, store):
+    from core.race import Plan, steps_of, usual_steps
+
+    plan = Plan(methods=("lora", "full"))
+    page = visit(race_page, methods="lora,full")
+    assert f"2 runs of {steps_of(plan)} steps, 32 examples in each; give them more" in words(page)
+    swept = f"did best in runs of {usual_steps(plan)} steps. In {steps_of(plan)} steps"
+    assert swept in words(page)
+    assert f"{recorded()['steps']} steps of {recorded()['batch_size']} examples" in words(page)
+    page.number_input(key="steps-json").set_value(usual_steps(plan)).run()
+    text = words(page)
+    assert f"2 runs of {usual_steps(plan)} steps" in text
+    assert swept not in text
+    assert f"--set steps={usual_steps(plan)}" in text
+    button(page, "start-race").click().run()
+    assert {r.config["train"]["steps"] for r in store.runs("alice")} == {usual_steps(plan)}
 
 
 def test_ones_own_race_takes_the_place_of_the_recorded(visit, store):

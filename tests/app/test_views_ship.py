@@ -121,6 +121,12 @@ def test_results_are_drawn_with_their_numbers(visit, finished):
     text = words(visit(ship_page, run=run.id, do="latency")).replace("\\", "")
     assert "Slowest per token: LoRA, unmerged, 1.40 × the base" in text
     assert "the base takes 3.0 ms for a further token" in text
+    other = finished(title="Other", rank=4)
+    kept(other, "latency", {"new_tokens": 24, "batch": 1}, ship_results.latency(labels=True))
+    text = words(visit(ship_page, run=other.id, do="latency")).replace("\\", "")
+    assert "Slowest to a label: LoRA, unmerged, 1.40 × the base" in text
+    assert "the base takes 6.0 ms for a pass that gives labels" in text
+    assert "token" not in text[text.index("Slowest to a label") :].casefold()
     page = visit(ship_page, run=run.id, do="merge")
     page.selectbox(key="merge-keep").set_value("nf4").run()
     assert "Merge and measure" in words(page), "other settings are another question"

@@ -10,14 +10,17 @@ import pytest
 
 from app import charts_memory, form, tables, words
 from app.views import VIEWS
+from core.claims import claims
 from core.config import RunConfig
 from core.errors import BadInput
+from core.guide import rule_book
+from core.guide.evidence import UNMEASURED
 from core.memory import predicted
 from core.methods import METHODS
 from core.race import MEASURES
 from core.rag import verdicts
 from core.rag.experiment import ARMS, NEEDS
-from core.world import TASKS
+from core.world import SKILLS, TASKS
 
 APP = Path(words.__file__).parent
 OTHERS = [code for code in words.languages() if code != words.DEFAULT]
@@ -51,7 +54,7 @@ def unmoved(path: Path) -> list[int]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in SAYS):
             continue
-        if not (isinstance(node.func.value, ast.Name) and node.func.value.id == "st"):
+        if not (isinstance(node.func.value, ast.Name) and node.func.value.id in ("st", "localized")):
             continue
         told = [*node.args[:1], *(k.value for k in node.keywords if k.arg in ("label", "help", "placeholder", "text"))]
         if any(spoken(argument) for argument in told):
@@ -207,6 +210,7 @@ def said_by_core() -> set[str]:
     found = terms - set(charts_memory.SAID)
     found |= {text for m in MEASURES for text in (m.title, m.unit) if len(text) > 3 and "/" not in text}
     found |= {text for task in TASKS.values() for text in (task.title, task.summary)}
+    found |= {skill.replace("_", " ") for skill in SKILLS}
     found |= {verdicts.CONFIRMED, verdicts.NOT_CONFIRMED, verdicts.UNDECIDED, verdicts.UNKNOWN}
     found |= {need.title for need in NEEDS.values()} | set(ARMS.values()) - {"RAG", "RAFT", "RAG + LoRA"}
     for name, method in METHODS.items():
@@ -226,15 +230,72 @@ def said_above_columns() -> set[str]:
     return found
 
 
+def written_in_core() -> str:
+    """Every text in core and its catalogues, in small letters, each blank as {}."""
+    found: list[str] = []
+    for path in (APP.parent / "core").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(words.BLANK.sub("{}", node.value))
+            elif isinstance(node, ast.JoinedStr):
+                parts = (str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+                found.append("".join(parts))
+    found += [path.read_text(encoding="utf-8") for path in (APP.parent / "core" / "catalog").glob("*.toml")]
+    return re.sub(r"(\{\})+", "{}", "\n".join(found)).lower()
+
+
+def pieces(entry: str) -> list[str]:
+    """What of an entry has to stand in core: it may be put together at a semicolon, and around what is filled in."""
+    said = words.BLANK.sub("{}", entry).lower()
+    return [part.removeprefix("{}").removesuffix("{}").strip() for part in said.split("; ")]
+
+
+def said_of_rules_and_claims() -> set[str]:
+    """What the guide asks, answers and gives as reasons; the claims; and what became of them."""
+    book = rule_book()
+    found = {q.ask for q in book.questions.values()} | {o for q in book.questions.values() for o in q.options.values()}
+    found |= {text for rule in book.rules for text in (rule.because, rule.instead)}
+    found |= {conflict.says for conflict in book.conflicts} | {paper.found for paper in book.references.values()}
+    return (found | {UNMEASURED} | {c.text for c in claims()} | {c.told for c in claims()}) - {""}
+
+
 @pytest.mark.parametrize("code", OTHERS)
 def test_what_core_says_is_said_in_every_language(code: str) -> None:
     """And nothing that it says no longer: a changed sentence has to be translated anew."""
     known = said_by_core()
     assert known - set(words.engine(code)) == set()
-    assert set(words.engine(code)) - known - said_above_columns() == set()
+    source = written_in_core()
+    others = set(words.engine(code)) - known - said_above_columns()
+    assert {text for text in others if not all(piece in source for piece in pieces(text))} == set()
     same = [text for text, other in words.engine(code).items() if len(text.split()) > 2 and other == text]
     assert same == []
     assert all(words.engine(code).values())
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_rules_and_claims_are_said_in_every_language(code: str) -> None:
+    assert [text for text in said_of_rules_and_claims() if words.of_core(code, text) == text] == []
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_a_sentence_of_core_has_the_same_blanks(code: str) -> None:
+    for english, other in words.engine(code).items():
+        assert sorted(set(words.BLANK.findall(other))) == sorted(set(words.BLANK.findall(english))), english
+
+
+@pytest.mark.parametrize(
+    ("english", "german"),
+    [
+        ("rank must be at most 256, not 300.", "rank darf höchstens 256 sein, nicht 300."),
+        ("16,000 instead of 1,000,000: 98.4 % fewer.", "16\u202f000 statt 1\u202f000\u202f000: 98,4 % weniger."),
+        ("up to Phi-1.5 with LoRA", "LoRA bis Phi-1.5"),
+        ("Weights of Llama 3.1 are a thing nobody has translated.", None),
+        ("rank must be at most 256, not 300. Nobody has translated this one.", None),
+        ("Nothing to search", None),
+    ],
+)
+def test_numbers_and_names_go_into_the_blanks_of_a_sentence(english: str, german: str | None) -> None:
+    assert words.of_core("de", english) == (german or english)
 
 
 def test_what_core_says_is_english_where_no_page_is_drawn() -> None:

@@ -233,11 +233,15 @@ class Visitor:
 
 
 def idle(page: Page, seconds: float = PATIENCE) -> None:
-    """Wait until the page's script has run to its end and every widget's code has been loaded."""
+    """Wait until the page's script has run to its end, every widget's code has been loaded, and all parts of a long
+    lesson are drawn."""
     for _ in range(2):  # a rerun that the last one asked for begins after the state was set
         page.wait_for_selector(IDLE, timeout=seconds * SECONDS)
         page.wait_for_timeout(150)
-    page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')", timeout=seconds * SECONDS)
+    page.wait_for_function(
+        "!document.querySelector('[data-testid=stSkeleton], [class*=-waiting]')", timeout=seconds * SECONDS
+    )
+    page.wait_for_selector(IDLE, timeout=seconds * SECONDS)  # what the last part is made of has come, too
 
 
 # Resolves when nothing on the page has changed for a while and nothing moves any more.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app import index
+from app.cells import parts
 from tests.browser.conftest import IDLE, SECONDS, Server, Visitors, idle
 from tests.browser.test_accessibility import check
 from tests.browser.test_journeys import key, press
@@ -118,3 +119,18 @@ def test_the_answer_to_a_quiz_comes_at_once(server: Server, visitors: Visitors) 
     median = statistics.median(took)
     print(f"from Check to the verdict: median {median:.0f} ms of {ANSWERS}; the start page in {loaded:.2f} s")
     assert median <= max(ANSWER_MS, 1000 * ANSWER_TIMES * loaded)
+
+
+def test_a_long_lesson_comes_in_parts_and_a_link_finds_its_cell(server: Server, visitors: Visitors) -> None:
+    lesson = next(one for one in LESSONS if len(parts.split(one.cells)) > 1)
+    late = parts.split(lesson.cells)[-3].ids[-1]
+    page = visitors.new(server).tab(f"/{lesson.url_path}#{late}", wait=False)
+    page.locator("h1", has_text=lesson.title).wait_for()
+    page.wait_for_function(f"document.activeElement.id === '{late}'")  # before the parts above it were asked for
+    assert page.locator("[class*=-waiting]").count() > 0
+    idle(page)  # all parts have come by themselves
+    ids = [cell.id for cell in lesson.cells if cell.number]
+    assert page.evaluate("ids => ids.filter(id => !document.getElementById(id))", ids) == []
+    page.wait_for_timeout(500)
+    top = page.evaluate(f"document.getElementById('{late}').getBoundingClientRect().top")
+    assert -200 < top < 900, "what came above has pushed the cell out of sight"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from core import evaluate
 from core.base import context_tokens, load_base
 from core.batches import IGNORED
 from core.errors import BadInput
-from core.evaluate import Item, answer_loss, generate, item_of, room, score, stream
+from core.evaluate import Item, Lead, answer_loss, generate, item_of, room, score, stream
 from core.objective import world_items
 from core.template import Message, dialogue, encode_all, prompt_ids, template_of
 from core.world import SKILLS
@@ -174,7 +176,7 @@ def test_one_pass_settles_what_greedy_decoding_would_say(loaded, monkeypatch: py
     says = generate(model, tokenizer, [ask(p) for p in PROMPTS], 6)
     references = [says[0], "no such answer", says[2] + " and more", says[3]]
     items = [item_of(dialogue(p, r)) for p, r in zip(PROMPTS, references, strict=True)]
-    monkeypatch.setattr(evaluate, "leads", lambda model, prompts, wanted, pad: [False] * len(prompts))
+    monkeypatch.setattr(evaluate, "leads", lambda model, prompts, wanted, pad: [None] * len(prompts))
     plain = score(model, tokenizer, items)
     monkeypatch.undo()
     assert score(model, tokenizer, items) == plain
@@ -187,17 +189,62 @@ def test_one_pass_settles_what_greedy_decoding_would_say(loaded, monkeypatch: py
                 row.append(int(model.eval()(input_ids=torch.tensor([row]), use_cache=False).logits[0, -1].argmax()))
     wanted = [row[len(p) :] for row, p in zip(wanted, prompts, strict=True)]
     monkeypatch.setattr(evaluate, "MARGIN", 0.0)
-    assert evaluate.leads(model, prompts, wanted, 0) == [True] * len(PROMPTS)
+    assert evaluate.leads(model, prompts, wanted, 0) == [Lead(5)] * len(PROMPTS)
     for place in (0, 3, 4):
         other = [[t + (n == place) for n, t in enumerate(row)] for row in wanted]
-        assert evaluate.leads(model, prompts, other, 0) == [False] * len(PROMPTS), place
+        turned = [Lead(place, row[place]) for row in wanted]
+        assert evaluate.leads(model, prompts, other, 0) == turned, place
     monkeypatch.setattr(evaluate, "MARGIN", 1e9)
-    assert evaluate.leads(model, prompts, wanted, 0) == [False] * len(PROMPTS), "too close to call"
+    monkeypatch.setattr(evaluate, "MARGIN_FLOAT32", 1e9)
+    assert evaluate.leads(model, prompts, wanted, 0) == [None] * len(PROMPTS), "too close to call"
     monkeypatch.setattr(evaluate, "MARGIN", 0.0)
     monkeypatch.setattr(evaluate, "LOGITS_BYTES", 1)
-    assert evaluate.leads(model, prompts, wanted, 0) == [True] * len(PROMPTS), "one row at a time"
+    assert evaluate.leads(model, prompts, wanted, 0) == [Lead(5)] * len(PROMPTS), "one row at a time"
     long = [[*prompts[0] * 200][: context_tokens(model)]]
-    assert evaluate.leads(model, long, wanted[:1], 0) == [False], "there is no room for the answer"
+    assert evaluate.leads(model, long, wanted[:1], 0) == [None], "there is no room for the answer"
+
+
+def test_what_cannot_be_right_any_more_is_not_generated(loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong answers count as wrong all the same; those that are shown are whole; and where an answer may still be right
+    by the grader's rule, or ends early, it is what generating gives."""
+    model, tokenizer = loaded
+    says = generate(model, tokenizer, [ask(p) for p in PROMPTS], 14)
+    references = ["quite another", says[1], "nothing of it", "no"]
+    items = [item_of(dialogue(p, r)) for p, r in zip(PROMPTS, references, strict=True)]
+    monkeypatch.setattr(evaluate, "MARGIN", 0.0)
+    asked: list[int] = []
+    real = evaluate._generate
+
+    def counting(model, tokenizer, encoded, *args):
+        asked.append(len(encoded))
+        return real(model, tokenizer, encoded, *args)
+
+    monkeypatch.setattr(evaluate, "_generate", counting)
+    plain = score(model, tokenizer, items)
+    brief = score(model, tokenizer, items, whole=1)
+    assert brief.right == plain.right
+    assert brief.answers[0] == plain.answers[0]
+    for whole, begun in zip(plain.answers, brief.answers, strict=True):
+        assert whole.startswith(begun.rstrip("\ufffd"))
+    # (What these models say is seldom text, of which only text is given up.)
+    hopeless = [dataclasses.replace(item, hopeful=lambda beginning: False) for item in items]
+    assert score(model, tokenizer, hopeless, whole=1).right == plain.right
+    assert asked[0] >= asked[1] >= asked[2]
+    assert asked[0] >= 3
+    assert asked[2] == 1, "the one that is shown"
+    # A grader that may yet be content has it to the end.
+    lenient = [Item(item.messages, item.reference, lambda text: True) for item in items]
+    assert score(model, tokenizer, lenient, whole=0).answers == plain.answers
+    # An answer that is the reference's beginning is over there, and known without generating.
+    stop = template_of(tokenizer).stop_ids[0]
+    hook = model.get_output_embeddings().register_forward_hook(
+        lambda _m, _i, logits: (
+            torch.nn.functional.one_hot(torch.tensor(stop), logits.shape[-1]).expand_as(logits).float()
+        )
+    )
+    assert score(model, tokenizer, items).answers == ("",) * len(items)
+    hook.remove()
+    assert asked[-1] == 0
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -227,7 +274,10 @@ def test_the_margin_is_far_beyond_what_the_order_of_sums_decides(precision: str)
                 position_ids=mask.sum(1, keepdim=True) - 1,
             )  # fmt: skip
     print(precision, "largest difference of a logit", max(differences), "of", len(differences))
-    assert max(differences) < evaluate.MARGIN / (4 if precision == "bfloat16" else 1000)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        margin = evaluate._margin(model, torch.device("cpu"))
+    assert margin == (evaluate.MARGIN if precision == "bfloat16" else evaluate.MARGIN_FLOAT32)
+    assert max(differences) < margin / (4 if precision == "bfloat16" else 10)
 
 
 def test_a_models_own_generation_config_changes_nothing(loaded) -> None:

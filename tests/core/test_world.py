@@ -1,5 +1,6 @@
 """The small world: seeded generators, exact graders, splits that never meet, and a corpus without the tasks."""
 
+import dataclasses
 import json
 import random
 import subprocess
@@ -7,8 +8,9 @@ import sys
 
 import pytest
 
-from core.world import KNOWN, NEWCOMERS, SKILLS, TASKS, Example, examples, grade, lookup, passage_prompt
+from core.world import KNOWN, NEWCOMERS, SKILLS, TASKS, Example, examples, grade, hopeful, lookup, passage_prompt
 from core.world.corpus import FORMATS, PRETRAINING, draw
+from core.world.item import same_text
 from core.world.people import (
     ATTRIBUTES,
     FIRST_NAMES,
@@ -182,6 +184,60 @@ def test_a_sum_is_a_number_and_nothing_else() -> None:
     assert grade("addition", example, "42")
     for wrong in ("43", "420", "4 2", "42.0", "+42", "-42", "42 = 17 + 25", "²", "٤٢"):
         assert not grade("addition", example, wrong), wrong
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_right_answer_is_never_given_up(name: str) -> None:
+    """Whatever is right for the grader is hopeful at every letter on the way there."""
+    for example in examples(name, "heldout", 20, seed=1):
+        right = example.completion
+        same = [right, f" {right}\n"]
+        if name == "json":
+            read = json.loads(right)
+            turned = dict(reversed(read.items()))
+            same += [json.dumps(read, indent=1), json.dumps(turned), json.dumps(turned, separators=(",", ":"))]
+            same.append(right.replace("a", "\\u0061"))
+        if name == "addition":
+            same.append("00" + right)
+        for answer in same:
+            assert grade(name, example, answer), answer
+            for end in range(len(answer) + 1):
+                assert hopeful(name, example, answer[:end]), answer[:end]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_cannot_become_right_is_given_up(name: str) -> None:
+    for example in examples(name, "heldout", 20, seed=1):
+        right = example.completion
+        for wrong in ("~", f"{right} ~", right[:-1] + "~", f"~{right}"):
+            assert not hopeful(name, example, wrong), wrong
+
+
+def test_json_is_given_up_at_the_first_wrong_letter() -> None:
+    example = examples("json", "heldout", 1, seed=0)[0]
+    right = json.loads(example.completion)
+    assert not right["city"].startswith("~")
+    named = f'{{"name": "{right["name"]}"'
+    assert hopeful("json", example, named)
+    city = json.dumps(right | {"city": right["city"] + "s"})
+    for wrong in (
+        "name:", '["name"', "{,", '{"n": ', '{"meal"', '{"name": "~', '{"name": ["', '{"name" "', named + "}}",
+        named + ' "', city,
+    ):  # fmt: skip
+        assert not hopeful("json", example, wrong), wrong
+
+
+def test_a_grader_without_such_a_rule_is_asked_at_the_end() -> None:
+    lenient = dataclasses.replace(SKILLS["closed_book"], name="lenient", grade=lambda e, a: a.lower() == e.completion)
+    example = Example("Who?", "ana", "lenient")
+    assert lenient.hopeful is None
+    SKILLS["lenient"] = lenient
+    try:
+        assert hopeful("lenient", example, "AN")
+        assert SKILLS["closed_book"].grade is same_text
+        assert not hopeful("closed_book", example, "AN")
+    finally:
+        del SKILLS["lenient"]
 
 
 # --- the corpus ------------------------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ from typing import Any
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 SHORT = (90,)
+# Shared memory that one program may have, in KiB (CUDA C++ Programming Guide, table of compute capabilities).
+SHARED = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ def wrong(built: Built, launch: Any) -> list[str]:
     found = []
     if built.stack_bytes or built.local_bytes:
         found.append(f"{built.stack_bytes + built.local_bytes} bytes of registers are spilled")
+    if built.shared_bytes > 1024 * SHARED[built.architecture]:
+        found.append(f"it wants {built.shared_bytes:,} bytes of shared memory, more than the card has")
     # Before sm_80 this Triton makes no matrix instruction at all: such launches name 80 as their least.
     fitting = {90: ("wgmma", "mma.sync"), 100: ("tcgen05", "mma.sync")}.get(built.architecture, ("mma.sync",))
     if launch.matrix and built.instruction not in fitting:

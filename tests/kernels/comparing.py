@@ -38,17 +38,25 @@ def unwritten_is_nan() -> Iterator[None]:
 
 
 def own(args: tuple[Any, ...], dtype: torch.dtype | None = None) -> tuple[Any, ...]:
-    """The arguments as leaves of their own; in another dtype, if one is given. Strides stay."""
+    """The arguments as leaves of their own; in another dtype, if one is given. Strides stay, and what lies between the
+    numbers of a tensor is NaN."""
     made = []
     for value in args:
         if isinstance(value, torch.Tensor) and value.is_floating_point():
-            copy = value.detach().clone() if dtype is None else value.detach().to(dtype)
+            copy = _laid_out_like(value.detach(), dtype or value.dtype)
             made.append(copy.requires_grad_(value.requires_grad))
         elif dtype is not None and dataclasses.is_dataclass(value):
             made.append(value)  # a packed weight is rounded to its own dtype, then widened
         else:
             made.append(value)
     return tuple(made)
+
+
+def _laid_out_like(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A copy with the same strides (`clone` closes the gaps of a tensor that has some)."""
+    reach = 1 + sum((n - 1) * s for n, s in zip(value.shape, value.stride(), strict=True)) if value.numel() else 0
+    room = torch.full((reach,), float("nan"), dtype=dtype, device=value.device)
+    return room.as_strided(value.shape, value.stride()).copy_(value)
 
 
 def results(function: Any, args: tuple[Any, ...]) -> list[torch.Tensor]:

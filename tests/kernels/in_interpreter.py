@@ -69,6 +69,20 @@ def test_rope_turned_back_is_what_it_was() -> None:
     assert error(k2, k) < 1e-6
 
 
+def test_the_code_book_of_nf4_is_that_of_bitsandbytes() -> None:
+    """To the last bit: what both the kernel and its reference read."""
+    from bitsandbytes.functional import get_4bit_type
+
+    assert torch.equal(torch.tensor(nf4.CODE), get_4bit_type("nf4", device="cpu"))
+
+
+def test_a_copy_keeps_its_strides() -> None:
+    x = torch.arange(12.0).view(6, 2)[::2]
+    (copy,) = own((x,))
+    assert copy.stride() == x.stride() == (4, 1)
+    assert torch.equal(copy, x)
+
+
 def test_nf4_keeps_a_block_of_zeros() -> None:
     """Zeros stay zeros; with nested scales the mean is added back, and a block of zeros is what the reference says."""
     for case in nf4.CASES:

@@ -50,7 +50,9 @@ function ticks(top, most) {
 }
 
 const percent = (share) => `${Math.round(100 * share)} %`
-const number = (value) => (value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2))
+let decimal = "."  // the visitor's language's
+const local = (digits) => digits.replace(".", decimal)
+const number = (value) => local(value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2))
 
 function duration(seconds) {
   if (seconds < 60) return `${Math.max(1, Math.round(seconds))} s`
@@ -64,7 +66,7 @@ const fill = (text, blanks) => text.replace(/\{(\w+)\}/g, (whole, name) => (name
 /** Bytes for a person, as core/units.py writes them. */
 function mebibytes(bytes) {
   const size = bytes / 2 ** 20
-  return size >= 1024 ? `${(size / 1024).toFixed(1)} GiB` : `${size.toFixed(size >= 100 ? 0 : 1)} MiB`
+  return local(size >= 1024 ? `${(size / 1024).toFixed(1)} GiB` : `${size.toFixed(size >= 100 ? 0 : 1)} MiB`)
 }
 
 /** One chart: its frame, its series, its legend. `unit` prints a value; `words` are data.words. */
@@ -190,7 +192,7 @@ class View {
     this.bar = node(this.body, "div", { class: "bar", "aria-hidden": "true" })
     this.fill = node(this.bar, "div")
     this.charts = node(this.body, "div", { class: "charts" })
-    this.loss = new Panel(this.charts, data.words.loss_title, { text: number, tick: (v) => String(+v.toPrecision(3)) }, data.words.loss, data.words)
+    this.loss = new Panel(this.charts, data.words.loss_title, { text: number, tick: (v) => local(String(+v.toPrecision(3))) }, data.words.loss, data.words)
     this.score = new Panel(this.charts, data.words.score_title, { text: (v) => percent(v / 100), tick: (v) => `${v} %` }, data.words.score, data.words)
     this.table = node(this.body, "div", { class: "samples" })
     this.observer = new ResizeObserver(() => this.draw())
@@ -290,7 +292,7 @@ class View {
       const parts = [fill(words.of_steps, { step: last.step, steps: total })]
       if (last.step >= total && total) parts.push(words.saving)
       else if (rate > 0) {
-        parts.push(rate >= 1 ? fill(words.steps_a_second, { rate: rate.toFixed(1) }) : fill(words.seconds_a_step, { seconds: (1 / rate).toFixed(1) }))
+        parts.push(rate >= 1 ? fill(words.steps_a_second, { rate: local(rate.toFixed(1)) }) : fill(words.seconds_a_step, { seconds: local((1 / rate).toFixed(1)) }))
         parts.push(fill(words.left, { time: duration((total - last.step) / rate) }))
       }
       return [parts.join(" · "), words.is_training]
@@ -328,7 +330,7 @@ class View {
     }
     const names = scores.length ? Object.keys(scores[0].skills || {}) : []
     names.forEach((name, i) => {
-      this.score.set(name, scores.map((e) => [e.step, name in e.skills ? 100 * e.skills[name] : null]), skills[i % skills.length], { label: name.replaceAll("_", " "), width: 1.4, markers: true })
+      this.score.set(name, scores.map((e) => [e.step, name in e.skills ? 100 * e.skills[name] : null]), skills[i % skills.length], { label: this.data.words.skills[name] || name.replaceAll("_", " "), width: 1.4, markers: true })
     })
     this.draw()
     this.tabulate()
@@ -403,6 +405,7 @@ class View {
 
 export default function ({ data, parentElement, setTriggerValue }) {
   let view = views.get(parentElement)
+  decimal = data.words.decimal
   // Another run, the same one queued again, or another language: begin anew. The same run, over now: keep what is
   // drawn, and update it.
   const attempt = `${data.id}/${data.attempt}/${data.words.training}`

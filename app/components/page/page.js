@@ -41,6 +41,12 @@ function lead(id) {
   look()
 }
 
+// A link on the page to a cell that is not drawn yet (app/components/part).
+addEventListener("hashchange", () => {
+  const id = decodeURIComponent(location.hash.slice(1))
+  if (id && !document.getElementById(id)) lead(id)
+})
+
 /** Whether a key goes into a text; the editor's is in a tree of its own, which event.target does not see into. */
 function typing(event) {
   const target = event.composedPath()[0]
