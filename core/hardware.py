@@ -208,6 +208,7 @@ def _cpu_has_bfloat16() -> bool | None:
 # --- GPUs and libraries, without torch --------------------------------------------------------------------------------
 
 
+@functools.cache
 def _installed(package: str) -> str | None:
     from importlib.metadata import PackageNotFoundError, version
 
