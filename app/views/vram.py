@@ -413,9 +413,15 @@ def _answer(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
 def _figures(model: Model, setup: Setup, found: Answer) -> None:
     trained = METHODS[setup.method].count(model.table, setup.settings)
     with st.container(horizontal=True, gap="medium"):
-        for label, value in ((t("vram.largest"), found.batch), (t("vram.longest"), found.length)):
+        for label, value, tight in (
+            (t("vram.largest"), found.batch, found.tight[0]), (t("vram.longest"), found.length, found.tight[1])
+        ):  # fmt: skip
             if value is not None:
-                localized.metric(label, f"{value:,}" if value else t("plan.none"), width="content")
+                told = f"{value:,}" if value else t("plan.none")
+                more = tight is not None and tight > value
+                localized.metric(
+                    label, t("vram.tight_to", fits=told, tight=f"{tight:,}") if more else told, width="content"
+                )
         localized.metric(t("plan.trains"), count_text(trained), width="content")
         localized.metric(t("vram.of_model"), charts_memory.share(trained / model.table.total), width="content")
     low, likely, high = found.found.reserved

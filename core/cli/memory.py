@@ -88,9 +88,9 @@ def _memory(asked: argparse.Namespace) -> int:
         return print_knobs(asked.method)
     from core.catalog import gpu
     from core.config import EMBEDDED
-    from core.memory.card import largest_batch, totals, verdict_text
-    from core.memory.compare import ahead_of, check
-    from core.memory.estimate import Sizes
+    from core.memory.card import FITS, TIGHT, totals, verdict_text
+    from core.memory.compare import Family, ahead_of, check
+    from core.memory.estimate import find
     from core.memory.setup import Device, Setup
     from core.methods import METHODS
 
@@ -135,10 +135,20 @@ def _memory(asked: argparse.Namespace) -> int:
     _print(ledger, found, setup)
     if card is not None:
         print(verdict_text(found, card))
-        if made is not None and sharding.alone:
-            most = largest_batch(made, Sizes.of(setup), device, card.usable_bytes)
-            print(f"The largest batch that fits at this length is {most:,}." if most else "Not even one row fits.")
+        family = Family.of(lambda s: find(made.model, s), setup) if made is not None and sharding.alone else None
+        if family is not None:
+            print(_largest(*(family.largest(setup, card, verdict)[0] for verdict in (FITS, TIGHT))))
     return DONE
+
+
+def _largest(fits: int | None, tight: int | None) -> str:
+    """The largest batch that fits, and that is tight at least, as a sentence."""
+    if fits is None or tight is None:
+        return "Batches of more rows are not traced ahead."
+    if not tight:
+        return "Not even one row fits."
+    first = f"The largest batch that fits at this length is {fits:,}" if fits else "No batch fits for certain"
+    return f"{first}; it is tight up to {tight:,}." if tight > fits else f"{first}."
 
 
 def _plain(asked: argparse.Namespace) -> RunConfig:
@@ -213,3 +223,7 @@ def _print(ledger: Ledger, found: Any, setup: Setup) -> None:
     for name, (low, likely, high) in (("reserved", found.reserved), ("process", found.process)):
         band = f"estimated, {bytes_text(low)} to {bytes_text(high)}" if low != high else "simulated"
         print(f"  {name:<24} {bytes_text(likely):>10}  {band}")
+    if found.reserved[0] < found.allocated:
+        print(
+            "(Both ranges include how far published figures lie from predicted ones: they can begin below it.)"
+        )

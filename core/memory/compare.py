@@ -72,13 +72,14 @@ def with_method(setup: Setup, method: str) -> Setup:
 @dataclass(frozen=True)
 class Answer:
     """One step on one card. ledger: its terms. found: the totals. batch, length: the largest that fit; None where the
-    step was traced as it is, and nothing is known of other sizes."""
+    step was traced as it is, and nothing is known of other sizes. tight: the same two, of what fits or is tight."""
 
     ledger: Ledger
     found: Totals
     verdict: str
     batch: int | None
     length: int | None
+    tight: tuple[int | None, int | None] = (None, None)
 
 
 def check(table: Architecture, context: int | None, setup: Setup, name: str, sharding: Sharding = ALONE) -> None:
@@ -136,7 +137,8 @@ def answer(
     ledger = family.ledger(sizes)
     found = totals(ledger.allocated_bytes, setup.device)
     batch, length = family.largest(setup, card)
-    return Answer(ledger, found, found.verdict(card.usable_bytes), batch, length)
+    verdict = found.verdict(card.usable_bytes)
+    return Answer(ledger, found, verdict, batch, length, family.largest(setup, card, TIGHT))
 
 
 class Family:
@@ -170,7 +172,7 @@ class Family:
             return None
         # Mostly one row and several are the same case.
         other = at(setup, 2 if setup.batch == 1 else 1, setup.length)
-        other_rows = first if first.holds(Sizes.of(other)) else lookup(other)
+        other_rows = first if first.covers(Sizes.of(other)) else lookup(other)
         end = first.regime.length[1]
         longer = lookup(at(setup, setup.batch, end + 1)) if end is not None else None
         start = first.regime.length[0]
@@ -181,7 +183,7 @@ class Family:
     def _holding(self, sizes: Sizes) -> Surrogate | None:
         return next((one for one in self._all if one.regime.holds(sizes)), None)
 
-    def holds(self, sizes: Sizes) -> bool:
+    def covers(self, sizes: Sizes) -> bool:
         """Whether one of them says anything about these sizes."""
         return self._holding(sizes) is not None
 
@@ -216,13 +218,14 @@ class Family:
             return one.ledger(sizes)
         return one.shared(sizes, self._sharding, self._table)
 
-    def largest(self, setup: Setup, card: GpuRow) -> tuple[int | None, int | None]:
-        """The largest batch at the setup's length, and the longest rows at its batch, whose likely total fits; None
-        where more of them are not traced."""
+    def largest(self, setup: Setup, card: GpuRow, verdict: str = FITS) -> tuple[int | None, int | None]:
+        """The largest batch at the setup's length, and the longest rows at its batch, that have this verdict or a
+        better one; None where more of them are not traced."""
         made: Any = self  # (a surrogate, as far as these two are concerned)
         sizes = Sizes.of(setup)
-        batch = cards.largest_batch(made, sizes, setup.device, card.usable_bytes) if self.whole else None
-        length = cards.largest_length(made, sizes, setup.device, card.usable_bytes)
+        asked = sizes, setup.device, card.usable_bytes, verdict
+        batch = cards.largest_batch(made, *asked) if self.whole else None
+        length = cards.largest_length(made, *asked)
         # A CPU takes another attention for rows above SHORT; where those are not traced, nothing is said of them.
         open_end = not setup.device.is_cuda and self.regime.length[1] == SHORT == length
         return batch, None if open_end else length

@@ -12,7 +12,17 @@ from core.catalog import GpuRow, architecture_of, gpu
 from core.cli import main
 from core.errors import BadInput, DeltalabError
 from core.memory.allocator import CachingAllocator, replay
-from core.memory.card import CONTEXT_BYTES, Totals, largest_batch, largest_length, totals, verdict_text
+from core.memory.card import (
+    CONTEXT_BYTES,
+    FITS,
+    TIGHT,
+    TOO_LARGE,
+    Totals,
+    largest_batch,
+    largest_length,
+    totals,
+    verdict_text,
+)
 from core.memory.estimate import Sizes, find
 from core.memory.setup import Device, Setup
 from core.memory.speed import BAND, SHARE, operations_per_token, step_speed, work
@@ -112,12 +122,16 @@ def test_the_largest_batch_and_length_that_fit() -> None:
     sizes = Sizes(2, 512, None, 8)
     batch = largest_batch(made, sizes, ADA, usable)
     assert batch > 2
-    inside, outside = (totals(made.peak_bytes(Sizes(n, 512, None, 8)), ADA).process[1] for n in (batch, batch + 1))
-    assert inside <= usable < outside
+
+    def verdict(rows: int, tokens: int) -> str:
+        return totals(made.peak_bytes(Sizes(rows, tokens, None, 8)), ADA).verdict(usable)
+
+    assert (verdict(batch, 512), verdict(batch + 1, 512)) == (FITS, TIGHT)
+    tight = largest_batch(made, sizes, ADA, usable, TIGHT)
+    assert (verdict(tight, 512), verdict(tight + 1, 512)) == (TIGHT, TOO_LARGE)
     length = largest_length(made, sizes, ADA, usable)
     assert 512 < length < 131_072
-    assert totals(made.peak_bytes(Sizes(2, length, None, 8)), ADA).process[1] <= usable
-    assert totals(made.peak_bytes(Sizes(2, length + 1, None, 8)), ADA).process[1] > usable
+    assert (verdict(2, length), verdict(2, length + 1)) == (FITS, TIGHT)
     assert largest_batch(made, sizes, ADA, GIB) == 0
     assert largest_batch(made, Sizes(2, 512, 20, 8), ADA, usable) > batch, "few answers, few logits"
 
