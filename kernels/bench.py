@@ -137,7 +137,11 @@ def clock(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[s
     flush = torch.empty(CACHE_BYTES, dtype=torch.uint8, device="cuda")
     taken: dict[str, list[float]] = {name: [] for name in calls}
     pool = torch.cuda.graph_pool_handle()  # one for all: nothing that a replay writes is read
-    graphs = {name: captured(call, pool) for name, call in calls.items()}
+    graphs: dict[str, Callable[[], Any] | None] = {}
+    for name, call in calls.items():
+        graphs[name] = captured(call, pool)
+        if graphs[name] is None:  # a pool that a capture has failed in may count as being captured into still
+            pool = torch.cuda.graph_pool_handle()
     pauses = {name: 0 if graphs[name] else pause_cycles(call) for name, call in calls.items()}
     for number in range(WARM + repeats):
         for name, call in calls.items():

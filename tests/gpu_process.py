@@ -130,7 +130,8 @@ class Processes:
             if self.spare:
                 self.next = self._start()
         answer = self.current.ask(function, case, seconds)
-        if "failed" in answer or "broken" in answer or answer.pop(SPOILT, False):
+        spoilt = answer.pop(SPOILT, False)
+        if spoilt or "failed" in answer or "broken" in answer:
             self.renew()
         return answer
 
