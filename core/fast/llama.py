@@ -9,8 +9,8 @@ What it computes is what transformers' LlamaForCausalLM computes; how it is fast
 - keys and values that several heads share are not copied for each;
 - in the last block everything behind attention is computed for the tokens with a loss only, as the logits are.
 
-In bfloat16 it rounds where autocast does: the stream, the norms, the turning of q and k, the loss, and the gradients of
-all of these are in 32 bits; the inputs and results of products, the activation and attention's shares are in 16. The
+In bfloat16 it rounds where autocast does: the stream, the norms, the turning of q and k, attention's softmax, the loss,
+and the gradients of all of these are in 32 bits; the inputs and results of products and the activation are in 16. The
 parameters stay in 32 bits, and each is cast in each pass, as autocast does it. What differs is LoRA's pair, which is
 added to the weight in 32 bits and not to a rounded output (core/fast/linear.py says what that does to the losses).
 
@@ -142,11 +142,12 @@ class WrittenBlock(torch.autograd.Function):
         del inner, qkv, q_in, k_in, v_in
         together = block.heads // block.keys
         flat_k, flat_v = k.view(-1, length, block.size), v.view(-1, length, block.size)
-        scores = torch.bmm(q.view(len(flat_k), together * length, block.size), flat_k.transpose(1, 2))
+        scores = torch.bmm(q.view(len(flat_k), together * length, block.size), flat_k.transpose(1, 2)).float()
         scores.view(-1, together, length, length).add_(angles.mask)
-        shares = torch.softmax(scores, -1)  # (B·keys, together·T, T)
+        # (B·keys, together·T, T), in 32 bits: in 16 a row would not sum to 1, nor its gradient to 0.
+        shares = torch.softmax(scores, -1)
         del scores
-        seen = torch.bmm(shares, flat_v).view(batch, block.heads, length, block.size)
+        seen = torch.bmm(shares.to(dtype), flat_v).view(batch, block.heads, length, block.size)
         o = seen.transpose(1, 2).reshape(-1, block.heads * block.size)  # (M, heads·d)
         stream = rows
         if keep is not None:
@@ -197,9 +198,9 @@ class WrittenBlock(torch.autograd.Function):
         flat_k, flat_v = k.view(-1, length, block.size), v.view(-1, length, block.size)
         flat_q = q.view(len(flat_k), together * length, block.size)
         d_seen = d_seen.view(batch, length, block.heads, block.size).transpose(1, 2).reshape(flat_q.shape)
-        d_shares = torch.bmm(d_seen, flat_v.transpose(1, 2))
-        dv = torch.bmm(shares.transpose(1, 2), d_seen)
-        d_scores = aten._softmax_backward_data(d_shares, shares, -1, shares.dtype)
+        d_shares = torch.bmm(d_seen, flat_v.transpose(1, 2)).float()
+        dv = torch.bmm(shares.to(dtype).transpose(1, 2), d_seen)
+        d_scores = aten._softmax_backward_data(d_shares, shares, -1, shares.dtype).to(dtype)
         del d_seen, d_shares
         dq = torch.bmm(d_scores, flat_k).view(q.shape)
         dk = torch.bmm(d_scores.transpose(1, 2), flat_q).view(k.shape)
@@ -246,7 +247,7 @@ class WrittenOut:
             position = torch.arange(length)[None]
             cos, sin = (t.unsqueeze(2) for t in self.model.model.rotary_emb(torch.zeros(1), position))
             scale = self.model.model.layers[0].self_attn.scaling
-            mask = torch.full((length, length), -torch.inf).triu_(1).to(self.dtype)
+            mask = torch.full((length, length), -torch.inf).triu_(1)
             self._angles[length] = Angles(cos, sin, cos * scale, sin * scale, mask)
         return self._angles[length]
 

@@ -54,9 +54,13 @@ def one_thread() -> Iterator[None]:
 
 
 def prepared(shape: str, method: str) -> Any:
-    """A model with a method that has learnt something: pairs are not zero, nothing is symmetric."""
+    """A model with a method that has learnt something: pairs are not zero, norms not one, nothing is symmetric."""
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(SHAPES[shape]).train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.2 * torch.randn_like(parameter))
     model = attach(model, method, METHODS[method].Config(), keep_base=False, device=torch.device("cpu")).model
     with torch.no_grad():
         for parameter in model.parameters():
