@@ -64,7 +64,7 @@ def _styled(table: Any, columns: Mapping[str, Any] | None) -> Any:
     if not (frame.index.is_unique and frame.columns.is_unique):
         return frame
     links = {name for name, how in (columns or {}).items() if isinstance(how, Mapping) and "type_config" in how}
-    told = [name for name in frame.columns if name not in links and frame[name].map(_says_a_number).any()]
+    told: Any = [name for name in frame.columns if name not in links and frame[name].map(_says_a_number).any()]
     return frame.style.format(cell, subset=told, na_rep="") if told else frame
 
 

@@ -489,7 +489,7 @@ OLD_CARD, CARD = "7.5", "8.0"  # a T4, which has no bfloat16, and the cards befo
 # Models that come for one claim alone (core/claims.py).
 ONE_SETUP = {"LLaMA-1-65B": ("qlora", CARD)}
 SMALL = 2_000_000_000  # parameters above which nobody trains in 32 bits on an old card or a CPU
-OLD_QLORA = 2  # so many of the most popular models come with QLoRA on an old card, which free notebooks have
+OLD_QLORA = 37  # so many of the most popular models come with QLoRA on an old card, which free notebooks have
 ALL_METHODS = 8  # so many of the most popular models come with every method
 
 

@@ -3,25 +3,25 @@
     found = read(text)      # JSON or YAML, as pasted
     found.method, found.settings, found.batch, …       None: the text does not say
 
-Understood are PEFT's own file, transformers' TrainingArguments as JSON, and the configuration files of TRL, axolotl and
-LLaMA-Factory as far as they name the same things. What is not used is listed, so that nobody thinks it was.
+Understood are PEFT's own file (`core.memory.adapter_file`), transformers' TrainingArguments as JSON, and the
+configuration files of TRL, axolotl and LLaMA-Factory as far as they name the same things. Everything else that the text
+says is listed with its value, so that nobody thinks it was taken over; nothing is read as something near it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import tempfile
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from core.errors import BadInput
-from core.methods import METHODS, saved_as
-from core.methods.saved import ADAPTER_CONFIG
+from core.memory import adapter_file
+from core.methods import METHODS
+from core.outside import check_sizes, parse, quoted
 
-MOST_CHARACTERS = 200_000
 # One of our settings, and what others call it; the first that is there counts.
 BATCH = ("per_device_train_batch_size", "micro_batch_size", "per_gpu_train_batch_size", "batch_size")
 ACCUMULATION = ("gradient_accumulation_steps", "accumulation")
@@ -33,26 +33,27 @@ RANK = ("lora_r", "lora_rank", "r")
 ALPHA = ("lora_alpha",)
 DROPOUT = ("lora_dropout",)
 TARGETS = ("lora_target_modules", "lora_target", "target_modules")
-FOUR_BITS = ("load_in_4bit",)
-BITS = ("quantization_bit",)
+FOUR_BITS, EIGHT_BITS, BITS = "load_in_4bit", "load_in_8bit", "quantization_bit"
 METHOD = ("adapter", "finetuning_type", "peft_method")
 EPOCHS = ("num_train_epochs", "num_epochs")
 VARIANTS = {"use_dora": "dora", "use_rslora": "rslora"}
-# Names of optimizers elsewhere, by how they begin, and what they are here. Their states decide the memory.
-OPTIMIZERS = (
-    ("paged_adamw_8bit", "paged_adamw_8bit"), ("adamw_8bit", "adamw_8bit"), ("adamw_bnb_8bit", "adamw_8bit"),
-    ("adamw_torch_8bit", "adamw_8bit"), ("adamw", "adamw"),
-)  # fmt: skip
-NO = ("", "false", "no", "0")  # as people and YAML write it
-KNOWN = {
-    *BATCH, *ACCUMULATION, *LENGTH, *CHECKPOINTING, *OPTIMIZER, *MODEL, *RANK, *ALPHA, *DROPOUT, *TARGETS, *FOUR_BITS,
-    *BITS, *METHOD, *EPOCHS, *VARIANTS, "lora_target_linear",
+# Optimizers elsewhere whose states are those of one of ours. (Not adamw_torch_4bit, whose states take half of 8 bits;
+# not galore_adamw, not the paged one in 32 bits.)
+OPTIMIZERS = {
+    "adamw": "adamw", "adamw_torch": "adamw", "adamw_torch_fused": "adamw", "adamw_hf": "adamw",
+    "adamw_apex_fused": "adamw", "adamw_torch_xla": "adamw", "adamw_torch_npu_fused": "adamw",
+    "adamw_8bit": "adamw_8bit", "adamw_bnb_8bit": "adamw_8bit", "adamw_torch_8bit": "adamw_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
 }  # fmt: skip
+YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "", "none")  # as people and YAML write it
+MOST = 10**9  # of any whole number that is read
+MOST_NAME = 200  # characters of a model's name
+MOST_LISTED = 40  # characters of a name that was not used
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What a text says. model: as it names it. unused: the names of what it says beside that."""
+    """What a text says. model: as it names it. unused: what it says beside that, as `name = value`."""
 
     model: str | None = None
     method: str | None = None
@@ -86,27 +87,23 @@ def read(text: str) -> Imported:
     """Understand a pasted file.
 
     Raises:
-        BadInput: neither JSON nor YAML, no object, a pickle, nothing in it that is known here, or a value that cannot
-            be (a batch of 0, a rank that is no number).
+        BadInput: neither JSON nor YAML, no object, a pickle, too long or too deep, nothing in it that is known here, or
+            a value that cannot be (a batch of 0, a rank that is no number).
     """
     record = parse(text)
     if "peft_type" in record:
-        return _adapter(record, text)
+        method, settings, unused = adapter_file.read(record)
+        base = record.get("base_model_name_or_path")
+        model = base if isinstance(base, str) and 0 < len(base) <= MOST_NAME else None
+        return Imported(model=model, method=method, settings=settings, unused=unused)
     found = _arguments(record)
     if found == Imported(unused=found.unused):
-        names = ", ".join(list(record)[:4]) or "nothing"
+        names = ", ".join(name[:MOST_LISTED] for name in list(record)[:4]) or "nothing"
         raise BadInput(
             f"There are no training settings in this text that are known here; it names {names}.",
             "Paste an adapter_config.json, or arguments such as per_device_train_batch_size.",
         )
     return found
-
-
-# Above these a configuration is a mistake (or a trap: each block is built, if without weights).
-MOST_LAYERS, MOST_WIDTH, MOST_EXPERTS = 400, 200_000, 1024
-LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
-SIZES = ("hidden_size", "intermediate_size", "n_embd", "n_inner", "ffn_dim", "d_model")
 
 
 def config(text: str) -> dict[str, Any]:
@@ -121,133 +118,173 @@ def config(text: str) -> dict[str, Any]:
             "This config.json names no model_type, so nobody knows its architecture.",
             "Paste the whole file as transformers wrote it.",
         )
-    for part in (record, *(v for v in record.values() if isinstance(v, dict))):
-        for names, most in ((LAYERS, MOST_LAYERS), (EXPERTS, MOST_EXPERTS), (SIZES, MOST_WIDTH)):
-            for name in names:
-                value = part.get(name)
-                if value is None:
-                    continue
-                if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-                    raise BadInput(f"{name} is {value!r}; it should be a whole number up to {most:,}.", "Mend it.")
+    check_sizes(record, "the pasted configuration")
     return record
 
 
-def parse(text: str) -> dict[str, Any]:
-    """An object from JSON or YAML.
-
-    Raises:
-        BadInput: it is neither, or no object.
-    """
-    import yaml
-
-    if not text.strip():
-        raise BadInput("The text is empty.", "Paste the content of the file.")
-    if len(text) > MOST_CHARACTERS:
-        raise BadInput(f"The text has more than {MOST_CHARACTERS:,} characters.", "Paste the settings alone.")
-    if "\x00" in text or text.startswith("PK"):
-        raise BadInput(
-            "This is a binary file, such as training_args.bin, which is a pickle and could run code; it is not opened.",
-            "Paste the arguments as JSON or YAML.",
-        )
-    try:
-        record = json.loads(text)
-    except ValueError as why:
-        if text.lstrip().startswith("{"):
-            raise BadInput(
-                f"This is not whole JSON: {why}.", "Paste the file from its first to its last line."
-            ) from why
-        try:
-            record = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            line = str(error).strip().splitlines()[0]
-            raise BadInput(f"This is neither JSON nor YAML: {line}.", "Paste the content of the file.") from error
-    if not isinstance(record, dict):
-        raise BadInput("This text holds no named settings.", 'It should read like {"r": 16, "lora_alpha": 32}.')
-    return {str(k): v for k, v in record.items()}
+def truth(value: Any) -> bool | None:
+    """On or off, as JSON, YAML and people say it; None for anything else."""
+    if isinstance(value, bool):
+        return value
+    said = str(value).strip().lower() if isinstance(value, (str, int)) else "?"
+    return True if said in YES else False if said in NO else None
 
 
-def _adapter(record: Mapping[str, Any], text: str) -> Imported:
-    """PEFT's file, read by the methods' own readers."""
-    with tempfile.TemporaryDirectory() as outside:
-        folder = Path(outside) / ADAPTER_CONFIG  # a folder of this name: readers name the folder in what they say
-        folder.mkdir()
-        (folder / ADAPTER_CONFIG).write_text(json.dumps(dict(record)), encoding="utf-8")
-        method, settings = saved_as(folder)
-    base = record.get("base_model_name_or_path")
-    return Imported(model=base if isinstance(base, str) and base else None, method=method, settings=settings)
+class _Reading:
+    """What of a record was asked for, what could not be read, and what is left over."""
 
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        self.record = record
+        self.read: set[str] = set()
+        self.wrong: list[str] = []
 
-def _arguments(record: Mapping[str, Any]) -> Imported:
-    def first(names: tuple[str, ...]) -> Any:
-        return next((record[name] for name in names if record.get(name) is not None), None)
+    def first(self, *names: str) -> Any:
+        """The value of the first of these names that is there; None for none."""
+        name = next((name for name in names if self.record.get(name) is not None), None)
+        if name is None:
+            return None
+        self.read.add(name)
+        return self.record[name]
 
-    wrong: list[str] = []
+    def leave(self, *names: str) -> None:
+        """What was asked for under these names is not taken over after all."""
+        self.read -= set(names)
 
-    def whole(names: tuple[str, ...], least: int = 1) -> int | None:
-        value = first(names)
+    def whole(self, names: tuple[str, ...], least: int = 1) -> int | None:
+        """A whole number; what is none counts as wrong."""
+        value = self.first(*names)
         if value is None:
             return None
-        if isinstance(value, str) and value.strip().isdigit():
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}", value.strip()):
             value = int(value)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            wrong.append(f"{next(n for n in names if record.get(n) is not None)} is {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
+            self._wrong(names)
             return None
         return value
 
-    checkpointing = first(CHECKPOINTING)
-    optimizer = first(OPTIMIZER)
-    optimizer = optimizer.lower() if isinstance(optimizer, str) else None
-    model = first(MODEL)
-    method, settings = _method(record, first, whole, wrong)
-    epochs = first(EPOCHS)
-    if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, (int, float)) or epochs <= 0):
-        wrong.append(f"the number of epochs is {epochs!r}")
-        epochs = None
+    def number(self, names: tuple[str, ...], least: float, most: float) -> float | None:
+        """A number within bounds; what is none counts as wrong."""
+        value = self.first(*names)
+        if value is None:
+            return None
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,10})?([eE]-?[0-9]{1,2})?", value.strip()):
+            value = float(value)
+        if (
+            isinstance(value, bool) or not isinstance(value, (int, float))
+            or not math.isfinite(value) or not least <= value <= most
+        ):  # fmt: skip
+            self._wrong(names)
+            return None
+        return float(value)
+
+    def _wrong(self, names: tuple[str, ...]) -> None:
+        name = next(n for n in names if self.record.get(n) is not None)
+        self.wrong.append(f"{name} is {quoted(self.record[name])}")
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """What nobody asked for: the name, and the value if it is a plain one."""
+        return tuple(listed(n, v) for n, v in self.record.items() if n not in self.read and v is not None)
+
+
+def listed(name: str, value: Any) -> str:
+    """A field that was not taken over, for a list of them."""
+    plain = isinstance(value, (bool, int, float, str)) and value != ""
+    return name[:MOST_LISTED] + (f" = {quoted(value)}" if plain else "")
+
+
+def _arguments(record: Mapping[str, Any]) -> Imported:
+    said = _Reading(record)
+    model = said.first(*MODEL)
+    if not isinstance(model, str) or len(model) > MOST_NAME:
+        said.leave(*MODEL)
+        model = None
+    optimizer = said.first(*OPTIMIZER)
+    optimizer = OPTIMIZERS.get(optimizer.lower()) if isinstance(optimizer, str) else None
+    if optimizer is None:
+        said.leave(*OPTIMIZER)
+    again = said.first(*CHECKPOINTING)
+    checkpointing = truth(again) if again is not None else None
+    if checkpointing is None:  # ("unsloth": recomputed, and moved to the CPU's memory)
+        said.leave(*CHECKPOINTING)
+    method, settings = _method(said)
     found = Imported(
-        model=model if isinstance(model, str) else None, method=method, settings=settings, batch=whole(BATCH),
-        accumulation=whole(ACCUMULATION), length=whole(LENGTH, 2),
-        checkpointing=None if checkpointing is None else str(checkpointing).strip().lower() not in NO,
-        optimizer=next((ours for begins, ours in OPTIMIZERS if (optimizer or "").startswith(begins)), None),
-        epochs=float(epochs) if epochs is not None else None,
-        unused=(*(name for name in record if name not in KNOWN), *_unknown_optimizer(optimizer)),
+        model=model, method=method, settings=settings, batch=said.whole(BATCH), accumulation=said.whole(ACCUMULATION),
+        length=said.whole(LENGTH, 2), checkpointing=checkpointing, optimizer=optimizer,
+        epochs=said.number(EPOCHS, 1e-9, 1e9),
     )  # fmt: skip
-    if wrong:
-        raise BadInput(f"These values cannot be used: {'; '.join(wrong)}.", "Mend them, or leave them out.")
-    return found
+    if said.wrong:
+        raise BadInput(f"These values cannot be used: {'; '.join(said.wrong)}.", "Mend them, or leave them out.")
+    return dataclasses.replace(found, unused=said.unused)
 
 
-def _unknown_optimizer(name: str | None) -> tuple[str, ...]:
-    known = name is None or any(name.startswith(begins) for begins, _ in OPTIMIZERS)
-    return () if known else (f"the optimizer {name}",)
-
-
-def _method(record: Mapping[str, Any], first: Any, whole: Any, wrong: list[str]) -> tuple[str | None, Any]:
-    said = first(METHOD)
-    said = said.lower() if isinstance(said, str) else None
-    four = bool(first(FOUR_BITS)) or first(BITS) in (4, "4")
-    rank = whole(RANK)
-    if said in ("full", "none") or (said is None and rank is None and not four):
-        return ("full" if said == "full" else None), None
-    variant = next((name for flag, name in VARIANTS.items() if record.get(flag) is True), "lora")
-    method = "qlora" if said == "qlora" or four else variant if said in (None, "lora") else said
+def _method(said: _Reading) -> tuple[str | None, Any]:
+    """The method and its settings; (None, None) where the text names none."""
+    named = said.first(*METHOD)
+    named = named.lower() if isinstance(named, str) else None
+    bits = _bits(said)
+    rank = said.whole(RANK)
+    variant = next((flag for flag in VARIANTS if truth(said.record.get(flag))), None)
+    if named in ("full", "none") or (named is None and rank is None and bits is None and variant is None):
+        said.leave(*RANK, FOUR_BITS, EIGHT_BITS, BITS)
+        return ("full" if named == "full" else None), None
+    method = named or "lora"
+    if bits is not None and method in ("lora", "qlora"):
+        method = "qlora"  # (a variant of LoRA in few bits is none of ours: it stays in the list of what is unused)
+    elif bits is not None:
+        said.leave(FOUR_BITS, EIGHT_BITS, BITS)
+    elif method == "lora" and variant is not None:
+        said.read.add(variant)
+        method = VARIANTS[variant]
+    said.read |= {flag for flag in VARIANTS if truth(said.record.get(flag)) is False}
     if method not in METHODS:
-        wrong.append(f"the method {method!r} is not one of {', '.join(METHODS)}")
+        said.wrong.append(f"the method {quoted(method)} is not one of {', '.join(METHODS)}")
         return None, None
     settings = METHODS[method].Config()
-    names = first(TARGETS)
-    if isinstance(names, list):
-        names = ",".join(map(str, names))
-    if record.get("lora_target_linear") is True or names in ("all", "all-linear"):
-        names = "all-linear"
-    dropout = first(DROPOUT)
     given = {
-        "rank": rank, "alpha": whole(ALPHA), "target_modules": names if isinstance(names, str) else None,
-        "dropout": float(dropout) if isinstance(dropout, (int, float)) and not isinstance(dropout, bool) else None,
+        "rank": rank, "alpha": said.whole(ALPHA), "target_modules": _targets(said),
+        "dropout": said.number(DROPOUT, 0.0, 1.0 - 1e-9), "quant_type": "int8" if bits == 8 else None,
     }  # fmt: skip
     fields = {f.name for f in dataclasses.fields(settings)}
+    for field, names in (("rank", RANK), ("alpha", ALPHA), ("target_modules", TARGETS), ("dropout", DROPOUT)):
+        if field not in fields:
+            said.leave(*names)
     return method, dataclasses.replace(settings, **{k: v for k, v in given.items() if v is not None and k in fields})
 
 
-__all__ = ["Imported", "config", "parse", "read"]
+def _bits(said: _Reading) -> int | None:
+    """In how many bits the base is: 4, 8, or None for plain numbers; any other number of bits is left in the list."""
+    for name, bits in ((FOUR_BITS, 4), (EIGHT_BITS, 8)):
+        value = said.record.get(name)
+        if value is not None and truth(value) is not None:
+            said.read.add(name)
+            if truth(value):
+                return bits
+    value = said.record.get(BITS)
+    if str(value).strip() in ("4", "8"):
+        said.read.add(BITS)
+        return int(str(value))
+    return None
+
+
+def _targets(said: _Reading) -> str | None:
+    """Names of layers, as our settings have them."""
+    value = said.first(*TARGETS)
+    linear = "lora_target_linear"
+    if truth(said.record.get(linear)) is not None:
+        said.read.add(linear)
+    if truth(said.record.get(linear)):
+        return "all-linear"
+    if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
+        value = ",".join(value)
+    if value in ("all", "all-linear"):
+        return "all-linear"
+    if isinstance(value, str) and re.fullmatch(r"[\w.,\- ]{1,400}", value):
+        return value
+    said.leave(*TARGETS)
+    return None
+
+
+__all__ = ["Imported", "config", "listed", "parse", "read", "truth"]

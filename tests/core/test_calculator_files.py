@@ -53,7 +53,7 @@ def test_training_arguments_are_understood() -> None:
     found = importing.read(arguments.to_json_string())
     assert (found.batch, found.accumulation, found.checkpointing, found.optimizer) == (3, 4, True, "paged_adamw_8bit")
     assert found.method is None
-    assert "output_dir" in found.unused
+    assert "output_dir = 'out'" in found.unused
 
 
 AXOLOTL = """
@@ -82,16 +82,126 @@ def test_configurations_of_other_programs_are_understood() -> None:
     assert (found.method, found.settings.rank, found.settings.alpha) == ("qlora", 32, 16)
     assert found.settings.target_modules == "all-linear"
     assert (found.batch, found.accumulation, found.length) == (2, 4, 4096)
-    assert (found.optimizer, found.epochs, found.unused) == ("adamw_8bit", 1.0, ("sample_packing",))
+    assert (found.optimizer, found.epochs, found.unused) == ("adamw_8bit", 1.0, ("sample_packing = True",))
     assert "QLoRA" in found.told
     other = importing.read(json.dumps(FACTORY))
     assert (other.method, other.settings.rank, other.length) == ("dora", 8, 2048)
-    assert (other.optimizer, other.unused) == (None, ("the optimizer adafactor",))
+    assert (other.optimizer, other.unused) == (None, ("optim = 'adafactor'",))
     assert importing.read("finetuning_type: full\nbatch_size: 2").method == "full"
     assert importing.read('{"optim": "adamw_torch_8bit", "batch_size": 1}').optimizer == "adamw_8bit"
     for no in ('"False"', '"no"', "false", "0"):
         assert importing.read(f'{{"gradient_checkpointing": {no}, "batch_size": 1}}').checkpointing is False
     assert importing.read('{"gradient_checkpointing": "true", "batch_size": 1}').checkpointing is True
+
+
+@pytest.mark.parametrize(
+    ("record", "method", "settings", "unused"),
+    [
+        ({"lora_rank": 16, "quantization_bit": 8, "finetuning_type": "lora"}, "qlora", {"quant_type": "int8"}, ""),
+        ({"lora_rank": 16, "quantization_bit": 2}, "lora", {"rank": 16}, "quantization_bit = 2"),
+        ({"lora_r": 16, "load_in_8bit": True, "adapter": "lora"}, "qlora", {"quant_type": "int8"}, ""),
+        ({"lora_r": 16, "use_dora": True, "load_in_4bit": True}, "qlora", {"quant_type": "nf4"}, "use_dora = True"),
+        ({"lora_r": 16, "use_dora": True, "use_rslora": True}, "dora", {"rank": 16}, "use_rslora = True"),
+        ({"use_dora": "true"}, "dora", {}, ""),
+        ({"lora_r": 16, "load_in_4bit": "false"}, "lora", {"rank": 16}, ""),
+        ({"lora_r": 16, "optim": "adamw_torch_4bit"}, "lora", {}, "optim = 'adamw_torch_4bit'"),
+        ({"lora_r": 8, "lora_dropout": "0.1"}, "lora", {"dropout": 0.1}, ""),
+        ({"lora_r": 8, "lora_target_modules": {"a": 1}}, "lora", {}, "lora_target_modules"),
+        ({"micro_batch_size": 2, "batch_size": 8, "lora_r": 4}, "lora", {}, "batch_size = 8"),
+        ({"micro_batch_size": 2, "lora_alpha": 8}, None, None, "lora_alpha = 8"),
+        ({"gradient_checkpointing": "unsloth", "lora_r": 8}, "lora", {}, "gradient_checkpointing = 'unsloth'"),
+        ({"gradient_checkpointing": {"enabled": False}, "lora_r": 8}, "lora", {}, "gradient_checkpointing"),
+        ({"lora_r": 8, "note": "x" * 5000}, "lora", {}, "note = 'xxxx"),
+    ],
+)  # fmt: skip
+def test_nothing_is_read_as_something_near_it(record: Any, method: Any, settings: Any, unused: str) -> None:
+    found = importing.read(json.dumps(record))
+    assert found.method == method
+    assert {n: getattr(found.settings, n) for n in settings or {}} == (settings or {})
+    assert len(found.unused) == bool(unused)
+    assert all(one.startswith(unused) and len(one) < 120 for one in found.unused)
+
+
+@pytest.mark.parametrize(
+    ("record", "method", "settings", "unused"),
+    [
+        ({"peft_type": "LORA", "r": 16, "target_modules": r".*\.(q|v)_proj$"}, "lora",
+         {"rank": 16, "target_modules": "q_proj,v_proj"}, ["target_modules"]),
+        ({"peft_type": "LORA", "r": 16, "target_modules": r"^(a+)+$"}, "lora", {"target_modules": None},
+         ["target_modules = '^(a+)+$'", "target_modules is not said"]),
+        ({"peft_type": "LORA", "r": 16, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "lora",
+         {"target_modules": "q_proj"}, ["modules_to_save"]),
+        ({"peft_type": "LORA", "r": 16, "target_modules": ["q_proj"], "layers_to_transform": 0}, "lora", {},
+         ["layers_to_transform = 0"]),
+        ({"peft_type": "LORA", "r": 16, "target_modules": "all-linear", "exclude_modules": ["x"]}, "lora",
+         {"target_modules": "all-linear"}, ["exclude_modules"]),
+        ({"peft_type": "LORA", "r": 16, "target_modules": ["q_proj"], "use_dora": True, "use_rslora": True}, "dora", {},
+         ["use_rslora = True"]),
+        ({"peft_type": "LORA", "r": 16, "target_modules": ["q_proj"], "init_lora_weights": "pissa"}, "lora", {},
+         ["init_lora_weights = 'pissa'"]),
+        ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 30, "prefix_projection": True,
+          "encoder_hidden_size": 4096}, "prefix_tuning", {"tokens": 30, "projection": 4096}, []),
+        ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 30}, "prefix_tuning", {"tokens": 30, "projection": 0}, []),
+        ({"peft_type": "P_TUNING", "num_virtual_tokens": 20, "encoder_hidden_size": 64}, "p_tuning",
+         {"tokens": 20, "hidden": 64}, []),
+        ({"peft_type": "P_TUNING", "num_virtual_tokens": 20, "encoder_hidden_size": 64,
+          "encoder_reparameterization_type": "LSTM"}, "p_tuning", {}, ["encoder_reparameterization_type = 'LSTM'"]),
+        ({"peft_type": "IA3", "target_modules": ["k_proj"], "feedforward_modules": []}, "ia3", {}, []),
+    ],
+)  # fmt: skip
+def test_peft_s_file_needs_no_weights_beside_it(record: Any, method: str, settings: Any, unused: list[str]) -> None:
+    if record["peft_type"] == "LORA":
+        record = record | {"lora_alpha": 32, "lora_dropout": 0.05}
+    found = importing.read(json.dumps(record))
+    usual = METHODS[method].Config()
+    assert found.method == method
+    for name, value in settings.items():
+        assert getattr(found.settings, name) == (getattr(usual, name) if value is None else value)
+    assert len(found.unused) == len(unused)
+    assert all(one.startswith(part) for one, part in zip(found.unused, unused, strict=True))
+
+
+def _aliases(levels: int) -> str:
+    """300 characters that stand for 9 to the power of `levels` letters."""
+    lines = ["l0: &l0 [x,x,x,x,x,x,x,x,x]"]
+    lines += [f"l{i}: &l{i} [{','.join([f'*l{i - 1}'] * 9)}]" for i in range(1, levels)]
+    return "\n".join([*lines, f"hidden_size: *l{levels - 1}", f"micro_batch_size: *l{levels - 1}"])
+
+
+HOSTILE = {
+    "aliases": _aliases(9),
+    "an alias of itself": "a: &a [*a]",
+    "merged": "a: &a {b: 1}\nc: {<<: *a}",
+    "deep lists": "[" * 5000,
+    "deep objects": '{"a":' * 5000 + "1" + "}" * 5000,
+    "deep YAML": "".join(f"{' ' * i}a:\n" for i in range(200)),
+    "digits": '{"micro_batch_size": ' + "9" * 100_000 + "}",
+    "digits in YAML": "micro_batch_size: " + "9" * 30_000,
+    "sixties": "micro_batch_size: " + ":".join(["59"] * 9_000),
+    "a date": "micro_batch_size: 2020-99-01",
+    "a superscript": '{"per_device_train_batch_size": "²"}',
+    "another script": '{"per_device_train_batch_size": "٣"}',
+    "a long value": '{"per_device_train_batch_size": "' + "x" * 150_000 + '"}',
+    "a long name": '{"' + "x" * 150_000 + '": 1}',
+    "infinity": '{"lora_r": 8, "num_train_epochs": Infinity}',
+    "nothing": '{"lora_r": 8, "lora_dropout": NaN}',
+    "a type": '{"peft_type": "' + "x" * 150_000 + '"}',
+    "a rank": '{"peft_type": "LORA", "r": "' + "9" * 100_000 + '", "lora_alpha": 1, "target_modules": ["q"]}',
+    "a start": '{"peft_type": "VERA", "r": 8, "target_modules": ["q"], "d_initial": "x"}',
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
+def test_no_text_exhausts_whoever_reads_it(text: str) -> None:
+    """A sentence, at once, and a short one."""
+    import time
+
+    began = time.process_time()
+    for reader in (importing.read, importing.config):
+        with pytest.raises(BadInput) as caught:
+            reader(text)
+        assert len(str(caught.value)) < 700
+    assert time.process_time() - began < 3
 
 
 @pytest.mark.parametrize(
@@ -120,9 +230,16 @@ def test_what_cannot_be_used_is_said(text: str, says: str) -> None:
     [
         ('{"model_type": "llama", "hidden_size": 20', "This is not whole JSON"),
         ('{"hidden_size": 2048}', "names no model_type"),
-        ('{"model_type": "llama", "num_hidden_layers": 1000000}', "num_hidden_layers is 1000000"),
-        ('{"model_type": "llama", "hidden_size": -4}', "hidden_size is -4"),
-        ('{"model_type": "gemma3", "text_config": {"num_hidden_layers": "many"}}', "num_hidden_layers is 'many'"),
+        ('{"model_type": "llama", "num_hidden_layers": 1000000}', "num_hidden_layers .* is 1000000"),
+        ('{"model_type": "llama", "hidden_size": -4}', "hidden_size .* is -4"),
+        ('{"model_type": "gemma3", "text_config": {"num_hidden_layers": "many"}}', "num_hidden_layers .* is 'many'"),
+        ('{"model_type": "llama", "num_hidden_layers": true}', "num_hidden_layers .* is True"),
+        ('{"model_type": "mixtral", "num_local_experts": 100000}', "num_local_experts .* is 100000"),
+        ('{"model_type": "llama", "vocab_size": 1e999}', "vocab_size .* is inf"),
+        (
+            '{"model_type": "llava", "vision_config": {"hidden_size": 1e12}}',
+            "vision_config.hidden_size .* is 1000000000000",
+        ),
     ],
 )
 def test_a_pasted_configuration_is_checked(text: str, says: str) -> None:

@@ -310,9 +310,14 @@ def test_the_command_for_several_gpus_and_other_programs(capsys: pytest.CaptureF
 def test_the_measurement_of_make_gpu_runs_on_a_cpu() -> None:
     """The same path with a small model: a process of its own is measured, and its prediction stands beside it."""
     from tests import gpu_memory
+    from tests.gpu_process import Ahead, Processes
 
-    case = next(c for c in gpu_memory.cases(dry=True) if c["method"] == "lora")
-    row = gpu_memory.run(case, dry=True)
+    given = [next(c for c in gpu_memory.cases(dry=True) if c["method"] == "qlora")]
+    with (
+        Processes("tests.gpu_memory") as processes,
+        Ahead(gpu_memory.wanted(True, None, given), seconds=300.0) as ahead,
+    ):
+        (row,) = gpu_memory.rows(True, processes, ahead, lambda: 300.0, given=given)
     assert abs(row["allocated_error"]) < 1e-3, row
     assert row["measured"]["process"] > 100 * MIB
     assert "allocated -0.0%" in gpu_memory.line(row) or "allocated +0.0%" in gpu_memory.line(row)
@@ -321,3 +326,5 @@ def test_the_measurement_of_make_gpu_runs_on_a_cpu() -> None:
     assert {c.get("optimizer", "adamw") for c in whole} == {"adamw", "adamw_8bit", "paged_adamw_8bit"}
     assert {c["checkpointing"] for c in whole} == {False, True}
     assert len({(c["batch"], c["length"]) for c in whole}) == 3
+    pairs = [(c["model"], c["method"]) for c in whole]
+    assert len(set(pairs[: len(set(pairs))])) == len(set(pairs)), "each method of each model comes once before the rest"

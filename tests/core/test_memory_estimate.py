@@ -279,10 +279,13 @@ def test_shipped_ones_are_of_this_code(surrogate: Surrogate) -> None:
 
 
 def test_runs_of_the_embedded_base_are_predicted() -> None:
-    """Every method at its defaults, on a CPU."""
-    for method in METHODS:
-        assert find("embedded", setup_of(method, Device(), batch=16, length=90)) is not None, method
-    assert find("embedded", setup_of("lora", Device(), batch=16, length=90, checkpointing=True)) is not None
+    """Every method at its defaults, on a CPU, in both formats."""
+    for precision in ("float32", "bfloat16"):
+        for method in METHODS:
+            setup = setup_of(method, Device(), batch=16, length=90, precision=precision)
+            assert find("embedded", setup) is not None, (method, precision)
+        recomputing = setup_of("lora", Device(), batch=16, length=90, checkpointing=True, precision=precision)
+        assert find("embedded", recomputing) is not None, precision
 
 
 def test_the_most_popular_models_come_with_qlora_on_an_old_card() -> None:
