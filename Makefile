@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 8501
 PYTEST_ARGS ?=
 JOBS ?= 2
+GPU_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help env run test check bench profile bench-memory kernels mutants gpu editor clean lessons
@@ -61,8 +62,15 @@ kernels: $(VENV)/.test-stamp  ## compile every kernel for every generation of ca
 mutants: $(VENV)/.test-stamp  ## break the kernels on purpose, one line at a time: do their tests notice?
 	$(BIN)/python -m tests.kernels.mutants
 
-gpu: $(VENV)/.test-stamp  ## GPU tests and benchmarks; writes their records (needs a CUDA device)
-	$(BIN)/python -m tests.gpu
+# A machine with a card may have no network, and the packages in a Python of its own: the environment is taken if it is
+# there or can be made (pip tries once), else the first Python found that has torch and transformers.
+gpu:  ## GPU tests and benchmarks; writes their records (needs a CUDA device; GPU_ARGS=--dry-run rehearses)
+	@PIP_RETRIES=0 PIP_DEFAULT_TIMEOUT=20 $(MAKE) --no-print-directory $(VENV)/.test-stamp \
+		|| echo 'The environment is not complete here: going on with the packages that are found.'
+	@for python in $(BIN)/python $(PYTHON) python3 python; do \
+		$$python -c 'from importlib.util import find_spec as f; exit(not (f("torch") and f("transformers")))' \
+			>/dev/null 2>&1 && exec $$python -m tests.gpu $(GPU_ARGS); \
+	done; echo 'No Python here has torch and transformers; nothing was measured.' >&2; exit 2
 
 lessons: $(VENV)/.test-stamp  ## run the whole course at full size: every experiment, measurement, code cell and exercise
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m tests.lessons

@@ -34,7 +34,8 @@ GREY, BLUE, ORANGE, GREEN, PURPLE, BROWN, RED, TEAL = (
 # A term's colour and hatching: what belongs together shares a colour.
 TERMS: Mapping[str, tuple[str, str]] = {
     "frozen weights": (GREY, ""), "quantization constants": (GREY, "/"), "trained weights": (BLUE, ""),
-    "optimizer state": (ORANGE, ""), "gradients": (GREEN, ""), "batch": (BLUE, "."), "activations": (PURPLE, ""),
+    "optimizer state": (ORANGE, ""), "gradients": (GREEN, ""), "batch": (BLUE, "."), "weight copies": (BLUE, "/"),
+    "activations": (PURPLE, ""),
     "recomputed activations": (PURPLE, "/"), "logits and loss": (RED, ""), "temporaries": (BROWN, ""),
 }  # fmt: skip
 RESERVE, CONTEXT = "allocator's reserve", "context and libraries"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from app.charts import BASE_STYLE, Chart, figure, log_axis, series_style
-from app.words import t
+from app.words import from_core, t
 from core.units import GIB, bytes_text
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def roofline(ops: Sequence[Op], limit: Limit, what: str) -> Chart:
                 x=[op.intensity for op in points], y=[limit.reachable(op.intensity) for op in points],
                 mode="markers", name=names[memory],
                 marker={"symbol": style.marker, "size": 11, "color": style.colour},
-                text=[op.name for op in points], customdata=[1000 * op.seconds(limit) for op in points],
+                text=[from_core(op.name) for op in points], customdata=[1000 * op.seconds(limit) for op in points],
                 hovertemplate=f"%{{text}}<br>{hover}<extra></extra>",
             )
         )  # fmt: skip
@@ -65,8 +65,8 @@ def roofline(ops: Sequence[Op], limit: Limit, what: str) -> Chart:
     none = t("charts.roofline.none")
     alt = t(
         "charts.roofline.roofline_alt", card=limit.name, ridge=f"{limit.ridge:.0f}", what=what,
-        memory=", ".join(op.name for op in waiting) or none,
-        arithmetic=", ".join(op.name for op in shown if op not in waiting) or none,
+        memory=", ".join(from_core(op.name) for op in waiting) or none,
+        arithmetic=", ".join(from_core(op.name) for op in shown if op not in waiting) or none,
     )  # fmt: skip
     title = t("charts.roofline.roofline", share=f"{100 * share:.0f}")
     return Chart(title, fig, alt, table)
@@ -77,7 +77,7 @@ def ops_table(ops: Sequence[Op], limit: Limit) -> pd.DataFrame:
     rows = sorted(ops, key=lambda op: -op.seconds(limit))
     return pd.DataFrame(
         {
-            t("charts.roofline.operation"): [op.name for op in rows],
+            t("charts.roofline.operation"): [from_core(op.name) for op in rows],
             "GFLOP": [round(op.flops / 1e9, 3) for op in rows],
             "MB": [round(op.bytes / 1e6, 2) for op in rows],
             t("charts.roofline.intensity"): [round(op.intensity, 2) for op in rows],
@@ -98,7 +98,7 @@ def fused(rows: Sequence[Saving], limit: Limit) -> Chart:
     fig = figure(t("charts.roofline.not_moved_axis"), "", height=60 + 44 * len(rows))
     fig.add_trace(
         go.Bar(
-            x=[s.bytes / GIB for s in ordered], y=[s.name for s in ordered], orientation="h",
+            x=[s.bytes / GIB for s in ordered], y=[from_core(s.name) for s in ordered], orientation="h",
             marker={"color": style.colour}, customdata=[1000 * s.seconds for s in ordered],
             text=[f"{1000 * s.seconds:.3g} ms" for s in ordered], textposition="auto",
             hovertemplate="%{y}: %{x:.3g} GiB, %{customdata:.3g} ms<extra></extra>",
@@ -107,7 +107,7 @@ def fused(rows: Sequence[Saving], limit: Limit) -> Chart:
     fig.update_layout(hovermode="closest", showlegend=False)
     table = pd.DataFrame(
         {
-            t("charts.roofline.operation"): [s.name for s in rows],
+            t("charts.roofline.operation"): [from_core(s.name) for s in rows],
             t("charts.roofline.bytes_saved"): [int(s.bytes) for s in rows],
             t("charts.roofline.launches_saved"): [s.launches for s in rows],
             t("charts.roofline.ms_saved"): [round(1000 * s.seconds, 3) for s in rows],
@@ -115,12 +115,12 @@ def fused(rows: Sequence[Saving], limit: Limit) -> Chart:
     )
     best = rows[0] if rows else None
     title = (
-        t("charts.roofline.fused", card=limit.name, operation=best.name, bytes=bytes_text(best.bytes))
+        t("charts.roofline.fused", card=limit.name, operation=from_core(best.name), bytes=bytes_text(best.bytes))
         if best
         else t("charts.roofline.nothing_fused")
     )
     alt = f"{t('charts.roofline.fused_alt')} " + " ".join(
-        f"{s.name}: {s.bytes / GIB:.3g} GiB, {1000 * s.seconds:.3g} ms." for s in rows
+        f"{from_core(s.name)}: {s.bytes / GIB:.3g} GiB, {1000 * s.seconds:.3g} ms." for s in rows
     )
     return Chart(title, fig, alt, table)
 

@@ -11,7 +11,7 @@ import streamlit as st
 
 from app import charts, live, localized
 from app.story import plain
-from app.words import t
+from app.words import from_core, t
 from core.dataset import EXAMPLE, Dataset, Report, read_file
 from core.errors import DeltalabError
 from core.labelled import EXAMPLE as LABEL_EXAMPLE
@@ -90,7 +90,7 @@ def show_report(path: Path, base: str, max_length: int, held_out: float, seed: i
     with st.expander(t("data.details"), key="data-details"):
         localized.grid(checks(found), hide_index=True, alt=t("data.details_alt"))
         if isinstance(found, Report):
-            st.caption(found.template)
+            st.caption(from_core(found.template))
     return len(found.too_long) < found.rows and found.train > 0
 
 

@@ -295,11 +295,14 @@ def panel_data(run: Run | Recorded, story: Story) -> dict[str, Any]:
 
 def curve_words(labels: bool) -> dict[str, Any]:
     """Every word of the live curve, in the visitor's language. labels: whether the model gives labels."""
+    from core.world import SKILLS
+
     kind = "labels" if labels else "answers"
     return {
         **{name: t(f"live.{kind}.{name}") for name in KIND_WORDS},
         **{name: t(f"live.{name}") for name in WORDS},
         "decimal": separators(current())[0],
+        "skills": {name: from_core(name.replace("_", " ")) for name in SKILLS},
         "ended": {status: f"{t(f'live.status.{status}')}." for status in STATUSES},
     }
 
@@ -445,7 +448,7 @@ def _words(run: Run | Recorded, story: Story, expect: Mapping[str, float] | None
         # A number and its sign stay on one line.
         st.markdown("\n".join(f"- {s}" for s in sentences).replace(" %", "\u00a0%"))
     for note in notes:
-        st.caption(f":material/info: {plain(note)}")
+        st.caption(f":material/info: {plain(from_core(note))}")
 
 
 @st.fragment

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.words import n, t
+from app.words import from_core, n, t
 from core.units import bytes_text, count_text, seconds_text
 
 POINTS = 1000
@@ -244,7 +244,7 @@ def _forgetting(before: Mapping[str, Any] | None, after: Mapping[str, Any], item
     if not drops:
         return [n("story.all_kept", total, total=total, items=items)]
     worst = sorted(drops.items(), key=lambda d: d[1][1] - d[1][0])
-    told = ", ".join(f"{skill.replace('_', ' ')} {percent(a)} → {percent(b)}" for skill, (a, b) in worst)
+    told = ", ".join(f"{from_core(skill.replace('_', ' '))} {percent(a)} → {percent(b)}" for skill, (a, b) in worst)
     left = total - len(drops)
     kept = n("story.kept", left, left=left, total=total) if left else t("story.none_kept")
     return [t("story.forgot", told=told, kept=kept)]

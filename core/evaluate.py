@@ -28,8 +28,10 @@ GENERATION_BATCH = 128
 GENERATION_BYTES = 2**30  # and no more rows than have room for their keys and values in so many bytes
 LOGITS_BYTES = 2**28  # of a pass over whole answers, likewise for their logits
 # What a token must lead by to be settled, in nats. In bfloat16 the two ways of summing put a logit of the embedded base
-# up to an eighth apart, which is that format's own step at such a size (tests/core/test_evaluate.py).
+# up to an eighth apart, which is that format's own step at such a size; in float32 on a processor, a few millionths
+# (tests/core/test_evaluate.py).
 MARGIN = 1.0
+MARGIN_FLOAT32 = 0.01
 
 
 @dataclass(frozen=True)
@@ -391,9 +393,9 @@ def leads(
 ) -> list[Lead | None]:
     """Of each prompt, how far greedy decoding goes with the wanted tokens.
 
-    Each token taken has to lead all others by more than MARGIN: a pass over a whole row and one over its last token sum
-    in another order, and where two tokens are that close the order would decide. Then, and where prompt and answer do
-    not fit the model's context, the answer is None: not known.
+    Each token taken has to lead all others by more than a margin: a pass over a whole row and one over its last token
+    sum in another order, and where two tokens are that close the order would decide. Then, and where prompt and answer
+    do not fit the model's context, the answer is None: not known.
 
     Args:
         prompts: token ids. wanted: of each the answer's, with the token that ends it.
@@ -407,6 +409,7 @@ def leads(
     order = [i for i, row in enumerate(rows) if context is None or len(row.ids) <= context]
     order.sort(key=lambda i: len(rows[i].ids))
     device = next(model.parameters()).device
+    margin = _margin(model, device)
     most_tokens = max((len(rows[i].ids) for i in order), default=1)
     most_wanted = max(map(len, wanted), default=0)
     vocabulary = model.config.get_text_config().vocab_size
@@ -418,13 +421,20 @@ def leads(
             logits, _ = _answer_logits(model, batch.ids.to(device), batch.labels.to(device))
             # (N, 2): the likeliest token of each place, and the next.
             two = logits.float().topk(2)
-            sure = (two.values[:, 0] - two.values[:, 1] > MARGIN).tolist()
+            sure = (two.values[:, 0] - two.values[:, 1] > margin).tolist()
             taken = two.indices[:, 0].tolist()
             for i in part:
                 n = len(wanted[i])
                 out[i] = _lead(wanted[i], taken[:n], sure[:n])
                 taken, sure = taken[n:], sure[n:]
     return out
+
+
+def _margin(model: PreTrainedModel, device: torch.device) -> float:
+    """What a token must lead by. (A GPU may multiply numbers of 32 bits in fewer.)"""
+    plain = all(p.dtype == torch.float32 for p in model.parameters() if p.is_floating_point())
+    exact = plain and device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return min(MARGIN, MARGIN_FLOAT32) if exact else MARGIN
 
 
 def _lead(wanted: Sequence[int], taken: Sequence[int], sure: Sequence[bool]) -> Lead | None:

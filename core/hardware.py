@@ -208,6 +208,7 @@ def _cpu_has_bfloat16() -> bool | None:
 # --- GPUs and libraries, without torch --------------------------------------------------------------------------------
 
 
+@functools.cache
 def _installed(package: str) -> str | None:
     from importlib.metadata import PackageNotFoundError, version
 
@@ -498,10 +499,10 @@ def precision_choice(device: torch.device | str = "cpu") -> Choice:
     folder under the CPU's name and the torch version.
 
     One format for all methods and bases: those that are compared, in a race or in a lesson, then differ by the method
-    alone. That is why it does not depend on whether the decoder that is written out by hand (core/fast/llama.py,
-    float32) would cover a run. That form takes less memory than a step in bfloat16, and which of the two is faster
-    `python -m tests.bench_forms` measures; who trains only what it covers may well set float32. DoRA, say, would then
-    be compared in another format than LoRA.
+    alone. That is why it does not depend on whether the decoder that is written out by hand (core/fast/llama.py) would
+    cover a run: DoRA, say, would be compared in another format than LoRA. What is timed is a stand-in for all forms,
+    plain and written out: it is mostly products, so a whole step gains somewhat less. (`python -m tests.bench_forms`
+    measures the forms themselves.)
     """
     import torch
 

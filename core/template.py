@@ -207,8 +207,12 @@ def _probe(tokenizer: PreTrainedTokenizerBase) -> Template:
     return Template(
         own=True, opening=opening, closing=closing, tail=tail, append_end=not ends, folds_system=folds,
         stop_ids=tuple(stops),
-        sentence="The tokenizer's own chat template is used"
-        + ("; it knows no system role, so a system text goes before the first question." if folds else "."),
+        sentence=(
+            "The tokenizer's own chat template is used; it knows no system role, so a system text goes before the "
+            "first question."
+            if folds
+            else "The tokenizer's own chat template is used."
+        ),
     )  # fmt: skip
 
 

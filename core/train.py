@@ -660,12 +660,12 @@ def _device_name(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    import platform
-    from importlib.metadata import version
+    """Versions of what a result depends on; 'missing' where one is not installed (as in a checkout that is run as it
+    stands, or where nothing is ever stored in four bits)."""
+    from core import hardware
 
-    packages = ("deltalab", "torch", "transformers", "bitsandbytes")
-    return {"python": platform.python_version(), **{p: version(p) for p in packages}}
+    found = hardware.versions()
+    return {name: found[name] for name in ("python", "deltalab", "torch", "transformers", "bitsandbytes")}
 
 
 __all__ = ["ADAPTER", "CHECKPOINT", "learning_rate_factor", "pick_device", "train", "versions"]

@@ -161,10 +161,16 @@ def make_config(family: str, **changes: Any) -> Any:
     """The family's configuration, with the tokenizer's special ids; `changes` override fields."""
     import transformers
 
-    tokenizer = make_tokenizer(family)
     name, values, _, _ = _FAMILIES[family]
+    return getattr(transformers, name)(**{**values, **_numbers(family), **changes})
+
+
+@lru_cache
+def _numbers(family: str) -> dict[str, Any]:
+    """What a configuration takes from the family's tokenizer: the size of the vocabulary and the special ids."""
+    tokenizer = make_tokenizer(family)
     ids = {f"{t}_token_id": getattr(tokenizer, f"{t}_token_id") for t in ("bos", "eos", "pad")}
-    return getattr(transformers, name)(**{"vocab_size": len(tokenizer), **values, **ids, **changes})
+    return {"vocab_size": len(tokenizer), **ids}
 
 
 def make_model(family: str, *, seed: int = 0, **changes: Any) -> Any:

@@ -29,14 +29,17 @@ SIDE_BY_SIDE, BROWSER, ALONE = "not alone and not browser", "browser and not alo
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before torch counts the processors: workers that share them would have twice as many threads, which wait for each
-    other. What a worker starts inherits its processor.
+    other; and a thread that waits keeps its processor busy. What a worker starts inherits its processor.
 
     Not so where all that is asked for needs a browser: its processes, a server's and a run's work in turn, and who does
-    not need a processor just then leaves it to the others."""
-    if config.option.markexpr == BROWSER or all("tests/browser" in str(part) for part in config.args):
-        return
+    not need a processor just then leaves it to the others. There a run is told to have one thread (with two, beside
+    other work, a run of a few steps took ten times as much of the processors)."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    if worker.startswith("gw") and hasattr(os, "sched_setaffinity"):
+    if not worker.startswith("gw"):
+        return
+    if config.option.markexpr == BROWSER or all("tests/browser" in str(part) for part in config.args):
+        os.environ |= {"OMP_NUM_THREADS": "1", "DELTALAB_THREADS": "1"}
+    elif hasattr(os, "sched_setaffinity"):
         usable = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {usable[int(worker.removeprefix("gw")) % len(usable)]})
 

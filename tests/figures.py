@@ -133,8 +133,8 @@ def profile_lines() -> list[str]:
     kinds = list(record["rows"][0]["shares"])
     return [
         f"**Where a step's time goes** on {record['device']} ({record['threads']} threads, {record['date']}), embedded "
-        "base, by kind of operation; *plain*: PyTorch's own operations in float32, *written out*: the engine's fast "
-        f"step, *bfloat16*: the engine's under autocast; `{record['command']}`:",
+        "base, by kind of operation; *plain*: PyTorch's own operations, *written out*: the engine's fast step, "
+        f"*bfloat16*: under autocast (float32 where it is not said); `{record['command']}`:",
         "",
         "| method | way | " + " | ".join(kinds) + " |",
         "|---|---|" + "--:|" * len(kinds),

@@ -3,35 +3,43 @@
     python -m tests.gpu_memory                # all cases; writes tests/records/gpu_memory_<card>.json
     python -m tests.gpu_memory --dry-run      # the same path on a CPU, with small models: writes nothing
 
-Models have random weights and the shapes of GPT-2, OPT-1.3B, Llama-3.2-1B and Llama-3.1-8B; each case is a process of
-its own, so that what one leaves behind is not the next one's. Measured: what the caching allocator held and reserved at
-most in the third step, term by term, and what the driver says the process has. Predicted: the trace, the allocator's
-rules replayed on it, and the totals of core.memory.card. A case that does not fit is left out, and said so.
+Models have random weights and the shapes of Llama-3.1-8B, Llama-3.2-1B, OPT-1.3B and GPT-2, and are made on the card;
+the cases of one share a process (tests/gpu_process.py), which is emptied in between: a case that leaves something
+behind is its process's last. First come all methods of all models once, then the other cases, as long as there is time.
+Measured: what the caching allocator held and reserved at most in the third step, term by term, and what the driver says
+the process has. Predicted, in another process meanwhile: the trace, the allocator's rules replayed on it, and the
+totals of core.memory.card. A case that does not fit is left out, and said so.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from tests.gpu_process import PATIENCE, SPOILT, Ahead, Processes
+from tests.gpu_steps import LEFT_BEHIND, NO_TIME, SHARE, emptied
+
 ROOT = Path(__file__).parents[1]
 GIB = 2**30
 METHODS_OF = {
-    "GPT-2": ("full", "lora", "qlora", "bitfit", "ia3", "prefix_tuning"),
-    "OPT-1.3B": ("full", "lora", "qlora", "bitfit"),
+    "Llama-3.1-8B": ("qlora", "lora"),
     "Llama-3.2-1B": ("full", "lora", "qlora", "dora", "ln_tuning"),
-    "Llama-3.1-8B": ("lora", "qlora"),
+    "OPT-1.3B": ("full", "lora", "qlora", "bitfit"),
+    "GPT-2": ("full", "lora", "qlora", "bitfit", "ia3", "prefix_tuning"),
 }
-SHARE = 0.9  # of the card's memory that a case may be predicted to take
+CASE_SECONDS = 60.0  # for one case, at most
 
 
 def slug(name: str) -> str:
@@ -40,8 +48,8 @@ def slug(name: str) -> str:
 
 
 def cases(dry: bool) -> list[dict[str, Any]]:
-    """Method × recomputing × batch and length, and the optimizers once for each model."""
-    found: list[dict[str, Any]] = []
+    """Method × recomputing × batch and length, and the optimizers once for each model; each method of each model once
+    before all others."""
     if dry:
         small = {"model": "llama_biased", "batch": 2, "length": 24, "checkpointing": False}
         return [
@@ -49,17 +57,27 @@ def cases(dry: bool) -> list[dict[str, Any]]:
             {**small, "model": "gpt2", "method": "lora", "checkpointing": True},
             {**small, "method": "full", "length": 120, "optimizer": "adamw_8bit"},
         ]
+    first: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
     for model, methods in METHODS_OF.items():
         for method in methods:
-            for checkpointing in (False, True):
+            sizes = [(batch, length, again) for again in (False, True) for batch, length in ((1, 512), (4, 1024))]
+            for number, (batch, length, checkpointing) in enumerate(sizes):
                 if method == "prefix_tuning" and checkpointing:
                     continue
-                for batch, length in ((1, 512), (4, 1024)):
-                    found.append({"model": model, "method": method, "batch": batch, "length": length,
-                                  "checkpointing": checkpointing})  # fmt: skip
-        first = {"model": model, "method": methods[0], "batch": 2, "length": 512, "checkpointing": True}
-        found += [{**first, "optimizer": name} for name in ("adamw_8bit", "paged_adamw_8bit")]
-    return found
+                case = {"model": model, "method": method, "batch": batch, "length": length,
+                        "checkpointing": checkpointing}  # fmt: skip
+                (others if number else first).append(case)
+        # (bitsandbytes keeps what it pages for as long as the process lives.)
+        once = {"model": model, "method": methods[0], "batch": 2, "length": 512, "checkpointing": True}
+        others += [{**once, "optimizer": name} for name in ("adamw_8bit", "paged_adamw_8bit")]
+    return first + others
+
+
+def missing(case: dict[str, Any]) -> list[str]:
+    """Packages that a case needs and that are not installed."""
+    four_bits = case["method"] == "qlora" or "8bit" in case.get("optimizer", "")
+    return ["bitsandbytes"] if four_bits and importlib.util.find_spec("bitsandbytes") is None else []
 
 
 def setup_of(case: dict[str, Any], capability: tuple[int, int] | None) -> Any:
@@ -82,14 +100,14 @@ def config_of(case: dict[str, Any], dry: bool) -> Any:
     return memory_support.config_of(case["model"], layers=2) if dry else config_of(model(case["model"]))
 
 
-def predicted(case: dict[str, Any], capability: tuple[int, int] | None, dry: bool) -> dict[str, Any]:
-    """Ledger, reserved and process totals as they are told to a user."""
+def predicted(case: dict[str, Any]) -> dict[str, Any]:
+    """Ledger, reserved and process totals as they are told to a user. case: with capability and dry."""
     from core.memory.allocator import replay
     from core.memory.card import totals
     from core.memory.trace import trace
 
-    setup = setup_of(case, capability)
-    traced = trace(config_of(case, dry), setup)
+    setup = setup_of(case, tuple(case["capability"]) if case["capability"] else None)
+    traced = trace(config_of(case, case["dry"]), setup)
     ledger = traced.ledger()
     reserved = replay(traced).most_reserved if setup.device.is_cuda else None
     found = totals(ledger.allocated_bytes, setup.device, reserved)
@@ -104,8 +122,9 @@ def process_bytes() -> int:
     if torch.cuda.is_available():
         tool = shutil.which("nvidia-smi")
         if tool is not None:  # asked without making a context, which would be counted itself
-            asked = [tool, "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
-            done = subprocess.run(asked, capture_output=True, text=True, check=False)
+            card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0"
+            asked = [tool, "--query-gpu=memory.used", "--format=csv,noheader,nounits", f"--id={card}"]
+            done = subprocess.run(asked, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
             if done.returncode == 0 and done.stdout.strip().isdigit():
                 return int(done.stdout) * 2**20
         free, total = torch.cuda.mem_get_info()
@@ -113,38 +132,111 @@ def process_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def one(case: dict[str, Any], dry: bool) -> dict[str, Any]:
+_before: list[int] = []  # what was in use before this process had a context on the card
+
+
+def prepare() -> None:
+    """What every case needs, imported before the first; nothing that makes a context on the card."""
+    import logging
+    import warnings
+
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+
+    import core.memory.trace  # noqa: F401
+    import tests.core.memory_support  # noqa: F401
+
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+
+
+def card(case: object = None) -> dict[str, Any]:
+    """What is attached, and the bytes that are free there (0 without a card)."""
+    import torch
+
+    from kernels.bench import about
+
+    return {**about(), "free_bytes": torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0}
+
+
+def one(case: dict[str, Any]) -> dict[str, Any]:
     """Carry a case out in this process: three steps, the third one measured."""
     import torch
 
+    from core.methods import loading
     from tests.core import memory_support
+    from tests.gpu_models import four_bit_model, random_model
 
-    before = 0 if dry else process_bytes()
+    dry = case["dry"]
+    if not _before:
+        _before.append(0 if dry else process_bytes())
+    emptied()
+    there = 0 if dry else torch.cuda.memory_reserved()
     device = torch.device("cpu" if dry else "cuda")
-    capability = None if dry else torch.cuda.get_device_capability()
-    setup = setup_of(case, capability)
-    ledger = memory_support.measured(config_of(case, dry), setup, device, steps=2)
-    return {"ledger": ledger.to_dict(), "reserved": ledger.reserved_bytes, "process": process_bytes() - before}
+    setup = setup_of(case, None if dry else torch.cuda.get_device_capability())
+    config = config_of(case, dry)
+    dtype = getattr(torch, loading(setup.method, setup.precision, device.type)["dtype"])
+    # (GPT-2's layers are none of torch.nn.Linear: the method itself stores them in four bits.)
+    make = four_bit_model if case["method"] == "qlora" and config.model_type != "gpt2" else random_model
+    ledger = memory_support.measured(config, setup, device, steps=2, model=make(config, dtype, device))
+    found = {
+        "ledger": ledger.to_dict(), "reserved": ledger.reserved_bytes - there, "process": process_bytes() - _before[0],
+    }  # fmt: skip
+    found[SPOILT] = emptied() > LEFT_BEHIND or "paged" in case.get("optimizer", "")
+    return found
 
 
-def run(case: dict[str, Any], dry: bool) -> dict[str, Any]:
-    """A case in a process of its own, beside its prediction."""
-    import torch
+def key_of(case: dict[str, Any]) -> str:
+    """Of a case among predictions."""
+    return json.dumps({name: value for name, value in case.items() if name not in ("dry", "capability")})
 
-    capability = None if dry else torch.cuda.get_device_capability()
-    told = predicted(case, capability, dry)
-    row: dict[str, Any] = {**case, "predicted": told}
-    if not dry:
-        there = torch.cuda.get_device_properties(0).total_memory
-        if told["process"][1] > SHARE * there:
-            return {**row, "left_out": "It is predicted to take more than nine tenths of the card."}
-    command = [sys.executable, "-m", "tests.gpu_memory", "--one", json.dumps(case), *(["--dry-run"] if dry else [])]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return {**row, "failed": lines[-1][:300] if lines else f"exit code {done.returncode}"}
-    measured = json.loads(done.stdout.strip().splitlines()[-1])
-    row["measured"] = measured
+
+def wanted(dry: bool, capability: tuple[int, int] | None, given: list[dict[str, Any]] | None = None) -> list[Any]:
+    """What is to be predicted, for `Ahead`."""
+    return [
+        (key_of(case), "tests.gpu_memory:predicted", {**case, "dry": dry, "capability": capability})
+        for case in (cases(dry) if given is None else given) if not missing(case)
+    ]  # fmt: skip
+
+
+def rows(
+    dry: bool, processes: Processes, ahead: Ahead, left: Callable[[], float], free_bytes: int = 0,
+    given: list[dict[str, Any]] | None = None,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """The rows of all cases, one by one, each beside its prediction.
+
+    Args:
+        left: seconds that there are still. free_bytes: on the card. given: these cases only.
+    """
+    most = CASE_SECONDS * (PATIENCE if dry else 1)
+    for case in cases(dry) if given is None else given:
+        absent = missing(case)
+        if absent:
+            yield {**case, "left_out": f"Not installed: {', '.join(absent)}."}
+            continue
+        if left() < 5:
+            yield {**case, "left_out": NO_TIME}
+            continue
+        told = ahead.get(key_of(case), min(most, left()))
+        if "failed" in told:
+            yield {**case, **({"left_out": NO_TIME} if left() < 5 else {"failed": f"Predicting: {told['failed']}"})}
+            continue
+        row: dict[str, Any] = {**case, "predicted": told}
+        if not dry and told["process"][1] > SHARE * free_bytes:
+            yield {**row, "left_out": "It is predicted to take more than nine tenths of the card's free memory."}
+            continue
+        seconds = min(most, left())
+        measured = processes.ask("tests.gpu_memory:one", {**case, "dry": dry}, case["model"], seconds)
+        if "failed" in measured:
+            late = seconds < most and left() < 1
+            yield {**row, **({"left_out": NO_TIME} if late else measured)}
+            continue
+        yield compared({**row, "measured": measured})
+
+
+def compared(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the errors of what was predicted, as shares of what was measured."""
+    told, measured = row["predicted"], row["measured"]
     for what, mine, real in (
         ("allocated", told["ledger"]["allocated_bytes"], measured["ledger"]["allocated_bytes"]),
         ("reserved", told["reserved"], measured["reserved"]),
@@ -165,43 +257,42 @@ def line(row: dict[str, Any]) -> str:
     return f"{name} measured {row['measured']['ledger']['allocated_bytes'] / GIB:7.3f} GiB; {', '.join(parts)}"
 
 
+def record_of(about: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The record. about: device, versions and date."""
+    return {"what": "predicted and measured memory of real steps", **about, "rows": rows}
+
+
 def main(given: list[str] | None = None) -> int:
     """Measure every case, write the record, print the residuals."""
     parser = argparse.ArgumentParser(prog="python -m tests.gpu_memory", description=main.__doc__)
     parser.add_argument("--dry-run", action="store_true", help="rehearse on a CPU with small models; writes nothing")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="cases that begin later are left out")
     asked = parser.parse_args(given)
-    if asked.one:
-        print(json.dumps(one(json.loads(asked.one), asked.dry_run)))
-        return 0
-    import torch
-
-    if not asked.dry_run and not torch.cuda.is_available():
-        print("There is no CUDA device; --dry-run rehearses on the CPU. Nothing was measured.", file=sys.stderr)
-        return 2
-    rows = []
+    dry = asked.dry_run
     began = time.monotonic()
-    for case in cases(asked.dry_run):
-        if time.monotonic() - began > asked.seconds:
-            rows.append({**case, "left_out": "There was no time left for it."})
-        else:
-            rows.append(run(case, asked.dry_run))
-        print(line(rows[-1]), flush=True)
-    broken = [r for r in rows if "failed" in r]
-    if asked.dry_run:
-        print(f"Rehearsed {len(rows)} cases on the CPU, {len(broken)} failed; nothing was written.")
+    with Processes("tests.gpu_memory") as processes:
+        about = processes.ask("tests.gpu_memory:card", None, "card", 120)
+        if "failed" in about or (not dry and about["capability"] is None):
+            print("There is no CUDA device; --dry-run rehearses on the CPU. Nothing was measured.", file=sys.stderr)
+            return 2
+        free_bytes = about.pop("free_bytes")
+        capability = None if dry else tuple(map(int, about["capability"].split(".")))
+        found = []
+        with Ahead(wanted(dry, capability), "tests.gpu_memory", seconds=600.0 if dry else 60.0) as ahead:
+            for row in rows(dry, processes, ahead, lambda: asked.seconds - (time.monotonic() - began), free_bytes):
+                found.append(row)
+                print(line(row), flush=True)
+    broken = [r for r in found if "failed" in r]
+    if dry:
+        print(f"Rehearsed {len(found)} cases on the CPU, {len(broken)} failed; nothing was written.")
         return 1 if broken else 0
-    from core.memory.fit import versions
+    from core.train import versions
 
-    name = torch.cuda.get_device_name()
-    content = {
-        "what": "predicted and measured memory of real steps", "command": "make gpu", "date": time.strftime("%Y-%m-%d"),
-        "device": name, "capability": ".".join(map(str, torch.cuda.get_device_capability())),
-        "cuda": torch.version.cuda, "versions": versions(), "rows": rows,
-    }  # fmt: skip
-    file = f"gpu_memory_{slug(name)}.json"
-    (ROOT / "tests" / "records" / file).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    about |= {"command": "python -m tests.gpu_memory", "versions": {**versions(), **about["versions"]}}
+    file = f"gpu_memory_{slug(about['device'])}.json"
+    (ROOT / "tests" / "records" / file).write_text(
+        json.dumps(record_of(about, found), indent=1) + "\n", encoding="utf-8"
+    )
     print(f"written to tests/records/{file}")
     return 1 if broken else 0
 

@@ -4,9 +4,11 @@
     python -m tests.gpu_steps --dry-run       # the same path on a CPU, with two small layers: one step each, not timed
 
 Ways: *graphed* (the engine's captured step), *eager* (the engine's step as it comes), *stock* (`transformers.Trainer`
-with PEFT and bitsandbytes, bfloat16). Each is a process of its own that builds the model, trains the same ready-made
-batches, and says what a step took and what the allocator held at most. Models are built on the card: an 8B base is
-never on the disk. What is predicted to take more than nine tenths of the card is left out, and said so.
+with PEFT and bitsandbytes, bfloat16). Each builds the model, trains the same ready-made batches, and says what a step
+took and what the allocator held at most after the warm-up (a captured step's own memory included, which the allocator
+does not count while it is replayed). The cases of a shape share a process, emptied in between (tests/gpu_process.py).
+Models are built on the card: an 8B base is never on the disk, nor in the processor's memory. What is predicted to take
+more than nine tenths of the card's free memory is left out, and so is what needs a package that is not there.
 
 The share of the roofline is the least time that the step's operations need at the card's own measured ceilings
 (core/roofline.py, fused), over the time that was taken.
@@ -15,25 +17,30 @@ The share of the roofline is the least time that the step's operations need at t
 from __future__ import annotations
 
 import argparse
-import json
+import gc
+import importlib.util
 import statistics
-import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-WAYS = ("graphed", "eager", "stock")
+from tests.gpu_process import PATIENCE, SPOILT, Ahead, Processes
+
+WAYS = ("graphed", "stock", "eager")
 METHODS = ("full", "lora", "qlora", "bitfit")
 STEPS, WARM = 12, 4
-# shape: (batch, length, methods). Full fine-tuning of 8B does not fit one card; BitFit says nothing new there.
-CASES = {
-    "tiny": (8, 64, METHODS),
-    "Llama-3.2-1B": (1, 512, METHODS),
-    "Llama-3.1-8B": (1, 4096, ("lora", "qlora")),
-}
-SHARE = 0.9
+# shape: (batch, length). Full fine-tuning of 8B does not fit one card; BitFit says nothing new there.
+SHAPES = {"tiny": (8, 64), "Llama-3.2-1B": (1, 512), "Llama-3.1-8B": (1, 4096)}
+# (shape, methods), what the project has promised figures of first.
+ORDER = (
+    ("Llama-3.1-8B", ("qlora", "lora")), ("Llama-3.2-1B", ("qlora",)), ("tiny", ("lora", "qlora", "full", "bitfit")),
+    ("Llama-3.2-1B", ("lora", "full", "bitfit")),
+)  # fmt: skip
+SHARE = 0.9  # of the free memory that a case may be predicted to take
+CASE_SECONDS = 90.0  # for one way of one case, at most
+LEFT_BEHIND = 64 * 2**20  # bytes that may stay allocated after a case
+NO_TIME = "There was no time left for it."
 
 
 def config_of(shape: str, dry: bool) -> Any:
@@ -60,7 +67,7 @@ def batches(shape: str, dry: bool, count: int) -> list[Any]:
 
     from core.batches import IGNORED, Batch
 
-    rows, length, _ = CASES[shape]
+    rows, length = SHAPES[shape]
     if dry:
         rows, length = 2, 24
     generator = torch.Generator().manual_seed(0)
@@ -75,16 +82,44 @@ def batches(shape: str, dry: bool, count: int) -> list[Any]:
 
 
 def model_of(shape: str, method: str, dry: bool) -> Any:
-    """With random weights, on the card; what trains whole is in 32 bits, the rest in 16."""
+    """With random weights, on the card; what trains whole is in 32 bits, the rest in 16 or, for QLoRA, 4."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    trains = method in ("full", "bitfit")
-    torch.manual_seed(0)
-    device = "cpu" if dry else "cuda"
-    dtype = torch.float32 if trains or dry else torch.bfloat16
-    with torch.device(device):
-        return AutoModelForCausalLM.from_config(config_of(shape, dry), dtype=dtype).train()
+    from tests.gpu_models import four_bit_model, random_model
+
+    device = torch.device("cpu" if dry else "cuda")
+    dtype = torch.float32 if method in ("full", "bitfit") or dry else torch.bfloat16
+    return (four_bit_model if method == "qlora" else random_model)(config_of(shape, dry), dtype, device)
+
+
+def emptied() -> int:
+    """Bytes that are still allocated on the card when what nobody holds any more is given back."""
+    import torch
+
+    gc.collect()
+    if not torch.cuda.is_available():
+        return 0
+    torch.cuda.synchronize()
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_allocated()
+
+
+def kept_by_graphs() -> int:
+    """Bytes of the card that captured graphs keep for themselves, as far as no tensor is alive in them: while a graph
+    is replayed they are in use, and the allocator does not know."""
+    import torch
+
+    segments = torch.cuda.memory_snapshot()
+    return sum(s["total_size"] - s["allocated_size"] for s in segments if tuple(s["segment_pool_id"]) != (0, 0))
+
+
+def peak_from_here() -> None:
+    """The most that is held is counted from here on: the warm-up is over, and what setting up took does not count."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def timed(step: Any, given: list[Any], dry: bool) -> list[float]:
@@ -92,7 +127,9 @@ def timed(step: Any, given: list[Any], dry: bool) -> list[float]:
     import torch
 
     taken = []
-    for batch in given:
+    for number, batch in enumerate(given):
+        if number == WARM:
+            peak_from_here()
         if not dry:
             torch.cuda.synchronize()
         start = time.perf_counter()
@@ -118,6 +155,7 @@ def engine(shape: str, method: str, way: str, dry: bool) -> dict[str, Any]:
     model = attach(
         model_of(shape, method, dry), method, METHODS_OF[method].Config(), keep_base=False, device=device
     ).model
+    emptied()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer, _ = make_optimizer("adamw", parameters, 1e-4, 0.0)
 
@@ -134,7 +172,7 @@ def engine(shape: str, method: str, way: str, dry: bool) -> dict[str, Any]:
         seconds = timed(graphs.step, given, dry)
         if graphs.reason:
             return {"failed": graphs.reason}
-        return {"seconds": seconds[WARM:], "graph_bytes": graphs.bytes, **told}
+        return {"seconds": seconds[WARM:], "graph_bytes": 0 if dry else kept_by_graphs(), **told}
 
     def step(batch: Any) -> None:
         here = batch.to(device)
@@ -156,110 +194,133 @@ def stock(shape: str, method: str, dry: bool) -> dict[str, Any]:
 
     model = model_of(shape, method, dry)
     if method == "qlora":
-        quantize_in_place(model)
         from peft import get_peft_model
 
         from tests.stock import peft_config
 
+        model.is_loaded_in_4bit = True  # what transformers says of such a base, and PEFT asks for
         model = get_peft_model(model, peft_config("qlora", "llama"))
     else:
         model = bench.peft_model(model, method)
+    emptied()
     given = batches(shape, dry, 2 if dry else STEPS + WARM)
     side = bench.Stock.of(model)
-    return {"seconds": [s for _, s in side.steps(len(given), given, bf16=not dry)][WARM:]}
+    done = 0
+
+    def between() -> None:
+        nonlocal done
+        done += 1
+        if done == WARM:
+            peak_from_here()
+
+    return {"seconds": [s for _, s in side.steps(len(given), given, between, bf16=not dry)][WARM:]}
 
 
-def quantize_in_place(model: Any) -> None:
-    """Every linear layer but the head as bitsandbytes' Linear4bit, as transformers sets a 4-bit base up."""
-    import bitsandbytes as bnb
-    import torch
-
-    dtype = next(model.parameters()).dtype
-    for path, layer in list(model.named_modules()):
-        if type(layer) is not torch.nn.Linear or path == "lm_head":
-            continue
-        four = bnb.nn.Linear4bit(
-            layer.in_features, layer.out_features, bias=layer.bias is not None, compute_dtype=dtype,
-            compress_statistics=True, quant_type="nf4", device="meta",
-        )  # fmt: skip
-        device = layer.weight.device
-        four.weight = bnb.nn.Params4bit(
-            layer.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True, module=four
-        ).to(device)
-        four.bias = layer.bias
-        four.support_avx512bf16_for_cpu = False
-        parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, four)
-    model.requires_grad_(False)
-
-
-def one(case: dict[str, Any], dry: bool) -> dict[str, Any]:
-    """One way of one case, in this process."""
+def prepare() -> None:
+    """What every case needs, imported before the first."""
     import logging
     import warnings
 
-    import torch
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+
+    import core.methods  # noqa: F401
+    import tests.gpu_models  # noqa: F401
 
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
+
+
+def one(case: dict[str, Any]) -> dict[str, Any]:
+    """One way of one case, in this process. case: shape, method, way; dry; bytes: that it is predicted to take."""
+    import torch
+
+    dry, way = case["dry"], case["way"]
+    emptied()
+    if not dry:
+        free = torch.cuda.mem_get_info()[0]
+        if case.get("bytes") and case["bytes"] > SHARE * free:
+            told = f"It is predicted to take {case['bytes'] / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free."
+            return {"left_out": told}
+        peak_from_here()
     found = (
-        stock(case["shape"], case["method"], dry)
-        if case["way"] == "stock"
-        else engine(case["shape"], case["method"], case["way"], dry)
+        stock(case["shape"], case["method"], dry) if way == "stock" else engine(case["shape"], case["method"], way, dry)
     )
     if not dry:
-        found["peak_bytes"] = torch.cuda.max_memory_allocated()
+        # (A replay allocates nothing: what its graph keeps is not in the allocator's peak.)
+        found["peak_bytes"] = torch.cuda.max_memory_allocated() + found.get("graph_bytes", 0)
         found["reserved_bytes"] = torch.cuda.max_memory_reserved()
+    found[SPOILT] = emptied() > LEFT_BEHIND
     return found
 
 
 def cases(dry: bool) -> list[dict[str, Any]]:
-    """Shape × method × way; in a rehearsal one small shape stands for all."""
-    shapes = ["tiny"] if dry else list(CASES)
-    return [{"shape": s, "method": m, "way": w} for s in shapes for m in CASES[s][2] for w in WAYS]
+    """Shape × method × way, in the order in which they are wanted; in a rehearsal one small shape stands for all."""
+    order = (("tiny", METHODS),) if dry else ORDER
+    return [
+        {"shape": shape, "method": m, "way": way, "dry": dry, "process": f"{shape} {number}"}
+        for number, (shape, methods) in enumerate(order) for m in methods for way in WAYS
+    ]  # fmt: skip
 
 
-def fits(case: dict[str, Any]) -> bool:
-    """Whether the trace predicts that it takes less than nine tenths of the card."""
-    import torch
+def missing(case: dict[str, Any]) -> list[str]:
+    """Packages that a case needs and that are not installed."""
+    needed = ["bitsandbytes"] if case["method"] == "qlora" else []
+    needed += ["accelerate", "peft"] if case["way"] == "stock" else []
+    return [name for name in needed if importlib.util.find_spec(name) is None]
 
+
+def needed(case: dict[str, Any]) -> dict[str, Any]:
+    """What the trace predicts that a case takes. case: shape, method, capability."""
     from core.memory.setup import Device, Setup
     from core.memory.trace import trace
     from core.methods import METHODS as ALL
 
-    rows, length, _ = CASES[case["shape"]]
+    rows, length = SHAPES[case["shape"]]
     setup = Setup(
         case["method"], ALL[case["method"]].Config(), rows, length, answers=rows * length // 2,
-        device=Device(torch.cuda.get_device_capability()), precision="bfloat16",
+        device=Device(tuple(case["capability"])), precision="bfloat16",
     )  # fmt: skip
-    needed = trace(config_of(case["shape"], False), setup).ledger().allocated_bytes
-    return needed < SHARE * torch.cuda.get_device_properties(0).total_memory
+    return {"bytes": trace(config_of(case["shape"], False), setup).ledger().allocated_bytes}
 
 
-def run(case: dict[str, Any], dry: bool, known: dict[tuple[str, str], bool], seconds: float = 120.0) -> dict[str, Any]:
-    """A case in a process of its own."""
-    key = case["shape"], case["method"]
-    if not dry and key not in known:
-        known[key] = fits(case)
-    if not dry and not known[key]:
-        return {**case, "left_out": "It is predicted to take more than nine tenths of the card."}
-    command = [sys.executable, "-m", "tests.gpu_steps", "--one", json.dumps(case), *(["--dry-run"] if dry else [])]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return {**case, "failed": f"It took more than {seconds:.0f} s."}
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return {**case, "failed": lines[-1][:300] if lines else f"exit code {done.returncode}"}
-    return {**case, **json.loads(done.stdout.strip().splitlines()[-1])}
+def wanted(dry: bool, capability: tuple[int, int] | None) -> list[tuple[Any, str, Any]]:
+    """What is to be predicted, for `Ahead`."""
+    if dry or capability is None:
+        return []
+    pairs = dict.fromkeys((c["shape"], c["method"]) for c in cases(dry) if c["shape"] != "tiny" and not missing(c))
+    return [
+        (pair, "tests.gpu_steps:needed", {"shape": pair[0], "method": pair[1], "capability": capability})
+        for pair in pairs
+    ]
 
 
-def with_shares(rows: list[dict[str, Any]], ceilings: dict[str, float]) -> list[dict[str, Any]]:
-    """The rows with their median, the ratio to the stock stack, and the share of the roofline."""
+def rows(dry: bool, processes: Processes, ahead: Ahead, left: Callable[[], float]) -> Iterator[dict[str, Any]]:
+    """The rows of all cases, one by one. left: seconds that there are still."""
+    for case in cases(dry):
+        row = {name: case[name] for name in ("shape", "method", "way")}
+        absent = missing(case)
+        if absent:
+            yield {**row, "left_out": f"Not installed: {', '.join(absent)}."}
+            continue
+        if left() < 5:
+            yield {**row, "left_out": NO_TIME}
+            continue
+        if not dry and case["shape"] != "tiny":  # (without a prediction it is tried)
+            case["bytes"] = ahead.get((case["shape"], case["method"]), min(30.0, left())).get("bytes")
+        given = min(CASE_SECONDS * (PATIENCE if dry else 1), left())
+        answer = processes.ask("tests.gpu_steps:one", case, case["process"], given)
+        late = "failed" in answer and given < CASE_SECONDS and left() < 1
+        yield {**row, **({"left_out": NO_TIME} if late else answer)}
+
+
+def with_shares(rows: list[dict[str, Any]], ceilings: dict[str, float] | None) -> list[dict[str, Any]]:
+    """The rows with their median, the ratio to the stock stack, and the share of the roofline (None without the card's
+    ceilings)."""
     from core.architecture import architecture_of_config
     from core.roofline import Limit, operations, total
 
-    limit = Limit("measured", ceilings["flops_per_second"], ceilings["bytes_per_second"])
+    limit = Limit("measured", ceilings["flops_per_second"], ceilings["bytes_per_second"]) if ceilings else None
     median = {
         (r["shape"], r["method"], r["way"]): statistics.median(r["seconds"]) for r in rows if r.get("seconds")
     }  # fmt: skip
@@ -269,19 +330,18 @@ def with_shares(rows: list[dict[str, Any]], ceilings: dict[str, float]) -> list[
         if key not in median:
             found.append(row)
             continue
-        batch, length, _ = CASES[row["shape"]]
-        table = architecture_of_config(config_of(row["shape"], False))
-        ops = operations(
-            table, batch=batch, length=length, answers=batch * length // 2, method=row["method"], rank=8, fused=True
-        )
         other = median.get((row["shape"], row["method"], "stock"))
-        found.append(
-            {
-                **row, "median_seconds": median[key], "least_seconds": total(ops, limit).device_seconds,
-                "roofline_share": total(ops, limit).device_seconds / median[key],
-                "times_stock": other / median[key] if other else None,
-            }
-        )  # fmt: skip
+        row = {**row, "median_seconds": median[key], "times_stock": other / median[key] if other else None}
+        row |= {"least_seconds": None, "roofline_share": None}
+        if limit is not None:
+            batch, length = SHAPES[row["shape"]]
+            table = architecture_of_config(config_of(row["shape"], False))
+            ops = operations(
+                table, batch=batch, length=length, answers=batch * length // 2, method=row["method"], rank=8, fused=True
+            )
+            least = total(ops, limit).device_seconds
+            row |= {"least_seconds": least, "roofline_share": least / median[key]}
+        found.append(row)
     return found
 
 
@@ -293,27 +353,31 @@ def line(row: dict[str, Any]) -> str:
     if not row.get("median_seconds"):
         return f"{name} ran"
     ratio = f"{row['times_stock']:.2f}× the stock stack's speed" if row["times_stock"] else ""
-    return (
-        f"{name} {1e3 * row['median_seconds']:9.2f} ms  {row['peak_bytes'] / 2**30:6.2f} GiB  "
-        f"{row['roofline_share']:.0%} of the roofline  {ratio}"
-    )
+    share = f"{row['roofline_share']:.0%} of the roofline" if row["roofline_share"] is not None else ""
+    return f"{name} {1e3 * row['median_seconds']:9.2f} ms  {row['peak_bytes'] / 2**30:6.2f} GiB  {share}  {ratio}"
 
 
 def main(given: list[str] | None = None) -> int:
     """Run all cases and print them."""
     parser = argparse.ArgumentParser(prog="python -m tests.gpu_steps", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     asked = parser.parse_args(given)
-    if asked.one:
-        print(json.dumps(one(json.loads(asked.one), asked.dry_run)))
-        return 0
-    rows = []
-    known: dict[tuple[str, str], bool] = {}
-    for case in cases(asked.dry_run):
-        rows.append(run(case, asked.dry_run, known))
-        print(line(rows[-1]), flush=True)
-    return 1 if any("failed" in r for r in rows) else 0
+    import torch
+
+    if not asked.dry_run and not torch.cuda.is_available():
+        print("There is no CUDA device; --dry-run rehearses on the CPU. Nothing was measured.", file=sys.stderr)
+        return 2
+    capability = None if asked.dry_run else torch.cuda.get_device_capability()
+    found = []
+    asks = wanted(asked.dry_run, capability)
+    with Processes("tests.gpu_steps") as processes, Ahead(asks, "tests.gpu_steps") as ahead:
+        for row in rows(asked.dry_run, processes, ahead, lambda: float("inf")):
+            found.append(row)
+            print(line(row), flush=True)
+    if not asked.dry_run:
+        for row in with_shares(found, None):
+            print(line(row))
+    return 1 if any("failed" in r for r in found) else 0
 
 
 if __name__ == "__main__":

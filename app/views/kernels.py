@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import calculator_panels, charts_kernels, probing, state
+from app import calculator_panels, charts_kernels, localized, probing, state
 from app.choices import Choice, one_of, stop
 from app.story import plain
 from app.words import t
@@ -159,7 +159,7 @@ def _record(record: Mapping[str, Any], key: str) -> None:
         chart = charts_kernels.measured(points, kernel_records.limit(record), record["date"])
         calculator_panels.shown(chart, key)
         st.markdown(t("kernels.beside"))
-        st.dataframe(_beside_table(record), hide_index=True)
+        localized.grid(_beside_table(record), hide_index=True, alt=t("kernels.beside_alt"))
     broken = [r for r in record["rows"] if not r["passed"]]
     if broken:
         names = ", ".join(sorted({plain(r["kernel"]) for r in broken}))

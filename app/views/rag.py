@@ -278,12 +278,14 @@ def _needs(found: charts_rag.Bands, result: Mapping[str, Any], own: bool) -> Non
     st.caption(t("rag.bars_seeds" if settings["seeds"] > 1 else "rag.bars_seed"))
     table = charts_rag.needs_table(found)
     # (Not a grid: on a phone its first column, which does not break into lines, would be all that is seen.)
-    localized.table(table, border="horizontal", hide_index=True, alt=t("rag.needs_alt"))
+    with st.container(key="table-needs"):
+        localized.table(table, border="horizontal", hide_index=True, alt=t("rag.needs_alt"))
     st.caption(t("rag.dash"))
     _csv(charts_rag.numbers(found, "right"), "rag-right")
     st.subheader(t("rag.costs"), anchor="costs")
     costs = charts_rag.costs_table(found)
-    localized.table(costs, border="horizontal", hide_index=True, alt=t("rag.costs_alt"))
+    with st.container(key="table-costs"):
+        localized.table(costs, border="horizontal", hide_index=True, alt=t("rag.costs_alt"))
     st.caption(t("rag.costs_how"))
     _large()
     _examples(result)

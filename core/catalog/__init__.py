@@ -12,6 +12,7 @@ rows by `python -m core.catalog.tables`.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import tomllib
@@ -21,7 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from core.architecture import Architecture
+from core.architecture import Architecture, active_share
 from core.errors import BadInput, NotFound
 from core.outside import check_sizes, parse_json, quoted
 from core.units import GB, GIB, bytes_text
@@ -258,7 +259,7 @@ def architecture_of(name: str) -> Architecture:
     from core.catalog.tables import unpack
 
     row = model(name)
-    return unpack(_tables()["models"][row.name], row.name)
+    return dataclasses.replace(unpack(_tables()["models"][row.name], row.name), active=active_share(row.config))
 
 
 def config_of(row: ModelRow) -> Any:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from core.catalog import GpuRow, ModelRow, architecture_of, gpu, models
 from core.config import RunConfig, resolved
 from core.errors import NotFound
-from core.memory.card import TOO_LARGE, largest_batch, totals
+from core.memory.card import TIGHT, TOO_LARGE, largest_batch, totals
 from core.memory.estimate import Sizes, find
 from core.memory.setup import Device, Setup
 from core.memory.speed import operations_per_token, step_speed
@@ -163,7 +163,8 @@ def _proposal(row: ModelRow, place: Place, setup: Setup, passes: int) -> Proposa
         return None
     found, rows = totals(made.peak_bytes(Sizes.of(setup)), place.device), setup.batch
     if found.verdict(place.memory_bytes) == TOO_LARGE:
-        most = largest_batch(made, Sizes.of(setup), place.device, place.memory_bytes)
+        asked = made, Sizes.of(setup), place.device, place.memory_bytes
+        most = largest_batch(*asked) or largest_batch(*asked, TIGHT)
         rows = next((n for n in _halves(setup.batch) if n <= most), 0)
         fewer = dataclasses.replace(setup, batch=rows)
         made = find(row.name, fewer) if rows else None  # a single row is a case of its own

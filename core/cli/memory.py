@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from core.cli.arguments import (
@@ -88,11 +87,12 @@ def _sharding_arguments(memory: argparse.ArgumentParser) -> None:
 def _memory(asked: argparse.Namespace) -> int:
     if asks_for_help(asked):
         return print_knobs(asked.method)
-    from core.catalog import gpu
+    from core.catalog import gpu, known, pasted
     from core.config import EMBEDDED
-    from core.memory.card import check_runs, largest_batch, other_kernels, totals, verdict_text
-    from core.memory.compare import ahead_of, check
-    from core.memory.estimate import Sizes
+    from core.counting import experts_note
+    from core.memory.card import FITS, TIGHT, check_runs, other_kernels, totals, verdict_text
+    from core.memory.compare import Family, ahead_of, check, half_note
+    from core.memory.estimate import find
     from core.memory.rules import rules
     from core.memory.setup import Device, Setup
     from core.methods import METHODS
@@ -132,9 +132,7 @@ def _memory(asked: argparse.Namespace) -> int:
                     "reserved_bytes": found.reserved[1], "process_bytes": found.process[1],
                     "reserved_range": [found.reserved[0], found.reserved[2]],
                     "process_range": [found.process[0], found.process[2]], "peak_at": ledger.peak_at,
-                    "terms": [
-                        {**asdict(term), **explained(rule)} for term, rule in zip(ledger.terms, told, strict=True)
-                    ],
+                    "terms": ledger.to_dict()["terms"], "rules": [explained(rule) for rule in told],
                     **({"timeline": traced.timeline(), "tensors": traced.tensors()} if asked.trace and traced else {}),
                     "fits": fits, "usable_bytes": card and card.usable_bytes,
                     "usable_estimated": card and card.estimated, "note": other_kernels(card) if card else "",
@@ -145,16 +143,31 @@ def _memory(asked: argparse.Namespace) -> int:
         )  # fmt: skip
         return DONE
     _print(ledger, told, found, setup)
+    named = None if pasted(source) else known(source)
+    half = half_note(lambda s: find(named.name, s) if named is not None else None, setup)
+    for note in (experts_note(table, setup.method), half):
+        if note:
+            print(note)
     if card is not None:
         print(verdict_text(found, card))
         if card.estimated:
             print(f"(What can be used of {card.name} is {card.usable_source}.)")
         if other_kernels(card):
             print(other_kernels(card))
-        if made is not None and sharding.alone:
-            most = largest_batch(made, Sizes.of(setup), device, card.usable_bytes)
-            print(f"The largest batch that fits at this length is {most:,}." if most else "Not even one row fits.")
+        family = Family.of(lambda s: find(made.model, s), setup) if made is not None and sharding.alone else None
+        if family is not None:
+            print(_largest(*(family.largest(setup, card, verdict)[0] for verdict in (FITS, TIGHT))))
     return DONE
+
+
+def _largest(fits: int | None, tight: int | None) -> str:
+    """The largest batch that fits, and that is tight at least, as a sentence."""
+    if fits is None or tight is None:
+        return "Batches of more rows are not traced ahead."
+    if not tight:
+        return "Not even one row fits."
+    first = f"The largest batch that fits at this length is {fits:,}" if fits else "No batch fits for certain"
+    return f"{first}; it is tight up to {tight:,}." if tight > fits else f"{first}."
 
 
 def _plain(asked: argparse.Namespace) -> RunConfig:
@@ -220,7 +233,10 @@ def _answered(
 
 def explained(rule: Rule) -> dict[str, Any]:
     """The textbook's formula of a term, as JSON."""
-    return {"rule": rule.formula, "rule_bytes": rule.bytes, "difference_bytes": rule.difference, "why": rule.why}
+    return {
+        "term": rule.term, "formula": rule.formula, "bytes": rule.bytes, "difference_bytes": rule.difference,
+        "why": rule.why,
+    }  # fmt: skip
 
 
 def _print(ledger: Ledger, told: list[Rule], found: Any, setup: Setup) -> None:
@@ -237,3 +253,5 @@ def _print(ledger: Ledger, told: list[Rule], found: Any, setup: Setup) -> None:
     for name, (low, likely, high) in (("reserved", found.reserved), ("process", found.process)):
         band = f"estimated, {bytes_text(low)} to {bytes_text(high)}" if low != high else "simulated"
         print(f"  {name:<24} {bytes_text(likely):>10}  {band}")
+    if found.reserved[0] < found.allocated:
+        print("(Both ranges include how far published figures lie from predicted ones: they can begin below it.)")

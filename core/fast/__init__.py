@@ -1,10 +1,11 @@
 """The same step, faster: forms of a training step that compute what the plain one computes and take less time.
 
-llama.py    Llama's decoder, forward and backward written out, for processors (float32)
+llama.py    Llama's decoder, forward and backward written out, for processors (float32 and bfloat16)
 fused.py    Llama's decoder with our kernels between its own layers, for CUDA devices on which they were found faster
 graphed.py  a whole step captured once and replayed, for CUDA devices
 
-None may change a result by more than the rounding of its sums. One setting of a run, `fast_step`, switches off all that
+None may change a result by more than the rounding of its sums (in bfloat16: of its numbers; there the form is held to be
+as near to float32 as the plain one is). One setting of a run, `fast_step`, switches off all that
 follows; then a step goes through transformers' own model, operation by operation. What compares is in tests/core:
 
 | what is faster | compared by |

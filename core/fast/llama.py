@@ -1,4 +1,4 @@
-"""Llama's decoder, forward and backward written out by hand, for float32 on a processor.
+"""Llama's decoder, forward and backward written out by hand, for a processor, in float32 or bfloat16.
 
 A block:    h = x + O·attention(n₁(x));    y = h + D·(silu(G·n₂(h)) ⊙ U·n₂(h))        n: RMSNorm
 
@@ -9,8 +9,13 @@ What it computes is what transformers' LlamaForCausalLM computes; how it is fast
 - keys and values that several heads share are not copied for each;
 - in the last block everything behind attention is computed for the tokens with a loss only, as the logits are.
 
-It is taken (`written_out`) for the models and the methods that it knows, on a processor, in float32; everything else
-goes through transformers, and `why_not` says why. Equations with gradients: kernels/rms_norm.py, kernels/rope.py,
+In bfloat16 it rounds where autocast does: the stream, the norms, the turning of q and k, attention's softmax, the loss,
+and the gradients of all of these are in 32 bits; the inputs and results of products and the activation are in 16. The
+parameters stay in 32 bits, and each is cast in each pass, as autocast does it. What differs is LoRA's pair, which is
+added to the weight in 32 bits and not to a rounded output (core/fast/linear.py says what that does to the losses).
+
+It is taken (`written_out`) for the models and the methods that it knows, on a processor; everything else goes through
+transformers, and `why_not` says why. Equations with gradients: kernels/rms_norm.py, kernels/rope.py,
 kernels/swiglu.py have the same in their heads.
 """
 
@@ -38,8 +43,8 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Angles:
-    """cos and sin (1, T, 1, d) of the positions, plain (for k) and times 1/√d (for q, so that scores need no scaling),
-    and the causal mask (T, T): 0 and −∞."""
+    """cos and sin (1, T, 1, d) of the positions in 32 bits, plain (for k) and times 1/√d (for q, so that scores need no
+    scaling), and the causal mask (T, T): 0 and −∞."""
 
     cos: torch.Tensor
     sin: torch.Tensor
@@ -49,21 +54,24 @@ class Angles:
 
 
 class Block:
-    """One decoder layer: its groups of linear layers, its norms, its shape."""
+    """One decoder layer: its groups of linear layers, its norms, its shape; dtype: that the products compute in."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, dtype: torch.dtype) -> None:
+        self.dtype = dtype
         attention, mlp = layer.self_attn, layer.mlp
-        self.qkv = Group(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.out = Group(attention.o_proj)
-        self.gate_up = Group(mlp.gate_proj, mlp.up_proj)
-        self.down = Group(mlp.down_proj)
+        self.qkv = Group(attention.q_proj, attention.k_proj, attention.v_proj, dtype=dtype)
+        self.out = Group(attention.o_proj, dtype=dtype)
+        # (Not one group: of each other's columns, activation and products would read every second piece of memory.)
+        self.gate, self.up = Group(mlp.gate_proj, dtype=dtype), Group(mlp.up_proj, dtype=dtype)
+        self.down = Group(mlp.down_proj, dtype=dtype)
         self.norm1, self.norm2 = layer.input_layernorm, layer.post_attention_layernorm
         self.size = int(attention.head_dim)
         self.heads = self.qkv.rows[0] // self.size
         self.keys = self.qkv.rows[1] // self.size
         self.norms = [n.weight for n in (self.norm1, self.norm2) if n.weight.requires_grad]
         self.parameters = [
-            *self.norms, *self.qkv.parameters, *self.out.parameters, *self.gate_up.parameters, *self.down.parameters,
+            *self.norms, *self.qkv.parameters, *self.out.parameters, *self.gate.parameters, *self.up.parameters,
+            *self.down.parameters,
         ]  # fmt: skip
 
 
@@ -75,9 +83,9 @@ def inverse_rms(x: torch.Tensor, eps: float) -> torch.Tensor:
     return torch.linalg.vector_norm(x, dim=1, keepdim=True).square_().div_(x.shape[1]).add_(eps).rsqrt_()
 
 
-def normed(x: torch.Tensor, rho: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """w ⊙ ρx."""
-    return (x * rho).mul_(weight.detach())
+def normed(x: torch.Tensor, rho: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """w ⊙ ρx, rounded once to `dtype`."""
+    return (x * rho).mul_(weight.detach()).to(dtype)
 
 
 def norm_gradient(
@@ -89,16 +97,25 @@ def norm_gradient(
     return onto.addcmul(g, rho).addcmul_(x, along)
 
 
-def turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tensor, back: bool = False) -> None:
-    """Rotary positions: x and out (B, T, heads, d), any strides."""
-    half = x.shape[-1] // 2
-    torch.mul(x, cos, out=out)
-    if back:
-        out[..., :half].addcmul_(x[..., half:], sin[..., half:])
-        out[..., half:].addcmul_(x[..., :half], sin[..., :half], value=-1)
-    else:
-        out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
-        out[..., half:].addcmul_(x[..., :half], sin[..., half:])
+def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Rotary positions: x (B, T, heads, d), any strides, turned in 32 bits -> (B, heads, T, d) in `dtype`."""
+    x, half = x.float().transpose(1, 2), x.shape[-1] // 2
+    cos, sin = cos.transpose(1, 2), sin.transpose(1, 2)
+    out = torch.mul(x, cos, out=torch.empty(x.shape))
+    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    return out.to(dtype)
+
+
+def turn_back(g: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tensor) -> None:
+    """The gradient of `turned`: g (B, heads, T, d) into out (B, T, heads, d), any strides."""
+    g, half = g.float().transpose(1, 2), g.shape[-1] // 2
+    whole = out if out.dtype == g.dtype else torch.empty(out.shape)
+    torch.mul(g, cos, out=whole)
+    whole[..., :half].addcmul_(g[..., half:], sin[..., half:])
+    whole[..., half:].addcmul_(g[..., :half], sin[..., :half], value=-1)
+    if whole is not out:
+        out.copy_(whole)
 
 
 class WrittenBlock(torch.autograd.Function):
@@ -114,91 +131,93 @@ class WrittenBlock(torch.autograd.Function):
         batch, length, width = x.shape
         rows = x.detach().reshape(-1, width)
         rho1 = inverse_rms(rows, block.norm1.variance_epsilon)
-        qkv = block.qkv.forward(normed(rows, rho1, block.norm1.weight)).view(batch, length, -1, block.size)
+        dtype = block.dtype
+        kept: dict[Group, torch.Tensor] = {}
+        inner = normed(rows, rho1, block.norm1.weight, dtype)
+        qkv = block.qkv.forward(inner, kept).view(batch, length, -1, block.size)
         q_in, k_in, v_in = qkv.split([block.heads, block.keys, block.keys], 2)
-        q = torch.empty(batch, block.heads, length, block.size)
-        k = torch.empty(batch, block.keys, length, block.size)
-        turn(q_in, angles.q_cos, angles.q_sin, q.transpose(1, 2))
-        turn(k_in, angles.cos, angles.sin, k.transpose(1, 2))
+        q = turned(q_in, angles.q_cos, angles.q_sin, dtype)
+        k = turned(k_in, angles.cos, angles.sin, dtype)
         v = v_in.transpose(1, 2).contiguous()
-        del qkv, q_in, k_in, v_in
+        del inner, qkv, q_in, k_in, v_in
         together = block.heads // block.keys
         flat_k, flat_v = k.view(-1, length, block.size), v.view(-1, length, block.size)
-        scores = torch.bmm(q.view(len(flat_k), together * length, block.size), flat_k.transpose(1, 2))
+        scores = torch.bmm(q.view(len(flat_k), together * length, block.size), flat_k.transpose(1, 2)).float()
         scores.view(-1, together, length, length).add_(angles.mask)
-        shares = torch.softmax(scores, -1)  # (B·keys, together·T, T)
+        # (B·keys, together·T, T), in 32 bits: in 16 a row would not sum to 1, nor its gradient to 0.
+        shares = torch.softmax(scores, -1)
         del scores
-        seen = torch.bmm(shares, flat_v).view(batch, block.heads, length, block.size)
+        seen = torch.bmm(shares.to(dtype), flat_v).view(batch, block.heads, length, block.size)
         o = seen.transpose(1, 2).reshape(-1, block.heads * block.size)  # (M, heads·d)
         stream = rows
         if keep is not None:
             o, stream = o[keep], rows[keep]
-        h = block.out.added(o, stream)
+        h = block.out.added(o, stream, kept)
         rho2 = inverse_rms(h, block.norm2.variance_epsilon)
-        gate_up = block.gate_up.forward(normed(h, rho2, block.norm2.weight))
-        gate, up = gate_up.chunk(2, 1)
-        y = block.down.added(nn.functional.silu(gate).mul_(up), h)
-        ctx.save_for_backward(rows, rho1, q, k, v, shares, o, h, rho2, gate_up, keep)
-        ctx.block, ctx.angles, ctx.shape = block, angles, x.shape
+        inner = normed(h, rho2, block.norm2.weight, dtype)
+        gate, up = block.gate.forward(inner, kept), block.up.forward(inner, kept)
+        del inner
+        y = block.down.added(nn.functional.silu(gate).mul_(up), h, kept)
+        ctx.save_for_backward(rows, rho1, q, k, v, shares, o, h, rho2, gate, up, keep)
+        ctx.block, ctx.angles, ctx.shape, ctx.weights = block, angles, x.shape, kept
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-        rows, rho1, q, k, v, shares, o, h, rho2, gate_up, keep = ctx.saved_tensors
-        block, angles = ctx.block, ctx.angles
+        rows, rho1, q, k, v, shares, o, h, rho2, gate, up, keep = ctx.saved_tensors
+        block, angles, kept, dtype = ctx.block, ctx.angles, ctx.weights, ctx.block.dtype
         batch, length, _ = ctx.shape
         grad = grad.contiguous()
-        # The MLP.
-        gate, up = gate_up.chunk(2, 1)
+        # The MLP. (The stream's gradient stays in 32 bits; a product is given it in its own.)
+        g = grad.to(dtype)
         silu = nn.functional.silu(gate)
         active = silu * up if block.down.needs_input else None
-        down = block.down.gradients(grad, active)
+        down = block.down.gradients(g, active)
         del active
-        d_active = grad @ block.down.weight()
-        d_gate_up = torch.empty_like(gate_up)
-        torch.mul(d_active, silu, out=d_gate_up[:, gate.shape[1] :])
-        del silu
-        aten.silu_backward.grad_input(d_active.mul_(up), gate, grad_input=d_gate_up[:, : gate.shape[1]])
-        del d_active
-        inner = normed(h, rho2, block.norm2.weight) if block.gate_up.needs_input else None
-        gates = block.gate_up.gradients(d_gate_up, inner)
+        d_active = g @ block.down.weight(kept)
+        d_up = silu.mul_(d_active)
+        d_gate = aten.silu_backward(d_active.mul_(up), gate)
+        del d_active, g
+        inner = normed(h, rho2, block.norm2.weight, dtype) if block.gate.needs_input or block.up.needs_input else None
+        gates = [*block.gate.gradients(d_gate, inner), *block.up.gradients(d_up, inner)]
         del inner
-        d_normed = d_gate_up @ block.gate_up.weight()
-        del d_gate_up
+        d_normed = (d_gate @ block.gate.weight(kept)).addmm_(d_up, block.up.weight(kept)).float()
+        del d_gate, d_up, silu
         norms = [(d_normed * h).mul_(rho2).sum(0)] if block.norm2.weight.requires_grad else []
         dh = norm_gradient(d_normed, h, rho2, block.norm2.weight, grad)
         del d_normed
         # Attention.
-        outs = block.out.gradients(dh, o)
-        d_seen = dh @ block.out.weight()
+        g = dh.to(dtype)
+        outs = block.out.gradients(g, o)
+        d_seen = g @ block.out.weight(kept)
         if keep is not None:
-            d_seen = torch.zeros(len(rows), d_seen.shape[1]).index_copy_(0, keep, d_seen)
+            d_seen = d_seen.new_zeros(len(rows), d_seen.shape[1]).index_copy_(0, keep, d_seen)
             dh = torch.zeros_like(rows).index_copy_(0, keep, dh)
         together = block.heads // block.keys
         flat_k, flat_v = k.view(-1, length, block.size), v.view(-1, length, block.size)
         flat_q = q.view(len(flat_k), together * length, block.size)
         d_seen = d_seen.view(batch, length, block.heads, block.size).transpose(1, 2).reshape(flat_q.shape)
-        d_shares = torch.bmm(d_seen, flat_v.transpose(1, 2))
-        dv = torch.bmm(shares.transpose(1, 2), d_seen)
-        d_scores = aten._softmax_backward_data(d_shares, shares, -1, shares.dtype)
+        d_shares = torch.bmm(d_seen, flat_v.transpose(1, 2)).float()
+        dv = torch.bmm(shares.to(dtype).transpose(1, 2), d_seen)
+        d_scores = aten._softmax_backward_data(d_shares, shares, -1, shares.dtype).to(dtype)
         del d_seen, d_shares
         dq = torch.bmm(d_scores, flat_k).view(q.shape)
         dk = torch.bmm(d_scores.transpose(1, 2), flat_q).view(k.shape)
         del d_scores
-        d_qkv = torch.empty(batch, length, block.heads + 2 * block.keys, block.size)
+        d_qkv = torch.empty(batch, length, block.heads + 2 * block.keys, block.size, dtype=dtype)
         dq_out, dk_out, dv_out = d_qkv.split([block.heads, block.keys, block.keys], 2)
-        turn(dq.transpose(1, 2), angles.q_cos, angles.q_sin, dq_out, back=True)
-        turn(dk.transpose(1, 2), angles.cos, angles.sin, dk_out, back=True)
+        turn_back(dq, angles.q_cos, angles.q_sin, dq_out)
+        turn_back(dk, angles.cos, angles.sin, dk_out)
         dv_out.copy_(dv.view(v.shape).transpose(1, 2))
         del dq, dk, dv, dq_out, dk_out, dv_out
         g = d_qkv.view(len(rows), -1)
-        inner = normed(rows, rho1, block.norm1.weight) if block.qkv.needs_input else None
+        inner = normed(rows, rho1, block.norm1.weight, dtype) if block.qkv.needs_input else None
         qkvs = block.qkv.gradients(g, inner)
         del inner
         dx = None
         if ctx.needs_input_grad[0] or block.norm1.weight.requires_grad:
-            d_normed = g @ block.qkv.weight()
+            d_normed = (g @ block.qkv.weight(kept)).float()
             if block.norm1.weight.requires_grad:
                 norms.insert(0, (d_normed * rows).mul_(rho1).sum(0))
             dx = norm_gradient(d_normed, rows, rho1, block.norm1.weight, dh).view(ctx.shape)
@@ -209,11 +228,16 @@ class WrittenBlock(torch.autograd.Function):
 
 
 class WrittenOut:
-    """A model's training loss by written-out blocks: what `core.evaluate.answer_loss_sum` gives, up to rounding."""
+    """A model's training loss by written-out blocks: what `core.evaluate.answer_loss_sum` gives, up to rounding.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    Args:
+        dtype: that the products compute in: torch.float32, or torch.bfloat16 for what autocast in it gives.
+    """
+
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> None:
         self.model: Any = model
-        self.blocks = [Block(layer) for layer in self.model.model.layers]
+        self.dtype = dtype
+        self.blocks = [Block(layer, dtype) for layer in self.model.model.layers]
         self._angles: dict[int, Angles] = {}
 
     def angles(self, length: int) -> Angles:
@@ -242,14 +266,16 @@ class WrittenOut:
         counts[:, :-1] = labels[:, 1:] != IGNORED
         keep = counts.view(-1).nonzero()[:, 0]
         targets = labels.roll(-1, 1).reshape(-1)[keep]
-        angles = self.angles(length)
-        hidden = self.model.model.embed_tokens(ids)
-        for block in self.blocks[:-1]:
-            hidden = WrittenBlock.apply(hidden, block, angles, None, *block.parameters).view(hidden.shape)
-        last = self.blocks[-1]
-        hidden = WrittenBlock.apply(hidden, last, angles, keep, *last.parameters)
-        logits = self.model.lm_head(self.model.model.norm(hidden))
-        return nn.functional.cross_entropy(logits, targets, reduction="sum")
+        with torch.autocast("cpu", enabled=False):  # (which number is in which format is said here)
+            angles = self.angles(length)
+            hidden = self.model.model.embed_tokens(ids)
+            for block in self.blocks[:-1]:
+                hidden = WrittenBlock.apply(hidden, block, angles, None, *block.parameters).view(hidden.shape)
+            last = self.blocks[-1]
+            hidden = WrittenBlock.apply(hidden, last, angles, keep, *last.parameters)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            logits = self.model.lm_head(self.model.model.norm(hidden))
+        return nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
 
 
 def unfamiliar(model: Any) -> str:
@@ -319,8 +345,6 @@ def written_out(model: Any, precision: str, longest: int) -> tuple[WrittenOut | 
     reason = why_not(model)
     if next(model.parameters()).device.type != "cpu":
         reason = "it is not on a processor"
-    elif precision != "float32":
-        reason = f"the passes compute in {precision}"
     elif longest > PLAIN_TOKENS:
         reason = f"rows have up to {longest} tokens, more than {PLAIN_TOKENS}"
-    return (None, reason) if reason else (WrittenOut(model), "")
+    return (None, reason) if reason else (WrittenOut(model, getattr(torch, precision)), "")

@@ -8,7 +8,8 @@
 The second and third are estimated: nobody has measured them on the reader's card. No published figure that can be
 predicted is of a whole process, so the third is held against nothing; its range is that of what others say of contexts.
 And the first has an error, too: how far published figures are from what is predicted for them
-(`core.memory.validation`). So a verdict has three values.
+(`core.memory.validation`). That band is in the ranges of the other two, whose low ends can so be below the first. So a
+verdict has three values, and "the largest that fits" is the largest whose verdict is that it fits.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ HOPPER = (9, 0)
 INTERPRETER_BYTES = (round(0.4 * GIB), round(0.5 * GIB), round(0.7 * GIB))
 
 FITS, TIGHT, TOO_LARGE = "fits", "tight", "does not fit"
+# Which end of a range has to be within what can be used, for a verdict or a better one.
+_END = {FITS: 2, TIGHT: 0}
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,7 @@ class Totals:
 
     def verdict(self, usable_bytes: int) -> str:
         """fits: even the most does; tight: the least does, the most does not; does not fit: not even the least."""
-        if self.process[2] <= usable_bytes:
-            return FITS
-        return TIGHT if self.process[0] <= usable_bytes else TOO_LARGE
+        return next((v for v, end in _END.items() if self.process[end] <= usable_bytes), TOO_LARGE)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -139,19 +140,19 @@ def check_runs(gpu: GpuRow, setup: Setup) -> None:
         )
 
 
-def largest_batch(made: Surrogate, sizes: Sizes, device: Device, usable_bytes: int) -> int:
-    """The largest batch whose likely total fits; 0 when not even one row does.
+def largest_batch(made: Surrogate, sizes: Sizes, device: Device, usable_bytes: int, verdict: str = FITS) -> int:
+    """The largest batch that has this verdict or a better one; 0 when not even one row does.
 
     Each row has as large a share of answer tokens as in `sizes`.
     """
-    return largest(_fitting(made, device, usable_bytes, lambda n: _sized(sizes, n, sizes.length)))
+    return largest(_fitting(made, device, usable_bytes, verdict, lambda n: _sized(sizes, n, sizes.length)))
 
 
-def largest_length(made: Surrogate, sizes: Sizes, device: Device, usable_bytes: int) -> int:
-    """The longest rows whose likely total fits at this batch; 0 when not even two tokens do. At most what the model
-    reads."""
+def largest_length(made: Surrogate, sizes: Sizes, device: Device, usable_bytes: int, verdict: str = FITS) -> int:
+    """The longest rows that have this verdict or a better one at this batch; 0 when not even two tokens do. At most
+    what the model reads."""
     most = made.regime.length[1] or 1 << 20
-    fits = _fitting(made, device, usable_bytes, lambda n: _sized(sizes, sizes.batch, n + 1))
+    fits = _fitting(made, device, usable_bytes, verdict, lambda n: _sized(sizes, sizes.batch, n + 1))
     return min(most, found + 1) if (found := largest(fits, most)) else 0
 
 
@@ -163,10 +164,14 @@ def _sized(sizes: Sizes, batch: int, length: int) -> Sizes:
     return Sizes(batch, length, answers, sizes.rank, sizes.layers)
 
 
-def _fitting(made: Surrogate, device: Device, usable: int, at: Callable[[int], Sizes]) -> Callable[[int], bool]:
+def _fitting(
+    made: Surrogate, device: Device, usable: int, verdict: str, at: Callable[[int], Sizes]
+) -> Callable[[int], bool]:  # fmt: skip
+    end = _END[verdict]
+
     def fits(number: int) -> bool:
         sizes = at(number)
-        return made.holds(sizes) and totals(made.peak_bytes(sizes), device).process[1] <= usable
+        return made.covers(sizes) and totals(made.peak_bytes(sizes), device).process[end] <= usable
 
     return fits
 

@@ -26,7 +26,7 @@ from core.memory.sharded import ALONE, Sharding
 from core.memory.speed import step_speed
 from core.memory.stack import OWN
 from core.methods import LORAS, METHODS
-from core.units import GB
+from core.units import GB, bytes_text
 
 Lookup = Callable[[Setup], Surrogate | None]
 
@@ -72,13 +72,14 @@ def with_method(setup: Setup, method: str) -> Setup:
 @dataclass(frozen=True)
 class Answer:
     """One step on one card. ledger: its terms. found: the totals. batch, length: the largest that fit; None where the
-    step was traced as it is, and nothing is known of other sizes."""
+    step was traced as it is, and nothing is known of other sizes. tight: the same two, of what fits or is tight."""
 
     ledger: Ledger
     found: Totals
     verdict: str
     batch: int | None
     length: int | None
+    tight: tuple[int | None, int | None] = (None, None)
 
 
 def check(table: Architecture, context: int | None, setup: Setup, name: str, sharding: Sharding = ALONE) -> None:
@@ -104,6 +105,28 @@ def check(table: Architecture, context: int | None, setup: Setup, name: str, sha
     if not setup.device.is_cuda and (sharding != ALONE or setup.stack != OWN):
         raise BadInput("Sharding, offloading and other programs are known for GPUs only.", "Choose a card.")
     METHODS[setup.method].count(table, setup.settings)
+
+
+def with_half(setup: Setup) -> Setup | None:
+    """The same step in 16 bits on a card that has bfloat16: about what it takes in float16 on one that has not; None
+    for any other step. Cards without bfloat16 are reckoned in 32 bits, as this program trains there."""
+    if not setup.device.is_cuda or setup.device.precision == "bfloat16":
+        return None
+    return dataclasses.replace(setup, device=Device.of(ASSUMED), precision="bfloat16")
+
+
+def half_note(lookup: Lookup, setup: Setup) -> str:
+    """What is to be known of a card without bfloat16, as a sentence; "" for any other."""
+    asked = with_half(setup)
+    if asked is None:
+        return ""
+    made = lookup(asked)
+    takes = "" if made is None else f": {bytes_text(totals(made.peak_bytes(Sizes.of(asked)), asked.device).process[1])}"
+    return (
+        "This card has no bfloat16, and steps on it are reckoned in 32 bits, as this program trains there. Programs "
+        "that train in float16 with scaled gradients (fp16=True) take about what bfloat16 takes on a later card"
+        f"{takes}; the attention kernels of this one may need more."
+    )
 
 
 def ahead_of(setup: Setup) -> int:
@@ -136,7 +159,8 @@ def answer(
     ledger = family.ledger(sizes)
     found = totals(ledger.allocated_bytes, setup.device)
     batch, length = family.largest(setup, card)
-    return Answer(ledger, found, found.verdict(card.usable_bytes), batch, length)
+    verdict = found.verdict(card.usable_bytes)
+    return Answer(ledger, found, verdict, batch, length, family.largest(setup, card, TIGHT))
 
 
 class Family:
@@ -170,7 +194,7 @@ class Family:
             return None
         # Mostly one row and several are the same case.
         other = at(setup, 2 if setup.batch == 1 else 1, setup.length)
-        other_rows = first if first.holds(Sizes.of(other)) else lookup(other)
+        other_rows = first if first.covers(Sizes.of(other)) else lookup(other)
         end = first.regime.length[1]
         longer = lookup(at(setup, setup.batch, end + 1)) if end is not None else None
         start = first.regime.length[0]
@@ -181,7 +205,7 @@ class Family:
     def _holding(self, sizes: Sizes) -> Surrogate | None:
         return next((one for one in self._all if one.regime.holds(sizes)), None)
 
-    def holds(self, sizes: Sizes) -> bool:
+    def covers(self, sizes: Sizes) -> bool:
         """Whether one of them says anything about these sizes."""
         return self._holding(sizes) is not None
 
@@ -216,13 +240,14 @@ class Family:
             return one.ledger(sizes)
         return one.shared(sizes, self._sharding, self._table)
 
-    def largest(self, setup: Setup, card: GpuRow) -> tuple[int | None, int | None]:
-        """The largest batch at the setup's length, and the longest rows at its batch, whose likely total fits; None
-        where more of them are not traced."""
+    def largest(self, setup: Setup, card: GpuRow, verdict: str = FITS) -> tuple[int | None, int | None]:
+        """The largest batch at the setup's length, and the longest rows at its batch, that have this verdict or a
+        better one; None where more of them are not traced."""
         made: Any = self  # (a surrogate, as far as these two are concerned)
         sizes = Sizes.of(setup)
-        batch = cards.largest_batch(made, sizes, setup.device, card.usable_bytes) if self.whole else None
-        length = cards.largest_length(made, sizes, setup.device, card.usable_bytes)
+        asked = sizes, setup.device, card.usable_bytes, verdict
+        batch = cards.largest_batch(made, *asked) if self.whole else None
+        length = cards.largest_length(made, *asked)
         # A CPU takes another attention for rows above SHORT; where those are not traced, nothing is said of them.
         open_end = not setup.device.is_cuda and self.regime.length[1] == SHORT == length
         return batch, None if open_end else length
@@ -407,9 +432,11 @@ __all__ = [
     "cpu_row",
     "device_of",
     "frontier",
+    "half_note",
     "methods",
     "on",
     "smallest_card",
     "traced_models",
+    "with_half",
     "with_method",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -28,7 +28,7 @@ import numpy as np
 from core.errors import DeltalabError
 from core.memory.ledger import Ledger, Term
 from core.memory.setup import Setup
-from core.memory.sharded import COPIES, Sharding, parts_of, shared
+from core.memory.sharded import COPIES, Sharding, parts_of, shared, used_in_half
 
 if TYPE_CHECKING:
     from core.architecture import Architecture
@@ -71,6 +71,14 @@ class Sizes:
         return self.batch * (self.length - 1) if self.answers is None else self.answers
 
 
+FEW_TOKENS = 4  # per rank
+
+
+def short(sizes: Sizes) -> bool:
+    """Whether a pass has so few tokens for the rank that gradients of pairs weigh more than the blocks' activations."""
+    return sizes.batch * sizes.length < FEW_TOKENS * sizes.rank
+
+
 def _up(tokens: int) -> int:
     """Whole groups of 32, in which memory-efficient attention counts."""
     return -(-tokens // 32) * 32
@@ -107,11 +115,6 @@ class Group:
     item: int
     size: Mapping[str, float]
     growth: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def copies_weight(self) -> bool:
-        """Whether they are 16-bit copies of weights, which autocast makes: of one size, whatever the step's sizes."""
-        return (self.category, self.op, self.item) == ("temporaries", "aten::_to_copy", 2) and set(self.size) == {"1"}
 
     def formula(self, sizes: Sizes, periods: int = 0) -> str:
         """'batch 4 × length 2,048 × 4,096 × 2 bytes', at so many periods of layers above the first."""
@@ -175,11 +178,24 @@ class Surrogate:
     checked: tuple[tuple[int, int, int, int], ...] = ()
 
     def holds(self, sizes: Sizes) -> bool:
-        """Whether it says anything about these sizes."""
+        """Whether it gives the bytes of a trace at these sizes."""
+        return self.covers(sizes) and (self.tried_short or not short(sizes))
+
+    def covers(self, sizes: Sizes) -> bool:
+        """Whether its regime has these sizes."""
         layers = self.layers if sizes.layers is None else sizes.layers
         fixed = not self.growth.any()  # (the model has no more layers than the first depth)
         deep = layers == self.first if fixed else layers >= self.first and (layers - self.first) % self.period == 0
         return deep and self.regime.holds(sizes)
+
+    @property
+    def tried_short(self) -> bool:
+        """Whether it was compared with traces of so few tokens that the pairs' gradients decide where the peak is.
+
+        Then what counts is the order in which they are made, and a surrogate that was made when a step took them in
+        another order is wrong there, and there alone.
+        """
+        return any(short(Sizes(batch, length, rank=rank)) for _, batch, length, rank in self.checked)
 
     @cached_property
     def _factors(self) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
@@ -211,10 +227,7 @@ class Surrogate:
         """(groups,) what share of each kind of tensors is counted."""
         if not shares:
             return 1.0
-        copies = shares.get(COPIES)
-        return np.array(
-            [copies if copies is not None and g.copies_weight else shares.get(g.category, 1.0) for g in self.groups]
-        )
+        return np.array([shares.get(g.category, 1.0) for g in self.groups])
 
     def levels(self, sizes: Sizes, shares: Shares = NOTHING) -> np.ndarray:
         """(moments,) bytes alive at each of the moments that can be the peak.
@@ -249,8 +262,7 @@ class Surrogate:
         for group, _, size in self.parts(sizes):
             whole[group.category] += size
             trained += size // group.item if group.category == "trained weights" else 0
-        # (All of a base that trains whole is used in 16 bits under autocast.)
-        halved = json.loads(self.key)[0]["precision"] == "bfloat16" and trained >= table.total
+        halved = used_in_half(table, whole, copied=any(g.category == COPIES for g in self.groups))
         parts = parts_of(table, whole, trained, gradient_bytes, halved=halved)
         return shared(
             self.ledger(sizes, sharding.factors()), sharding.extra(parts, sizes.batch, sizes.length, table.width)
@@ -292,7 +304,7 @@ class Surrogate:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Surrogate:
         """Read what `to_dict` wrote."""
-        groups = tuple(Group(*row) for row in record["groups"])
+        groups = _with_copies([Group(*row) for row in record["groups"]])
         shape = (len(record["sections"]), len(groups))
         regime = Regime(**{name: tuple(ends) for name, ends in record["regime"].items()})
         return cls(
@@ -307,7 +319,7 @@ class Surrogate:
 # The terms in the order of `core.memory.trace.CATEGORIES`, which imports torch.
 ORDER = (
     "frozen weights", "quantization constants", "trained weights", "optimizer state", "gradients", "batch",
-    "activations", "recomputed activations", "logits and loss", "temporaries",
+    COPIES, "activations", "recomputed activations", "logits and loss", "temporaries",
 )  # fmt: skip
 TOLD = 3  # parts of a term that its formula names; the rest is summed up
 
@@ -337,6 +349,33 @@ def formula_of(rows: list[tuple[Group, int, int]], sizes: Sizes, periods: int = 
         told.append(f"{f'{count:,} × ' if count > 1 else ''}{group.formula(sizes, periods)} ({what})")
     rest = sum(row[2] for row in rows[TOLD:])
     return "; ".join(told) + (f"; and {bytes_text(rest)} in {len(rows) - TOLD} smaller parts" if rest else "")
+
+
+# Places that are no modules: the output layer, and how far the backward pass is.
+BETWEEN = ("head", "layer ", "below the head")
+
+
+def _with_copies(groups: Sequence[Group]) -> tuple[Group, ...]:
+    """The kinds of tensors, with 16-bit copies of weights in a term of their own, as traces have them.
+
+    Surrogates that were made before traces did so have them among other terms. They are told by their size: half the
+    bytes of a weight in 32 bits of the same module, whatever the step's sizes.
+    """
+    weights: dict[tuple[Any, ...], list[str]] = {}
+    for g in groups:
+        if g.category in ("frozen weights", "trained weights") and g.item == 4:
+            weights.setdefault(_sized(g, 0.5), []).append(g.where)
+
+    def copies(g: Group) -> bool:
+        names = weights.get(_sized(g), []) if (g.op, g.item) == ("aten::_to_copy", 2) else []
+        return any(g.where.startswith(BETWEEN) or name.startswith(f"{g.where}.") for name in names)
+
+    return tuple(replace(g, category=COPIES) if copies(g) else g for g in groups)
+
+
+def _sized(group: Group, share: float = 1.0) -> tuple[Any, ...]:
+    """What tells sizes apart."""
+    return tuple(tuple(sorted((k, v * share) for k, v in of.items())) for of in (group.size, group.growth))
 
 
 def _sparse(counts: np.ndarray) -> list[list[int]]:

@@ -27,6 +27,7 @@ import numpy as np
 
 from core.errors import DeltalabError
 from core.memory.estimate import (
+    FEW_TOKENS,
     FOLDER,
     MONOMIALS,
     SHORT,
@@ -105,11 +106,14 @@ def monomials_of(regime: Regime, kernels: Sequence[str], masked: bool) -> list[s
     return names
 
 
+LEAST = 24  # tokens of the rows that surrogates are made from
+
+
 def points_of(names: Sequence[str], regime: Regime) -> list[Sizes]:
     """As many sizes as there are monomials, independent of each other, and one more to check with."""
     shuffled = random.Random(1)
     low, high = regime.length
-    least = max(low, 24)
+    least = max(low, LEAST)
     most = min(high or least + 400, least + 400)
     found: list[Sizes] = []
     rows: list[list[Fraction]] = []
@@ -223,7 +227,7 @@ def fit(config: Any, setup: Setup, name: str, tell: Tell = lambda share, text: N
         tell: hears the share that is done and what is being done.
 
     Raises:
-        Unstable: no surrogate gives the traces' bytes.
+        Unstable: no surrogate gives the traces' bytes, or this one does not at the setup's own sizes.
         BadInput, Incompatible: as `trace`.
     """
     layers, period = depth_of(config), period_of(config)
@@ -285,7 +289,10 @@ def fit(config: Any, setup: Setup, name: str, tell: Tell = lambda share, text: N
         block=setup.device.block_bytes, regime=regime, kernels=kernels, versions=versions(),
     )  # fmt: skip
     tell(0.9, f"Checking {name} at sizes it was not made from")
-    return _checked(made, config, setup, points[-1], first == second)
+    made = _checked(made, config, setup, points[-1], first == second)
+    if made.covers(Sizes.of(setup)) and not made.holds(Sizes.of(setup)):
+        raise Unstable(f"The surrogate of {name} does not give the bytes of a trace on short rows.", "Trace the step.")
+    return made
 
 
 def _sized(
@@ -359,7 +366,7 @@ def _marks(pair: Sequence[Trace]) -> list[tuple[Any, ...]]:
 
 def _least(regime: Regime) -> tuple[int, int, None, int | None]:
     rank = regime.rank[0] if regime.rank != (0, 0) else None
-    return regime.batch[0], max(regime.length[0], 24), None, rank
+    return regime.batch[0], max(regime.length[0], LEAST), None, rank
 
 
 def _traced(config: Any, setup: Setup, sizes: Sizes) -> Trace:
@@ -437,6 +444,12 @@ def _checked(made: Surrogate, config: Any, setup: Setup, point: Sizes, fixed: bo
         wider = replace(made, regime=replace(made.regime, batch=(1, None)))
         if agrees(wider, config, setup, alone):
             made, tested = wider, [*tested, alone]
+    low = made.regime.length[0]
+    few = replace(point, batch=made.regime.batch[0], length=low, answers=None, layers=made.first)
+    few = replace(few, rank=2 * few.batch * few.length)
+    tried = replace(made, checked=((made.first, few.batch, few.length, few.rank),))
+    if made.regime.rank[1] is None and low < LEAST and agrees(tried, config, setup, few):
+        tested = [*tested, few]
     return replace(made, checked=tuple((s.layers or 0, s.batch, s.length, s.rank) for s in tested))
 
 
@@ -476,7 +489,7 @@ OLD_CARD, CARD = "7.5", "8.0"  # a T4, which has no bfloat16, and the cards befo
 # Models that come for one claim alone (core/claims.py).
 ONE_SETUP = {"LLaMA-1-65B": ("qlora", CARD)}
 SMALL = 2_000_000_000  # parameters above which nobody trains in 32 bits on an old card or a CPU
-OLD_QLORA = 2  # so many of the most popular models come with QLoRA on an old card, which free notebooks have
+OLD_QLORA = 37  # so many of the most popular models come with QLoRA on an old card, which free notebooks have
 ALL_METHODS = 8  # so many of the most popular models come with every method
 
 
@@ -554,6 +567,13 @@ def wanted(name: str) -> list[Setup]:
     return found
 
 
+def current(record: Mapping[str, Any]) -> bool:
+    """Whether a surrogate, as JSON, was made with these libraries, and knows short rows where it has a rank."""
+    made = Surrogate.from_dict(record)
+    ranked = made.regime.rank[1] is None and made.regime.length[0] < LEAST
+    return dict(made.versions) == versions() and (made.tried_short or not ranked)
+
+
 def _answers(record: Mapping[str, Any], setup: Setup) -> bool:
     """Whether a surrogate, as JSON, is for such a setup."""
     low, high = record["regime"]["length"]
@@ -573,7 +593,7 @@ def ship(names: Sequence[str], seconds: float, main_only: bool) -> None:
     for name, setup in (pair for pairs in rounds for pair in pairs):
         path = FOLDER / f"{file_name(name)}.json.gz"
         records = json.loads(gzip.decompress(path.read_bytes())) if path.is_file() else []
-        if any(_answers(r, setup) and r["versions"] == versions() for r in records):
+        if any(_answers(r, setup) and current(r) for r in records):
             continue
         if time.monotonic() > end:
             print("Out of time; run it again to go on.")
@@ -652,8 +672,12 @@ def random_sizes(made: Surrogate, drawn: random.Random, most_tokens: int = 8192,
     """Sizes at which a surrogate holds."""
     low, high = made.regime.length
     batch = drawn.randint(made.regime.batch[0], made.regime.batch[1] or 16)
-    length = drawn.randint(low, min(high or most_tokens, most_tokens))
+    # Short rows as often as long ones: each doubling is as likely as the next.
+    most = min(high or most_tokens, most_tokens)
+    length = min(most, max(low, round(low * (most / low) ** drawn.random())))
     rank = made.regime.rank[0] if made.regime.rank[1] is not None else drawn.randint(made.regime.rank[0], most_rank)
+    if not made.holds(Sizes(batch, length, None, rank)):
+        rank = max(made.regime.rank[0], batch * length // FEW_TOKENS)
     answers = drawn.choice((None, drawn.randint(1, batch * (length - 1))))
     deeper = (made.layers - made.first) // made.period if made.growth.any() else 0
     return Sizes(batch, length, answers, rank, made.first + made.period * drawn.randint(0, deeper))

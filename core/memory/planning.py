@@ -29,7 +29,7 @@ from core.methods import METHODS
 @dataclass(frozen=True)
 class Plan:
     """totals: of the step's memory; None where no estimate ships for this method. verdict: fits, tight, does not fit,
-    or not worked out. most_batch: the largest batch whose likely total fits. speed, cost: None where the card's rate or
+    or not worked out. most_batch: the largest batch that fits. speed, cost: None where the card's rate or
     bandwidth is unknown. setup: the step."""
 
     model: str

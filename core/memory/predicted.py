@@ -18,10 +18,11 @@ from core.errors import BadInput, DeltalabError
 from core.memory.estimate import Sizes, find
 from core.memory.ledger import Ledger
 from core.memory.setup import Device, Pass, Setup
+from core.memory.sharded import COPIES
 
 # What a run measures as one term, and a trace tells apart.
 ONE_TERM = "activations and temporaries"
-PARTS = ("batch", "activations", "recomputed activations", "logits and loss", "temporaries")
+PARTS = ("batch", COPIES, "activations", "recomputed activations", "logits and loss", "temporaries")
 REASON = "reason"  # key of the sentence that stands in a ledger's place
 
 

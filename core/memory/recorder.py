@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from core.memory.sharded import COPIES, WEIGHTS
+
 ENGINE = "autograd"  # what made a tensor, where no operation of a module did
 
 
@@ -119,6 +121,8 @@ class Recorder(TorchDispatchMode):
         before = len(self.records)
         for tensor in _tensors(out):
             self.add(tensor, func._schema.name)
+        if func is _TO_COPY and len(self.records) > before and self._shortens_weight(args[0]):
+            self.records[before].category = COPIES
         if self.inputs is not None and len(self.records) > before:
             known = {self.number(t) for t in _tensors((*args, *kwargs.values()))}
             made_from = tuple(n for n in known if n is not None and n < before)
@@ -138,6 +142,14 @@ class Recorder(TorchDispatchMode):
             self._made[key] = _Recipe.of(out, (*args, *kwargs.values()))
         return out
 
+    def _shortens_weight(self, source: torch.Tensor) -> bool:
+        """Whether the newest record is a weight in 16 bits instead of 32, as autocast makes it."""
+        number = self.number(source)
+        if number is None or self.part not in ("forward", "backward"):
+            return False
+        made = self.records[-1]
+        return self.records[number].category in WEIGHTS and (self.records[number].item, made.item) == (4, 2)
+
     def number(self, tensor: torch.Tensor) -> int | None:
         """That of the record of a tensor's storage; None: not recorded."""
         known = self._living.get(tensor.untyped_storage()._cdata)
@@ -150,6 +162,9 @@ def _tensors(out: Any) -> Iterator[torch.Tensor]:
     elif isinstance(out, (list, tuple)):
         for one in out:
             yield from _tensors(one)
+
+
+_TO_COPY: Any = torch.ops.aten._to_copy.default
 
 
 # --- results that were worked out before ------------------------------------------------------------------------------
@@ -280,8 +295,18 @@ def _as_outside(recorder: Recorder) -> dict[Any, Callable[..., Any]]:
             weight = ops.dequantize_4bit.default(packed, absmax, blocksize, quant_type, shape, a.dtype)
             return torch.nn.functional.linear(a, weight, bias)
 
+    def grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
+        # Products of experts. What stands in for them on the meta device takes bfloat16 alone; a card computes any
+        # format, expert by expert, into one result (aten/src/ATen/native/cuda/GroupedBlas.cpp, the path that is not the
+        # fast one). Autocast does not know the operation, so that experts in 32 bits stay so.
+        if a.dtype == b.dtype == torch.bfloat16:
+            return NotImplemented
+        like = aten._grouped_mm.default(a.bfloat16(), b.bfloat16(), offs, bias, None)
+        return torch.empty_strided(like.shape, like.stride(), dtype=out_dtype or a.dtype, device=a.device)
+
     special: dict[Any, Callable[..., Any]] = {
         aten.add.Tensor: add,
+        aten._grouped_mm.default: grouped_mm,
         aten.index_put.default: index_put,
         aten.index.Tensor: index,
         aten._safe_softmax.default: safe_softmax,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from core.memory.estimate import Sizes
+from core.memory.sharded import COPIES
 from core.methods import METHODS
 from core.methods.qlora import quantized
 from core.units import DTYPE_BYTES
@@ -63,6 +64,7 @@ def rules(table: Architecture, setup: Setup, ledger: Ledger, shares: Mapping[str
         "optimizer state": lambda: _optimizer(table, setup),
         "gradients": lambda: _gradients(table, setup, ledger),
         "batch": lambda: _batch(setup),
+        COPIES: lambda: _copies(table, setup),
         "activations": lambda: _activations(table, setup),
         "logits and loss": lambda: _logits(table, setup),
         "recomputed activations": lambda: (
@@ -191,6 +193,18 @@ def depth(table: Architecture) -> int:
     """Number of blocks: one more than the largest number in a module's path."""
     numbers = [int(part) for m in table.modules for part in m.name.split(".") if part.isdigit()]
     return max(numbers, default=-1) + 1
+
+
+def _copies(table: Architecture, setup: Setup) -> tuple[str, float, str]:
+    # (What computes in 16 bits is the matrices: embeddings are looked up, and norms stay in 32.)
+    whole = METHODS[setup.method].BASE == "trained"
+    number = sum(m.weight for m in table.linears()) if whole else trainable(table, setup)
+    return (
+        f"{number:,} × 2 bytes", number * 2,
+        "Autocast makes them when a matrix is used, and keeps those of what trains until the forward pass is over "
+        "(where nothing is recomputed, the backward pass needs them still); those of what does not train go at once. "
+        "At the peak only some of them exist.",
+    )  # fmt: skip
 
 
 def _activations(table: Architecture, setup: Setup) -> tuple[str, float, str]:

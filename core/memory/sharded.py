@@ -36,10 +36,11 @@ if TYPE_CHECKING:
     from core.architecture import Architecture
 
 WEIGHTS = ("frozen weights", "quantization constants", "trained weights")
-# 16-bit copies that autocast makes of 32-bit weights: temporaries of a trace. Where weights are gathered for their use,
-# they are gathered in 16 bits (FSDP2's MixedPrecisionPolicy), so that the gathered ones take their place.
+# 16-bit copies that autocast makes of 32-bit weights, and keeps until the forward pass is over, or for as long as the
+# backward pass needs them. Where weights are gathered for their use, they are gathered in 16 bits (FSDP2's
+# MixedPrecisionPolicy), so that the gathered ones take their place.
 COPIES = "weight copies"
-CUT_BY_TENSOR = ("activations", "recomputed activations", "logits and loss", "temporaries")
+CUT_BY_TENSOR = (COPIES, "activations", "recomputed activations", "logits and loss", "temporaries")
 OFFLOADS = ("none", "optimizer", "all")
 GATHERED = 2  # blocks whose weights are whole at a time: the one at work, and the next, fetched ahead
 ZERO = "ZeRO: Rajbhandari et al. 2020, arXiv:1910.02054, section 5"
@@ -201,10 +202,16 @@ def parts_of(
     )  # fmt: skip
 
 
+def used_in_half(table: Architecture, terms: Mapping[str, int], *, copied: bool) -> bool:
+    """Whether the base's weights are stored in 32 bits and used in 16: so they are if copies are made of what takes, by
+    and large, four bytes a number."""
+    return copied and sum(terms.get(name, 0) for name in WEIGHTS) > 3 * table.total
+
+
 def shared(ledger: Ledger, extra: list[Term]) -> Ledger:
     """A ledger whose terms are one GPU's share already, with what comes on top."""
     terms = (*ledger.terms, *extra)
     return replace(ledger, terms=terms, allocated_bytes=sum(t.bytes for t in terms))
 
 
-__all__ = ["ALONE", "OFFLOADS", "Parts", "Sharding", "parts_of", "shared"]
+__all__ = ["ALONE", "COPIES", "OFFLOADS", "WEIGHTS", "Parts", "Sharding", "parts_of", "shared", "used_in_half"]

@@ -34,7 +34,7 @@ from core.memory.ledger import Ledger, Term
 from core.memory.meta import autocast, standing_in
 from core.memory.recorder import Record, Recorder
 from core.memory.setup import Pass, Setup
-from core.memory.sharded import COPIES, WEIGHTS, Sharding, parts_of, shared
+from core.memory.sharded import COPIES, WEIGHTS, Sharding, parts_of, shared, used_in_half
 from core.memory.variants import InBackward, as_told, loss_of, offloading
 from core.methods import METHODS, loading
 from core.optimizers import make_optimizer
@@ -43,7 +43,7 @@ from core.units import bytes_text
 # Terms in the order in which a ledger names them. The first four outlive a step.
 CATEGORIES = (
     "frozen weights", "quantization constants", "trained weights", "optimizer state", "gradients", "batch",
-    "activations", "recomputed activations", "logits and loss", "temporaries",
+    COPIES, "activations", "recomputed activations", "logits and loss", "temporaries",
 )  # fmt: skip
 # On rows this short training on a CPU takes plain attention (core.train.EAGER_TOKENS).
 EAGER_TOKENS = 256
@@ -118,19 +118,8 @@ class Trace:
         """The ledger of one GPU among several, each with a pass like this one: at the moment at which its share is at
         its most."""
         shares = sharding.factors()
-        sizes = {r.bytes // r.item for r in self.records if self.category(r) == "trained weights"}
-
-        def share_of(record: Record) -> float:
-            name = self.category(record)
-            copies = (name, record.op, record.item) == ("temporaries", "aten::_to_copy", 2)
-            if copies and record.bytes // 2 in sizes and COPIES in shares:
-                return shares[COPIES]
-            return shares.get(name, 1.0)
-
-        share = [share_of(r) * self.size(r) for r in self.records]
-        halved = self.trained >= table.total and any(
-            (r.op, r.item) == ("aten::_to_copy", 2) and r.bytes // 2 in sizes for r in self.records
-        )
+        share = [shares.get(self.category(r), 1.0) * self.size(r) for r in self.records]
+        copied = any(self.category(r) == COPIES for r in self.records)
         level = most = 0.0
         at = self.resident
         for event, (number, sign) in enumerate(self.events):
@@ -153,6 +142,7 @@ class Trace:
             for t in self.ledger(at).terms
         )
         own = Ledger(tuple(t for t in terms if t.bytes), self.section(at), sum(t.bytes for t in terms), 0, 0)
+        halved = used_in_half(table, whole, copied=copied)
         parts = parts_of(table, whole, self.trained, gradient, halved=halved)
         return shared(own, sharding.extra(parts, batch, length, table.width))
 

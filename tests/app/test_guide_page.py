@@ -52,7 +52,7 @@ def test_answers_in_the_address_give_a_recommendation_with_reasons(visit):
     assert "LoRA" in text
     assert page.selectbox(key="hardware").value == "gpu24"
     assert "QLoRA" in text
-    table = page.dataframe[0].value
+    table = page.table[0].value
     assert {"Question", "If the answer were", "Instead of", "It would be"} == set(table.columns)
 
 
@@ -244,7 +244,7 @@ def test_the_recorded_experiment_is_shown_and_says_so(visit):
     assert "**Recorded**, not your run" in text
     assert "The usual table, cell by cell" in text
     assert page.select_slider(key="wordings-questions").value == "2"
-    needs = page.dataframe[0].value
+    needs = page.table[0].value
     assert list(needs.columns) == ["Need", "Questions", *ARMS.values()]
     seeds = recorded()["settings"]["seeds"]
     assert {needs.set_index("Need")["Questions"][n] for n in ("A changed fact", "A rare fact", "Old skills")} == {

@@ -4,8 +4,6 @@ import http.client
 import io
 import json
 import os
-import re
-import signal
 import subprocess
 import sys
 import time
@@ -231,27 +229,6 @@ def test_the_real_server_lets_only_its_own_pages_into_the_websocket(server):
     assert fetch(f"{address}/", host="evil.example")[0] == 403
 
 
-def test_a_server_for_others_goes_by_any_name(tmp_path):
-    """`deltalab serve --host 0.0.0.0` is called by names that the configuration does not know."""
-    command = [str(Path(sys.executable).with_name("deltalab")), "serve", "--host", "0.0.0.0", "--port", "0"]
-    variables = {**os.environ, "DELTALAB_HOME": str(tmp_path), "DELTALAB_WARM": "0"}
-    for name in ("DELTALAB_STORE", "STREAMLIT_SERVER_ALLOWED_HOSTS"):
-        variables.pop(name, None)
-    child = subprocess.Popen(
-        [*command, "--no-browser"], cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert child.stdout is not None
-        found = re.search(r":(\d+)$", child.stdout.readline().strip())
-        assert found is not None
-        port = int(found[1])
-        assert handshake(port, host=f"class.example:{port}", origin=f"http://class.example:{port}") == 101
-        assert handshake(port, host=f"class.example:{port}", origin="http://evil.example") == 403
-    finally:
-        child.send_signal(signal.SIGTERM)
-        child.communicate(timeout=60)
-
-
 def test_the_real_server_removes_old_uploads_when_it_starts(server):
     _, home, _ = server
     assert [p.name for p in (home / "uploads" / "somebody").iterdir()] == ["new"]
@@ -270,7 +247,8 @@ import sys
 
 from streamlit.testing.v1 import AppTest
 
-from app import data, index, state
+import app.takeaway
+from app import data, index, proposals, state
 from app.views import VIEWS
 from core.config import EMBEDDED, RunConfig
 from tests.app import once
@@ -322,6 +300,8 @@ heavy = heavies()
 for owner in ("alice", "somebody new"):
     draw(LESSON.format(CHECKS_A_FILE), owner)
 data.tokenizer(EMBEDDED)
+proposals._offer(json.dumps(RunConfig(base="a/b").to_dict()))
+proposals._here(("openai-community/gpt2",))
 print(json.dumps({"drawn": drawn, "heavy": heavy, "heavy_with_an_own_file": heavies()}))
 """
 

@@ -1,10 +1,8 @@
 """The chat's page: what is asked of each side, what is kept, and how errors are said.
 
-Most answers come from a stand-in for the chat's process: what that process does is tested in tests/core, and both
-together at the end of this file and in a real browser in tests/browser.
+The answers come from a stand-in for the chat's process: what that process does is tested in tests/core, and both
+together, with adapters and merged weights, in a real browser (tests/browser/test_chat.py).
 """
-
-import shutil
 
 import pytest
 
@@ -230,36 +228,3 @@ def page_of_address():
     from app import chat, state
 
     chat.section(state.store().get(st.query_params["run"], state.owner()), key="c")
-
-
-def test_the_page_with_the_real_process(visit, store, tmp_path):
-    """A run on a tiny base, whose adapter is real though nobody trained it."""
-    from core.base import load_base
-    from core.methods import METHODS, attach
-    from tests import checkpoints
-
-    base = str(checkpoints.write("llama_biased", tmp_path / "base"))
-    run = fill(store, "alice", RunConfig(base=base))
-    attached = attach(load_base(base).model, "lora", METHODS["lora"].Config())
-    for layer in attached.layers.values():
-        layer.lora_B.weight.data.normal_(std=0.3)
-    shutil.rmtree(run.folder / "adapter")
-    attached.save(run.folder / "adapter")
-    link = {"c-sides": ["Base", "Adapter", "Merged"], "c-longest": "16"}
-    test = visit(page, kwargs={"run_id": run.id}, **link)
-    test.chat_input(key="c-input").set_value("Who owns a cat?").run(timeout=120)
-    assert not test.exception
-    assert not test.error
-    base_says, adapter_says, merged_says = answers(test)
-    assert base_says != adapter_says == merged_says
-    facts = [c.value for c in test.caption if " tokens" in c.value and "/s" in c.value]
-    assert len(facts) == 3
-    assert "Word for word the adapter's answer." in facts[2]
-    # The second question would hear the first's answers: each is asked afresh.
-    test.slider(key="c-temperature").set_value(1.5).run()
-    drawn = []
-    for _ in range(2):
-        next(b for b in test.button if b.key == "c-clear").click().run()
-        test.chat_input(key="c-input").set_value("Who owns a cat?").run(timeout=60)
-        drawn.append(answers(test))
-    assert drawn[0] == drawn[1] != [base_says, adapter_says, merged_says]

@@ -16,7 +16,6 @@ from tests.app import ship_results
 from tests.app.filling import fill
 from tests.app.test_live_api import cookie
 from tests.app.test_views import button, words
-from tests.core.runs_support import wait_for
 from tests.core.ship_support import adapter, with_adapter
 
 
@@ -133,16 +132,23 @@ def test_results_are_drawn_with_their_numbers(visit, finished):
     assert "Merge and measure" in words(page), "other settings are another question"
 
 
-def test_hot_swap_is_measured_by_a_process_of_its_own(visit, finished, store):
-    """The whole way, but for the browser: the button, the process, the result on the page."""
+def test_hot_swap_is_measured_and_shown(visit, finished, monkeypatch):
+    """The button, a real measurement, the result on the page. (In a process of its own: test_views_inside.py, and
+    tests/browser/test_ship.py.)"""
+
+    def here(self, *asked):
+        request, folder = prober.asked(self.store, *asked)
+        prober.prepare(folder, request)
+        prober.keep(folder, prober.measure(request, folder, lambda share, text: None), 1.0)
+        return prober.kept(folder)
+
+    monkeypatch.setattr(prober.Prober, "start", here)
     one, two = finished(title="One", rank=4, seed=1), finished(title="Two", rank=4, seed=2)
     page = visit(ship_page, run=two.id, do="swap")
     assert "Choose at least one more run" in words(page)
     page.multiselect(key=f"swap-others-{two.id}").set_value([one.id]).run()
     button(page, f"ship-{two.id}-swap-start").click().run()
-    asked = ("swap", [two.id, one.id], {}, "alice")
-    wait_for(lambda: not state.prober().look(*asked).active, 120, 0.1)
-    found = state.prober().look(*asked)
+    found = state.prober().look("swap", [two.id, one.id], {}, "alice")
     assert found.status == "finished", (found.sentence, found.folder)
     page.run()
     text = words(page)

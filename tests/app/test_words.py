@@ -20,7 +20,7 @@ from core.methods import METHODS
 from core.race import MEASURES
 from core.rag import verdicts
 from core.rag.experiment import ARMS, NEEDS
-from core.world import TASKS
+from core.world import SKILLS, TASKS
 
 APP = Path(words.__file__).parent
 OTHERS = [code for code in words.languages() if code != words.DEFAULT]
@@ -210,6 +210,7 @@ def said_by_core() -> set[str]:
     found = terms - set(charts_memory.SAID)
     found |= {text for m in MEASURES for text in (m.title, m.unit) if len(text) > 3 and "/" not in text}
     found |= {text for task in TASKS.values() for text in (task.title, task.summary)}
+    found |= {skill.replace("_", " ") for skill in SKILLS}
     found |= {verdicts.CONFIRMED, verdicts.NOT_CONFIRMED, verdicts.UNDECIDED, verdicts.UNKNOWN}
     found |= {need.title for need in NEEDS.values()} | set(ARMS.values()) - {"RAG", "RAFT", "RAG + LoRA"}
     for name, method in METHODS.items():

@@ -51,14 +51,19 @@ def config_of(family: str, *, width: int = 128, layers: int = 3, vocabulary: int
 CPU = torch.device("cpu")
 
 
-def measured(config: Any, setup: Setup, device: torch.device = CPU, steps: int = 1) -> Ledger:
-    """The ledger of a real step: the one after `steps`, when the optimizer's state exists."""
+def measured(config: Any, setup: Setup, device: torch.device = CPU, steps: int = 1, model: Any = None) -> Ledger:
+    """The ledger of a real step: the one after `steps`, when the optimizer's state exists.
+
+    Args:
+        model: the base, if it is made already.
+    """
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    how = loading(setup.method, setup.precision, device.type)
-    with torch.device(how["device"]):
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, how["dtype"]))
+    if model is None:
+        how = loading(setup.method, setup.precision, device.type)
+        with torch.device(how["device"]):
+            model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, how["dtype"]))
     attached = attach(model, setup.method, setup.settings, keep_base=False, device=device)
     if device.type == "cpu" and setup.length <= EAGER_TOKENS:
         model.set_attn_implementation("eager")

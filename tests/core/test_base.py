@@ -510,10 +510,27 @@ def test_the_hub_says_no_in_many_ways(hub, tmp_path):
     assert not list(tmp_path.rglob("modeling.py"))
 
 
-def test_a_checkpoint_in_few_bits_comes_from_the_hub(hub, tmp_path):
+ASKED_FIRST = [
+    ("describe_base", "shop/few-bits", None),
+    ("describe_base", "shop/Small.Model_1", None),
+    ("load_tokenizer", "shop/Small.Model_1", None),
+    ("load_base", "shop/few-bits", None),
+    ("load_base", "shop/Small.Model_1", None),
+    ("load_base", "tiny/gpt2", "main"),
+    ("describe_base", "shop/Small.Model_1", None),
+]
+
+
+@pytest.fixture(scope="module")
+def fetched(hub, tmp_path_factory) -> tuple[str, list[dict[str, Any]]]:
+    """The hub's cache, empty before, and the answers to ASKED_FIRST by one process (importing torch takes seconds)."""
+    home = str(tmp_path_factory.mktemp("fetched"))
+    return home, ask(ASKED_FIRST, HF_ENDPOINT=hub, HF_HOME=home)
+
+
+def test_a_checkpoint_in_few_bits_comes_from_the_hub(fetched):
     """Its facts before a weight is fetched, then the base itself, through the hub's real client."""
-    asked = [(name, "shop/few-bits", None) for name in ("describe_base", "load_base")]
-    first, loaded = ask(asked, HF_ENDPOINT=hub, HF_HOME=str(tmp_path))
+    first, _, _, loaded, *_ = fetched[1]
     facts = first["ok"]
     assert not first["torch"]
     assert facts["few_bits"]["quant_type"] == facts["stored_dtype"] == "nf4"
@@ -521,20 +538,9 @@ def test_a_checkpoint_in_few_bits_comes_from_the_hub(hub, tmp_path):
     assert loaded["ok"]["facts"]["parameters"] == facts["parameters"]
 
 
-def test_fetch_once_then_offline(hub, tmp_path, checkpoints):
+def test_fetch_once_then_offline(hub, fetched, checkpoints):
     """Describe, fetch and load from the hub; then the same with the network switched off, and with no network."""
-    home = str(tmp_path)
-    first = ask(
-        [
-            ("describe_base", "shop/Small.Model_1", None),
-            ("load_tokenizer", "shop/Small.Model_1", None),
-            ("load_base", "shop/Small.Model_1", None),
-            ("load_base", "tiny/gpt2", "main"),
-            ("describe_base", "shop/Small.Model_1", None),
-        ],
-        HF_ENDPOINT=hub, HF_HOME=home,
-    )  # fmt: skip
-    described, tokens, loaded, other, again = first
+    home, (_, described, tokens, _, loaded, other, again) = fetched
     parameters = describe_base(str(checkpoints / "llama"))["parameters"]
     assert described["ok"]["parameters"] == loaded["ok"]["parameters"] == parameters
     assert not described["torch"]
@@ -545,8 +551,6 @@ def test_fetch_once_then_offline(hub, tmp_path, checkpoints):
     # Known once the weights are here; the rest was known before.
     assert (described["ok"]["fingerprint"], len(again["ok"]["fingerprint"])) == (None, 16)
     assert again["ok"] == described["ok"] | {"fingerprint": again["ok"]["fingerprint"]}
-    (loaded,) = ask([("load_base", "tiny/gpt2", None)], HF_ENDPOINT=hub, HF_HOME=home, HF_HUB_OFFLINE="1")
-    assert loaded["ok"] == other["ok"]
     cases = [
         ("load_tokenizer", "shop/Small.Model_1", None),
         ("describe_base", "shop/Small.Model_1", None),
@@ -554,17 +558,19 @@ def test_fetch_once_then_offline(hub, tmp_path, checkpoints):
         ("load_base", "shop/Small.Model_1", "v2"),
     ]
     seen = len(Hub.requests)
-    for env, words in (
-        ({"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": hub}, "HF_HUB_OFFLINE forbids fetching it"),
-        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be reached"),  # nobody listens on the discard port
+    loads = [("load_base", "tiny/gpt2", None)]
+    for env, words, more in (
+        ({"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": hub}, "HF_HUB_OFFLINE forbids fetching it", loads),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be reached", []),  # nobody listens on the discard port
     ):
-        tokens, facts, unknown, revision = ask(cases, HF_HOME=home, **env)
+        tokens, facts, unknown, revision, *from_cache = ask([*cases, *more], HF_HOME=home, **env)
         assert tokens["ok"]["tokens"] == 384
         assert facts["ok"]["parameters"] == parameters
         for answer in (unknown, revision):
             assert answer["kind"] == "base_unavailable"
             assert words in answer["sentence"]
             assert "embedded" in answer["advice"]
+        assert [answer["ok"] for answer in from_cache] == [other["ok"]] * len(more)
     assert len(Hub.requests) == seen, "nothing may be asked of the hub when it is switched off"
 
 

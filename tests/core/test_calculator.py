@@ -70,7 +70,7 @@ def test_the_largest_batch_is_found_from_a_single_row_too() -> None:
     made = certain(four)
     expected = next(
         n for n in range(64, 0, -1)
-        if totals(made.peak_bytes(Sizes(n, 512, rank=8)), four.device).process[1] <= CARD.usable_bytes
+        if totals(made.peak_bytes(Sizes(n, 512, rank=8)), four.device).process[2] <= CARD.usable_bytes
     )  # fmt: skip
     assert expected > 1
     for ask in (lookup(), apart):
@@ -78,6 +78,8 @@ def test_the_largest_batch_is_found_from_a_single_row_too() -> None:
             found = answer(ask, setup, CARD)
             assert found is not None
             assert found.batch == expected
+            assert found.tight[0] is not None
+            assert found.tight[0] > expected
     alone = answer(lambda setup: apart(setup) if setup.batch == 1 else None, one, CARD)
     assert alone is not None
     assert alone.batch is None, "more rows are not traced, so nothing is said of them"

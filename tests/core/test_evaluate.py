@@ -195,6 +195,7 @@ def test_one_pass_settles_what_greedy_decoding_would_say(loaded, monkeypatch: py
         turned = [Lead(place, row[place]) for row in wanted]
         assert evaluate.leads(model, prompts, other, 0) == turned, place
     monkeypatch.setattr(evaluate, "MARGIN", 1e9)
+    monkeypatch.setattr(evaluate, "MARGIN_FLOAT32", 1e9)
     assert evaluate.leads(model, prompts, wanted, 0) == [None] * len(PROMPTS), "too close to call"
     monkeypatch.setattr(evaluate, "MARGIN", 0.0)
     monkeypatch.setattr(evaluate, "LOGITS_BYTES", 1)
@@ -273,7 +274,10 @@ def test_the_margin_is_far_beyond_what_the_order_of_sums_decides(precision: str)
                 position_ids=mask.sum(1, keepdim=True) - 1,
             )  # fmt: skip
     print(precision, "largest difference of a logit", max(differences), "of", len(differences))
-    assert max(differences) < evaluate.MARGIN / (4 if precision == "bfloat16" else 1000)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        margin = evaluate._margin(model, torch.device("cpu"))
+    assert margin == (evaluate.MARGIN if precision == "bfloat16" else evaluate.MARGIN_FLOAT32)
+    assert max(differences) < margin / (4 if precision == "bfloat16" else 10)
 
 
 def test_a_models_own_generation_config_changes_nothing(loaded) -> None:

@@ -61,6 +61,11 @@ LOOPS: dict[str, dict[str, Any]] = {
     "p_tuning": {"tokens": 4, "hidden": 16},
     "prefix_tuning": {"tokens": 4},
 }
+# How a checkpoint is stored in few bits before a run, by bitsandbytes.
+FEW_BITS: dict[str, dict[str, Any]] = {
+    "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float32},
+    "int8": {"load_in_8bit": True},
+}
 ON_EMBEDDED = ("full", "lora", "qlora", "bitfit", "prompt_tuning")
 WITH_TRL = ("lora", "qlora", "bitfit", "prompt_tuning")
 AT_RANDOM = ("p_tuning",)  # PEFT draws its numbers in another order
@@ -88,7 +93,10 @@ def make(config: RunConfig, folder: Path, trainer: str = "transformers") -> Made
     run.attached.save(folder / "trained")
     ordered = order(config)
     (folder / "data.jsonl").write_text(ordered.text(), encoding="utf-8")
-    facts = Facts(base="base", data="data.jsonl", ordered=True, batch_size=ordered.batch_size, precision=run.precision)
+    facts = Facts(
+        base="base", data="data.jsonl", ordered=True, batch_size=ordered.batch_size, precision=run.precision,
+        few_bits=bool(run.base.facts["few_bits"]),
+    )  # fmt: skip
     text = script(config, facts, trainer=trainer)
     (folder / "train.py").write_text(text, encoding="utf-8")
     base = config.base if config.base != EMBEDDED else str(ROOT / "core" / "assets" / "embedded")
@@ -144,6 +152,9 @@ def made(base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     found |= {f"{m}-embedded": make(embedded(m), folder / f"{m}-embedded") for m in ON_EMBEDDED}
     half = with_settings(tiny(base, rows, "rslora"), {"precision": "bfloat16"})
     found["rslora-bfloat16"] = make(half, folder / "rslora-bfloat16")
+    for form, how in FEW_BITS.items():
+        few = checkpoints.quantized(base, folder / form, **how)
+        found[form] = make(tiny(few, rows, "lora"), folder / f"lora-{form}")
     return found, run_all([m.command for m in found.values()] + [go_on(found[f"{m}-tiny"]) for m in GOING_ON], folder)
 
 
@@ -162,6 +173,19 @@ def go_on(one: Made) -> list[str]:
         one.folder / "o2",
     ]
     return [str(script), *one.command[1:], *map(str, more)]
+
+
+@pytest.mark.parametrize("form", FEW_BITS)
+def test_a_script_repeats_a_run_beside_a_checkpoint_in_few_bits(
+    form: str, made: tuple[dict[str, Made], dict[str, str]]
+) -> None:
+    one, told = made[0][form], made[1]
+    assert told[one.command[0]] == ""
+    assert "quantization_config" not in (one.folder / "train.py").read_text(), "the checkpoint says it itself"
+    # LLM.int8() rounds activations to 8 bits too: 1/255 of the largest of each row, which the script says.
+    allowed = ROUNDING if form == "nf4" else LEVELS
+    assert losses(one.folder / "log") == pytest.approx(one.losses, abs=allowed)
+    assert one.losses[-1] < one.losses[0]
 
 
 CASES = [*(f"{m}-tiny" for m in METHODS), *(f"{m}-embedded" for m in ON_EMBEDDED)]

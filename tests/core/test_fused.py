@@ -1,11 +1,6 @@
-"""The decoder with kernels: by Triton's interpreter, and what happens without Triton or a record."""
+"""The decoder with kernels: what happens without Triton or a record. (With them: fused_in_interpreter.py.)"""
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,20 +8,6 @@ import torch
 from core.fast.fused import with_kernels
 from kernels import base
 from tests.core.test_fast import SHAPES, batch_of, gradients, prepared
-
-ROOT = Path(__file__).parents[2]
-
-
-def test_in_the_interpreter() -> None:
-    """Losses and gradients of whole models and a whole run, with kernels and without."""
-    pytest.importorskip("triton", reason="triton is not installed (pip install 'triton>=3.6', Linux only)")
-    environment = {**{k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/core/fused_in_interpreter.py"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1500:]
-    assert " passed" in done.stdout
 
 
 def test_no_record_no_such_form(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,17 @@ from core.catalog import GpuRow, architecture_of, gpu, gpus
 from core.cli import main
 from core.errors import BadInput, DeltalabError
 from core.memory.allocator import CachingAllocator, replay
-from core.memory.card import CONTEXT_BYTES, Totals, largest_batch, largest_length, totals, verdict_text
+from core.memory.card import (
+    CONTEXT_BYTES,
+    FITS,
+    TIGHT,
+    TOO_LARGE,
+    Totals,
+    largest_batch,
+    largest_length,
+    totals,
+    verdict_text,
+)
 from core.memory.estimate import Sizes, find
 from core.memory.setup import Device, Setup
 from core.memory.speed import BAND, SHARE, operations_per_token, step_speed, work
@@ -20,7 +30,7 @@ from core.memory.trace import trace
 from core.memory.tracer import Tracer
 from core.memory.validation import band
 from core.methods import METHODS
-from core.units import GIB, MIB
+from core.units import GIB, MIB, bytes_text
 from tests.core import memory_support
 
 ADA = Device((8, 9))
@@ -112,12 +122,16 @@ def test_the_largest_batch_and_length_that_fit() -> None:
     sizes = Sizes(2, 512, None, 8)
     batch = largest_batch(made, sizes, ADA, usable)
     assert batch > 2
-    inside, outside = (totals(made.peak_bytes(Sizes(n, 512, None, 8)), ADA).process[1] for n in (batch, batch + 1))
-    assert inside <= usable < outside
+
+    def verdict(rows: int, tokens: int) -> str:
+        return totals(made.peak_bytes(Sizes(rows, tokens, None, 8)), ADA).verdict(usable)
+
+    assert (verdict(batch, 512), verdict(batch + 1, 512)) == (FITS, TIGHT)
+    tight = largest_batch(made, sizes, ADA, usable, TIGHT)
+    assert (verdict(tight, 512), verdict(tight + 1, 512)) == (TIGHT, TOO_LARGE)
     length = largest_length(made, sizes, ADA, usable)
     assert 512 < length < 131_072
-    assert totals(made.peak_bytes(Sizes(2, length, None, 8)), ADA).process[1] <= usable
-    assert totals(made.peak_bytes(Sizes(2, length + 1, None, 8)), ADA).process[1] > usable
+    assert (verdict(2, length), verdict(2, length + 1)) == (FITS, TIGHT)
     assert largest_batch(made, sizes, ADA, GIB) == 0
     assert largest_batch(made, Sizes(2, 512, 20, 8), ADA, usable) > batch, "few answers, few logits"
 
@@ -254,6 +268,18 @@ def test_mistakes_get_a_sentence(arguments: list[str], sentence: str, capsys: py
     assert sentence in capsys.readouterr().err
 
 
+def test_a_card_without_bfloat16_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["memory", "--model", "Llama-3.1-8B", "--method", "qlora", "--seq", "1024", "--gpu"]
+    assert main([*asked, "RTX 4090"]) == 0
+    assert "no bfloat16" not in capsys.readouterr().out
+    assert main([*asked, "Tesla T4"]) == 0
+    setup = Setup("qlora", METHODS["qlora"].Config(), 1, 1024, device=Device((8, 0)), precision="bfloat16")
+    made = find("Llama-3.1-8B", setup)
+    assert made is not None
+    takes = totals(made.peak_bytes(Sizes.of(setup)), setup.device).process[1]
+    assert f"takes on a later card: {bytes_text(takes)}" in capsys.readouterr().out
+
+
 def test_the_command_for_several_gpus_and_other_programs(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["memory", "--model", "Llama-3.2-1B", "--method", "full", "--batch", "2", "--seq", "512", "--json"]
     peaks = []
@@ -284,9 +310,14 @@ def test_the_command_for_several_gpus_and_other_programs(capsys: pytest.CaptureF
 def test_the_measurement_of_make_gpu_runs_on_a_cpu() -> None:
     """The same path with a small model: a process of its own is measured, and its prediction stands beside it."""
     from tests import gpu_memory
+    from tests.gpu_process import Ahead, Processes
 
-    case = next(c for c in gpu_memory.cases(dry=True) if c["method"] == "lora")
-    row = gpu_memory.run(case, dry=True)
+    given = [next(c for c in gpu_memory.cases(dry=True) if c["method"] == "qlora")]
+    with (
+        Processes("tests.gpu_memory") as processes,
+        Ahead(gpu_memory.wanted(True, None, given), seconds=300.0) as ahead,
+    ):
+        (row,) = gpu_memory.rows(True, processes, ahead, lambda: 300.0, given=given)
     assert abs(row["allocated_error"]) < 1e-3, row
     assert row["measured"]["process"] > 100 * MIB
     assert "allocated -0.0%" in gpu_memory.line(row) or "allocated +0.0%" in gpu_memory.line(row)
@@ -295,6 +326,8 @@ def test_the_measurement_of_make_gpu_runs_on_a_cpu() -> None:
     assert {c.get("optimizer", "adamw") for c in whole} == {"adamw", "adamw_8bit", "paged_adamw_8bit"}
     assert {c["checkpointing"] for c in whole} == {False, True}
     assert len({(c["batch"], c["length"]) for c in whole}) == 3
+    pairs = [(c["model"], c["method"]) for c in whole]
+    assert len(set(pairs[: len(set(pairs))])) == len(set(pairs)), "each method of each model comes once before the rest"
 
 
 # --- cards of which something is not known ----------------------------------------------------------------------------
@@ -351,11 +384,12 @@ def test_a_whole_trace_is_explained_and_told_in_full(capsys: pytest.CaptureFixtu
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert sum(t["bytes"] for t in told["tensors"]) == pytest.approx(told["allocated_bytes"], rel=0.01)
     assert max(t["bytes"] for t in told["timeline"]) == told["allocated_bytes"]
-    terms = {t["name"]: t for t in told["terms"]}
-    assert terms["optimizer state"]["rule_bytes"] == 2 * 4 * told["trainable"]
-    assert str(f"{told['trainable']:,}") in terms["optimizer state"]["rule"]
+    terms = {t["term"]: t for t in told["rules"]}
+    assert list(terms) == [t["name"] for t in told["terms"]]
+    assert terms["optimizer state"]["bytes"] == 2 * 4 * told["trainable"]
+    assert str(f"{told['trainable']:,}") in terms["optimizer state"]["formula"]
     assert main([*asked, "--json"]) == 0
-    quick = {t["name"]: t["rule"] for t in json.loads(capsys.readouterr().out.splitlines()[-1])["terms"]}
-    assert quick == {name: term["rule"] for name, term in terms.items()}
+    quick = {t["term"]: t["formula"] for t in json.loads(capsys.readouterr().out.splitlines()[-1])["rules"]}
+    assert quick == {name: term["formula"] for name, term in terms.items()}
     assert main([*asked, "--trace"]) == 0
-    assert terms["optimizer state"]["rule"] in capsys.readouterr().out
+    assert terms["optimizer state"]["formula"] in capsys.readouterr().out

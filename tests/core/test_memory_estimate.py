@@ -21,6 +21,7 @@ from core.errors import Incompatible
 from core.memory import fit as fitting
 from core.memory.estimate import (
     CUDNN_FIRST,
+    FEW_TOKENS,
     MONOMIALS,
     ORDER,
     SHORT,
@@ -84,6 +85,38 @@ def test_any_depth_and_sizes(family: str, method: str, checkpointing: bool, devi
     one = Sizes(1, 33, 7, setup.rank or 0, 6)  # one row, seven answers, all layers
     assert not surrogate.holds(one) or agrees(surrogate, config, setup, one)
     assert surrogate.holds(one) == (device == AMPERE or family == "opt"), "the grouped keys of one row are no copy"
+
+
+@pytest.mark.parametrize(("rows", "tokens", "rank"), [(2, 2, 64), (1, 2, 2), (3, 5, 64), (2, 16, 8)])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_rows_so_short_that_gradients_decide(rows: int, tokens: int, rank: int, checkpointing: bool) -> None:
+    """Whatever answers gives the trace's bytes; a shipped one that was never tried there does not answer."""
+    asked = setup_of(
+        "lora", batch=rows, length=tokens, settings=METHODS["lora"].Config(rank=rank), checkpointing=checkpointing
+    )
+    name = "Pythia-160M"
+    for one in shipped(name, key_of(asked)):
+        sizes = Sizes(rows, tokens, None, rank, one.first)
+        assert not one.holds(sizes) or agrees(one, config_of(model(name)), asked, sizes)
+        assert not one.covers(sizes) or one.tried_short or one.holds(sizes) == (rows * tokens >= FEW_TOKENS * rank)
+
+
+def test_a_fresh_one_is_tried_on_short_rows() -> None:
+    config, setup, surrogate = made("llama", "lora", False, AMPERE)
+    assert surrogate.tried_short
+    for sizes in (Sizes(2, 2, None, 32), Sizes(1, 5, None, 32), Sizes(4, 3, None, 20)):
+        assert surrogate.holds(sizes)
+        assert agrees(surrogate, config, setup, sizes), sizes
+    untried = replace(surrogate, checked=surrogate.checked[:1])
+    assert untried.covers(Sizes(2, 2, None, 32))
+    assert not untried.holds(Sizes(2, 2, None, 32))
+
+
+def test_short_rows_are_drawn_as_often_as_long_ones() -> None:
+    (_, surrogate), drawn = SHIPPED[0], random.Random(0)
+    lengths = [random_sizes(surrogate, drawn).length for _ in range(200)]
+    assert 40 < sum(n < 64 for n in lengths) < 160
+    assert max(lengths) > 2000
 
 
 def test_a_row_of_one_and_a_rank_of_one_are_cases_of_their_own() -> None:
@@ -246,10 +279,13 @@ def test_shipped_ones_are_of_this_code(surrogate: Surrogate) -> None:
 
 
 def test_runs_of_the_embedded_base_are_predicted() -> None:
-    """Every method at its defaults, on a CPU."""
-    for method in METHODS:
-        assert find("embedded", setup_of(method, Device(), batch=16, length=90)) is not None, method
-    assert find("embedded", setup_of("lora", Device(), batch=16, length=90, checkpointing=True)) is not None
+    """Every method at its defaults, on a CPU, in both formats."""
+    for precision in ("float32", "bfloat16"):
+        for method in METHODS:
+            setup = setup_of(method, Device(), batch=16, length=90, precision=precision)
+            assert find("embedded", setup) is not None, (method, precision)
+        recomputing = setup_of("lora", Device(), batch=16, length=90, checkpointing=True, precision=precision)
+        assert find("embedded", recomputing) is not None, precision
 
 
 def test_the_most_popular_models_come_with_qlora_on_an_old_card() -> None:

@@ -53,7 +53,7 @@ def test_a_run_has_both_ledgers(case: Case, tmp_path: Path) -> None:
     assert all(r["difference"] == 0 for r in resident), rows
 
 
-@pytest.mark.parametrize(("precision", "others"), [("float32", "written out"), ("bfloat16", "")])
+@pytest.mark.parametrize(("precision", "others"), [("float32", "written out"), ("bfloat16", "written out")])
 def test_a_run_says_how_its_other_steps_went(precision: str, others: str, tmp_path: Path) -> None:
     assert run_of(("bitfit", precision, {}), tmp_path, batch_size=2).others == others
 

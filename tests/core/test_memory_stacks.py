@@ -12,7 +12,7 @@ from core.errors import BadInput
 from core.memory import litgpt
 from core.memory.estimate import Sizes, find, key_of
 from core.memory.setup import Device, Setup
-from core.memory.sharded import Sharding, parts_of
+from core.memory.sharded import COPIES, Sharding, parts_of
 from core.memory.stack import OWN, PRESETS, Stack, stack_named
 from core.memory.trace import Trace, trace
 from core.methods import METHODS
@@ -194,11 +194,11 @@ def test_shares_by_hand() -> None:
             wrong.checked()
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_estimate_and_trace_share_alike(method: str) -> None:
+@pytest.mark.parametrize(("method", "checkpointing"), [("full", True), ("full", False), ("lora", True)])
+def test_estimate_and_trace_share_alike(method: str, checkpointing: bool) -> None:
     name = "SmolLM2-135M"
     table = architecture_of(name)
-    setup = setup_of(method, batch=2, length=512, checkpointing=True)
+    setup = setup_of(method, batch=2, length=512, checkpointing=checkpointing)
     made = find(name, setup)
     assert made is not None
     whole = trace(configuration(name), setup)
@@ -212,6 +212,23 @@ def test_estimate_and_trace_share_alike(method: str) -> None:
             method == "full" or sharding.zero != 2
         ):  # (of LoRA's gradients nothing is gained, and a block's are on the way)
             assert told.allocated_bytes < made.peak_bytes(Sizes.of(setup)), sharding
+
+
+def test_gathered_weights_take_the_place_of_copies() -> None:
+    """Autocast's 16-bit copies of the weights are a term of their own, which no size of the step changes; where weights
+    are gathered in 16 bits, or come from the CPU's memory so, there are none."""
+    name, asked = "Llama-3.1-8B", setup_of("full", batch=1, length=64)
+    made, table = find(name, asked), architecture_of(name)
+    assert made is not None
+    few, more = ({t.name: t.bytes for t in made.ledger(size).terms} for size in (Sizes(4, 8192), Sizes(4, 16384)))
+    assert few[COPIES] == more[COPIES] == pytest.approx(2 * sum(m.weight for m in table.linears()), rel=0.07)
+    for sharding in (Sharding(64, 3), Sharding(1, 0, 1, "all")):
+        one = made.shared(Sizes.of(asked), sharding, table)
+        terms = {t.name: t.bytes for t in one.terms}
+        assert COPIES not in terms
+        assert terms["gathered weights"] < 0.25 * 2 * table.total
+        assert one.allocated_bytes < 0.6 * 2 * table.total
+        assert made.shared(Sizes.of(asked), Sharding(64, 2), table).allocated_bytes > one.allocated_bytes
 
 
 def test_the_parts_that_are_gathered() -> None:

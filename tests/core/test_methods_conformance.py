@@ -262,18 +262,25 @@ def test_loading_something_else_is_refused_and_changes_nothing(method: str, tmp_
     refused(tmp_path / "good")
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_another_methods_folder_is_refused(method: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what each method saves, by its name."""
+    folder = tmp_path_factory.mktemp("saved")
     for name in METHODS:
-        attach(name, "opt").save(tmp_path / name)
+        attach(name, "opt").save(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_another_methods_folder_is_refused(method: str, saved: Path) -> None:
     attached = attach(method, "opt")
     same = next((names for names in SAME_FOLDER if method in names), {method})
     for name in METHODS:
         if name in same:
-            attached.load(tmp_path / name)
+            attached.load(saved / name)
         else:
             with pytest.raises(BadInput):
-                attached.load(tmp_path / name)
+                attached.load(saved / name)
 
 
 @pytest.mark.parametrize("method", METHODS)

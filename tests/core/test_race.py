@@ -26,9 +26,11 @@ from core.race import (
     cell_of,
     enter,
     entries,
+    expected_seconds,
     front,
     measure,
     rate_notes,
+    recorded,
     row,
     steps_of,
     swept_steps,
@@ -120,6 +122,21 @@ def test_a_race_on_the_embedded_base_is_half_as_long_as_a_run() -> None:
         assert usual_steps(plan) == default_row(entries(Plan(task=task, methods=("lora",)))[0])["steps"]
     elsewhere = Plan(base="some/model", methods=("lora",))
     assert steps_of(elsewhere) == usual_steps(elsewhere)
+
+
+def test_how_long_a_race_takes_is_told_from_the_recorded_one() -> None:
+    record = recorded()
+    again = Plan(
+        task=record["task"], methods=tuple(METHODS), seeds=record["seeds"], train=TrainConfig(steps=record["steps"])
+    )
+    assert expected_seconds(again) == pytest.approx(record["seconds"], rel=0.15)
+    assert expected_seconds(dataclasses.replace(again, seeds=1)) == pytest.approx(
+        expected_seconds(again) / record["seeds"]
+    )
+    longer = dataclasses.replace(again, train=TrainConfig(steps=2 * record["steps"]))
+    assert expected_seconds(again) < expected_seconds(longer) < 2 * expected_seconds(again), "not all of it is steps"
+    one, two = (expected_seconds(Plan(methods=methods)) for methods in (("dora",), ("last_k",)))
+    assert one > two, "the methods' own pace"
 
 
 def test_open_steps_are_those_of_the_quickest() -> None:
@@ -259,6 +276,7 @@ def test_the_command_races_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     written = json.loads(record.read_text())
     assert written["rows"] == said["rows"]
     assert {"device", "date", "commit", "versions", "base"} <= set(written)
-    assert written["notes"] == []
+    (note,) = written["notes"]
+    assert "120 steps; here everybody has 2" in note
     assert main(["race", "--methods", "nonsense"]) == 2
     assert "no method 'nonsense'" in capsys.readouterr().err

@@ -225,10 +225,10 @@ def test_cancelling_between_the_handing_over_and_the_taking_leaves_the_standby_w
 
 
 def test_a_killed_worker_is_noticed_within_five_seconds_and_its_run_can_go_on(store: Store) -> None:
-    config = quick_config(steps=300)
+    config = quick_config(steps=150)
     with supervise(store):
         run = store.create(OWNER, config, key="k")
-        wait_for(lambda: store.get(run.id, OWNER).step >= 20)
+        wait_for(lambda: store.get(run.id, OWNER).step >= 10)
         pid = worker_pid(run.folder)
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
@@ -294,7 +294,7 @@ def test_a_worker_that_cannot_start_fails_the_run_with_a_sentence_and_does_not_l
         assert "ImportError: no such library: libcuda" in failed.sentence
         assert "doctor" in failed.advice
         so_far = len(started)
-        time.sleep(3)
+        time.sleep(2)
         assert len(started) - so_far <= 2  # the standby's back-off grows
     assert len(started) < 12
 
@@ -310,7 +310,7 @@ def test_a_standby_that_cannot_warm_up_still_takes_a_run(store: Store, monkeypat
 
 def test_stopping_ends_the_standby_and_leaves_the_run_alone(store: Store) -> None:
     supervisor = supervise(store).start()
-    run = store.create(OWNER, quick_config(steps=300), key="k")
+    run = store.create(OWNER, quick_config(steps=150), key="k")
     wait_for(lambda: store.get(run.id, OWNER).step >= 1)
     supervisor.stop()
     assert is_held(run.folder / "lock")
@@ -330,9 +330,9 @@ def test_two_supervisors_share_a_store_and_a_machine(store: Store) -> None:
 
 
 def test_a_run_outlives_its_server_and_the_next_server_takes_over(store: Store) -> None:
-    config = quick_config(steps=250)
+    config, short = quick_config(steps=120), quick_config(steps=10)
     server = Server()
-    running, waiting = server.create("a", config), server.create("b", config)
+    running, waiting = server.create("a", config), server.create("b", short)
     wait_for(lambda: store.get(running, OWNER).step >= 3)
     server.kill()
     before = store.get(running, OWNER)
@@ -343,10 +343,10 @@ def test_a_run_outlives_its_server_and_the_next_server_takes_over(store: Store) 
         wait_for(lambda: store.get(waiting, OWNER).status == "finished", 40)
     finally:
         next_server.kill()
-    for run_id in (running, waiting):
+    for run_id, asked in ((running, config), (waiting, short)):
         assert store.get(run_id, OWNER).attempt == 1
         losses = [e["loss"] for _, e in store.events(run_id, OWNER, kinds=("step",))]
-        assert losses == quick_losses(config)
+        assert losses == quick_losses(asked)
 
 
 @pytest.mark.alone

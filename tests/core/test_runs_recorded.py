@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,16 +105,11 @@ def test_the_command_line_refuses_what_cannot_be_run(tmp_path: Path, capsys: pyt
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
-def test_the_command_line_really_runs_and_writes(tmp_path: Path) -> None:
+def test_the_command_line_really_runs_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "runs" / "r.jsonl"
     small = ["steps=2", "batch_size=4", "train_examples=16", "eval_items=4", "skill_items=0", "rank=2"]
     settings = [word for pair in small for word in ("--set", pair)]
-    done = subprocess.run(
-        [sys.executable, "-m", "core.runs.recorded", "--out", out, "--task", "json", "--method", "lora", *settings],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert main(["--out", str(out), "--task", "json", "--method", "lora", *settings]) == 0, capsys.readouterr().err
     made = read(out)
     assert made.run.status == "finished"
     assert made.run.config["settings"]["rank"] == 2

@@ -426,18 +426,27 @@ def test_an_answer_that_dies_half_way_is_an_error_and_not_half_an_answer(made: M
     talker.close()
 
 
-def test_the_process_ends_when_nobody_asks_and_comes_back(made: Made) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="the pipes are POSIX ones")
+def test_a_question_waits_for_a_slow_start_and_the_process_ends_unasked_and_with_the_server(
+    made: Made,
+) -> None:
     talker = Talker(made.store, idle_seconds=0.5)
-    first = asked(talker, made, made.one)
+    talker.warm()
+    began = time.monotonic()
+    assert asked(talker, made, made.one) == made.expected(made.one), "asked while the imports were still going on"
+    print(f"first answer {time.monotonic() - began:.1f} s after the start of the process")
     line = talker._line
     assert line is not None
     wait_for(lambda: line.ended, 60)
-    assert asked(talker, made, made.one) == first
     talker.close()
-    talker.warm()  # closing is not for ever
+    talker.warm()  # neither was for ever
     assert talker._line is not None
     assert talker._line is not line
-    assert talker._line._process.poll() is None
+    process = talker._line._process
+    assert process.poll() is None
+    assert process.stdin is not None
+    process.stdin.close()  # what the kernel does when the server dies
+    wait_for(lambda: process.poll() is not None, 120)
     talker.close()
 
 
@@ -467,22 +476,3 @@ def test_the_shelf_keeps_what_was_used_last(made: Made) -> None:
     tight.get(made.base, None, None)
     tight.get(made.base, None, str(made.one.adapter))
     assert len(tight) == 1
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="the pipes are POSIX ones")
-def test_a_question_waits_for_a_slow_start_and_the_process_ends_with_the_server(made: Made) -> None:
-    """Asked while the imports are still going on."""
-    talker = Talker(made.store)
-    talker.warm()
-    began = time.monotonic()
-    assert asked(talker, made, made.one)
-    print(f"first answer {time.monotonic() - began:.1f} s after the start of the process")
-    began = time.monotonic()
-    assert asked(talker, made, made.one)
-    print(f"next answer after {time.monotonic() - began:.2f} s")
-    assert talker._line is not None
-    process = talker._line._process
-    assert process.poll() is None
-    assert process.stdin is not None
-    process.stdin.close()  # what the kernel does when the server dies
-    wait_for(lambda: process.poll() is not None, 120)

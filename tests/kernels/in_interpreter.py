@@ -1,4 +1,4 @@
-"""Every kernel by Triton's interpreter, on the CPU. Run in a process of its own (test_interpreted.py does):
+"""Every kernel by Triton's interpreter, on the CPU. Run in a process of its own (test_triton.py does):
 
 python -m pytest tests/kernels/in_interpreter.py
 """

@@ -141,25 +141,6 @@ def test_the_list_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_package_of_the_same_name_is_not_taken_for_ours() -> None:
-    """transformers and bitsandbytes look for a package `kernels`; finding our folder they must go on without it."""
-    code = """
-import bitsandbytes as bnb, torch
-from transformers.utils import is_kernels_available
-assert not is_kernels_available()
-layer = bnb.nn.Linear4bit(64, 64, quant_type="nf4", compute_dtype=torch.float32).to("cpu")
-layer.support_avx512bf16_for_cpu = False
-x = torch.ones(2, 64, requires_grad=True)
-layer(x).sum().backward()
-assert x.grad is not None
-import kernels
-print(kernels.__file__)
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-1500:]
-    assert done.stdout.strip().endswith("kernels/__init__.py")
-
-
 def test_slices_cover_every_column_once() -> None:
     for rows, columns in ((1, 1), (300, 200), (4096, 14_336), (100_000, 64)):
         count, width = lora_grads._slices(rows, columns)

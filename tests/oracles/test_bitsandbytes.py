@@ -267,6 +267,12 @@ import torch
 layer = FourBitLinear(torch.nn.Linear(64, 64))
 y = layer.eval()(torch.randn(2, 64))
 assert torch.isfinite(y).all()
+import bitsandbytes as bnb
+theirs = bnb.nn.Linear4bit(64, 64, quant_type="nf4", compute_dtype=torch.float32).to("cpu")
+theirs.support_avx512bf16_for_cpu = False
+x = torch.ones(2, 64, requires_grad=True)
+theirs(x).sum().backward()
+assert x.grad is not None
 """
     out = run(program, tmp_path)
     assert out.returncode == 0, out.stderr
@@ -283,12 +289,6 @@ def test_our_kernels_folder_is_not_taken_for_the_package_from_the_checkout() -> 
     assert Path(kernels.__file__).is_relative_to(ROOT)
     assert is_kernels_available() is False
     assert not hasattr(kernels, "get_kernel")
-
-
-def test_our_kernels_folder_is_light() -> None:
-    """transformers may import it only to ask its version."""
-    out = run("import sys, kernels; print([m for m in ('torch', 'triton', 'numpy') if m in sys.modules])", ROOT)
-    assert out.stdout.strip() == "[]", out.stderr
 
 
 def test_only_that_one_line_is_dropped(caplog: pytest.LogCaptureFixture) -> None:

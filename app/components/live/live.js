@@ -330,7 +330,7 @@ class View {
     }
     const names = scores.length ? Object.keys(scores[0].skills || {}) : []
     names.forEach((name, i) => {
-      this.score.set(name, scores.map((e) => [e.step, name in e.skills ? 100 * e.skills[name] : null]), skills[i % skills.length], { label: name.replaceAll("_", " "), width: 1.4, markers: true })
+      this.score.set(name, scores.map((e) => [e.step, name in e.skills ? 100 * e.skills[name] : null]), skills[i % skills.length], { label: this.data.words.skills[name] || name.replaceAll("_", " "), width: 1.4, markers: true })
     })
     this.draw()
     this.tabulate()
