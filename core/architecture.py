@@ -52,7 +52,7 @@ class Architecture:
     once. head: the module that turns hidden states into logits, if the model says which. cache_numbers: how many keys
     and values one token leaves in the cache, over all layers; 0 if the model does not say. classifier: the modules of a
     classification head, () for a causal language model: every method trains them whole, beside what it does to the
-    rest.
+    rest. active: share of the experts' weights that one token is computed with.
     """
 
     name: str
@@ -62,6 +62,13 @@ class Architecture:
     head: str | None = None
     cache_numbers: int = 0
     classifier: tuple[str, ...] = ()
+    active: float = 1.0
+
+    @property
+    def experts(self) -> int:
+        """Weights of experts that stand as one stack per block, not as linear layers: nothing is put beside them, and
+        they are not stored in few bits."""
+        return sum(m.weight for m in self.modules if m.kind == "other" and m.name.endswith(EXPERTS))
 
     @property
     def heads(self) -> frozenset[str]:
@@ -110,10 +117,27 @@ class Architecture:
         modules = tuple(rows)
         total = sum(m.parameters for m in modules)
         layers, heads, size = cache_shape(config)
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
         return cls(
             called, getattr(config, "model_type", ""), modules, total, head_name, 2 * layers * heads * size,
-            classifier_of(model),
+            classifier_of(model), active_share(text),
         )  # fmt: skip
+
+
+EXPERTS = ".experts"  # how transformers calls the stack of a block's experts
+_OF_A_TOKEN = ("num_experts_per_tok", "experts_per_token", "moe_topk")
+_OF_A_BLOCK = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")
+
+
+def active_share(config: Any) -> float:
+    """Experts that a token goes to, over all of a block, by a configuration or its values; 1 where there are none."""
+
+    def first(names: tuple[str, ...]) -> int | None:
+        found = (config.get(n) if isinstance(config, Mapping) else getattr(config, n, None) for n in names)
+        return next((n for n in found if isinstance(n, int) and n > 0), None)
+
+    one, every = first(_OF_A_TOKEN), first(_OF_A_BLOCK)
+    return 1.0 if one is None or every is None else min(1.0, one / every)
 
 
 def classifier_of(model: Any) -> tuple[str, ...]:
@@ -197,18 +221,26 @@ def architecture_of_config(config: PretrainedConfig, name: str | None = None) ->
 
 
 def meta_model(config: PretrainedConfig) -> torch.nn.Module:
-    """The model of a configuration on the meta device: shapes and names, no weights, no code from the hub."""
+    """The model of a configuration on the meta device: shapes and names, no weights, no code from the hub.
+
+    Raises:
+        BaseUnavailable: its values make no model, with the field that is wrong, as far as that can be known.
+    """
     import torch
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    from core.base import FRESH, NO_POOLER, is_encoder
+    from core.base import FRESH, NO_POOLER, is_encoder, no_model
 
     maker: Any = AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModel
     if is_encoder(config):
         maker = AutoModelForSequenceClassification
-    with torch.device("meta"):
-        model: torch.nn.Module = maker.from_config(config)
+    try:
+        with torch.device("meta"):
+            model: torch.nn.Module = maker.from_config(config)
+    except Exception as why:  # (each architecture has its own ways to find a value wrong)
+        name = getattr(config, "_name_or_path", "") or "the model"
+        raise no_model(name, config.model_type, why, config.to_dict()) from why
     if getattr(config, NO_POOLER, False):
         setattr(model, FRESH, tuple(path for path, _ in model.named_modules() if ".pooler." in f".{path}."))
     return model

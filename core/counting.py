@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from core.errors import DeltalabError
 from core.few_bits import Stored, why_not
 from core.memory.storage import storage
-from core.methods import METHODS
+from core.methods import LORAS, METHODS
 from core.methods.lora import pair_parameters
 from core.methods.modules import ATTENTION, MLP, is_one_of
 
@@ -176,4 +176,16 @@ def ranks(table: Architecture, method: str, settings: Any, of: Sequence[int]) ->
     return rows
 
 
-__all__ = ["Count", "Part", "RankRow", "Shape", "count", "counts", "parts", "ranks", "shapes"]
+def experts_note(table: Architecture, method: str) -> str:
+    """What becomes of a model's experts with a kind of LoRA, as a sentence; "" where there are none."""
+    if not table.experts or method not in LORAS:
+        return ""
+    stored = ", and they stay in 16 bits" if METHODS[method].BASE == "quantized" else ""
+    return (
+        f"{table.experts:,} of its weights are experts, each block's in one stack: here no pairs are put beside "
+        f"them{stored}. PEFT's all-linear puts pairs beside the experts and routers of some families, and then prints "
+        "more."
+    )
+
+
+__all__ = ["Count", "Part", "RankRow", "Shape", "count", "counts", "experts_note", "parts", "ranks", "shapes"]

@@ -19,7 +19,7 @@ from app.story import plain
 from app.words import from_core, n, t
 from core import counting
 from core.errors import DeltalabError
-from core.methods import METHODS
+from core.methods import LORAS, METHODS
 from core.methods.lora import Config as LoraConfig
 from core.units import count_text
 
@@ -106,6 +106,8 @@ def _figures(model: Model, here: Count) -> None:
         localized.metric(t("parameters.fewer"), f"{here.total / here.trainable:,.0f}", width="content")
         localized.metric(t("plan.saved"), size(here.adapter_bytes), width="content")
         localized.metric(t("parameters.in_modules"), f"{here.modules:,}", width="content")
+    if model.table.experts and here.method in LORAS:
+        st.caption(t("vram.experts", experts=f"{model.table.experts:,}"))
     st.caption(f"{plain(METHODS[here.method].FORMULA)} · {plain(METHODS[here.method].PAPER)}")
 
 

@@ -28,13 +28,13 @@ from core.catalog import GpuRow, gpu, gpus
 from core.config import RunConfig, TrainConfig
 from core.errors import DeltalabError
 from core.memory import advice, fitter, importing, rules, validation
-from core.memory.card import FITS, TIGHT, TOO_LARGE
-from core.memory.compare import CPU, Answer, answer, answer_of_trace, at, check, cpu_row, device_of
-from core.memory.estimate import Unstable
+from core.memory.card import FITS, TIGHT, TOO_LARGE, totals
+from core.memory.compare import CPU, Answer, answer, answer_of_trace, at, check, cpu_row, device_of, with_half
+from core.memory.estimate import Sizes, Unstable
 from core.memory.setup import Setup
 from core.memory.sharded import OFFLOADS, Sharding
 from core.memory.stack import ADAPTERS, LOSSES, OPTIMIZERS, OWN, PRESETS, Stack
-from core.methods import METHODS
+from core.methods import LORAS, METHODS
 from core.units import GIB, bytes_text, count_text
 
 if TYPE_CHECKING:
@@ -401,6 +401,7 @@ def _answer(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
     compare.draw(chart, "vram-step")
     st.html(charts_memory.step_legend(chart))
     _figures(model, setup, found)
+    _notes(model, setup)
     told = rules.rules(model.table, setup, found.ledger, shared.factors())
     _terms(told, chart)
     if shared.alone:
@@ -431,6 +432,22 @@ def _figures(model: Model, setup: Setup, found: Answer) -> None:
         process=band(found.found),
     )  # fmt: skip
     st.caption(f"{told} {_band()} {t('vram.validation', page=t('page.validation.title'))}")
+
+
+def _notes(model: Model, setup: Setup) -> None:
+    """What is to be known of experts, and of cards without bfloat16."""
+    if model.table.experts and setup.method in LORAS:
+        key = "vram.experts_few_bits" if METHODS[setup.method].BASE == "quantized" else "vram.experts"
+        st.caption(t(key, experts=f"{model.table.experts:,}"))
+    asked = with_half(setup)
+    if asked is None:
+        return
+    made = state.fitter().surrogate(model.source, asked)
+    if made is None:
+        st.caption(t("vram.half"))
+    else:
+        takes = totals(made.peak_bytes(Sizes.of(asked)), asked.device).process[1]
+        st.caption(t("vram.half_takes", takes=size(takes)))
 
 
 def _band() -> str:

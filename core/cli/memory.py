@@ -86,10 +86,11 @@ def _sharding_arguments(memory: argparse.ArgumentParser) -> None:
 def _memory(asked: argparse.Namespace) -> int:
     if asks_for_help(asked):
         return print_knobs(asked.method)
-    from core.catalog import gpu
+    from core.catalog import gpu, known, pasted
     from core.config import EMBEDDED
+    from core.counting import experts_note
     from core.memory.card import FITS, TIGHT, totals, verdict_text
-    from core.memory.compare import Family, ahead_of, check
+    from core.memory.compare import Family, ahead_of, check, half_note
     from core.memory.estimate import find
     from core.memory.setup import Device, Setup
     from core.methods import METHODS
@@ -133,6 +134,11 @@ def _memory(asked: argparse.Namespace) -> int:
         )  # fmt: skip
         return DONE
     _print(ledger, found, setup)
+    named = None if pasted(source) else known(source)
+    half = half_note(lambda s: find(named.name, s) if named is not None else None, setup)
+    for note in (experts_note(table, setup.method), half):
+        if note:
+            print(note)
     if card is not None:
         print(verdict_text(found, card))
         family = Family.of(lambda s: find(made.model, s), setup) if made is not None and sharding.alone else None
@@ -224,6 +230,4 @@ def _print(ledger: Ledger, found: Any, setup: Setup) -> None:
         band = f"estimated, {bytes_text(low)} to {bytes_text(high)}" if low != high else "simulated"
         print(f"  {name:<24} {bytes_text(likely):>10}  {band}")
     if found.reserved[0] < found.allocated:
-        print(
-            "(Both ranges include how far published figures lie from predicted ones: they can begin below it.)"
-        )
+        print("(Both ranges include how far published figures lie from predicted ones: they can begin below it.)")

@@ -44,6 +44,7 @@ def _params(asked: argparse.Namespace) -> int:
         raise BadInput(" ".join(wrong))
     from core.architecture import architecture_of_config
     from core.base import load_config
+    from core.counting import experts_note
     from core.few_bits import check_counted
     from core.memory.storage import adapter_numbers
     from core.methods import METHODS
@@ -54,7 +55,8 @@ def _params(asked: argparse.Namespace) -> int:
 
     source = asked.model
     row = None if pasted(source) or asked.revision else known(source)
-    if row is not None and row.is_decoder:
+    if row is not None and (row.is_decoder or "/" not in source):
+        # (By its name an encoder is the catalogue's own, as on the page: without a classification head.)
         name, labels, architecture = row.name, 0, architecture_of(row.name)
     else:
         # (An encoder by its hub id may be here, and its weights say whether it has a pooler.)
@@ -88,6 +90,8 @@ def _params(asked: argparse.Namespace) -> int:
     print(f"{config.method} trains {share} of {name} ({percent:.3g} %): {bytes_text(size)} to save.")
     for one in modules:
         print(f"  {one['name']:<50} {' × '.join(map(str, one['shape'])):>15} {one['trainable']:>12,}")
+    if note := experts_note(architecture, config.method):
+        print(note)
     if head:
         print(
             f"{head:,} of them are the classification head, for {labels} labels; a file with more or fewer "

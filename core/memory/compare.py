@@ -26,7 +26,7 @@ from core.memory.sharded import ALONE, Sharding
 from core.memory.speed import step_speed
 from core.memory.stack import OWN
 from core.methods import LORAS, METHODS
-from core.units import GB
+from core.units import GB, bytes_text
 
 Lookup = Callable[[Setup], Surrogate | None]
 
@@ -105,6 +105,28 @@ def check(table: Architecture, context: int | None, setup: Setup, name: str, sha
     if not setup.device.is_cuda and (not sharding.alone or setup.stack != OWN):
         raise BadInput("Sharding, offloading and other programs are known for GPUs only.", "Choose a card.")
     METHODS[setup.method].count(table, setup.settings)
+
+
+def with_half(setup: Setup) -> Setup | None:
+    """The same step in 16 bits on a card that has bfloat16: about what it takes in float16 on one that has not; None
+    for any other step. Cards without bfloat16 are reckoned in 32 bits, as this program trains there."""
+    if not setup.device.is_cuda or setup.device.precision == "bfloat16":
+        return None
+    return dataclasses.replace(setup, device=Device.of(ASSUMED), precision="bfloat16")
+
+
+def half_note(lookup: Lookup, setup: Setup) -> str:
+    """What is to be known of a card without bfloat16, as a sentence; "" for any other."""
+    asked = with_half(setup)
+    if asked is None:
+        return ""
+    made = lookup(asked)
+    takes = "" if made is None else f": {bytes_text(totals(made.peak_bytes(Sizes.of(asked)), asked.device).process[1])}"
+    return (
+        "This card has no bfloat16, and steps on it are reckoned in 32 bits, as this program trains there. Programs "
+        "that train in float16 with scaled gradients (fp16=True) take about what bfloat16 takes on a later card"
+        f"{takes}; the attention kernels of this one may need more."
+    )
 
 
 def ahead_of(setup: Setup) -> int:
@@ -410,9 +432,11 @@ __all__ = [
     "cpu_row",
     "device_of",
     "frontier",
+    "half_note",
     "methods",
     "on",
     "smallest_card",
     "traced_models",
+    "with_half",
     "with_method",
 ]  # fmt: skip

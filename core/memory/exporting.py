@@ -18,7 +18,8 @@ from core.export.peft_config import WITHOUT_CONFIG, peft_arguments
 from core.export.python_text import WIDTH, Code, call
 from core.memory.sharded import ALONE, Sharding
 from core.memory.stack import OWN, PRESETS
-from core.methods import METHODS
+from core.methods import LORAS, METHODS
+from core.methods.lora import targets
 from core.methods.modules import ends_with
 from core.units import GIB
 
@@ -236,6 +237,8 @@ def _method(setup: Setup, table: Architecture, hub: str) -> list[str]:
 
     norms = sorted({m.name.rpartition(".")[2] for m in table.modules if m.kind == "norm"})
     kind, arguments = peft_arguments(method, s, find=there, norms=norms, base=hub)
+    if method in LORAS and table.experts:
+        arguments["target_modules"] = _beside_experts(table, s)
     narrow = "" if stack.adapters == "float32" else ", autocast_adapter_dtype=False"
     lines = [call("config", kind, arguments), f"model = get_peft_model(model, config{narrow})"]
     if METHODS[method].BASE == "quantized":
@@ -247,6 +250,27 @@ def _method(setup: Setup, table: Architecture, hub: str) -> list[str]:
             "here they stay.)",
         )
     return [*lines, *(freeze(method) if frozen(method) else []), "model.print_trainable_parameters()"]
+
+
+# What the experts' matrices and routers were called when they were linear layers. PEFT takes these names for the stacks
+# that they are now, wherever they stand (_MOE_TARGET_MODULE_MAPPING in peft/utils/transformers_weight_conversion.py).
+OF_EXPERTS = ("gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj")
+
+
+def _beside_experts(table: Architecture, settings: Any) -> list[str]:
+    """The names of the layers that get pairs here, in a model whose experts get none.
+
+    Raises:
+        Refused: by these names PEFT would put pairs beside the experts as well.
+    """
+    names = sorted({m.name.rpartition(".")[2] for m in targets(table, settings)})
+    taken = [name for name in names if name in OF_EXPERTS]
+    if taken:
+        raise Refused(
+            f"PEFT takes {', '.join(taken)} for the experts of {table.name} too, which were not calculated with.",
+            "Choose attention as target_modules.",
+        )
+    return names
 
 
 def _arguments(setup: Setup, half: bool, sharding: Sharding) -> list[str]:

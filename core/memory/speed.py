@@ -85,7 +85,8 @@ def operations_per_token(table: Architecture, setup: Setup, answer_share: float 
     """
     head = next((m for m in table.modules if m.name == table.head), None)
     head_weights = (head.weight if head else 0) * answer_share
-    body = sum(m.weight for m in table.linears() if m.name != table.head)
+    # (Of the experts a token goes to few; a router is no linear layer, and next to nothing.)
+    body = sum(m.weight for m in table.linears() if m.name != table.head) + table.experts * table.active
     trains = METHODS[setup.method].BASE == "trained" and setup.method == "full"
     passes = 2 + trains + setup.checkpointing
     # Each token is compared with half of the length on average, and as much again goes into its mean.

@@ -141,7 +141,8 @@ def test_nothing_is_read_as_something_near_it(record: Any, method: Any, settings
          ["init_lora_weights = 'pissa'"]),
         ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 30, "prefix_projection": True,
           "encoder_hidden_size": 4096}, "prefix_tuning", {"tokens": 30, "projection": 4096}, []),
-        ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 30}, "prefix_tuning", {"tokens": 30, "projection": 0}, []),
+        ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 30}, "prefix_tuning",
+         {"tokens": 30, "projection": 0}, []),
         ({"peft_type": "P_TUNING", "num_virtual_tokens": 20, "encoder_hidden_size": 64}, "p_tuning",
          {"tokens": 20, "hidden": 64}, []),
         ({"peft_type": "P_TUNING", "num_virtual_tokens": 20, "encoder_hidden_size": 64,
@@ -300,6 +301,15 @@ def test_code_for_a_card_is_in_sixteen_bits_and_four() -> None:
     compile(text, "exported", "exec")
     with pytest.raises(Incompatible):
         exporting.code("x", table, Setup("bitfit", METHODS["bitfit"].Config(), 1, 512))
+
+
+def test_code_for_experts_names_what_was_calculated() -> None:
+    """PEFT's all-linear would put pairs beside experts, which are not counted here."""
+    mixtral, config = architecture_of("Mixtral-8x7B"), METHODS["lora"].Config()
+    text = exporting.code("x", mixtral, Setup("lora", config, 1, 512, precision="bfloat16"))
+    assert 'target_modules=["k_proj", "o_proj", "q_proj", "v_proj"]' in text
+    with pytest.raises(Refused, match="takes down_proj, gate_proj, up_proj for the experts"):
+        exporting.code("x", architecture_of("DeepSeek-V3"), Setup("lora", config, 1, 512, precision="bfloat16"))
 
 
 def _text(sharding: Sharding = ALONE, method: str = "qlora", optimizer: str = "adamw", **switches: Any) -> str:

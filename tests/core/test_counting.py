@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from core import counting
-from core.catalog import architecture_of, models
+from core.architecture import architecture_of_config
+from core.catalog import architecture_of, config_of, model, models
+from core.counting import experts_note
+from core.memory.setup import Device, Setup
+from core.memory.speed import operations_per_token
 from core.methods import METHODS
 from core.methods.lora import Config
 
@@ -58,3 +62,18 @@ def test_encoders_can_be_counted_too() -> None:
     table = architecture_of(name)
     assert counting.count(table, "lora").trainable
     assert counting.shapes(table)
+
+
+def test_experts_are_told_of_and_a_token_is_computed_with_few() -> None:
+    mixtral = architecture_of("Mixtral-8x7B")
+    assert mixtral.experts == 32 * 8 * 3 * 4096 * 14336
+    assert mixtral.active == 2 / 8
+    assert "stay in 16 bits" in experts_note(mixtral, "qlora")
+    assert f"{mixtral.experts:,}" in experts_note(mixtral, "lora")
+    assert experts_note(mixtral, "full") == experts_note(architecture_of("Llama-3.1-8B"), "lora") == ""
+    assert architecture_of("Llama-3.1-8B").active == 1
+    read = architecture_of_config(config_of(model("Mixtral-8x7B")))
+    assert (read.experts, read.active) == (mixtral.experts, mixtral.active)
+    # 12.9 B weights of 46.7 B are at work (Jiang et al. 2024, arXiv:2401.04088): two operations each, forward and back.
+    setup = Setup("lora", METHODS["lora"].Config(), 1, 1024, device=Device((9, 0)), precision="bfloat16")
+    assert operations_per_token(mixtral, setup) == pytest.approx(4 * 12.9e9, rel=0.04)

@@ -30,7 +30,7 @@ from core.memory.trace import trace
 from core.memory.tracer import Tracer
 from core.memory.validation import band
 from core.methods import METHODS
-from core.units import GIB, MIB
+from core.units import GIB, MIB, bytes_text
 from tests.core import memory_support
 
 ADA = Device((8, 9))
@@ -266,6 +266,18 @@ NO_LINEAR = json.dumps({
 def test_mistakes_get_a_sentence(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["memory", *arguments]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_card_without_bfloat16_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["memory", "--model", "Llama-3.1-8B", "--method", "qlora", "--seq", "1024", "--gpu"]
+    assert main([*asked, "RTX 4090"]) == 0
+    assert "no bfloat16" not in capsys.readouterr().out
+    assert main([*asked, "Tesla T4"]) == 0
+    setup = Setup("qlora", METHODS["qlora"].Config(), 1, 1024, device=Device((8, 0)), precision="bfloat16")
+    made = find("Llama-3.1-8B", setup)
+    assert made is not None
+    takes = totals(made.peak_bytes(Sizes.of(setup)), setup.device).process[1]
+    assert f"takes on a later card: {bytes_text(takes)}" in capsys.readouterr().out
 
 
 def test_the_command_for_several_gpus_and_other_programs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -250,6 +250,22 @@ def test_autocast_converts_a_weight_that_trains_once_and_keeps_it() -> None:
     assert all(r.died is not None for r in recorder.records if r.op == "aten::_to_copy")
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_experts_that_train_in_32_bits(checkpointing: bool) -> None:
+    """Autocast knows no products of experts: they, and what comes of them, are as wide as the experts' weights."""
+    from transformers import MixtralConfig
+
+    config = MixtralConfig(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=200, max_position_embeddings=256, num_local_experts=4, num_experts_per_tok=2,
+    )  # fmt: skip
+    found = trace(config, setup_of("full", device=AMPERE, precision="bfloat16", checkpointing=checkpointing))
+    grouped = [r for r in found.records if r.op == "aten::_grouped_mm"]
+    assert grouped
+    assert {r.item for r in grouped} == {4}
+    assert sum(r.bytes // r.item for r in found.records if found.category(r) == "gradients") == found.trained
+
+
 def test_nothing_stays_replaced() -> None:
     import bitsandbytes.functional as theirs
     from bitsandbytes.optim import optimizer
