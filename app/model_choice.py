@@ -177,7 +177,7 @@ def _named(source: str, page: str) -> Model | None:
     place = Path(source).expanduser()
     context = None
     if place.is_dir() and (place / "config.json").is_file():
-        with contextlib.suppress(OSError, ValueError):  # the tracing process says what is wrong with it
+        with contextlib.suppress(OSError, ValueError, RecursionError):  # the tracing process says what is wrong with it
             context = _context(json.loads((place / "config.json").read_text(encoding="utf-8")))
     name = t("model.embedded") if source == EMBEDDED else place.name if place.is_dir() else source
     return _built(name, source, source, context, page, stored_base(source))

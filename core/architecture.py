@@ -221,18 +221,26 @@ def architecture_of_config(config: PretrainedConfig, name: str | None = None) ->
 
 
 def meta_model(config: PretrainedConfig) -> torch.nn.Module:
-    """The model of a configuration on the meta device: shapes and names, no weights, no code from the hub."""
+    """The model of a configuration on the meta device: shapes and names, no weights, no code from the hub.
+
+    Raises:
+        BaseUnavailable: its values make no model, with the field that is wrong, as far as that can be known.
+    """
     import torch
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    from core.base import FRESH, NO_POOLER, is_encoder
+    from core.base import FRESH, NO_POOLER, is_encoder, no_model
 
     maker: Any = AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModel
     if is_encoder(config):
         maker = AutoModelForSequenceClassification
-    with torch.device("meta"):
-        model: torch.nn.Module = maker.from_config(config)
+    try:
+        with torch.device("meta"):
+            model: torch.nn.Module = maker.from_config(config)
+    except Exception as why:  # (each architecture has its own ways to find a value wrong)
+        name = getattr(config, "_name_or_path", "") or "the model"
+        raise no_model(name, config.model_type, why, config.to_dict()) from why
     if getattr(config, NO_POOLER, False):
         setattr(model, FRESH, tuple(path for path, _ in model.named_modules() if ".pooler." in f".{path}."))
     return model

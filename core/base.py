@@ -32,6 +32,7 @@ from core.config import EMBEDDED
 from core.errors import BadInput, BaseUnavailable, DeltalabError, OutOfMemory
 from core.fetch import Tell, fetch_weights, partial_bytes
 from core.few_bits import CONSTANTS, STORED, Stored, stored_by
+from core.outside import MEND, MOST_QUOTED, check_sizes, named, quoted
 from core.units import DTYPE_BYTES, bytes_text, count_text
 
 if TYPE_CHECKING:
@@ -394,6 +395,10 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise BaseUnavailable(
             f"{path.name} is not valid JSON (line {why.lineno}: {why.msg}).", "Fetch the model again."
         ) from why
+    except (RecursionError, ValueError) as why:  # nested without end, or a number of thousands of digits
+        raise BaseUnavailable(
+            f"{path.name} is not valid JSON (nested too deeply, or a number without end).", "Fetch the model again."
+        ) from why
     if not isinstance(content, dict):
         raise BaseUnavailable(f"{path.name} does not hold a JSON object.", "Fetch the model again.")
     return content
@@ -421,7 +426,9 @@ def _check_config(config: dict[str, Any], where: str) -> None:
     Raises:
         BaseUnavailable: neither a causal language model nor a known encoder, needs code of its own, or is quantized
             in a way that cannot be a base.
+        BadInput: its sizes cannot be.
     """
+    check_sizes(config, where)
     if "model_type" not in config and "auto_map" not in config:
         raise BaseUnavailable(
             f"The config.json of {where} names no model_type, so nobody knows its architecture.",
@@ -444,7 +451,7 @@ def _check_config(config: dict[str, Any], where: str) -> None:
 
 def _neither(where: str, kind: Any) -> BaseUnavailable:
     return BaseUnavailable(
-        f"{where} is not a causal language model but a {kind}: it does not continue a text.",
+        f"{where} is not a causal language model but a {str(kind)[:MOST_QUOTED]}: it does not continue a text.",
         "Choose a model whose architecture ends in ForCausalLM or LMHeadModel, or, to tell labels apart, an encoder "
         f"({', '.join(ENCODERS)}).",
     )
@@ -880,9 +887,7 @@ def load_config(source: str, revision: str | None = None) -> Any:
         _refuse_without_config(names, located.name)
     raw = _read_json(located.folder / "config.json")
     _check_config(raw, located.name)
-    config = _config(located, raw)
-    config._name_or_path = located.name
-    _without_storage(config, stored_by(raw, located.name))
+    config = _described(located, raw)
     if is_encoder(raw) and _lacks_pooler(located.folder):
         setattr(config, NO_POOLER, True)
     return config
@@ -937,17 +942,111 @@ def check_described(values: Mapping[str, Any], name: str) -> Any:
     """The transformers configuration of plain values, as `load_config` gives it for a folder.
 
     Raises:
-        BaseUnavailable: as `load_config`.
+        BaseUnavailable, BadInput: as `load_config`.
     """
     from tempfile import TemporaryDirectory
 
     _check_config(dict(values), name)
     with TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(values), encoding="utf-8")
-        config = _config(Located(Path(folder), name, "folder"), dict(values))
-    config._name_or_path = name
-    _without_storage(config, stored_by(values, name))
+        return _described(Located(Path(folder), name, "folder"), dict(values))
+
+
+# What a configuration must say: without it transformers fills in the size of some other model of the family.
+# With the names that older files have for it.
+NEEDED = {
+    "vocab_size": ("n_vocab",), "hidden_size": ("n_embed", "n_embd", "d_model", "dim"),
+    "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
+    "num_attention_heads": ("n_head", "n_heads", "num_heads"),
+}  # fmt: skip
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # as families call the number of them
+
+
+def _described(located: Located, raw: dict[str, Any]) -> Any:
+    """The configuration that a calculator reads, from a folder or a text alike.
+
+    Raises:
+        BaseUnavailable: as `_config`; BadInput: it leaves out a size, or two of its values contradict each other.
+    """
+    config = _config(located, raw)
+    config._name_or_path = located.name
+    _without_storage(config, stored_by(raw, located.name))
+    missing = _left_out(config, raw)
+    if missing:
+        raise BadInput(
+            f"{located.name} does not say {' and '.join(missing)}: it is not complete.",
+            "Paste the whole content of config.json.",
+        )
+    text = config.get_text_config()
+    experts = [(name, n) for name in EXPERTS if isinstance(n := getattr(text, name, None), int)]
+    used = getattr(text, "num_experts_per_tok", None)
+    if experts and isinstance(used, int) and used > experts[0][1]:
+        name, there = experts[0]
+        raise BadInput(
+            f"num_experts_per_tok of {located.name} is {used}, and {name} is {there}: a token is given to some of the "
+            "experts that are there.",
+            MEND,
+        )
     return config
+
+
+def _left_out(config: Any, raw: Mapping[str, Any]) -> list[str]:
+    """The sizes that a configuration leaves to the family's defaults. Said is a size under its own name, under one that
+    the family's class reads instead (its attribute_map), or under an older one. The part of a multimodal model is not
+    asked: transformers itself leaves out of it what is the default."""
+    if config.get_text_config() is not config:
+        return []
+    try:
+        usual = type(config)()
+    except Exception:  # a class without defaults: it has asked for what it needs
+        return []
+    return [
+        name
+        for name, older in NEEDED.items()
+        if name not in raw
+        and config.attribute_map.get(name) not in raw
+        and not any(other in raw for other in older)
+        and hasattr(usual, name)
+        and getattr(config, name, None) == getattr(usual, name)
+    ]
+
+
+# What torch and transformers say of a value, and the field that it is about.
+_FIELDS = (
+    ("padding_idx", "pad_token_id"), ("embed_dim must be divisible", "num_attention_heads"),
+    ("rope_type", "rope_scaling"), ("rope_parameters", "rope_scaling"),
+)  # fmt: skip
+
+
+PASTED = "The pasted configuration"  # what a text without a name is called
+
+
+def no_model(name: str, kind: Any, why: BaseException, values: Mapping[str, Any]) -> BaseUnavailable:
+    """What transformers raised while it made a configuration, or a model of one, as a sentence with the field it is
+    about, as far as that can be known: one that it names, or the one whose value it stumbled over.
+
+    Args:
+        name: of the model. kind: its model_type. why: what was raised. values: what the configuration says.
+    """
+    said = " ".join(str(why.args[0] if isinstance(why, KeyError) and why.args else why).split()).rstrip(".")
+    plain = list(named(values))
+    if isinstance(why, KeyError):
+        field = next((p for p, v in plain if v == said or (isinstance(v, str) and len(v) > 2 and v in said)), None)
+        reason = f"{quoted(said)} is not known to transformers" if field else f"it lacks {quoted(said)}"
+    else:
+        strict = re.match(r"(?:Validation error for field|Class validation error for validator) '(\w+)':\s*(.*)", said)
+        if isinstance(why, ZeroDivisionError):
+            said = next(
+                (f"{p} is 0" for p, v in plain if v == 0 and p.endswith(("heads", "head", "size", "dim"))), said
+            )
+        mapped = next((field for part, field in _FIELDS if part in said.lower()), None)
+        told = next((p for p, _ in plain if re.search(rf"\b{re.escape(p.rpartition('.')[2])}\b", said)), None)
+        field = strict[1] if strict and strict[1] in {p.rpartition(".")[2] for p, _ in plain} else told or mapped
+        reason = (strict[2] if strict and strict[2] else said) or type(why).__name__
+    about = f"{field}: " if field and field not in reason else ""
+    reason = reason if len(reason) <= 200 else f"{reason[:199]}…"
+    subject = name if name == PASTED or name.endswith(".json") else f"The config.json of {name}"
+    return BaseUnavailable(f"{subject} does not describe a {kind} model: {about}{reason}.", MEND)
 
 
 def _without_storage(config: Any, stored: Stored | None) -> None:
@@ -978,24 +1077,21 @@ def _config(located: Located, raw: dict[str, Any]) -> Any:
     )
 
     name, kind = located.name, raw.get("model_type")
-    if kind not in CONFIG_MAPPING_NAMES:
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING_NAMES:
         if "auto_map" in raw:
             raise BaseUnavailable(
                 f"{name} needs Python code from its repository, which Deltalab never runs.",
                 "Choose a base whose architecture is part of transformers.",
             )
         raise BaseUnavailable(
-            f"transformers {transformers.__version__} does not know the architecture {kind!r} of {name}.",
+            f"transformers {transformers.__version__} does not know the architecture {quoted(kind)} of {name}.",
             "Update transformers, or choose another base.",
         )
     with _quiet():
         try:
             config = AutoConfig.from_pretrained(located.folder, local_files_only=True, trust_remote_code=False)
         except Exception as why:  # validation errors of many kinds, one per architecture
-            raise BaseUnavailable(
-                f"The config.json of {name} does not describe a {kind} model: {_first_line(why)}.",
-                "Fetch the model again.",
-            ) from why
+            raise no_model(name, kind, why, raw) from why
     if is_encoder(raw):
         return config
     named = raw.get("architectures") or []

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from core.errors import BadInput, BaseUnavailable
+from core.outside import MOST_QUOTED
 
 if TYPE_CHECKING:
     from core.config import RunConfig
@@ -91,6 +92,7 @@ def stored_by(config: Mapping[str, Any], where: str) -> Stored | None:
     method = str(said.get("quant_method") or ("bitsandbytes" if four or eight else "an unknown method"))
     kind = str(said.get("bnb_4bit_quant_type") or "fp4") if four else "int8"
     if method not in ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit"):
+        method = method if method in OTHERS else method[:MOST_QUOTED]
         name = OTHERS.get(method, method)
         raise BaseUnavailable(
             f"The weights of {where} are quantized already (by {method}), and {name} cannot be trained beside here.",

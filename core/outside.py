@@ -4,7 +4,7 @@
     record = parse_json(text, …)  # an object, from JSON alone
     quoted(value)                 # a value as a sentence may show it
 
-A text of 300 characters can stand for gigabytes: YAML's aliases repeat what they point at, so a list of lists of aliases
+A text of 300 characters can stand for gigabytes: YAML's aliases repeat what they point at, so a list of lists of them
 grows by a factor with every level; there are none here. What is left can be no larger than the text, and not deeper
 than MOST_DEPTH. `check_sizes` sees that nobody is asked to build what a configuration could not mean.
 
@@ -153,7 +153,7 @@ def _yaml(text: str) -> Any:
         raise BadInput(f"This is neither JSON nor YAML: {said[:200]}.", "Paste the content of the file.") from error
 
 
-# --- the sizes that a configuration may have ---------------------------------------------------------------------------
+# --- the sizes that a configuration may have --------------------------------------------------------------------------
 
 # Above these a configuration is a mistake, or a trap: each block is built, if without weights. (The largest known have
 # 126 layers, 512 experts, a width of 53,248 in their feed-forward blocks and 262,208 words.)
@@ -193,7 +193,7 @@ def check_sizes(values: Mapping[str, Any], name: str) -> None:
             continue
         flag = isinstance(value, bool) and not field.startswith(("num_", "n_")) and not field.endswith("_size")
         whole = isinstance(value, int) and not isinstance(value, bool) and -1 <= value <= most
-        if not (flag or whole):
+        if not (flag or whole or value == "auto"):  # (Mamba's rank, which follows from the width)
             raise BadInput(f"{path} of {name} is {quoted(value)}; it should be a whole number up to {most:,}.", MEND)
 
 

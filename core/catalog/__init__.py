@@ -24,7 +24,8 @@ from typing import Any, Protocol, TypeVar
 
 from core.architecture import Architecture, active_share
 from core.errors import BadInput, NotFound
-from core.units import GB, GIB
+from core.outside import check_sizes, parse_json, quoted
+from core.units import GB, GIB, bytes_text
 
 FOLDER = Path(__file__).parent
 SOURCES = {
@@ -110,6 +111,9 @@ class GpuRow:
         """What one device's programs can have, in bytes; the rule behind it is in `usable_source`."""
         if self.usable_gib is not None:
             return round(self.usable_gib[0] * GIB)
+        twin = _twin(self)
+        if twin is not None:
+            return twin.usable_bytes
         share = self.usable_share if self.usable_share is not None else PRINTED_SHARE
         return round(self.memory_gb / self.devices * GB * share)
 
@@ -120,12 +124,39 @@ class GpuRow:
             return "least total that CUDA printed in public messages"
         if self.usable_share is not None:
             return f"{self.usable_share:.0%} of the memory, the system's default"
+        twin = _twin(self)
+        if twin is not None:
+            return f"not known: as {twin.name}, with the same memory and chips of the same kind"
         return f"not known: {PRINTED_SHARE:.0%} of the printed memory in GB, the least seen on cards that are known"
+
+    @property
+    def estimated(self) -> bool:
+        """Whether nobody was seen to print what can be used: then the figure is marked wherever it stands."""
+        return self.usable_gib is None and self.usable_share is None
+
+    @property
+    def usable_text(self) -> str:
+        """What can be used, for people: '23.7 GiB', '≈ 29.2 GiB' where it is estimated."""
+        return f"{'≈ ' if self.estimated else ''}{bytes_text(self.usable_bytes)}"
 
 
 # The known cards' usable memory, over their printed memory in GB (10⁹ bytes): from 0.986 (A10G) to 1.06. The least is
 # used where nothing was found, so that a card is not promised more than it has.
 PRINTED_SHARE = 0.98
+
+
+@lru_cache(maxsize=256)
+def _twin(card: GpuRow) -> GpuRow | None:
+    """The known card whose name a card's continues, or is continued by, with as much memory and of the same compute
+    capability (an RTX 3090 Ti, an RTX 3090): what can be used of the two is the same, as far as can be told."""
+    if not card.estimated or card.capability is None:
+        return None
+    alike = (
+        row for row in gpus()
+        if row.usable_gib is not None and (row.memory_gb, row.capability) == (card.memory_gb, card.capability)
+        and (row.name.startswith(card.name) or card.name.startswith(row.name))
+    )  # fmt: skip
+    return min(alike, key=lambda row: row.usable_bytes, default=None)
 
 
 class _Named(Protocol):
@@ -172,7 +203,7 @@ def model(name: str) -> ModelRow:
     for row in models():
         if wanted in row.called:
             return row
-    raise NotFound(f"There is no model called {name!r} in the catalogue.", _nearest(name, models()))
+    raise NotFound(f"There is no model called {quoted(name)} in the catalogue.", _nearest(name, models()))
 
 
 def gpu(name: str) -> GpuRow:
@@ -188,7 +219,7 @@ def gpu(name: str) -> GpuRow:
     for row in gpus():
         if wanted in (n.lower() for n in row.cuda_names):
             return row
-    raise NotFound(f"There is no card called {name!r} in the catalogue.", _nearest(name, gpus()))
+    raise NotFound(f"There is no card called {quoted(name)} in the catalogue.", _nearest(name, gpus()))
 
 
 def _nearest(name: str, rows: Sequence[Row]) -> str:
@@ -252,64 +283,47 @@ def configuration(source: str) -> Any:
     named = known(source)
     if named is not None:
         return config_of(named)
+    if len(source) > MOST_PATH:
+        model(source)  # raises
     file = Path(source).expanduser()
     if file.suffix == ".json" and file.is_file():
-        return config_from_text(file.read_text(encoding="utf-8", errors="replace"), file.parent.name or file.name)
+        named_so = file.parent.name if file.name == "config.json" else ""
+        return config_from_text(file.read_text(encoding="utf-8", errors="replace"), named_so or file.name)
     if source != EMBEDDED and "/" not in source and not Path(source).expanduser().exists():
         model(source)  # raises, with what comes nearest
     return load_config(source)
 
 
+MOST_PATH = 1000  # characters; nothing longer names a folder or a model
+
+
 def pasted(source: str) -> bool:
     """Whether a source is the content of a config.json rather than a name."""
-    return source.lstrip().startswith("{")
+    return source.lstrip().startswith(("{", "["))
 
 
-# What a configuration must say: without it transformers would fill in the size of some other model of the family.
-NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-MOST_TEXT = 200_000  # characters of a pasted config.json
-
-
-def config_from_text(text: str, name: str = "The pasted configuration") -> Any:
-    """The transformers configuration that the content of a config.json describes.
+def config_from_text(text: str, name: str = "") -> Any:
+    """The transformers configuration that the content of a config.json describes, read as from a folder.
 
     Raises:
-        BadInput: it is cut off, no object, or lacks a size; NotFound: an unknown family; BaseUnavailable: its values
-            make no model, or it is not one that is trained here.
+        BadInput: it is cut off, no object, lacks a size, or has one that cannot be; NotFound: an unknown family;
+            BaseUnavailable: its values make no model, or it is not one that is trained here.
     """
-    from core.base import check_described
+    from core.base import PASTED, check_described
 
-    if len(text) > MOST_TEXT:
-        raise BadInput(f"{name} is longer than any config.json.", "Paste the content of config.json alone.")
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as why:
-        cut = not text.rstrip().endswith("}")
-        raise BadInput(
-            f"{name} ends in the middle: it is cut off."
-            if cut
-            else f"{name} is not JSON: line {why.lineno}, column {why.colno}: {why.msg.lower()}.",
-            "Paste the whole content of config.json, from the first brace to the last.",
-        ) from why
-    if not isinstance(values, dict) or not values:
-        raise BadInput(f"{name} says nothing: it is no JSON object with fields.", "Paste the content of config.json.")
+    name = name or PASTED
+    values = parse_json(text, name)
     if "model_type" not in values:
         raise BadInput(
             f"{name} names no model_type, so its architecture is not known.", "Paste the whole content of config.json."
         )
+    check_sizes(values, name)
     from transformers import CONFIG_MAPPING
 
     kind = values["model_type"]
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-        raise NotFound(f"transformers does not know the architecture {kind!r} of {name}.", "Choose another model.")
-    own = values.get("text_config")
-    inner: dict[str, Any] = own if isinstance(own, dict) else values
-    known_as = CONFIG_MAPPING[kind].attribute_map
-    missing = [n for n in NEEDED if n not in inner and known_as.get(n) not in inner]
-    if missing:
-        raise BadInput(
-            f"{name} does not say {' and '.join(missing)}: it is not complete.",
-            "Paste the whole content of config.json.",
+        raise NotFound(
+            f"transformers does not know the architecture {quoted(kind)} of {name}.", "Choose another model."
         )
     return check_described(values, name)
 
