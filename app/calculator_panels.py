@@ -212,12 +212,17 @@ def _disk(model: Model, setup: Setup, page: str) -> None:
     st.caption(t("panels.disk_why"))
 
 
+def epochs(page: str) -> Choice:
+    """How often the examples are gone through; an import may say it too."""
+    return Choice(page, "epochs", 3.0, number(0.01, 1000))
+
+
 def _cost(model: Model, card: GpuRow, setup: Setup, page: str, sharding: Sharding) -> None:
     examples = Choice(page, "examples", 1000, whole(1, MOST_EXAMPLES))
-    epochs = Choice(page, "epochs", 3.0, number(0.01, 1000))
+    rounds = epochs(page)
     paid = Choice(page, "price", None, number(0, 100_000))
     watts = Choice(page, "watts", None, number(0, 100_000))
-    for choice in (examples, epochs, paid, watts):
+    for choice in (examples, rounds, paid, watts):
         choice.start()
     speed = step_speed(model.table, setup, card)
     listed, board = costs.price(card.name), costs.board_watts(card.name)
@@ -225,7 +230,7 @@ def _cost(model: Model, card: GpuRow, setup: Setup, page: str, sharding: Shardin
     with columns[0]:
         st.number_input(t("panels.examples"), 1, MOST_EXAMPLES, step=100, **examples.shown())
     with columns[1]:
-        st.number_input(t("panels.epochs"), 0.01, 1000.0, step=1.0, format="%g", **epochs.shown())
+        st.number_input(t("panels.epochs"), 0.01, 1000.0, step=1.0, format="%g", **rounds.shown())
     with columns[2]:
         st.number_input(
             t("panels.price"), 0.0, 100_000.0, step=0.1, format="%g",
@@ -239,7 +244,7 @@ def _cost(model: Model, card: GpuRow, setup: Setup, page: str, sharding: Shardin
     if speed is None:
         st.markdown(t("panels.no_speed", card=plain(_card_name(card)), precision=setup.precision))
         return
-    steps = costs.steps_for(setup, int(examples.value), float(epochs.value), sharding)
+    steps = costs.steps_for(setup, int(examples.value), float(rounds.value), sharding)
     rate = paid.value if paid.value is not None else (listed.usd_per_hour if listed else None)
     power = watts.value if watts.value is not None else board
     found = costs.cost(speed, steps, rate, power, sharding)

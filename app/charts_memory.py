@@ -58,6 +58,11 @@ def size(count: float) -> str:
     return bytes_text(count).replace(" ", SPACE)
 
 
+def usable(card: GpuRow) -> str:
+    """What can be used of a card, marked where that is estimated."""
+    return card.usable_text.replace(" ", SPACE)
+
+
 def named(name: str) -> str:
     """What people read for a term or a verdict, in their language; a name without words of its own as it is."""
     return t(SAID[name]) if name in SAID else from_core(name)
@@ -83,7 +88,7 @@ def verdict(found: Totals, card: GpuRow, name: str) -> str:
     Args:
         name: what the card is called on the page.
     """
-    return t(VERDICTS[found.verdict(card.usable_bytes)], card=name, needed=band(found), usable=size(card.usable_bytes))
+    return t(VERDICTS[found.verdict(card.usable_bytes)], card=name, needed=band(found), usable=usable(card))
 
 
 def _memory_axis(fig: go.Figure) -> None:
@@ -152,7 +157,7 @@ def step(ledger: Ledger, found: Totals, card: GpuRow, what: str, card_name: str)
     title = t("charts.memory.step", what=what, size=size(found.process[1]), told=told)
     alt = t(
         "charts.memory.step_alt", terms=", ".join(f"{named(name)} {bytes_text(count)}" for name, count in shown),
-        low=least, high=most, card=card_name, usable=bytes_text(card.usable_bytes),
+        low=least, high=most, card=card_name, usable=card.usable_text,
     )  # fmt: skip
     return Chart(title, fig, alt, table)
 
@@ -328,7 +333,7 @@ def all_cards(rows: Sequence[CardRow], chosen: str) -> Chart:
     fitting = [r for r in known if r.verdict == FITS]
     if fitting:
         first = fitting[0]
-        title = t("charts.memory.fits_from", size=size(first.card.usable_bytes), card=first.card.name)
+        title = t("charts.memory.fits_from", size=usable(first.card), card=first.card.name)
     else:
         title = t("charts.memory.no_card")
     tight = sum(r.verdict == TIGHT for r in known)
@@ -341,7 +346,8 @@ def cards_numbers(rows: Sequence[CardRow]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "card": r.card.name, "usable_bytes": r.card.usable_bytes, "verdict": r.verdict or UNKNOWN,
+                "card": r.card.name, "usable_bytes": r.card.usable_bytes,
+                "usable_estimated": r.card.estimated, "verdict": r.verdict or UNKNOWN,
                 "process_bytes": r.found.process[1] if r.found else None,
                 "process_low_bytes": r.found.process[0] if r.found else None,
                 "process_high_bytes": r.found.process[2] if r.found else None,
@@ -362,7 +368,7 @@ def cards_table(rows: Sequence[CardRow]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                t("vram.card"): r.card.name, t("charts.memory.usable"): bytes_text(r.card.usable_bytes),
+                t("vram.card"): r.card.name, t("charts.memory.usable"): r.card.usable_text,
                 t("charts.memory.verdict"): named(r.verdict) or t("charts.memory.not_worked_out"),
                 t("charts.memory.process_column"): band(r.found) if r.found else "–",
                 t("charts.memory.largest_batch"): "–" if r.batch is None else f"{r.batch:,}",
@@ -441,10 +447,10 @@ def _reached(found: Reach) -> str:
 
 def frontier_table(rows: Sequence[Reach]) -> pd.DataFrame:
     """One row a card, a column a method."""
-    usable = t("charts.memory.usable")
+    head = t("charts.memory.usable")
     lines: dict[str, dict[str, Any]] = {}
     for r in rows:
-        line = lines.setdefault(r.card.name, {t("vram.card"): r.card.name, usable: bytes_text(r.card.usable_bytes)})
+        line = lines.setdefault(r.card.name, {t("vram.card"): r.card.name, head: r.card.usable_text})
         line[title_of(r.method)] = _reached(r)
     return pd.DataFrame(list(lines.values()))
 

@@ -12,6 +12,7 @@ from app.choices import Choice, number, one_of, switch, whole, words
 from app.words import t
 from core.config import RunConfig
 from core.methods import METHODS
+from core.outside import quoted
 
 
 def settings(method: str, page: str, skip: Sequence[str] = ()) -> Any:
@@ -80,13 +81,19 @@ def _drawn(knob: form.Knob, choice: Choice) -> Any:
     return str(st.text_input(label, choice.first, help=told, **choice.widget()) or "").strip()
 
 
-def put(method: str, values: Any, page: str) -> None:
-    """Choose these settings, from a callback; None leaves them."""
-    if values is None:
-        return
-    for knob in form.knobs(RunConfig(method=method)):
+def put(method: str, values: Any, page: str) -> list[str]:
+    """Choose these settings, from a callback; None leaves them.
+
+    Returns:
+        those that the page cannot be set to, as `rank = 2048`; they stay as they were.
+    """
+    refused = []
+    for knob in form.knobs(RunConfig(method=method)) if values is not None else ():
         if knob.part == "settings":
             choice = choice_of(method, knob, page)
             value = getattr(values, knob.name)
             if knob.kind is bool or choice.read(str(value)) is not None:
                 choice.put(value)
+            else:
+                refused.append(f"{knob.name} = {quoted(value)}")
+    return refused

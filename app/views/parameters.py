@@ -19,6 +19,7 @@ from app.story import plain
 from app.words import from_core, n, t
 from core import counting
 from core.errors import DeltalabError
+from core.memory.exporting import count_command
 from core.methods import LORAS, METHODS
 from core.methods.lora import Config as LoraConfig
 from core.units import count_text
@@ -228,8 +229,5 @@ def _take(model: Model, method: str, settings: Any, here: Count) -> None:
             t("parameters.json"), json.dumps(record, ensure_ascii=False, indent=1), "parameters.json",
             "application/json", key="parameters-json", icon=":material/download:", on_click="ignore",
         )  # fmt: skip
-    defaults = METHODS[method].Config()
-    changed = [f" --set {n}={v}" for n, v in vars(settings).items() if v != getattr(defaults, n) and v != ""]
     source = "config.json" if model.source.startswith("{") else model.source
-    command = f"`deltalab params --model {source} --method {method}{''.join(changed)}`"
-    st.caption(f"{t('parameters.terminal')} {command}")
+    st.caption(f"{t('parameters.terminal')} `{count_command(source, method, settings)}`")

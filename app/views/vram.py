@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from core.catalog import GpuRow, gpu, gpus
 from core.config import RunConfig, TrainConfig
 from core.errors import DeltalabError
 from core.memory import advice, fitter, importing, rules, validation
-from core.memory.card import FITS, TIGHT, TOO_LARGE, totals
+from core.memory.card import FITS, TIGHT, TOO_LARGE, check_runs, is_other, totals
 from core.memory.compare import CPU, Answer, answer, answer_of_trace, at, check, cpu_row, device_of, with_half
 from core.memory.estimate import Sizes, Unstable
 from core.memory.setup import Setup
@@ -111,7 +112,7 @@ def _knobs(model: Model | None) -> GpuRow:
         by_name = {row.name: row for row in gpus()}
         st.selectbox(
             t("vram.card"), help=t("vram.card_help"),
-            format_func=lambda n: t("vram.own_cpu") if n == CPU else f"{n} · {size(by_name[n].usable_bytes)}",
+            format_func=lambda n: t("vram.own_cpu") if n == CPU else f"{n} · {charts_memory.usable(by_name[n])}",
             **CARD.among([*by_name, CPU]),
         )  # fmt: skip
     left, right = st.columns(2, gap="medium")
@@ -258,11 +259,11 @@ def _import() -> None:
     told = st.session_state.get("vram-imported")
     if isinstance(told, DeltalabError):
         live.say(told)
-    elif told:
+    elif told is not None:
         taken, left_out, model = told
         if model:
             left_out = [*left_out, t("vram.import.model", model=model)]
-        text = t("vram.import.taken", told=taken)
+        text = t("vram.import.taken", told=taken) if taken else t("vram.import.nothing")
         if left_out:
             names = ", ".join(left_out[:12]) + (" …" if len(left_out) > 12 else "")
             text += " " + t("vram.import.left_out", names=names)
@@ -276,7 +277,7 @@ def _use_import() -> None:
     except DeltalabError as error:
         st.session_state["vram-imported"] = error
         return
-    no_model = ""
+    no_model, left_out = "", list(found.unused)
     place, named, _, _, hub = model_choice.choices(PAGE, True)
     if found.model:
         from core.catalog import known
@@ -292,14 +293,22 @@ def _use_import() -> None:
             no_model = found.model
     if found.method:
         METHOD.put(found.method)
-        method_knobs.put(found.method, found.settings, PAGE)
-    for choice, value in (
-        (BATCH, found.batch), (LENGTH, found.length), (ACCUMULATION, found.accumulation),
-        (CHECKPOINTING, found.checkpointing), (OPTIMIZER, found.optimizer),
+        left_out += method_knobs.put(found.method, found.settings, PAGE)
+    beyond: dict[str, Any] = {"model": None} if no_model else {}
+    for choice, name in (
+        (BATCH, "batch"), (LENGTH, "length"), (ACCUMULATION, "accumulation"), (CHECKPOINTING, "checkpointing"),
+        (OPTIMIZER, "optimizer"), (calculator_panels.epochs(PAGE), "epochs"),
     ):  # fmt: skip
-        if value is not None and (isinstance(value, bool) or choice.read(str(value)) is not None):
+        value = getattr(found, name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or choice.read(str(value)) is not None:
             choice.put(value)
-    st.session_state["vram-imported"] = (found.told, list(found.unused), no_model)
+        else:  # (more than the page has)
+            beyond[name] = None
+            left_out.append(f"{name} = {value}")
+    taken = dataclasses.replace(found, **beyond).told
+    st.session_state["vram-imported"] = (taken, left_out, no_model)
 
 
 # --- the answer -------------------------------------------------------------------------------------------------------
@@ -321,6 +330,7 @@ def _asked(model: Model, card: GpuRow, settings: Any) -> Setup:
     tokens = None if share == 100 else max(1, round(share / 100 * batch * (length - 1)))
     setup = Setup.of(config, batch, length, device_of(card), tokens, _stack())
     check(model.table, model.context, setup, model.name, _sharding())
+    check_runs(card, setup)
     return setup
 
 
@@ -393,6 +403,8 @@ def _answer(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
     if PREDICT.value and not _predicted(model, card, setup, found):
         return
     st.markdown(f"#### {ICONS[found.verdict]} {plain(charts_memory.verdict(found.found, card, _card_name(card)))}")
+    if is_other(card):
+        st.caption(t("vram.other_kernels", card=plain(card.name)))
     shared = _sharding()
     what = f"{model.name}, {title_of(setup.method)}"
     if not shared.alone:
@@ -404,10 +416,9 @@ def _answer(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
     _notes(model, setup)
     told = rules.rules(model.table, setup, found.ledger, shared.factors())
     _terms(told, chart)
-    if shared.alone:
-        _advice(model, card, setup, found)
-    else:
+    if not shared.alone:
         st.caption(t("vram.shares"))
+    _advice(model, card, setup, found, shared)
     calculator_panels.panels(model, card, setup, found, told, PAGE, shared)
 
 
@@ -474,13 +485,13 @@ def _terms(told: list[Rule], chart: charts.Chart) -> None:
 # --- what to change ---------------------------------------------------------------------------------------------------
 
 
-def _advice(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
+def _advice(model: Model, card: GpuRow, setup: Setup, found: Answer, shared: Sharding) -> None:
     def lookup(asked: Setup) -> Any:
         return state.fitter().surrogate(model.source, asked)
 
     if lookup(setup) is None:
         return
-    rows = advice.changes(model.table, lookup, setup, card)
+    rows = advice.changes(model.table, lookup, setup, card, shared)
     if not rows:
         return
     if found.verdict == FITS:
@@ -502,7 +513,9 @@ def _changes(model: Model, rows: list[Change]) -> None:
             name, says = plain(from_core(row.name)), plain(from_core(row.says))
             takes = number(size(row.found.process[1]))
             st.markdown(f"**{name}**: {takes}, {verdict}  \n{says} ({less})", width="stretch")
-            st.button(t("vram.use"), key=f"vram-use-{place}", on_click=_use, args=(row.setup,), width="content")
+            st.button(
+                t("vram.use"), key=f"vram-use-{place}", on_click=_use, args=(row.setup, row.sharding), width="content"
+            )
     waiting = [w for row in missing if (w := state.fitter().look(fitter.FIT, model.source, row.setup)) and w.active]
     if waiting:
         model_choice.watch(PAGE)
@@ -520,7 +533,7 @@ def _ask_all(model: Model, setups: list[Setup]) -> None:
         _ask(model, setup)
 
 
-def _use(setup: Setup) -> None:
+def _use(setup: Setup, shared: Sharding) -> None:
     """The button's callback: the changed step becomes the page's."""
     METHOD.put(setup.method)
     method_knobs.put(setup.method, setup.settings, PAGE)
@@ -529,6 +542,8 @@ def _use(setup: Setup) -> None:
     CHECKPOINTING.put(setup.checkpointing)
     OPTIMIZER.put(setup.optimizer)
     ACCUMULATION.put(setup.accumulation)
+    ZERO.put(shared.zero)
+    OFFLOAD.put(shared.offload)
 
 
 # --- predict first ----------------------------------------------------------------------------------------------------
@@ -551,7 +566,7 @@ def _predicted(model: Model, card: GpuRow, setup: Setup, found: Answer) -> bool:
                 batch=f"{setup.batch:,}",
                 length=f"{setup.length:,}",
                 card=plain(_card_name(card)),
-                usable=size(card.usable_bytes),
+                usable=charts_memory.usable(card),
             )
         )
         guess = st.number_input(t("vram.predict.label"), 0.1, 5000.0, 16.0, step=1.0, key="vram-guess", width=220)

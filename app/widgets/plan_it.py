@@ -69,7 +69,7 @@ def render(options: dict[str, Any], key: str) -> None:
     except DeltalabError as error:
         live.say(error)
         return
-    usable = charts_memory.size(found.card.usable_bytes)
+    usable = charts_memory.usable(found.card)
     if found.totals is None:
         st.markdown(f"{ICONS[found.verdict]} {t('widgets.plan_it.no_estimate')}")
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from core.cli.arguments import (
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from core.architecture import Architecture
     from core.config import RunConfig
     from core.memory.ledger import Ledger
+    from core.memory.rules import Rule
     from core.memory.setup import Setup
 
 
@@ -89,9 +91,10 @@ def _memory(asked: argparse.Namespace) -> int:
     from core.catalog import gpu, known, pasted
     from core.config import EMBEDDED
     from core.counting import experts_note
-    from core.memory.card import FITS, TIGHT, totals, verdict_text
+    from core.memory.card import FITS, TIGHT, check_runs, other_kernels, totals, verdict_text
     from core.memory.compare import Family, ahead_of, check, half_note
     from core.memory.estimate import find
+    from core.memory.rules import rules
     from core.memory.setup import Device, Setup
     from core.methods import METHODS
 
@@ -105,7 +108,8 @@ def _memory(asked: argparse.Namespace) -> int:
     card = gpu(asked.gpu) if asked.gpu is not None and asked.gpu.lower() != "cpu" else None
     on_cpu = asked.gpu is not None and card is None
     device = Device() if on_cpu else Device.of(card.capability if card is not None and card.capability else "8.0")
-    if not device.is_cuda and (not sharding.alone or stack != OWN):
+    alone = (asked.gpus, asked.zero, asked.tensor, asked.offload) == (1, 0, 1, "none")
+    if not device.is_cuda and (not alone or stack != OWN):
         raise BadInput("Sharding, offloading and other programs are known for GPUs only.", "Name a card with --gpu.")
     config, source = _plain(asked), asked.model if asked.model != EMBEDDED else EMBEDDED
     setup = Setup.of(config, asked.batch, TOKENS if asked.seq is None else asked.seq, device, asked.answers, stack)
@@ -114,8 +118,11 @@ def _memory(asked: argparse.Namespace) -> int:
         room = context - ahead_of(setup)
         setup = Setup.of(config, asked.batch, min(TOKENS, max(2, room)), device, asked.answers, stack)
     check(table, context, setup, table.name, sharding)
+    if card is not None:
+        check_runs(card, setup)
     total, trainable = table.total, METHODS[setup.method].count(table, setup.settings)
-    ledger, reserved, made, versions = _answered(source, setup, sharding, whole=asked.trace)
+    ledger, reserved, made, versions, traced = _answered(source, setup, sharding, whole=asked.trace)
+    told = rules(table, setup, ledger, sharding.factors())
     found = totals(ledger.allocated_bytes, device, reserved)
     fits = found.verdict(card.usable_bytes) if card is not None else None
     if asked.json:
@@ -126,14 +133,19 @@ def _memory(asked: argparse.Namespace) -> int:
                     "reserved_bytes": found.reserved[1], "process_bytes": found.process[1],
                     "reserved_range": [found.reserved[0], found.reserved[2]],
                     "process_range": [found.process[0], found.process[2]], "peak_at": ledger.peak_at,
-                    "terms": ledger.to_dict()["terms"], "fits": fits, "usable_bytes": card and card.usable_bytes,
+                    "terms": [
+                        {**asdict(term), **explained(rule)} for term, rule in zip(ledger.terms, told, strict=True)
+                    ],
+                    **({"timeline": traced.timeline(), "tensors": traced.tensors()} if asked.trace and traced else {}),
+                    "fits": fits, "usable_bytes": card and card.usable_bytes,
+                    "usable_estimated": card and card.estimated, "note": other_kernels(card) if card else "",
                     "versions": versions, "gpus": sharding.gpus, "as": stack.name,
                 },
                 ensure_ascii=False,
             )
         )  # fmt: skip
         return DONE
-    _print(ledger, found, setup)
+    _print(ledger, told, found, setup)
     named = None if pasted(source) else known(source)
     half = half_note(lambda s: find(named.name, s) if named is not None else None, setup)
     for note in (experts_note(table, setup.method), half):
@@ -141,6 +153,10 @@ def _memory(asked: argparse.Namespace) -> int:
             print(note)
     if card is not None:
         print(verdict_text(found, card))
+        if card.estimated:
+            print(f"(What can be used of {card.name} is {card.usable_source}.)")
+        if other_kernels(card):
+            print(other_kernels(card))
         family = Family.of(lambda s: find(made.model, s), setup) if made is not None and sharding.alone else None
         if family is not None:
             print(_largest(*(family.largest(setup, card, verdict)[0] for verdict in (FITS, TIGHT))))
@@ -188,9 +204,9 @@ def _context(source: str) -> int | None:
 
 def _answered(
     source: str, setup: Setup, sharding: Sharding, *, whole: bool
-) -> tuple[Ledger, int | None, Any, dict[str, str]]:
+) -> tuple[Ledger, int | None, Any, dict[str, str], Any]:
     """The ledger of one GPU; what the allocator would reserve (None: not simulated); the surrogate that answered, if
-    one did; and the versions of what was traced.
+    one did; the versions of what was traced; and the trace, if there is one and of one GPU alone.
 
     Raises:
         DeltalabError: the model is unknown, or its step cannot be traced.
@@ -203,7 +219,7 @@ def _answered(
     if made is not None:
         sizes = Sizes.of(setup)
         ledger = made.ledger(sizes) if sharding.alone else made.shared(sizes, sharding, _table(source, setup))
-        return ledger, None, made, dict(made.versions)
+        return ledger, None, made, dict(made.versions), None
     import warnings
 
     from core.memory.allocator import replay
@@ -213,18 +229,26 @@ def _answered(
     warnings.simplefilter("ignore", FutureWarning)
     found = trace(configuration(source), setup)
     if not sharding.alone:
-        return found.shared(sharding, _table(source, setup), setup.batch, setup.length), None, None, versions()
+        return found.shared(sharding, _table(source, setup), setup.batch, setup.length), None, None, versions(), None
     reserved = replay(found).most_reserved if setup.device.is_cuda else None
-    return found.ledger(), reserved, None, versions()
+    return found.ledger(), reserved, None, versions(), found
 
 
-def _print(ledger: Ledger, found: Any, setup: Setup) -> None:
+def explained(rule: Rule) -> dict[str, Any]:
+    """The textbook's formula of a term, as JSON."""
+    return {"rule": rule.formula, "rule_bytes": rule.bytes, "difference_bytes": rule.difference, "why": rule.why}
+
+
+def _print(ledger: Ledger, told: list[Rule], found: Any, setup: Setup) -> None:
     from core.units import bytes_text
 
     where = "a CPU" if not setup.device.is_cuda else f"a card of compute capability {setup.device}"
     print(f"One step of {setup.method}, batch {setup.batch:,}, {setup.length:,} tokens, on {where}:")
-    for term in ledger.terms:
+    for term, rule in zip(ledger.terms, told, strict=True):
         print(f"  {term.name:<24} {bytes_text(term.bytes):>10}  {term.formula}")
+        if rule.bytes is not None:  # (a trace knows its tensors; the formula says where they come from)
+            off = f"; {rule.why[:1].lower()}{rule.why[1:]}" if rule.why else ""
+            print(f"  {'':<24} {'':>10}  {rule.formula} = {bytes_text(rule.bytes)}{off}")
     print(f"  {'allocated':<24} {bytes_text(found.allocated):>10}  at its most: {ledger.peak_at}")
     for name, (low, likely, high) in (("reserved", found.reserved), ("process", found.process)):
         band = f"estimated, {bytes_text(low)} to {bytes_text(high)}" if low != high else "simulated"

@@ -63,13 +63,13 @@ BOTTLENECK = '''class Bottleneck(nn.Module):
     def __init__(self, base_layer, features):
         super().__init__()
         self.base_layer = base_layer
-        self.adapter_down, self.adapter_up = nn.Linear(features, {width}), nn.Linear({width}, features)
+        self.adapter_down, self.adapter_up = nn.Linear(features, {width}{dtype}), nn.Linear({width}, features{dtype})
         nn.init.zeros_(self.adapter_up.weight)
         nn.init.zeros_(self.adapter_up.bias)
 
     def forward(self, x):
         h = self.base_layer(x)
-        return h + self.adapter_up(nn.functional.{activation}(self.adapter_down(h)))
+{forward}
 
 
 model.requires_grad_(False)
@@ -108,10 +108,12 @@ HEAD_TRAINS = """for name, parameter in model.named_parameters():  # the head tr
         parameter.requires_grad = True"""
 
 
-def method_code(config: RunConfig, *, classifies: bool = False) -> tuple[str, str]:
+def method_code(config: RunConfig, *, classifies: bool = False, adapters: str = "") -> tuple[str, str]:
     """What the method is, in prose, and the code that puts it on `model`.
 
     Args:
+        adapters: number format of layers that are added to a base in 16 bits where no autocast converts what goes
+            into them; '' where one does.
         classifies: the model is an encoder with a head, whose parts `part_of_head` and `HEAD` name in the script.
     """
     method, s = config.method, config.settings
@@ -147,7 +149,7 @@ def method_code(config: RunConfig, *, classifies: bool = False) -> tuple[str, st
             if s.placement == "houlsby"
             else "# What ends the MLP of a block is called differently in every family.",
             literal("OUTPUTS = ", tuple(f".{n}" for n in PLACES[s.placement])),
-            "", "", BOTTLENECK.format(width=s.width, activation=s.activation),
+            "", "", _bottleneck(s, adapters),
             *([HEAD_TRAINS] if classifies else []), COUNT,
             'if not trained:', '    raise SystemExit("No layer of this model ends like one of OUTPUTS; add its name.")',
         ]  # fmt: skip
@@ -203,6 +205,21 @@ def method_code(config: RunConfig, *, classifies: bool = False) -> tuple[str, st
     if method in BY_HAND:
         lines += _go_on(method)
     return text, "\n".join(lines)
+
+
+PLAIN = "        return h + self.adapter_up(nn.functional.{activation}(self.adapter_down(h)))"
+# (As core.layers.bottleneck does it: what is added computes in the base's number format.)
+CONVERTED = """        def linear(layer, x):  # its weights are in 32 bits, the text in 16
+            return nn.functional.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
+
+        return h + linear(self.adapter_up, nn.functional.{activation}(linear(self.adapter_down, h)))"""
+
+
+def _bottleneck(s: Any, adapters: str) -> str:
+    """The adapter's class, for a number format of its own where there is one."""
+    forward = (CONVERTED if adapters == "float32" else PLAIN).format(activation=s.activation)
+    dtype = f", dtype=torch.{adapters}" if adapters else ""
+    return BOTTLENECK.format(width=s.width, dtype=dtype, forward=forward)
 
 
 def quantization(s: Any, dtype: str, skip: str = "") -> str:

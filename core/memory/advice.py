@@ -2,6 +2,8 @@
 
     for change in changes(table, lookup, setup, card): change.says, change.found.process[1], change.verdict
 
+Of one of several GPUs, the same changes, and to cut more among them.
+
 Every figure is the answer to the changed question; nothing is scaled by rule of thumb. A change that nobody has traced
 yet is listed without a figure.
 """
@@ -9,7 +11,7 @@ yet is listed without a figure.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from core.architecture import Architecture
@@ -19,6 +21,7 @@ from core.memory.card import TOO_LARGE, Totals, totals
 from core.memory.compare import Lookup, at, with_method
 from core.memory.estimate import Sizes
 from core.memory.setup import Setup
+from core.memory.sharded import ALONE, Sharding
 from core.methods import METHODS
 
 LEAST_LENGTH = 128  # tokens: shorter rows are seldom worth proposing
@@ -28,7 +31,8 @@ LEAST_LENGTH = 128  # tokens: shorter rows are seldom worth proposing
 class Change:
     """A changed step. name: what is changed, for a button. says: the change and what it costs, as a sentence.
 
-    found: its totals, None where it is not traced yet. saved: bytes of the likely total that it saves.
+    found: its totals, None where it is not traced yet. saved: bytes of the likely total that it saves. sharding: how
+    several GPUs share the changed step.
     """
 
     name: str
@@ -37,6 +41,7 @@ class Change:
     found: Totals | None
     verdict: str
     saved: int
+    sharding: Sharding = ALONE
 
 
 def _single(setup: Setup) -> Iterator[tuple[str, str, Setup]]:
@@ -113,36 +118,71 @@ def _sentence(words: list[str]) -> str:
     return text[:1].upper() + text[1:]
 
 
-def changes(table: Architecture, lookup: Lookup, setup: Setup, card: GpuRow) -> list[Change]:
+def _cut(sharding: Sharding) -> Iterator[tuple[str, str, Sharding]]:
+    """More of the step cut among GPUs, or kept out of them."""
+    if sharding.gpus == 1:
+        return
+    says = {
+        1: "The optimizer's state is cut among the GPUs.",
+        2: "The optimizer's state and the gradients are cut among the GPUs.",
+        3: "The weights are cut too, and gathered block by block: more traffic between the GPUs.",
+    }
+    for stage in range(sharding.zero + 1, 4):
+        yield f"ZeRO-{stage}", says[stage], dataclasses.replace(sharding, zero=stage)
+    if sharding.offload == "none":
+        yield (
+            "The optimizer in the CPU's memory",
+            "Its state and the gradients wait there: slower, by the way between the two.",
+            dataclasses.replace(sharding, offload="optimizer"),
+        )
+
+
+def changes(
+    table: Architecture, lookup: Lookup, setup: Setup, card: GpuRow, sharding: Sharding = ALONE
+) -> list[Change]:
     """Single changes, and combinations where no single one fits; the largest saving first, untraced ones last.
+
+    Args:
+        sharding: how several GPUs share the step; then the figures are of one of them.
 
     Raises:
         ValueError: the step itself is not traced.
     """
-    made = lookup(setup)
-    if made is None:
+    now = _found(table, lookup, setup, sharding)
+    if now is None:
         raise ValueError("the step itself has no surrogate yet")
-    before = totals(made.peak_bytes(Sizes.of(setup)), setup.device).process[1]
-    found = list(_told(table, lookup, _single(setup), card, before))
+    before = now.process[1]
+    single = [(*one, sharding) for one in _single(setup)]
+    single += [(name, says, setup, cut) for name, says, cut in _cut(sharding) if not cut.problems()]
+    found = list(_told(table, lookup, single, card, before))
     if all(c.verdict in ("", TOO_LARGE) for c in found):
-        found += _told(table, lookup, _together(setup), card, before)
+        found += _told(table, lookup, [(*one, sharding) for one in _together(setup)], card, before)
     return sorted(found, key=lambda c: (c.found is None, -c.saved))
 
 
+def _found(table: Architecture, lookup: Lookup, setup: Setup, sharding: Sharding) -> Totals | None:
+    """The totals of a step on one GPU; None where it is not traced yet."""
+    made = lookup(setup)
+    if made is None:
+        return None
+    sizes = Sizes.of(setup)
+    peak = made.peak_bytes(sizes) if sharding.alone else made.shared(sizes, sharding, table).allocated_bytes
+    return totals(peak, setup.device)
+
+
 def _told(
-    table: Architecture, lookup: Lookup, asked: Iterator[tuple[str, str, Setup]], card: GpuRow, before: int
+    table: Architecture, lookup: Lookup, asked: Iterable[tuple[str, str, Setup, Sharding]], card: GpuRow, before: int
 ) -> Iterator[Change]:
-    for name, says, setup in asked:
+    for name, says, setup, sharding in asked:
         try:
             METHODS[setup.method].count(table, setup.settings)
         except DeltalabError:
             continue  # the model has no place for that method
-        made = lookup(setup)
-        if made is None:
-            yield Change(name, says, setup, None, "", 0)
+        found = _found(table, lookup, setup, sharding)
+        if found is None:
+            yield Change(name, says, setup, None, "", 0, sharding)
             continue
-        found = totals(made.peak_bytes(Sizes.of(setup)), setup.device)
-        yield Change(name, says, setup, found, found.verdict(card.usable_bytes), before - found.process[1])
+        yield Change(name, says, setup, found, found.verdict(card.usable_bytes), before - found.process[1], sharding)
 
 
 __all__ = ["Change", "changes"]

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from core.errors import BadInput
 from core.memory.estimate import Sizes, Surrogate, largest
 from core.memory.setup import Device
 from core.memory.validation import band
@@ -25,6 +26,7 @@ from core.units import GIB, MIB, bytes_text
 
 if TYPE_CHECKING:
     from core.catalog import GpuRow
+    from core.memory.setup import Setup
 
 # Reserved over allocated, in simulations of seven steps of 7B and 8B models (the allocator's rules replayed on traces;
 # `core.memory.allocator`): least, likely, most.
@@ -99,7 +101,7 @@ def span_text(least: float, most: float) -> str:
 def verdict_text(found: Totals, gpu: GpuRow) -> str:
     """The verdict as a sentence."""
     verdict = found.verdict(gpu.usable_bytes)
-    usable = bytes_text(gpu.usable_bytes)
+    usable = gpu.usable_text
     needed = span_text(found.process[0], found.process[2])
     said = {
         FITS: f"This step fits on {gpu.name}: it needs {needed} of {usable}.",
@@ -107,6 +109,35 @@ def verdict_text(found: Totals, gpu: GpuRow) -> str:
         TOO_LARGE: f"This step does not fit on {gpu.name}: it needs {needed}, and {usable} can be used.",
     }
     return said[verdict]
+
+
+def is_other(gpu: GpuRow) -> bool:
+    """Whether a card is none of those whose kernels a trace runs: of another maker than NVIDIA, and no CPU."""
+    return gpu.vendor in ("AMD", "Apple")
+
+
+def other_kernels(gpu: GpuRow) -> str:
+    """What a figure for such a card rests on, as a sentence; '' for all others."""
+    if not is_other(gpu):
+        return ""
+    return (
+        f"Traced with the kernels of a CUDA card of compute capability 8.0; those of {gpu.name} differ, and so does "
+        "what they keep."
+    )
+
+
+def check_runs(gpu: GpuRow, setup: Setup) -> None:
+    """See that what a step needs exists for a card of another maker.
+
+    Raises:
+        BadInput: 8-bit optimizers on Apple's GPUs. (bitsandbytes 0.50 has kernels for 4-bit weights there, and none
+            for its optimizers: bitsandbytes/backends/mps/ops.py. For AMD's it is built whole.)
+    """
+    if gpu.vendor == "Apple" and setup.optimizer != "adamw":
+        raise BadInput(
+            "The optimizers in 8 bits are those of bitsandbytes, which has none for Apple's GPUs.",
+            "Choose adamw, or another card.",
+        )
 
 
 def largest_batch(made: Surrogate, sizes: Sizes, device: Device, usable_bytes: int, verdict: str = FITS) -> int:
@@ -146,6 +177,6 @@ def _fitting(
 
 
 __all__ = [
-    "CONTEXT_BYTES", "FITS", "RESERVED_FACTORS", "TIGHT", "TOO_LARGE", "Totals", "largest_batch",
-    "largest_length", "span_text", "totals", "verdict_text", "workspace_bytes",
+    "CONTEXT_BYTES", "FITS", "RESERVED_FACTORS", "TIGHT", "TOO_LARGE", "Totals", "check_runs", "is_other",
+    "largest_batch", "largest_length", "other_kernels", "span_text", "totals", "verdict_text", "workspace_bytes",
 ]  # fmt: skip

@@ -102,7 +102,7 @@ def check(table: Architecture, context: int | None, setup: Setup, name: str, sha
     if setup.precision == "bfloat16" and setup.device.is_cuda and setup.device.precision != "bfloat16":
         raise BadInput("This card does not compute in bfloat16.", "Leave the number format to the card.")
     sharding.checked()
-    if not setup.device.is_cuda and (not sharding.alone or setup.stack != OWN):
+    if not setup.device.is_cuda and (sharding != ALONE or setup.stack != OWN):
         raise BadInput("Sharding, offloading and other programs are known for GPUs only.", "Choose a card.")
     METHODS[setup.method].count(table, setup.settings)
 

@@ -118,6 +118,14 @@ def command(source: str, setup: Setup, card: str, sharding: Sharding = ALONE) ->
     return shlex.join(words)
 
 
+def count_command(source: str, method: str, settings: Any) -> str:
+    """The `deltalab params` command that counts the same; a shell reads it as it is."""
+    usual = METHODS[method].Config()
+    changed = [f"{n}={v}" for n, v in vars(settings).items() if v != getattr(usual, n) and v != ""]
+    words = ["deltalab", "params", "--model", source, "--method", method, *(["--set", *changed] if changed else [])]
+    return shlex.join(words)
+
+
 def code(hub: str, table: Architecture, setup: Setup, sharding: Sharding = ALONE) -> str:
     """Python that loads the base, puts the method on it and sets the trainer up, as it was calculated.
 
@@ -152,6 +160,7 @@ def code(hub: str, table: Architecture, setup: Setup, sharding: Sharding = ALONE
     if peft:
         lines.append(f"from peft import {', '.join(peft)}")
     if method == "lora_plus":
+        lines += ["import bitsandbytes"] if setup.optimizer != "adamw" else []
         lines.append("from peft.optimizers import create_loraplus_optimizer")
     names = ["AutoModelForCausalLM", "TrainingArguments", *(["BitsAndBytesConfig"] if kind == "quantized" else [])]
     if setup.optimizer != "adamw":
@@ -164,7 +173,25 @@ def code(hub: str, table: Architecture, setup: Setup, sharding: Sharding = ALONE
         loading["quantization_config"] = Code("quantization")
     built = [_loaded(hub, loading), *_method(setup, table, hub)]
     lines += [*arguments, "", *built] if sharding.zero == 3 else [*built, "", *arguments]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_own_optimizer(setup)]) + "\n"
+
+
+def _own_optimizer(setup: Setup) -> list[str]:
+    """LoRA+'s two learning rates, which no argument of the Trainer says."""
+    if setup.method != "lora_plus":
+        return []
+    kind = {"adamw": "torch.optim.AdamW", "adamw_8bit": "bitsandbytes.optim.AdamW8bit",
+            "paged_adamw_8bit": "bitsandbytes.optim.PagedAdamW8bit"}[setup.optimizer]  # fmt: skip
+    arguments: dict[str, Any] = {
+        "model": Code("model"), "optimizer_cls": Code(kind), "lr": Code("arguments.learning_rate"),
+        "loraplus_lr_ratio": setup.settings.rate_ratio,
+    }  # fmt: skip
+    if setup.optimizer == "adamw":
+        arguments[setup.stack.optimizer] = True
+    return [
+        call("optimizer", "create_loraplus_optimizer", arguments),
+        "# Hand it to the trainer, which makes no other then: Trainer(model, arguments, optimizers=(optimizer, None))",
+    ]
 
 
 def _launch(sharding: Sharding) -> list[str]:
@@ -229,7 +256,9 @@ def _method(setup: Setup, table: Architecture, hub: str) -> list[str]:
         from core.config import RunConfig
 
         # (What follows goes on with an adapter that a script's arguments name; there are none here.)
-        return ["", method_code(RunConfig(method=method, settings=s))[1].partition("\nif args.adapter:")[0]]
+        converts = stack.autocast or setup.precision != "bfloat16"
+        text = method_code(RunConfig(method=method, settings=s), adapters="" if converts else stack.adapters)[1]
+        return ["", text.partition("\nif args.adapter:")[0]]
 
     def there(_: str, names: list[str]) -> list[str]:
         modules = [m.name for m in table.linears() if m.name not in table.heads]
@@ -318,4 +347,4 @@ def _unsaid(setup: Setup) -> list[str]:
     return out
 
 
-__all__ = ["as_csv", "as_json", "code", "command"]
+__all__ = ["as_csv", "as_json", "code", "command", "count_command"]

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from core.catalog import FOLDER, models
+from core.catalog import FOLDER, gpus, models
 from core.memory.setup import Device, Setup
 from core.memory.sharded import Sharding
 from core.memory.stack import Stack, stack_named
@@ -162,11 +162,17 @@ _NAMES = {
     "phi-1.5": "Phi-1.5", "phi-2": "Phi-2", "Phi-3-mini": "Phi-3-mini-4k", "gemma-2b": "Gemma-2B",
     "gemma-7b": "Gemma-7B", "gemma-2-2b": "Gemma-2-2B", "gemma-2-9b": "Gemma-2-9B", "falcon-7b": "Falcon-7B",
     "Mistral-7B": "Mistral-7B-v0.1", "stablelm-alpha-3b": "StableLM-Alpha-3B",
+    "bloomz-7b1": "BLOOM-7B1",  # (the same architecture, tuned)
 }  # fmt: skip
-_CARDS = {"A100": "8.0", "A100-80GB": "8.0", "A100-SXM4-40GB": "8.0", "A10G-24GB": "8.6", "A6000": "8.6",
-          "RTX 4090": "8.9", "L40S": "8.9"}  # fmt: skip
+# What sources call a card that the catalogue has under another name.
+_CARDS = {"A100": "A100 80 GB SXM", "A100-80GB": "A100 80 GB SXM", "A100-SXM4-40GB": "A100 40 GB",
+          "A10G-24GB": "A10G", "A6000": "RTX A6000", "T4": "Tesla T4", "V100": "V100 32 GB"}  # fmt: skip
+_UNSTATED = re.compile(r"\?|.*not stated.*|single GPU|", re.IGNORECASE)  # then a card with bfloat16 is assumed
 LIMIT = 768  # tokens: max_seq_length of PEFT's benchmark (default_training_params.json)
-ALPACA = 1304  # tokens of the longest row of Alpaca, in Llama-2's tokens (LitGPT, resource tables)
+# One rule for all figures of runs whose rows are as long as their texts: a peak is that of the longest batch, so of
+# rows as long as the longest text of the data, in the model's own tokens. Of Alpaca that is known in Llama-2's (LitGPT,
+# resource tables); of a model with other tokens the length is not known, and its figure is not predicted.
+ALPACA = 1304
 
 
 def case_of(row: Row) -> Case | Refused:
@@ -180,6 +186,8 @@ def case_of(row: Row) -> Case | Refused:
         return Refused(
             row, f"What was run is not known well enough: {row.note or 'a rounded figure, configuration in prose'}."
         )
+    if row.source not in _BY_SOURCE:
+        return Refused(row, f"How {row.source or 'its source'} runs its steps is not written down here.")
     try:
         return _BY_SOURCE[row.source](row, model)
     except _Unknown as why:
@@ -193,16 +201,63 @@ class _Unknown(Exception):
 def _setup(
     row: Row, method: str, settings: Mapping[str, Any], stack: Stack, batch: int, length: int, **more: Any
 ) -> Setup:
-    capability = _CARDS.get(row.gpu, "8.0")
     return Setup(
-        method, METHODS[method].Config(**settings), batch, length, device=Device.of(capability),
-        precision="bfloat16", stack=stack, **more,
+        method, METHODS[method].Config(**settings), batch, length, device=_device(row), precision="bfloat16",
+        stack=stack, **more,
     )  # fmt: skip
+
+
+def _device(row: Row) -> Device:
+    """The card that a row names; one with bfloat16 where the source does not say.
+
+    Raises:
+        _Unknown: the catalogue does not have it, or it computes in no bfloat16, which all these programs ask for.
+    """
+    if _UNSTATED.fullmatch(row.gpu):
+        return Device.of("8.0")
+    name = _CARDS.get(row.gpu, row.gpu)
+    card = next((c for c in gpus() if name.lower() in (c.name.lower(), *map(str.lower, c.cuda_names))), None)
+    if card is None or card.capability is None:
+        raise _Unknown(f"Its card, {row.gpu}, is no CUDA card of the catalogue.")
+    device = Device.of(card.capability)
+    if device.precision != "bfloat16":
+        raise _Unknown(f"Its card, {row.gpu}, does not compute in bfloat16, so the step was another.")
+    return device
+
+
+def _number(row: Row, column: str) -> int:
+    """A column that should hold a whole number.
+
+    Raises:
+        _Unknown: it does not.
+    """
+    text = str(getattr(row, column)).strip()
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        raise _Unknown(f"The column {column} says {text!r}, which is no number.")
+    return int(text)
+
+
+def _rank(row: Row) -> int:
+    """The rank in a row's detail, as r8.
+
+    Raises:
+        _Unknown: it says none.
+    """
+    found = re.search(r"\br(\d+)", row.detail)
+    if found is None:
+        raise _Unknown(f"The rank is not stated in {row.detail!r}.")
+    return int(found[1])
 
 
 def _peft_bench(row: Row, model: str) -> Case:
     text = re.search(r"\{.*?\}(?=; overrides)", row.detail)
-    given: dict[str, Any] = ast.literal_eval(text[0]) if text else {}
+    try:
+        given: dict[str, Any] = ast.literal_eval(text[0]) if text else {}
+    except (ValueError, SyntaxError):
+        given = {}
+    needed = {"lora": "r", "prompt_tuning": "num_virtual_tokens"}.get(row.method)
+    if needed and not isinstance(given.get(needed), int):
+        raise _Unknown(f"{needed} is not stated in its settings.")
     names = ",".join(sorted(given.get("target_modules", []))) if isinstance(given.get("target_modules"), list) else ""
     settings: dict[str, Any]
     stack = stack_named("peft")
@@ -254,16 +309,26 @@ def _torchtune(switches: Mapping[str, Any]) -> tuple[Stack, dict[str, Any]]:
     return stack_named("torchtune").with_switches(**own), more
 
 
+_LENGTH_UNKNOWN = (
+    "Its rows are as long as their texts, and how long the longest is, is not stated: of Alpaca it is known in "
+    "Llama-2's tokens alone."
+)
+
+
+def _torchtune_method(row: Row) -> str:
+    named = {"full": "full", "LoRA": "lora", "QLoRA": "qlora"}.get(row.method)
+    if named is None:
+        raise _Unknown(f"The method {row.method} is not one of Deltalab's.")
+    return named
+
+
 def _torchtune_flags(row: Row, model: str) -> Case:
     if row.method == "full":
         switches: dict[str, Any] = {}
-        if row.detail.startswith("full"):
-            stack, more = _torchtune(switches)
-            return Case(
-                row, model, _setup(row, "full", {}, stack, 2, 512, **more), "allocated",
-                ("Rows of 512 tokens: Alpaca's are shorter than the 650 from which the peak would not be that of the "
-                 "end of the backward pass.",),
-            )  # fmt: skip
+        if "unpacked" in row.length:
+            raise _Unknown(_LENGTH_UNKNOWN)
+        if row.detail not in dict(_STEPS):
+            raise _Unknown(f"The switch {row.detail!r} is not one of torchtune's that are written down here.")
         for name, more in _STEPS:
             switches |= more
             if name == row.detail:
@@ -274,13 +339,13 @@ def _torchtune_flags(row: Row, model: str) -> Case:
             assumed = ("The 8-bit states are not paged: paged ones would not be among the active memory at all.",)
         return Case(row, model, _setup(row, "full", {}, stack, 2, 4096, **more), "allocated", assumed)
     stack, more = _torchtune({"compile": True, "loss": "chunked", "checkpointing": True, "offload_activations": True})
-    method = "qlora" if row.method == "QLoRA" else "lora"
+    method = _torchtune_method(row)
     settings = {"rank": 64, "alpha": 128, "target_modules": _TORCHTUNE_LORA}
     return Case(row, model, _setup(row, method, settings, stack, 2, 4096, **more), "allocated")
 
 
 def _torchtune_speed(row: Row, model: str) -> Case:
-    if int(row.gpus) > 1:
+    if _number(row, "gpus") > 1:
         raise _Unknown("Which switches were on, on eight GPUs, is not stated.")
     if row.gpu == "A6000":
         raise _Unknown("Which switches were on is not stated, and the row needs other ones than the default.")
@@ -290,7 +355,7 @@ def _torchtune_speed(row: Row, model: str) -> Case:
         switches |= {"in_backward": True, "optimizer": "paged_adamw_8bit"}
         assumed.append("Optimizer in backward and paged 8-bit AdamW, as in 8B_full_single_device.yaml.")
     stack, more = _torchtune(switches)
-    method = {"full": "full", "LoRA": "lora", "QLoRA": "qlora"}[row.method]
+    method = _torchtune_method(row)
     settings = {} if method == "full" else {"rank": 8, "target_modules": _TORCHTUNE_LORA}
     return Case(row, model, _setup(row, method, settings, stack, 2, 2048, **more), "allocated", tuple(assumed))
 
@@ -300,7 +365,13 @@ def _torchtune_lora(row: Row, model: str) -> Case:
     rank = 64 if row.detail.startswith("r64") else 8
     names = "q_proj,v_proj" if "q,v" in row.detail else "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
     setup = _setup(row, "lora", {"rank": rank, "target_modules": names}, stack, 2, ALPACA, **more)
-    return Case(row, model, setup, "allocated", (f"The longest batch has {ALPACA:,} tokens a row, Alpaca's longest.",))
+    return Case(
+        row,
+        model,
+        setup,
+        "allocated",
+        (f"The longest batch has {ALPACA:,} tokens a row, Alpaca's longest in Llama-2's tokens.",),
+    )
 
 
 def _torchtune_qlora(row: Row, model: str) -> Case:
@@ -314,7 +385,7 @@ def _litgpt(row: Row, model: str) -> Case:
         raise _Unknown("On how many GPUs it ran is not stated.")
     stack = stack_named("litgpt")
     length = int(re.match(r"\d+", row.length)[0]) if re.match(r"\d+", row.length) else ALPACA  # type: ignore[index]
-    batch, text = int(row.batch), row.detail
+    batch, text = _number(row, "batch"), row.detail
     # The YAML files ask for more rows a step than a pass has: gradients wait, and so does the last pass's graph. In
     # 2023 the longest row came first, with nothing before it.
     passes = 2 if row.source == "litgpt-configs" else 1
@@ -324,7 +395,7 @@ def _litgpt(row: Row, model: str) -> Case:
         parts = "query,key,value,proj,mlp,head"
     else:
         parts = "query,value"
-    rank = int(re.search(r"r(\d+)", text)[1])  # type: ignore[index]
+    rank = _rank(row)
     settings: dict[str, Any] = {"rank": rank, "target_modules": parts, "dropout": 0.05}
     method = "lora"
     if row.method == "QLoRA":

@@ -252,12 +252,30 @@ def test_what_cannot_be_is_a_sentence(visit: Any, query: dict[str, str], says: s
     assert "GiB of" not in words(seen)
 
 
+def test_what_the_page_has_no_room_for_is_not_said_to_be_taken_over(visit: Any) -> None:
+    seen = visit(page)
+    seen.text_area(key="vram-import").set_value(
+        json.dumps({"num_train_epochs": 5, "per_device_train_batch_size": 8192, "gradient_accumulation_steps": 512,
+                    "lora_r": 2048, "lora_dropout": "0.1"})
+    )  # fmt: skip
+    button(seen, "vram-import-use").click().run()
+    told = words(seen).replace("\\", "")
+    assert "Taken over: LoRA, epochs 5.0." in told
+    assert "Not used: rank = 2048, batch = 8192, accumulation = 512" in told
+    assert seen.query_params["epochs"] == ["5.0"]
+    assert seen.query_params["lora.dropout"] == ["0.1"]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ('{"model_type": "llama", "hidden_size": 20', "not whole JSON"),
         ('{"hidden_size": 64}', "names no model_type"),
-        ('{"model_type": "llama", "num_hidden_layers": 100000}', "num_hidden_layers is 100000"),
+        (
+            '{"model_type": "llama", "num_hidden_layers": 100000}',
+            "num_hidden_layers of the pasted configuration is 100000",
+        ),
+        ("[" * 5000, "inside each other"),
     ],
 )
 def test_a_broken_configuration_is_a_sentence(visit: Any, text: str, says: str) -> None:

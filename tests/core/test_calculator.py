@@ -189,6 +189,22 @@ def test_the_frontier_is_the_largest_that_fits() -> None:
             assert found.process[1] > CARD.usable_bytes, name
 
 
+def test_several_gpus_are_advised_too() -> None:
+    """The figures are of one GPU among them; cutting more, or keeping the optimizer out, is among the proposals."""
+    setup, among, table = setup_of("full", length=512), Sharding(4, 1), architecture_of(MODEL)
+    rows = {row.name: row for row in advice.changes(table, lookup(), setup, CARD, among)}
+    assert {"ZeRO-2", "ZeRO-3", "The optimizer in the CPU's memory", "LoRA instead"} <= set(rows)
+    assert "ZeRO-1" not in rows
+    cut = rows["ZeRO-3"]
+    assert (cut.sharding, cut.setup) == (Sharding(4, 3), setup)
+    found = answer(lookup(), setup, CARD, Sharding(4, 3), table)
+    assert found is not None
+    assert cut.found == found.found
+    assert rows["LoRA instead"].sharding == among
+    assert cut.saved > rows["ZeRO-2"].saved > 0
+    assert not any(row.name.startswith("ZeRO") for row in advice.changes(table, lookup(), setup, CARD))
+
+
 def test_where_nothing_was_traced_the_frontier_does_not_say_none() -> None:
     old, new = (r for r in frontier(setup_of(length=512), [gpu("Tesla T4"), gpu("RTX 4090")], of=("dora",)))
     assert (old.name, old.known, old.told) == ("", False, "not worked out")

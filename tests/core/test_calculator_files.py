@@ -141,8 +141,7 @@ def test_nothing_is_read_as_something_near_it(record: Any, method: Any, settings
          ["init_lora_weights = 'pissa'"]),
         ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 30, "prefix_projection": True,
           "encoder_hidden_size": 4096}, "prefix_tuning", {"tokens": 30, "projection": 4096}, []),
-        ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 30}, "prefix_tuning",
-         {"tokens": 30, "projection": 0}, []),
+        ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 30}, "prefix_tuning", {"projection": 0}, []),
         ({"peft_type": "P_TUNING", "num_virtual_tokens": 20, "encoder_hidden_size": 64}, "p_tuning",
          {"tokens": 20, "hidden": 64}, []),
         ({"peft_type": "P_TUNING", "num_virtual_tokens": 20, "encoder_hidden_size": 64,
@@ -292,6 +291,35 @@ def test_the_code_trains_what_was_counted(method: str, tiny: Path, monkeypatch: 
     assert arguments.gradient_checkpointing == METHODS[method].CHECKPOINTS
 
 
+@pytest.mark.parametrize("stack", ["peft", "torchtune", "transformers"])
+@pytest.mark.parametrize("method", ["adapters", "lora_plus"])
+@pytest.mark.filterwarnings("ignore")
+def test_the_code_takes_a_step(method: str, stack: str, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the number formats of a card, here on a CPU: forward, backward, and the optimizer where the code makes one."""
+    import torch
+
+    from core.architecture import architecture_of_config
+    from core.base import load_config
+
+    settings = METHODS[method].Config()
+    setup = on(Setup(method, settings, 2, 16, stack=stack_named(stack)), gpu("A100 80 GB SXM"))
+    text = exporting.code(str(tiny), architecture_of_config(load_config(str(tiny)), "tiny"), setup)
+    monkeypatch.chdir(tiny.parent)
+    arguments = text.index("arguments = TrainingArguments(")
+    found: dict[str, Any] = {}
+    exec(compile(text[:arguments], "exported", "exec"), found)
+    rows = torch.randint(0, 90, (1, 16))
+    with torch.autocast("cpu", torch.bfloat16, enabled=setup.stack.autocast):
+        found["model"](input_ids=rows, labels=rows).loss.backward()
+    assert ("bf16=True" in text) == setup.stack.autocast
+    if method == "lora_plus":
+        found["arguments"] = type("Arguments", (), {"learning_rate": 1e-3})
+        exec(compile(text[text.index("optimizer = create_loraplus_optimizer(") :], "exported", "exec"), found)
+        rates = {group["lr"] for group in found["optimizer"].param_groups}
+        assert {1e-3, 1e-3 * settings.rate_ratio} <= rates
+        found["optimizer"].step()
+
+
 def test_code_for_a_card_is_in_sixteen_bits_and_four() -> None:
     table = architecture_of("Llama-3.1-8B")
     setup = on(Setup("qlora", METHODS["qlora"].Config(), 1, 512, optimizer="paged_adamw_8bit"), gpu("RTX 4090"))
@@ -419,3 +447,15 @@ def test_the_command_prints_the_same(zero: int, capsys: pytest.CaptureFixture[st
     assert found is not None
     assert told["allocated_bytes"] == found.found.allocated
     assert (told["fits"], told["gpus"]) == (found.verdict, sharding.gpus)
+
+
+def test_a_name_with_spaces_and_brackets_is_one_word_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    import shlex
+
+    from core.cli import main
+
+    settings = METHODS["lora"].Config(rank=4, target_modules="q_proj, v_proj")
+    words = shlex.split(exporting.count_command("Gemma-3-1B (text)", "lora", settings))
+    assert main([*words[1:], "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["trainable"] == METHODS["lora"].count(architecture_of("Gemma-3-1B (text)"), settings)

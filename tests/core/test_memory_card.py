@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from core.catalog import GpuRow, architecture_of, gpu
+from core.catalog import GpuRow, architecture_of, gpu, gpus
 from core.cli import main
 from core.errors import BadInput, DeltalabError
 from core.memory.allocator import CachingAllocator, replay
@@ -328,3 +328,67 @@ def test_the_measurement_of_make_gpu_runs_on_a_cpu() -> None:
     assert len({(c["batch"], c["length"]) for c in whole}) == 3
     pairs = [(c["model"], c["method"]) for c in whole]
     assert len(set(pairs[: len(set(pairs))])) == len(set(pairs)), "each method of each model comes once before the rest"
+
+
+# --- cards of which something is not known ----------------------------------------------------------------------------
+
+
+def test_what_is_estimated_of_a_card_is_marked_everywhere() -> None:
+    """One rule: as a known card that differs in its name's ending alone, else a share of what is printed."""
+    known, twin, other = gpu("RTX 3090"), gpu("RTX 3090 Ti"), gpu("V100 32 GB")
+    assert not known.estimated
+    assert known.usable_text == "23.7 GiB"
+    assert twin.usable_bytes == known.usable_bytes
+    assert twin.usable_text == "≈ 23.7 GiB"
+    assert "as RTX 3090" in twin.usable_source
+    assert gpu("A10").usable_bytes == gpu("A10G").usable_bytes
+    assert other.usable_text == "≈ 29.2 GiB"
+    assert not gpu("Apple M2 Ultra").estimated, "the system's own rule"
+    for row in gpus():
+        assert row.estimated == row.usable_text.startswith("≈")
+        assert row.estimated == row.usable_source.startswith("not known")
+        assert row.usable_text in verdict_text(totals(GIB, Device.of("8.0")), row)
+
+
+@pytest.mark.parametrize(
+    ("card", "more", "says"),
+    [
+        ("Apple M2 Ultra", [], "those of Apple M2 Ultra differ"),
+        ("MI300X", [], "those of MI300X differ"),
+        ("V100 32 GB", ["--method", "full"], "What can be used of V100 32 GB is not known"),
+    ],
+)
+def test_a_card_s_limits_are_said(card: str, more: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["memory", "--model", "GPT-2", "--method", "lora", "--seq", "64", "--gpu", card, *more]) == 0
+    assert says in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--gpu", "cpu", "--zero", "2"], "known for GPUs only"),
+        (["--gpu", "cpu", "--offload", "all"], "known for GPUs only"),
+        (["--gpu", "Apple M2 Ultra", "--set", "optimizer=adamw_8bit"], "none for Apple's GPUs"),
+        (["--gpu", "Apple M2 Ultra", "--set", "optimizer=paged_adamw_8bit"], "none for Apple's GPUs"),
+    ],
+)
+def test_what_a_device_cannot_is_said(more: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["memory", "--model", "GPT-2", "--method", "lora", "--seq", "64", *more]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_whole_trace_is_explained_and_told_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the formulas that an instant answer has; as JSON with the course of the step and what lives at its peak."""
+    asked = ["memory", "--model", "GPT-2", "--method", "lora", "--seq", "32"]
+    assert main([*asked, "--trace", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert sum(t["bytes"] for t in told["tensors"]) == pytest.approx(told["allocated_bytes"], rel=0.01)
+    assert max(t["bytes"] for t in told["timeline"]) == told["allocated_bytes"]
+    terms = {t["name"]: t for t in told["terms"]}
+    assert terms["optimizer state"]["rule_bytes"] == 2 * 4 * told["trainable"]
+    assert str(f"{told['trainable']:,}") in terms["optimizer state"]["rule"]
+    assert main([*asked, "--json"]) == 0
+    quick = {t["name"]: t["rule"] for t in json.loads(capsys.readouterr().out.splitlines()[-1])["terms"]}
+    assert quick == {name: term["rule"] for name, term in terms.items()}
+    assert main([*asked, "--trace"]) == 0
+    assert terms["optimizer state"]["rule"] in capsys.readouterr().out
