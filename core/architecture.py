@@ -117,7 +117,8 @@ class Architecture:
         modules = tuple(rows)
         total = sum(m.parameters for m in modules)
         layers, heads, size = cache_shape(config)
-        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        own_text = getattr(config, "get_text_config", None)
+        text = own_text() if own_text is not None else config
         return cls(
             called, getattr(config, "model_type", ""), modules, total, head_name, 2 * layers * heads * size,
             classifier_of(model), active_share(text),

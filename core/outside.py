@@ -136,13 +136,13 @@ def _yaml(text: str) -> Any:
         depth = 0
 
         def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
-                event = self.peek_event()  # type: ignore[no-untyped-call]
+            if self.check_event(yaml.AliasEvent):
+                event = self.peek_event()
                 raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read", event.start_mark)
             self.depth += 1
             if self.depth > MOST_DEPTH:
                 raise _too_deep()
-            node = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+            node = super().compose_node(parent, index)
             self.depth -= 1
             return node
 

@@ -181,12 +181,15 @@ def ceilings(case: object = None) -> dict[str, float]:
     }
 
 
-def row_of(name: str, case: dict[str, int], dtype: torch.dtype, device: str, rehearse: bool, compiler: bool) -> Any:
+def row_of(
+    name: str, case: dict[str, int], dtype: torch.dtype, device: str, rehearse: bool, compiler: bool,
+    alone: bool = False,
+) -> Any:  # fmt: skip
     """One kernel at one size: whether it is right, its costs, and (not in a rehearsal, nor of a wrong one) everybody's
     seconds.
 
     Args:
-        compiler: whether torch.compile is among the rivals.
+        compiler: whether torch.compile is among the rivals. alone: there are none, but for the reference.
     """
     file = import_module(f"kernels.{name}")
     args = file.make(case, dtype, device)
@@ -200,7 +203,8 @@ def row_of(name: str, case: dict[str, int], dtype: torch.dtype, device: str, reh
         row["exact"] = bool(torch.equal(file.fused(*args), file.reference(*args)))
     row["passed"] = row.get("exact", True) and row["error"] <= TOLERANCE[dtype]
     versions = {"kernel": file.fused, "reference": file.reference}
-    versions |= {n: f for n, f in file.rivals().items() if compiler or n != COMPILER}
+    if not alone:
+        versions |= {n: f for n, f in file.rivals().items() if compiler or n != COMPILER}
     row["versions"] = list(versions)
     if rehearse or not row["passed"]:
         return row
@@ -218,8 +222,9 @@ def row_of(name: str, case: dict[str, int], dtype: torch.dtype, device: str, reh
 
 
 def row(case: dict[str, Any]) -> dict[str, Any]:
-    """A row as a process is asked for it: {"kernel", "number" of the case, "rehearse", "compiler"}. What goes wrong is
-    in the row: {"passed": False, "broken": how}; or "left_out" (nothing wrong was found), where the card is small."""
+    """A row as a process is asked for it: {"kernel", "number" of the case, "rehearse", "compiler", "alone"}. What goes
+    wrong is in the row: {"passed": False, "broken": how}; or "left_out" (nothing wrong was found), where the card is
+    small."""
     file = import_module(f"kernels.{case['kernel']}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size = (file.CASES if case["rehearse"] else file.SIZES)[case["number"]]
@@ -227,8 +232,9 @@ def row(case: dict[str, Any]) -> dict[str, Any]:
     os.environ[SETTING] = "1"
     try:
         found: dict[str, Any] = row_of(
-            case["kernel"], size, torch.bfloat16, device, case["rehearse"], case.get("compiler", False)
-        )
+            case["kernel"], size, torch.bfloat16, device, case["rehearse"], case.get("compiler", False),
+            case.get("alone", False),
+        )  # fmt: skip
     except torch.OutOfMemoryError:
         found = {"kernel": case["kernel"], "case": size, "passed": True, "left_out": TOO_SMALL}
     except Exception as error:

@@ -146,7 +146,11 @@ def kernel_rows(dry: bool, processes: Processes, left: Callable[[], float]) -> I
     rows = []
     patience = PATIENCE if dry else 1
     for place, (name, number) in enumerate(cases):
-        rows.append(_kernel_row(name, number, dry, False, processes, min(ROW_SECONDS * patience, left())))
+        row = _kernel_row(name, number, dry, False, processes, min(ROW_SECONDS * patience, left()))
+        if "broken" in row:  # by the kernel itself, or by a rival in the same process?
+            alone = _kernel_row(name, number, dry, False, processes, min(ROW_SECONDS * patience, left()), alone=True)
+            row = {**alone, "failed": {"rivals": row["broken"]}} if "seconds" in alone else row
+        rows.append(row)
         yield place, rows[-1]
     for place, (name, number) in enumerate(cases):
         row = rows[place]
@@ -163,9 +167,9 @@ def kernel_rows(dry: bool, processes: Processes, left: Callable[[], float]) -> I
 
 
 def _kernel_row(
-    name: str, number: int, dry: bool, compiler: bool, processes: Processes, seconds: float
+    name: str, number: int, dry: bool, compiler: bool, processes: Processes, seconds: float, alone: bool = False
 ) -> dict[str, Any]:
-    case = {"kernel": name, "number": number, "rehearse": dry, "compiler": compiler}
+    case = {"kernel": name, "number": number, "rehearse": dry, "compiler": compiler, "alone": alone}
     row = _kernel_left_out(name, number, dry)
     if seconds < 5:
         return row

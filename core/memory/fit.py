@@ -27,7 +27,6 @@ import numpy as np
 
 from core.errors import DeltalabError
 from core.memory.estimate import (
-    FEW_TOKENS,
     FOLDER,
     MONOMIALS,
     SHORT,
@@ -669,18 +668,18 @@ def record_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def random_sizes(made: Surrogate, drawn: random.Random, most_tokens: int = 8192, most_rank: int = 64) -> Sizes:
-    """Sizes at which a surrogate holds."""
+    """Sizes at which a surrogate holds. Short rows as often as long ones: each doubling is as likely as the next."""
     low, high = made.regime.length
-    batch = drawn.randint(made.regime.batch[0], made.regime.batch[1] or 16)
-    # Short rows as often as long ones: each doubling is as likely as the next.
     most = min(high or most_tokens, most_tokens)
-    length = min(most, max(low, round(low * (most / low) ** drawn.random())))
-    rank = made.regime.rank[0] if made.regime.rank[1] is not None else drawn.randint(made.regime.rank[0], most_rank)
-    if not made.holds(Sizes(batch, length, None, rank)):
-        rank = max(made.regime.rank[0], batch * length // FEW_TOKENS)
-    answers = drawn.choice((None, drawn.randint(1, batch * (length - 1))))
     deeper = (made.layers - made.first) // made.period if made.growth.any() else 0
-    return Sizes(batch, length, answers, rank, made.first + made.period * drawn.randint(0, deeper))
+    while True:
+        batch = drawn.randint(made.regime.batch[0], made.regime.batch[1] or 16)
+        length = min(most, max(low, round(low * (most / low) ** drawn.random())))
+        rank = made.regime.rank[0] if made.regime.rank[1] is not None else drawn.randint(made.regime.rank[0], most_rank)
+        answers = drawn.choice((None, drawn.randint(1, batch * (length - 1))))
+        found = Sizes(batch, length, answers, rank, made.first + made.period * drawn.randint(0, deeper))
+        if made.holds(found):
+            return found
 
 
 def main() -> None:
