@@ -141,12 +141,8 @@ def test_nothing_is_read_as_something_near_it(record: Any, method: Any, settings
          ["init_lora_weights = 'pissa'"]),
         ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 30, "prefix_projection": True,
           "encoder_hidden_size": 4096}, "prefix_tuning", {"tokens": 30, "projection": 4096}, []),
-<<<<<<< HEAD
         ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 30}, "prefix_tuning",
          {"tokens": 30, "projection": 0}, []),
-=======
-        ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 30}, "prefix_tuning", {"projection": 0}, []),
->>>>>>> main
         ({"peft_type": "P_TUNING", "num_virtual_tokens": 20, "encoder_hidden_size": 64}, "p_tuning",
          {"tokens": 20, "hidden": 64}, []),
         ({"peft_type": "P_TUNING", "num_virtual_tokens": 20, "encoder_hidden_size": 64,
