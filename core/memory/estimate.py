@@ -272,9 +272,9 @@ class Surrogate:
         """The terms at the peak, each with its formula in these sizes.
 
         Raises:
-            ValueError: the sizes are not where it holds; see `holds`.
+            ValueError: its regime does not have the sizes; see `covers`, and `holds` for where it is as the trace.
         """
-        if not self.holds(sizes):
+        if not self.covers(sizes):
             raise ValueError(f"this surrogate does not hold at {sizes}")
         groups: dict[str, list[tuple[Group, int, int]]] = {}
         for row in self.parts(sizes, shares):
