@@ -65,8 +65,9 @@ def test_the_answer_is_there_at_once_and_without_torch(visit: Any) -> None:
     assert charts_memory.band(found.found).replace("\u00a0", " ") in text
     assert f"The peak is at **{found.ledger.peak_at}**" in text
     for label, fits, tight in (
-        ("Largest batch that fits", found.batch, found.tight[0]), ("Longest rows that fit", found.length, found.tight[1])
-    ):  # fmt: skip
+        ("Largest batch that fits", found.batch, found.tight[0]),
+        ("Longest rows that fit", found.length, found.tight[1]),
+    ):
         assert fits is not None
         assert tight is not None
         told = metrics(seen)[label]
