@@ -425,10 +425,12 @@ def _check_config(config: dict[str, Any], where: str) -> None:
 
     Raises:
         BaseUnavailable: neither a causal language model nor a known encoder, needs code of its own, or is quantized
-            in a way that cannot be a base.
-        BadInput: its sizes cannot be.
+            in a way that cannot be a base; or its sizes cannot be.
     """
-    check_sizes(config, where)
+    try:
+        check_sizes(config, where)
+    except BadInput as why:
+        raise BaseUnavailable(why.sentence, why.advice) from None
     if "model_type" not in config and "auto_map" not in config:
         raise BaseUnavailable(
             f"The config.json of {where} names no model_type, so nobody knows its architecture.",

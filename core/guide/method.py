@@ -1,8 +1,9 @@
 """Which fine-tuning method, by what fits: the calculator's estimate of a step on the card that is at hand.
 
 Continued pre-training moves all weights, so for it there is full fine-tuning or nothing; else LoRA is taken, and QLoRA
-where that does not fit. Several cards share a step by ZeRO-3 (FSDP), as few of them as hold it. Where nothing fits,
-all is tried once more with activations recomputed (gradient checkpointing). The estimate is the VRAM calculator's own
+where that does not fit. Several cards share a step by ZeRO-3 (FSDP), as few of them as hold it. Where nothing fits on
+the cards of one machine, all is tried once more with activations recomputed (gradient checkpointing), before more
+machines are taken. The estimate is the VRAM calculator's own
 (core.memory), at the batch and length named here, and the link leads to it.
 """
 
@@ -71,12 +72,13 @@ def choose(decision: Decision, answers: Answers) -> Choice | None:
     deep = decision.approach == DEEP
     cards = [CARDS[hardware]] if hardware in CARDS else list(dict.fromkeys(CARDS.values()))
     tries = _tries(cards, deep=deep, several=hardware == "several", known=hardware is not None)
-    for recomputed in (False, True):
-        for method, card, gpus in tries:
-            taken = _fit(model, method, card, gpus, recomputed)
-            if taken is not None:
-                choice = Choice(method, "", method, model, card, gpus, recomputed)
-                return replace(choice, because=_because(choice, taken, hardware))
+    near, far = ([one for one in tries if (one[2] <= NODE) is within] for within in (True, False))
+    ordered = [(one, False) for one in near] + [(one, True) for one in near]
+    for (method, card, gpus), recomputed in ordered + [(one, again) for one in far for again in (False, True)]:
+        taken = _fit(model, method, card, gpus, recomputed)
+        if taken is not None:
+            choice = Choice(method, "", method, model, card, gpus, recomputed)
+            return replace(choice, because=_because(choice, taken, hardware))
     return _none_fits(model, cards[-1], deep=deep)
 
 

@@ -357,7 +357,7 @@ def index_empty(folder: Path) -> None:
         (quantized, r"quantized already \(by gptq\)"),
         (other_shape, "do not fit its config.json|cannot be loaded"),
         (more_layers, "do not fit its config.json: .* missing"),
-        (odd_config, "config.json of llama does not describe a llama model"),
+        (odd_config, "hidden_size of llama is 'wide'; it should be a whole number"),
         (no_tokenizer, "has no tokenizer"),
         (broken_tokenizer, "tokenizer of llama cannot be loaded"),
         (tokenizer_code, "tokenizer of llama (needs Python code|cannot be loaded)"),
