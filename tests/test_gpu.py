@@ -302,6 +302,7 @@ def test_what_was_promised_is_measured_first(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_missing_packages_are_named_and_stop_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from core import hardware
     from core.train import versions
 
     real = importlib.metadata.version
@@ -312,6 +313,7 @@ def test_missing_packages_are_named_and_stop_nothing(monkeypatch: pytest.MonkeyP
         return real(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(hardware, "_installed", hardware._installed.__wrapped__)  # (it keeps what it found)
     found = versions()
     assert (found["deltalab"], found["bitsandbytes"]) == ("missing", "missing")
     assert found["torch"] == torch.__version__

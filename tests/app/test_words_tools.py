@@ -134,7 +134,7 @@ PAGES = [
     ("vram", {"show": "disk"}, ("Gespeichert je Aufgabe", "Auf der Platte")),
     ("vram", {"show": "step", "from": "config"}, ("Die config.json des Modells", "Katalog")),
     ("parameters", {}, ("Parameterrechner", "trainierte Parameter",
-      "LoRA trainiert 20,971,520 von 8,030,261,248", "Wo sie sitzen", "Form")),
+      "LoRA trainiert 20\u202f971\u202f520 von 8\u202f030\u202f261\u202f248", "Wo sie sitzen", "Form")),
     ("quantization", {"bits": "3"}, ("Bit je Gewicht", "text{Stufe}[q]", "QLoRA gegen LoRA", "Beide trainieren")),
     ("quantization", {"source": "file"}, ("Deine Matrix", "ganze Basis, nicht eine Matrix", "Ordner auf dem Rechner")),
     ("kernels", {}, ("Worauf ein Schritt wartet", "Starts", "FLOPs je Byte", "FLOPs je bewegtem Byte")),
@@ -156,7 +156,7 @@ def test_a_tool_speaks_german(visit: Any, view: str, link: dict[str, str], germa
 def test_findings_and_proposals_speak_german(visit: Any) -> None:
     page = visit(results, lang="de")
     everything = said(page)
-    for told in ("Die Zahlen", "**das 1.5-Fache**", "ausgelassen bei Rang 1, %", "Ein Wechsel", "Median von 7 Runden"):
+    for told in ("Die Zahlen", "**das 1,5-Fache**", "ausgelassen bei Rang 1, %", "Ein Wechsel", "Median von 7 Runden"):
         assert told in everything, told
     assert left(page) == (set(), set())
     page = visit(proposed, lang="de")
