@@ -103,7 +103,9 @@ def test_in_16_bits_it_errs_as_transformers_does(method: str) -> None:
     mine = gradients(model, loss)
 
     def error(found: dict[str, torch.Tensor]) -> float:
-        return max(float((found[n] - right).norm() / (right.norm() + 1e-6)) for n, right in exact.items())
+        """Of all gradients together; that of a single small one is a matter of chance in 16 bits."""
+        off = sum(float((found[n] - right).norm()) ** 2 for n, right in exact.items())
+        return (off / sum(float(right.norm()) ** 2 for right in exact.values())) ** 0.5
 
     assert 0 < error(mine) <= 1.5 * error(plain)
 
