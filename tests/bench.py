@@ -354,17 +354,31 @@ WHERE = ("date", "device", "threads", "versions")
 """What a row says of its measurement. (In records from before rows said so, it stands beside the rows, of all.)"""
 
 
-def here() -> dict[str, Any]:
-    """What WHERE names, of a row just measured in this process."""
-    import accelerate
-    import peft
-
+def provenance() -> dict[str, Any]:
+    """What WHERE names, of something just measured in this process."""
     from core.hardware import attached_light
 
     return {
         "date": time.strftime("%Y-%m-%d"), "device": attached_light().name, "threads": torch.get_num_threads(),
-        "versions": {**versions(), "peft": peft.__version__, "accelerate": accelerate.__version__},
+        "versions": versions(),
     }  # fmt: skip
+
+
+def here() -> dict[str, Any]:
+    """The same of a row, beside the stock stack and its versions."""
+    import accelerate
+    import peft
+
+    found = provenance()
+    return {**found, "versions": {**found["versions"], "peft": peft.__version__, "accelerate": accelerate.__version__}}
+
+
+def write_record(path: Path, what: str, command: str, **content: Any) -> None:
+    """A record as one object that says what was measured, by which command, and what WHERE names; and say where it
+    lies."""
+    record = {"what": what, "command": command, **provenance(), **content}
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {path}")
 
 
 def rows_of(record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -14,22 +14,20 @@ steps.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import statistics
 import sys
 import tempfile
-import time
 import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from core.config import RunConfig, TrainConfig, resolved
-from core.train import _Run, versions
+from core.train import _Run
+from tests.bench import write_record
 
+WHAT = "time of a training step by its form, over that of a plain one in bfloat16; embedded base, json task"
 RECORD = Path(__file__).parent / "records" / "forms_cpu.json"
 FIRST, STEPS = 6, 16
 FORMS = (
@@ -85,7 +83,7 @@ def main(given: list[str] | None = None) -> int:
         told = f"{row['precision']:9} {row['form']:12} {row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
         print(told + (f"   {costs(row)}" if row["form"] == "compiled" else ""), flush=True)
     if asked.record:
-        _write(asked.method, rows)
+        write_record(RECORD, WHAT, "python -m tests.bench_forms --record", method=asked.method, rows=rows)
     return 0
 
 
@@ -116,23 +114,6 @@ def costs(row: dict[str, Any]) -> str:
     after = row["pays_after"]
     pays = f"pays from {after:,} steps on" if after is not None else "never pays: a run's own form is as fast"
     return f"compiling took {row['compiling_seconds']:.0f} s: it {pays}"
-
-
-def _write(method: str, rows: list[dict[str, Any]]) -> None:
-    from core.hardware import attached_light
-
-    record = {
-        "what": "time of a training step by its form, over that of a plain one in bfloat16; embedded base, json task",
-        "command": "python -m tests.bench_forms --record",
-        "date": time.strftime("%Y-%m-%d"),
-        "device": attached_light().name,
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "method": method,
-        "rows": rows,
-    }
-    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {RECORD}")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from kernels import bench as kernel_bench
 from kernels.base import MEASURED
 from tests import gpu_memory, gpu_steps, gpu_tests
 from tests.gpu_memory import slug
-from tests.gpu_process import PATIENCE, ROOT, SPOILT, Ahead, Processes
+from tests.gpu_process import NO_TIME, PATIENCE, ROOT, SPOILT, Ahead, Processes, why_left_out
 
 RECORDS = ROOT / "tests" / "records"
 COMPARED = ("full", "lora", "qlora", "bitfit")
@@ -157,7 +157,7 @@ def kernel_rows(dry: bool, processes: Processes, left: Callable[[], float]) -> I
         if number != kernel_bench.numbers(name, dry)[-1] or not row.get("passed") or "left_out" in row:
             continue
         if not dry and left() < 15:
-            yield place, {**row, "failed": {**row.get("failed", {}), kernel_bench.COMPILER: gpu_steps.NO_TIME}}
+            yield place, {**row, "failed": {**row.get("failed", {}), kernel_bench.COMPILER: NO_TIME}}
             continue
         again = _kernel_row(name, number, dry, True, processes, min(COMPILER_SECONDS * patience, left()))
         if not again.get("passed") or "left_out" in again:
@@ -187,7 +187,7 @@ def _kernel_row(
 def _kernel_left_out(name: str, number: int, dry: bool) -> dict[str, Any]:
     file = importlib.import_module(f"kernels.{name}")
     case = (file.CASES if dry else file.SIZES)[number]
-    return {"kernel": name, "case": case, "passed": True, "left_out": gpu_steps.NO_TIME}
+    return {"kernel": name, "case": case, "passed": True, "left_out": NO_TIME}
 
 
 def verdicts(rows: list[dict[str, Any]], tests: dict[str, bool | None]) -> tuple[dict[str, Any], set[str]]:
@@ -211,16 +211,13 @@ def verdicts(rows: list[dict[str, Any]], tests: dict[str, bool | None]) -> tuple
 def run_rows(dry: bool, processes: Processes, left: Callable[[], float]) -> Iterator[dict[str, Any]]:
     """The default run of each main method."""
     for method in COMPARED[1:2] if dry else COMPARED:
-        if method == "qlora" and importlib.util.find_spec("bitsandbytes") is None:
-            yield {"method": method, "left_out": "Not installed: bitsandbytes."}
-        elif left() < 5:
-            yield {"method": method, "left_out": gpu_steps.NO_TIME}
-        else:
-            seconds = min(RUN_SECONDS * (PATIENCE if dry else 1), left())
-            case = {"method": method, "loop": REHEARSED if dry else {}}
-            answer = processes.ask("tests.gpu:run_default", case, seconds=seconds)
-            late = "failed" in answer and seconds < RUN_SECONDS and left() < 1
-            yield {"method": method, **({"left_out": gpu_steps.NO_TIME} if late else answer)}
+        why = why_left_out(gpu_steps.missing({"method": method, "way": "default"}), left)
+        if why:
+            yield {"method": method, "left_out": why}
+            continue
+        case = {"method": method, "loop": REHEARSED if dry else {}}
+        most = RUN_SECONDS * (PATIENCE if dry else 1)
+        yield {"method": method, **processes.ask_within("tests.gpu:run_default", case, most, left)}
 
 
 def run_line(row: dict[str, Any]) -> str:

@@ -28,8 +28,8 @@ from typing import Any
 
 import psutil
 
-from tests.gpu_process import PATIENCE, SPOILT, Ahead, Processes
-from tests.gpu_steps import LEFT_BEHIND, NO_TIME, SHARE, emptied
+from tests.gpu_process import NO_TIME, PATIENCE, SPOILT, Ahead, Processes, why_left_out
+from tests.gpu_steps import LEFT_BEHIND, SHARE, emptied
 
 ROOT = Path(__file__).parents[1]
 GIB = 2**30
@@ -210,12 +210,9 @@ def rows(
     """
     most = CASE_SECONDS * (PATIENCE if dry else 1)
     for case in cases(dry) if given is None else given:
-        absent = missing(case)
-        if absent:
-            yield {**case, "left_out": f"Not installed: {', '.join(absent)}."}
-            continue
-        if left() < 5:
-            yield {**case, "left_out": NO_TIME}
+        why = why_left_out(missing(case), left)
+        if why:
+            yield {**case, "left_out": why}
             continue
         told = ahead.get(key_of(case), min(most, left()))
         if "failed" in told:
@@ -225,13 +222,9 @@ def rows(
         if not dry and told["process"][1] > SHARE * free_bytes:
             yield {**row, "left_out": "It is predicted to take more than nine tenths of the card's free memory."}
             continue
-        seconds = min(most, left())
-        measured = processes.ask("tests.gpu_memory:one", {**case, "dry": dry}, case["model"], seconds)
-        if "failed" in measured:
-            late = seconds < most and left() < 1
-            yield {**row, **({"left_out": NO_TIME} if late else measured)}
-            continue
-        yield compared({**row, "measured": measured})
+        measured = processes.ask_within("tests.gpu_memory:one", {**case, "dry": dry}, most, left, case["model"])
+        given_up = "failed" in measured or "left_out" in measured
+        yield {**row, **measured} if given_up else compared({**row, "measured": measured})
 
 
 def compared(row: dict[str, Any]) -> dict[str, Any]:

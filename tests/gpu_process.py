@@ -21,14 +21,31 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 10  # times as long may everything take in a rehearsal, on who knows what machine
+NO_TIME = "There was no time left for it."
 SPOILT = "spoilt"  # in an answer: it is good, but the process should not be used again
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a session of its own, and whatever it has started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        process.kill()
+    process.wait()
+
+
+def why_left_out(absent: Sequence[str], left: Callable[[], float]) -> str:
+    """Why a case is not begun: packages are absent, or there is no time (seconds that there are still); '' if it is."""
+    if absent:
+        return f"Not installed: {', '.join(absent)}."
+    return NO_TIME if left() < 5 else ""
 
 
 class Process:
@@ -92,11 +109,7 @@ class Process:
 
     def end(self) -> None:
         """End it, and whatever it has started."""
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            self.process.kill()
-        self.process.wait()
+        end_group(self.process)
         for file in (self.process.stdin, self.process.stdout, self.errors):
             try:
                 assert file is not None
@@ -134,6 +147,15 @@ class Processes:
         if spoilt or "failed" in answer or "broken" in answer:
             self.renew()
         return answer
+
+    def ask_within(
+        self, function: str, case: Any, most: float, left: Callable[[], float], key: Hashable = ""
+    ) -> dict[str, Any]:
+        """As `ask`, for `most` seconds or as long as there is time; what that cuts off is left out, not failed."""
+        seconds = min(most, left())
+        answer = self.ask(function, case, key, seconds)
+        late = "failed" in answer and seconds < most and left() < 1
+        return {"left_out": NO_TIME} if late else answer
 
     def renew(self) -> None:
         """The next case gets a fresh process."""

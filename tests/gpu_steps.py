@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.gpu_process import PATIENCE, SPOILT, Ahead, Processes
+from tests.gpu_process import PATIENCE, SPOILT, Ahead, Processes, why_left_out
 
 WAYS = ("graphed", "stock", "eager")
 METHODS = ("full", "lora", "qlora", "bitfit")
@@ -40,7 +40,6 @@ ORDER = (
 SHARE = 0.9  # of the free memory that a case may be predicted to take
 CASE_SECONDS = 90.0  # for one way of one case, at most
 LEFT_BEHIND = 64 * 2**20  # bytes that may stay allocated after a case
-NO_TIME = "There was no time left for it."
 
 
 def config_of(shape: str, dry: bool) -> Any:
@@ -299,19 +298,14 @@ def rows(dry: bool, processes: Processes, ahead: Ahead, left: Callable[[], float
     """The rows of all cases, one by one. left: seconds that there are still."""
     for case in cases(dry):
         row = {name: case[name] for name in ("shape", "method", "way")}
-        absent = missing(case)
-        if absent:
-            yield {**row, "left_out": f"Not installed: {', '.join(absent)}."}
-            continue
-        if left() < 5:
-            yield {**row, "left_out": NO_TIME}
+        why = why_left_out(missing(case), left)
+        if why:
+            yield {**row, "left_out": why}
             continue
         if not dry and case["shape"] != "tiny":  # (without a prediction it is tried)
             case["bytes"] = ahead.get((case["shape"], case["method"]), min(30.0, left())).get("bytes")
-        given = min(CASE_SECONDS * (PATIENCE if dry else 1), left())
-        answer = processes.ask("tests.gpu_steps:one", case, case["process"], given)
-        late = "failed" in answer and given < CASE_SECONDS and left() < 1
-        yield {**row, **({"left_out": NO_TIME} if late else answer)}
+        most = CASE_SECONDS * (PATIENCE if dry else 1)
+        yield {**row, **processes.ask_within("tests.gpu_steps:one", case, most, left, case["process"])}
 
 
 def with_shares(rows: list[dict[str, Any]], ceilings: dict[str, float] | None) -> list[dict[str, Any]]:

@@ -14,17 +14,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import IO, Any
 
-ROOT = Path(__file__).parents[1]
+from tests.gpu_process import ROOT, end_group
+
 KERNELS = "tests/kernels/test_kernels_gpu.py"
 SHARE, ONLY = "DELTALAB_GPU_TESTS_SHARE", "DELTALAB_GPU_TESTS_KERNEL"  # what a session is told
 MARK = re.compile(r"^\s*(?:@|pytestmark = \[?\s*)?pytest\.mark\.gpu\b", re.M)
@@ -91,11 +90,7 @@ class Session:
 
     def end(self) -> None:
         """End it, and whatever it has started."""
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            self.process.kill()
-        self.process.wait()
+        end_group(self.process)
 
 
 def read(text: str, killed: bool, code: int | None) -> dict[str, Any]:

@@ -19,7 +19,6 @@ Shares hold on one machine; no absolute time is recorded.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -28,10 +27,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from core.train import versions
-from tests.bench import Engine
+from tests.bench import Engine, write_record
 
 RECORD = Path(__file__).parent / "records" / "profile_cpu.json"
 KINDS = ("large products", "thin products", "attention", "optimizer", "elementwise", "outside")
@@ -91,8 +87,6 @@ def shares(method: str, way: str) -> dict[str, float]:
 
 def main() -> int:
     """Measure all, print the table and write the record."""
-    from core.hardware import attached_light
-
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     rows: list[dict[str, Any]] = []
@@ -102,17 +96,8 @@ def main() -> int:
             row = shares(method, way)
             rows.append({"method": method, "way": way, "shares": row})
             print(f"{method:8} {way:23}" + "".join(f"{100 * row[kind]:14.0f} %" for kind in KINDS))
-    record = {
-        "what": "shares of a training step's time by kind of operation, engine, json task, embedded base",
-        "command": "make profile",
-        "date": time.strftime("%Y-%m-%d"),
-        "device": attached_light().name,
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "rows": rows,
-    }
-    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {RECORD}")
+    what = "shares of a training step's time by kind of operation, engine, json task, embedded base"
+    write_record(RECORD, what, "make profile", rows=rows)
     return 0
 
 

@@ -17,7 +17,7 @@ import torch
 
 from kernels import KERNELS, base, bench
 from tests import gpu, gpu_memory, gpu_steps, gpu_tests
-from tests.gpu_process import ROOT, Ahead, Processes
+from tests.gpu_process import NO_TIME, ROOT, Ahead, Processes
 
 PASSED: dict[str, bool | None] = dict.fromkeys(KERNELS, True)
 
@@ -66,7 +66,7 @@ def broken(kernel: str) -> dict[str, Any]:
 
 
 def left_out(kernel: str) -> dict[str, Any]:
-    return {"kernel": kernel, "case": {"n": 9}, "passed": True, "left_out": gpu_steps.NO_TIME}
+    return {"kernel": kernel, "case": {"n": 9}, "passed": True, "left_out": NO_TIME}
 
 
 def test_a_kernel_that_breaks_at_one_size_is_used_at_none() -> None:
@@ -165,6 +165,8 @@ class Answering:
         found: dict[str, Any] = self.answer(case) if callable(self.answer) else self.answer
         return found
 
+    ask_within = Processes.ask_within
+
     def renew(self) -> None:
         self.renewed += 1
 
@@ -190,7 +192,7 @@ def test_a_kernel_whose_process_dies_is_broken_and_the_others_are_timed() -> Non
     assert set(used) == set(KERNELS) - {"rope"}
     assert known == set(KERNELS)
     nothing = dict(gpu.kernel_rows(False, processes, lambda: 0.0))
-    assert {row["left_out"] for row in nothing.values()} == {gpu_steps.NO_TIME}
+    assert {row["left_out"] for row in nothing.values()} == {NO_TIME}
     assert gpu.verdicts(list(nothing.values()), PASSED) == ({}, set())
 
 
@@ -213,7 +215,7 @@ def test_a_part_that_raises_is_a_failure_and_the_next_one_begins(
 
     ceilings = {"bytes_per_second": 1e12, "flops_per_second": 1e14}
     monkeypatch.setattr(gpu, "kernel_rows", kernel_rows)
-    monkeypatch.setattr(gpu, "run_rows", lambda *_: iter([{"method": "lora", "left_out": gpu_steps.NO_TIME}]))
+    monkeypatch.setattr(gpu, "run_rows", lambda *_: iter([{"method": "lora", "left_out": NO_TIME}]))
     monkeypatch.setattr(gpu_steps, "rows", step_rows)
     monkeypatch.setattr(gpu_steps, "wanted", lambda *_: [])
     monkeypatch.setattr(gpu_memory, "wanted", lambda *_: [])
