@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from core.lately import lately
 from core.methods import METHODS
 from core.objective import CausalLM, Scores
 
@@ -73,12 +74,7 @@ def scored_before(key: str | None, score: Callable[[], Scores]) -> Scores:
     """The scores under `key`, else what `score` gives, kept for the next one who asks."""
     if key is None:
         return score()
-    if key not in _known:
-        _known[key] = score()
-    _known.move_to_end(key)
-    while len(_known) > MOST:
-        _known.popitem(last=False)
-    return _known[key]
+    return lately(_known, key, score, MOST)
 
 
 __all__ = ["key_of", "questions_digest", "scored_before"]

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from core.lately import lately
 from core.template import Encoded, encode_all
 
 if TYPE_CHECKING:
@@ -35,12 +36,7 @@ def encoded(base: Base, dialogues: Sequence[Dialogue]) -> list[Encoded]:
         return encode_all(base.tokenizer, dialogues)
     day = time.strftime("%Y-%m-%d")
     key = (base.source, base.files, str(base.tokenizer.chat_template), day, tuple(dialogues))
-    if key not in _known:
-        _known[key] = encode_all(base.tokenizer, dialogues)
-    _known.move_to_end(key)
-    while len(_known) > MOST:
-        _known.popitem(last=False)
-    return _known[key]
+    return lately(_known, key, lambda: encode_all(base.tokenizer, dialogues), MOST)
 
 
 __all__ = ["encoded"]

@@ -395,30 +395,37 @@ def best_threads() -> int:
 def threads_choice() -> Choice:
     """How many threads torch computes with on this CPU.
 
-    The rule is one per physical core this process may use: the two threads of a core share one set of multipliers,
-    which dense matrices keep busy by themselves; and no more than MOST_THREADS. A small training step is then timed
-    with that many, with half as many, and with one per logical core, once per machine, and another count than the
-    rule's is taken where it is clearly faster (CLEARLY). The result is kept in the data folder, because another count
-    takes sums in another order and a run is to repeat itself bit for bit; a machine that is busy just then is not
-    measured, and the rule holds. The environment variable DELTALAB_THREADS, a number, overrides it all.
+    The rule (`rule_threads`) is timed, in a small training step, against half as many and one per logical core, once
+    per machine, and another count than the rule's is taken where it is clearly faster (CLEARLY). The result is kept in
+    the data folder, because another count takes sums in another order and a run is to repeat itself bit for bit. A
+    machine that is busy just then is not measured, and the rule holds until it is quiet. (The load is the whole
+    machine's: within a container that others share it with, that may be never.) The environment variable
+    DELTALAB_THREADS, a number, overrides it all.
     """
     own = os.environ.get(THREADS, "").strip()
     if own.isdecimal() and int(own) > 0:
         return Choice(own, None, f"as {THREADS} says")
     allowed, physical = cores(), physical_cores()
-    most = min(allowed, MOST_THREADS)
-    count = max(1, min(most, physical or allowed))
+    count = rule_threads()
     why = f"one per physical core (this process may use {allowed} CPUs"
     why += f", on {physical} physical cores)" if physical else "; how many cores they share is unknown)"
     if count == MOST_THREADS and min(allowed, physical or allowed) > MOST_THREADS:
         why += f", at most {MOST_THREADS}: more wait for each other at the matrix sizes of small models"
-    others = sorted({count // 2, most} - {0, count})
+    others = sorted({count // 2, min(allowed, MOST_THREADS)} - {0, count})
     if not others:
         return Choice(str(count), None, why)
-    if _busy(allowed):
-        return Choice(str(count), None, f"{why}; other counts were not timed, because the machine is busy")
     key = f"{cpu_name()} | {allowed} of them | torch {_installed('torch')}"
-    return _measured_once("threads", key, lambda: _clearest(count, why, _thread_seconds((count, *others))))
+    known = _kept("threads", key)
+    if known is None and _busy(allowed):
+        return Choice(str(count), None, f"{why}; other counts were not timed, because the machine is busy")
+    return known or _keep("threads", key, _clearest(count, why, _thread_seconds((count, *others))))
+
+
+def rule_threads() -> int:
+    """One thread per physical core this process may use: the two threads of a core share one set of multipliers, which
+    dense matrices keep busy by themselves; and no more than MOST_THREADS."""
+    allowed = cores()
+    return max(1, min(allowed, physical_cores() or allowed, MOST_THREADS))
 
 
 def _busy(allowed: int) -> bool:
@@ -514,7 +521,7 @@ def precision_choice(device: torch.device | str = "cpu") -> Choice:
     if device.type != "cpu":
         return Choice("float32", None, f"the only format used on {device.type}")
     key = f"{cpu_name()} | torch {torch.__version__}"
-    return _measured_once("precision", key, lambda: _choose(_time_ratio()))
+    return _kept("precision", key) or _keep("precision", key, _choose(_time_ratio()))
 
 
 def _choose(ratio: float) -> Choice:
@@ -546,26 +553,37 @@ def _time_ratio() -> float:
     return min(t for t, _ in times) / min(t for _, t in times)
 
 
-def _measured_once(what: str, key: str, measure: Callable[[], Choice]) -> Choice:
-    """The choice of `what` kept under `key` in the data folder's hardware.json, or a fresh one, kept for the next
-    time."""
-    from core.runs.home import data_home
-
-    kept: Any = {}
+def _kept(what: str, key: str) -> Choice | None:
+    """The choice of `what` under `key` in the data folder's hardware.json; None if none can be read there."""
     try:
-        path = data_home() / "hardware.json"
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        return Choice(**kept[what][key])
+        return Choice(**_file()[what][key])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # nothing kept yet, or not readable: measure
-    choice = measure()
+        return None
+
+
+def _keep(what: str, key: str, choice: Choice) -> Choice:
+    """Keep a choice for the next time, and return it."""
     try:
-        path = data_home() / "hardware.json"
-        others = {name: part for name, part in kept.items() if isinstance(part, dict)} if isinstance(kept, dict) else {}
-        record = {**others, what: {**others.get(what, {}), key: dataclasses.asdict(choice)}}
+        kept = _file()
+    except (OSError, ValueError):
+        kept = {}  # nothing kept yet, or not readable
+    others = {name: part for name, part in kept.items() if isinstance(part, dict)} if isinstance(kept, dict) else {}
+    record = {**others, what: {**others.get(what, {}), key: dataclasses.asdict(choice)}}
+    try:
+        path = _path()
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
             json.dump(record, file, indent=1)
         Path(file.name).replace(path)
     except OSError:
         pass  # a data folder that cannot be written costs half a second at each start, not the run
     return choice
+
+
+def _path() -> Path:
+    from core.runs.home import data_home
+
+    return data_home() / "hardware.json"
+
+
+def _file() -> Any:
+    return json.loads(_path().read_text(encoding="utf-8"))

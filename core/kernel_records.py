@@ -87,10 +87,8 @@ def gains(record: Mapping[str, Any]) -> list[Gain]:
         seconds = row.get("seconds", {})
         if "kernel" not in seconds or "reference" not in seconds:
             continue
-        least, plain = (
-            max(row["flops"] / top.flops_per_second, moved / top.bytes_per_second)
-            for moved in (row["bytes"], row["plain_bytes"])
-        )
+        flops = row["flops"]
+        least, plain = (flops / top.reachable(flops / moved) for moved in (row["bytes"], row["plain_bytes"]))
         took = seconds["kernel"]["median"]
         found.append(Gain(_label(row), least, took, plain / least, seconds["reference"]["median"] / took))
     return found

@@ -23,6 +23,7 @@ from core.errors import BadInput
 MOST_CHARACTERS = 200_000  # of JSON; a config.json with a thousand labels has 60,000
 MOST_YAML = 40_000  # of YAML, whose reader takes ten times as long
 MOST_DEPTH = 24  # objects and lists inside each other; configurations of multimodal models have 4
+MOST_LISTED = 40  # characters of a name that was not used
 MOST_QUOTED = 60  # characters of a value in a sentence
 
 _short = reprlib.Repr()
@@ -37,6 +38,12 @@ def quoted(value: Any) -> str:
     except ValueError:  # a number of more digits than Python writes
         text = "a very large number"
     return text if len(text) <= MOST_QUOTED else f"{text[: MOST_QUOTED - 1]}…"
+
+
+def listed(name: str, value: Any) -> str:
+    """A field that was not taken over, for a list of them."""
+    plain = isinstance(value, (bool, int, float, str)) and value != ""
+    return name[:MOST_LISTED] + (f" = {quoted(value)}" if plain else "")
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -54,9 +61,8 @@ def parse(text: str) -> dict[str, Any]:
             "Paste the arguments as JSON or YAML.",
         )
     text = text.removeprefix("\ufeff")
-    _check_depth(text)
     try:
-        record = json.loads(text)
+        record = _json(text)
     except ValueError as why:
         if text.lstrip().startswith("{"):
             raise BadInput(
@@ -80,9 +86,8 @@ def parse_json(text: str, name: str) -> dict[str, Any]:
     if len(text) > MOST_CHARACTERS:
         raise BadInput(f"{name} is longer than any config.json.", "Paste the content of config.json alone.")
     text = text.removeprefix("\ufeff")
-    _check_depth(text)
     try:
-        values = json.loads(text)
+        values = _json(text)
     except json.JSONDecodeError as why:
         cut = not text.rstrip().endswith("}")
         raise BadInput(
@@ -96,6 +101,16 @@ def parse_json(text: str, name: str) -> dict[str, Any]:
     if not isinstance(values, dict) or not values:
         raise BadInput(f"{name} says nothing: it is no JSON object with fields.", "Paste the content of config.json.")
     return values
+
+
+def _json(text: str) -> Any:
+    """What JSON says, if it is not too deep to be read.
+
+    Raises:
+        BadInput: it is. ValueError: it is no JSON.
+    """
+    _check_depth(text)
+    return json.loads(text)
 
 
 def _check_length(text: str, most: int) -> None:

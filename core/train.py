@@ -167,7 +167,7 @@ class _Run:
     # --- set-up -----------------------------------------------------------------------------------------------------
 
     def _prepare(self) -> Started:
-        from core.hardware import best_threads, pick_precision
+        from core.hardware import best_threads, pick_precision, rule_threads
 
         self.config = resolved(self.asked)
         loop = self.loop = self.config.train
@@ -177,7 +177,9 @@ class _Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.device = pick_device(self.world.local_rank)
         if self.device.type == "cpu":
-            torch.set_num_threads(max(1, best_threads() // self.world.local_size))
+            # (Several processes that time their threads at once would time each other.)
+            threads = best_threads() if self.world.size == 1 else rule_threads()
+            torch.set_num_threads(max(1, threads // self.world.local_size))
         self.objective = objective_for(self.config)
         torch.manual_seed(self.config.seed)
         self.precision = self.world.told(pick_precision(self.device) if loop.precision == "auto" else loop.precision)

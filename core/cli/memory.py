@@ -17,7 +17,7 @@ from core.cli.arguments import (
     quiet_libraries,
 )
 from core.errors import BadInput
-from core.memory.sharded import OFFLOADS, Sharding
+from core.memory.sharded import ALONE, OFFLOADS, Sharding
 from core.memory.stack import ADAPTERS, LOSSES, OPTIMIZERS, OWN, PRESETS, stack_named
 
 if TYPE_CHECKING:
@@ -107,8 +107,7 @@ def _memory(asked: argparse.Namespace) -> int:
     card = gpu(asked.gpu) if asked.gpu is not None and asked.gpu.lower() != "cpu" else None
     on_cpu = asked.gpu is not None and card is None
     device = Device() if on_cpu else Device.of(card.capability if card is not None and card.capability else "8.0")
-    alone = (asked.gpus, asked.zero, asked.tensor, asked.offload) == (1, 0, 1, "none")
-    if not device.is_cuda and (not alone or stack != OWN):
+    if not device.is_cuda and (sharding != ALONE or stack != OWN):
         raise BadInput("Sharding, offloading and other programs are known for GPUs only.", "Name a card with --gpu.")
     config, source = _plain(asked), asked.model if asked.model != EMBEDDED else EMBEDDED
     setup = Setup.of(config, asked.batch, TOKENS if asked.seq is None else asked.seq, device, asked.answers, stack)

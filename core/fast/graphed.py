@@ -22,7 +22,6 @@ What it does not do: several processes, accumulated passes, recomputing (each ha
 from __future__ import annotations
 
 import functools
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -106,15 +105,11 @@ def side_stream(device: torch.device) -> Any:
 class Captured:
     """A CUDA graph of `step`. Capturing does not run it; bytes: what its memory pool has taken."""
 
-    def __init__(self, step: Callable[[], None], pool: Any = None, stream: Any = None) -> None:
-        # Capturing begins by giving unused memory back; what was unused is not to be taken for the graph's gain.
-        torch.cuda.synchronize()
-        gc.collect()
-        torch.cuda.empty_cache()
-        before = torch.cuda.memory_reserved()
+    def __init__(self, step: Callable[[], None], pool: Any, stream: Any) -> None:
         self.graph = torch.cuda.CUDAGraph()
         # (The outer context leaves the capturing stream even where ending the capture fails.)
         with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(self.graph, pool=pool, stream=stream):
+            before = torch.cuda.memory_reserved()  # (capturing begins by giving unused memory back)
             step()
         self.bytes = max(0, torch.cuda.memory_reserved() - before)
         self.replay = self.graph.replay

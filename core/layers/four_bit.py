@@ -77,11 +77,16 @@ class FourBitLinear(Decoded, bnb.nn.Linear4bit):
         dtype = compute_dtype(x)
         bias = None if self.bias is None else self.bias.to(dtype)
         trains = bias is not None and bias.requires_grad  # bitsandbytes sums its gradient over the rows alone
-        decoded = x.numel() > x.shape[-1] and pays("nf4", self.weight, self.in_features * self.out_features)
-        if x.is_cuda and self.in_features % self.weight.quant_state.blocksize == 0 and not (trains or decoded):
+        whole_blocks = self.in_features % self.weight.quant_state.blocksize == 0
+        if x.is_cuda and whole_blocks and not trains and not self._decodes(x):
             # Has a kernel for few rows (generation) that never writes the decoded weight to memory.
             return bnb.matmul_4bit(x.to(dtype), self.weight, bias=bias, quant_state=self.weight.quant_state)
         return Product.apply(x.to(dtype), bias, self)
+
+    def _decodes(self, x: torch.Tensor) -> bool:
+        """Whether our own kernel is to decode the weight for this input: for many rows, where it pays."""
+        many, state = x.numel() > x.shape[-1], self.weight.quant_state
+        return many and state.quant_type == "nf4" and pays("nf4", self.weight, state.shape.numel())
 
     def packed(self) -> nf4.Packed | None:
         """The weight as our kernels read it, nothing copied; None if it is not NF4 in blocks of 64."""

@@ -21,7 +21,7 @@ from core.errors import BadInput
 from core.methods import METHODS, p_tuning, prefix_tuning, saved_as
 from core.methods.lora import ALL_LINEAR, STARTS
 from core.methods.saved import ADAPTER_CONFIG
-from core.outside import quoted
+from core.outside import listed, quoted
 
 # Fields of which a method's reader knows what to make, by PEFT's type.
 READ = {
@@ -55,8 +55,6 @@ def read(record: Mapping[str, Any]) -> tuple[str, Any, tuple[str, ...]]:
     Raises:
         BadInput: of a type that no method here has, or a value that cannot be (a rank that is no number).
     """
-    from core.memory.importing import listed
-
     kind = record["peft_type"]
     if not isinstance(kind, str) or kind not in READ:
         raise BadInput(

@@ -83,10 +83,7 @@ def command(source: str, setup: Setup, card: str, sharding: Sharding = ALONE) ->
     Args:
         source: a name, a folder, a hub id; for a pasted configuration, where its file would lie.
     """
-    defaults = METHODS[setup.method].Config()
-    changed = {
-        name: value for name, value in vars(setup.settings).items() if value != getattr(defaults, name) and value != ""
-    }
+    changed = _changed(setup.method, setup.settings)
     loop: dict[str, Any] = {
         "gradient_checkpointing": "true" if setup.checkpointing else None,
         "optimizer": setup.optimizer if setup.optimizer != "adamw" else None,
@@ -120,10 +117,15 @@ def command(source: str, setup: Setup, card: str, sharding: Sharding = ALONE) ->
 
 def count_command(source: str, method: str, settings: Any) -> str:
     """The `deltalab params` command that counts the same; a shell reads it as it is."""
-    usual = METHODS[method].Config()
-    changed = [f"{n}={v}" for n, v in vars(settings).items() if v != getattr(usual, n) and v != ""]
+    changed = [f"{n}={v}" for n, v in _changed(method, settings).items()]
     words = ["deltalab", "params", "--model", source, "--method", method, *(["--set", *changed] if changed else [])]
     return shlex.join(words)
+
+
+def _changed(method: str, settings: Any) -> dict[str, Any]:
+    """Those of a method's settings that are not as usual, and can be written on a command line."""
+    usual = METHODS[method].Config()
+    return {n: v for n, v in vars(settings).items() if v != getattr(usual, n) and v != ""}
 
 
 def code(hub: str, table: Architecture, setup: Setup, sharding: Sharding = ALONE) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from core.errors import BadInput
 from core.memory import adapter_file
 from core.methods import METHODS
-from core.outside import check_sizes, parse, quoted
+from core.outside import MOST_LISTED, check_sizes, listed, parse, quoted
 
 # One of our settings, and what others call it; the first that is there counts.
 BATCH = ("per_device_train_batch_size", "micro_batch_size", "per_gpu_train_batch_size", "batch_size")
@@ -48,7 +48,6 @@ OPTIMIZERS = {
 YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "", "none")  # as people and YAML write it
 MOST = 10**9  # of any whole number that is read
 MOST_NAME = 200  # characters of a model's name
-MOST_LISTED = 40  # characters of a name that was not used
 
 
 @dataclass(frozen=True)
@@ -189,12 +188,6 @@ class _Reading:
         return tuple(listed(n, v) for n, v in self.record.items() if n not in self.read and v is not None)
 
 
-def listed(name: str, value: Any) -> str:
-    """A field that was not taken over, for a list of them."""
-    plain = isinstance(value, (bool, int, float, str)) and value != ""
-    return name[:MOST_LISTED] + (f" = {quoted(value)}" if plain else "")
-
-
 def _arguments(record: Mapping[str, Any]) -> Imported:
     said = _Reading(record)
     model = said.first(*MODEL)
@@ -287,4 +280,4 @@ def _targets(said: _Reading) -> str | None:
     return None
 
 
-__all__ = ["Imported", "config", "listed", "parse", "read", "truth"]
+__all__ = ["Imported", "config", "read"]

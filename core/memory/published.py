@@ -18,7 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from core.catalog import FOLDER, gpus, models
+from core.catalog import FOLDER, gpu, models
+from core.errors import NotFound
 from core.memory.setup import Device, Setup
 from core.memory.sharded import Sharding
 from core.memory.stack import Stack, stack_named
@@ -215,8 +216,10 @@ def _device(row: Row) -> Device:
     """
     if _UNSTATED.fullmatch(row.gpu):
         return Device.of("8.0")
-    name = _CARDS.get(row.gpu, row.gpu)
-    card = next((c for c in gpus() if name.lower() in (c.name.lower(), *map(str.lower, c.cuda_names))), None)
+    try:
+        card = gpu(_CARDS.get(row.gpu, row.gpu))
+    except NotFound:
+        card = None
     if card is None or card.capability is None:
         raise _Unknown(f"Its card, {row.gpu}, is no CUDA card of the catalogue.")
     device = Device.of(card.capability)
@@ -340,7 +343,7 @@ def _torchtune_flags(row: Row, model: str) -> Case:
         return Case(row, model, _setup(row, "full", {}, stack, 2, 4096, **more), "allocated", assumed)
     stack, more = _torchtune({"compile": True, "loss": "chunked", "checkpointing": True, "offload_activations": True})
     method = _torchtune_method(row)
-    settings = {"rank": 64, "alpha": 128, "target_modules": _TORCHTUNE_LORA}
+    settings = {"rank": _rank(row), "alpha": 2 * _rank(row), "target_modules": _TORCHTUNE_LORA}
     return Case(row, model, _setup(row, method, settings, stack, 2, 4096, **more), "allocated")
 
 
@@ -356,15 +359,14 @@ def _torchtune_speed(row: Row, model: str) -> Case:
         assumed.append("Optimizer in backward and paged 8-bit AdamW, as in 8B_full_single_device.yaml.")
     stack, more = _torchtune(switches)
     method = _torchtune_method(row)
-    settings = {} if method == "full" else {"rank": 8, "target_modules": _TORCHTUNE_LORA}
+    settings = {} if method == "full" else {"rank": _rank(row), "target_modules": _TORCHTUNE_LORA}
     return Case(row, model, _setup(row, method, settings, stack, 2, 2048, **more), "allocated", tuple(assumed))
 
 
 def _torchtune_lora(row: Row, model: str) -> Case:
     stack, more = _torchtune({"checkpointing": True})
-    rank = 64 if row.detail.startswith("r64") else 8
     names = "q_proj,v_proj" if "q,v" in row.detail else "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
-    setup = _setup(row, "lora", {"rank": rank, "target_modules": names}, stack, 2, ALPACA, **more)
+    setup = _setup(row, "lora", {"rank": _rank(row), "target_modules": names}, stack, 2, ALPACA, **more)
     return Case(
         row,
         model,
@@ -384,7 +386,10 @@ def _litgpt(row: Row, model: str) -> Case:
     if row.gpus != "1":
         raise _Unknown("On how many GPUs it ran is not stated.")
     stack = stack_named("litgpt")
-    length = int(re.match(r"\d+", row.length)[0]) if re.match(r"\d+", row.length) else ALPACA  # type: ignore[index]
+    stated = re.match(r"\d+", row.length)
+    if stated is None and not model.startswith("Llama-2"):  # (ALPACA is in that model's tokens)
+        raise _Unknown(_LENGTH_UNKNOWN)
+    length = int(stated[0]) if stated else ALPACA
     batch, text = _number(row, "batch"), row.detail
     # The YAML files ask for more rows a step than a pass has: gradients wait, and so does the last pass's graph. In
     # 2023 the longest row came first, with nothing before it.

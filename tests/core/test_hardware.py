@@ -141,6 +141,8 @@ def test_threads_are_timed_once_and_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(hardware, "_thread_seconds", lambda _: {2: 1.0, 1: 0.1, 4: 1.0})
     assert threads_choice() == first, "it is kept, whatever a later timing would say"
     assert asked == [(2, 1, 4)]
+    monkeypatch.setattr(hardware, "_busy", lambda _: True)
+    assert threads_choice() == first, "however busy the machine is later"
     pick_precision("cpu")
     assert set(json.loads((tmp_path / "hardware.json").read_text())) == {"threads", "precision"}
     assert threads_choice() == first
