@@ -13,7 +13,7 @@ from core.world import TASKS
 def row(method: str, task: str, rate: float, exact: float, skills: float, steps: int = 100) -> dict[str, str]:
     return {
         "base": "x", "method": method, "task": task, "learning_rate": str(rate), "steps": str(steps),
-        "exact_match": str(exact), "skills_after": str(skills),
+        "exact_match": str(exact), "skills_after": str(skills), "held_out_loss": "0.01",
     }  # fmt: skip
 
 
@@ -49,6 +49,14 @@ def test_among_close_scores_the_one_that_forgets_less_wins_then_the_shorter() ->
     assert sweep.best(rows) == rows[2]
 
 
+def test_where_nothing_is_learnt_the_lowest_loss_wins() -> None:
+    still, moving = row("p_tuning", "json", 1e-3, 0.02, 0.9), row("p_tuning", "json", 1e-2, 0.0, 0.1)
+    still["held_out_loss"], moving["held_out_loss"] = "1.5", "1.1"
+    assert sweep.best([still, moving]) == moving
+    still["exact_match"] = "0.03"
+    assert sweep.best([still, moving]) == still
+
+
 def test_short_runs_give_a_rate_by_their_steps_and_change_nothing_else() -> None:
     rows = [row("lora", "json", 1e-3, 1.0, 0.9), row("lora", "facts", 1e-3, 0.9, 0.9)]
     short = [
@@ -61,6 +69,16 @@ def test_short_runs_give_a_rate_by_their_steps_and_change_nothing_else() -> None
         "[lora.json]\nlearning_rate = 0.001\nsteps = 100\n", f"[lora.json]\nlearning_rate = 0.001\nsteps = 100\n{told}"
     )
     assert tomllib.loads(text)["lora"]["json"]["rates"] == {"30": 0.006, "60": 0.003}
+
+
+def test_among_equals_the_lower_loss_wins_wherever_it_stands() -> None:
+    slow, quick = row("pissa", "json", 3e-4, 1.0, 1.0), row("pissa", "json", 1e-3, 1.0, 1.0)
+    slow["held_out_loss"], quick["held_out_loss"] = "0.0047", "0.0005"
+    assert sweep.best([slow, quick]) == quick
+    assert sweep.best([quick, slow]) == quick
+    assert "[pissa.any]\nlearning_rate = 0.001" in sweep.defaults_text([slow, quick], [])
+    quick["skills_after"] = "0.9"
+    assert sweep.best([slow, quick]) == slow, "forgetting less counts before it"
 
 
 def test_any_takes_the_rate_that_is_best_over_the_tasks() -> None:
