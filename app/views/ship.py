@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import address, compare, findings, live, probing, state, takeaway
+from app import address, chat, compare, findings, live, probing, state, takeaway
 from app.story import plain
 from app.words import from_core, t
-from core.base import CAUSAL, kind_of_base, stored_base
+from core.base import stored_base
 from core.errors import DeltalabError, NotFound
 from core.export import loadable
 from core.export.card import card, record_of
@@ -229,7 +229,7 @@ def _latency(run: Run, runs: list[Run]) -> None:
     others = _others(run, runs, "latency", most=5)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         new = 24
-        if kind_of_base(run.config["base"], run.config.get("revision")) == CAUSAL:
+        if not chat.gives_labels(run):
             new = st.number_input(t("ship.new_tokens"), 2, 512, new, key="latency-new", width=160)
         batch = st.number_input(t("ship.at_once"), 1, 64, 1, key="latency-batch", width=160)
     probing.section(

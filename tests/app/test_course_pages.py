@@ -381,6 +381,9 @@ def test_a_link_locks_hides_and_presets_and_an_altered_one_is_refused(visit, sto
     page = visit(draw, kwargs={"slug": lesson.slug}, **{classroom.PARAMETER: token[:-2] + "xx"})
     assert "altered" in said(page)
     assert not any(w.disabled for w in page.number_input)
+    page = visit(draw, kwargs={"slug": lesson.slug}, lang="de", **{classroom.PARAMETER: token[:-2] + "xx"})
+    assert "Dieser Link wurde verändert" in said(page)
+    assert "altered" not in said(page)
     with pytest.raises(classroom.BadInput):
         classroom.task_of(token, b"another installation")
 

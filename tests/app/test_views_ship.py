@@ -7,7 +7,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from app import charts_ship, identity, state
+from app import charts_ship, findings, identity, state
 from app.api import ROUTES
 from core.base import EMBEDDED_FOLDER
 from core.config import RunConfig
@@ -105,6 +105,14 @@ def test_bitfit_is_led_from_converting_to_merging(visit, finished):
     assert "Folded into the weights" in words(page)
 
 
+def test_how_many_texts_went_in_at_once_is_not_made_up(monkeypatch):
+    monkeypatch.setattr(findings, "shown", lambda *drawn: None)
+    result = ship_results.latency(labels=True)
+    del result["batch"]
+    with pytest.raises(KeyError, match="batch"):
+        findings.show_latency(result, "x")
+
+
 def test_results_are_drawn_with_their_numbers(visit, finished):
     run = finished(rank=4)
     kept(run, "merge", {"items": 100, "keep": "none"}, ship_results.merge())
@@ -125,7 +133,7 @@ def test_results_are_drawn_with_their_numbers(visit, finished):
     kept(other, "latency", {"new_tokens": 24, "batch": 1}, ship_results.latency(labels=True))
     text = words(visit(ship_page, run=other.id, do="latency")).replace("\\", "")
     assert "Slowest to a label: LoRA, unmerged, 1.40 × the base" in text
-    assert "the base takes 6.0 ms for a pass that gives labels" in text
+    assert "the base takes 6.0 ms for a pass that gives labels; texts at once: 1" in text
     assert "token" not in text[text.index("Slowest to a label") :].casefold()
     page = visit(ship_page, run=run.id, do="merge")
     page.selectbox(key="merge-keep").set_value("nf4").run()

@@ -12,7 +12,9 @@ from app import charts_memory, model_choice, state
 from app.calculator_panels import PANELS
 from app.model_choice import pack
 from core.catalog import architecture_of, gpu
+from core.counting import experts_note
 from core.memory import compare, fitter, rules, validation
+from core.memory.card import other_kernels
 from core.memory.compare import on
 from core.memory.estimate import Sizes, find
 from core.memory.setup import Setup
@@ -177,6 +179,18 @@ def test_the_model_of_time_stands_beside_its_error(visit: Any) -> None:
 
 def test_the_total_that_nobody_published_says_so(visit: Any) -> None:
     assert "that total is **not validated**" in words(visit(page))
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
+def test_notes_are_the_ones_that_the_terminal_prints(visit: Any, method: str) -> None:
+    name = "Mixtral-8x7B"
+    text = words(visit(page, model=name, method=method, card="Tesla T4"))
+    setup = on(Setup(method, METHODS[method].Config(), 1, 1024), gpu("Tesla T4"))
+    assert compare.half_note(lambda asked: find(name, asked), setup) in text
+    note = experts_note(architecture_of(name), method)
+    assert bool(note) == (method != "full")
+    assert note in text
+    assert other_kernels(gpu("MI300X")) in words(visit(page, card="MI300X"))
 
 
 def test_one_of_several_gpus(visit: Any) -> None:
