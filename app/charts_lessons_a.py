@@ -39,7 +39,7 @@ def byte_squares(parts: Sequence[Part]) -> tuple[str, str]:
     out = []
     for i, (part, colour) in enumerate(zip(parts, part_colours(parts), strict=True)):
         y = 8 + i * row
-        out.append(f'<text x="0" y="{y + 16}" font-size="14">{html.escape(part.name)}</text>')
+        out.append(f'<text x="0" y="{y + 16}" font-size="14">{html.escape(from_core(part.name))}</text>')
         whole, rest = int(part.bytes), part.bytes - int(part.bytes)
         out += [
             f'<rect x="{left + k * (size + gap)}" y="{y}" width="{size}" height="{size}" rx="3" fill="{colour}"/>'
@@ -51,7 +51,7 @@ def byte_squares(parts: Sequence[Part]) -> tuple[str, str]:
                 f'rx="1" fill="{colour}"/>'
             )
     total = sum(p.bytes for p in parts)
-    told = ", ".join(f"{p.name}: {p.bytes:g}" for p in parts)
+    told = ", ".join(f"{from_core(p.name)}: {p.bytes:g}" for p in parts)
     alt = t("charts_lessons_a.squares_alt", bytes=f"{total:g}", parts=told)
     return document("\n".join(out), left + 4 * (size + gap), 8 + row * len(parts)), alt
 
@@ -61,8 +61,8 @@ def parts_table(parts: Sequence[Part]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                t("charts_lessons_a.column.what"): p.name, t("charts_lessons_a.column.bytes"): f"{p.bytes:g}",
-                t("charts_lessons_a.column.why"): p.why,
+                t("charts_lessons_a.column.what"): from_core(p.name), t("charts_lessons_a.column.bytes"): f"{p.bytes:g}",
+                t("charts_lessons_a.column.why"): from_core(p.why),
                 t("charts_lessons_a.column.frozen"): t("rag.yes") if p.frozen else t("rag.no"),
             }
             for p in parts
@@ -87,7 +87,7 @@ def rule_line(name: str, parameters: int, chosen: float, claims: Mapping[str, fl
             line={"color": BASE_STYLE.colour, "width": 2}, hoverinfo="skip",
         )
     )  # fmt: skip
-    known = [(title, each_of(recipe)) for title, recipe in RECIPES.values()]
+    known = [(from_core(title), each_of(recipe)) for title, recipe in RECIPES.values()]
     fig.add_trace(
         go.Scatter(
             x=[each for _, each in known], y=[parameters * each / unit for _, each in known],

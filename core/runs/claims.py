@@ -328,7 +328,7 @@ class Claims(Database):
             The names of the removed folders.
         """
         with self._read() as c:
-            known = dict(c.execute(sa.select(runs_table.c.id, runs_table.c.status)).tuples())
+            known = {row.id: row.status for row in c.execute(sa.select(runs_table.c.id, runs_table.c.status))}
         for run_id, status in known.items():
             left = self.runs_folder / run_id / CHECKPOINT
             if status == "finished" and left.exists() and not is_held(left.with_name(LOCK)):
