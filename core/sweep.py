@@ -9,9 +9,10 @@ grid point) are not run again, so an interrupted sweep goes on where it was.
     python -m core.sweep --only-defaults # choose again from the table
 
 How the best is chosen: the highest exact match on held-out items; among rows within two percentage points of it, the
-one that kept most of the old skills; among equals, the one with fewer steps. "any" (for a person's own data) takes, of
-the rates tried on most tasks, the one with the best mean exact match over them. "other" (another base) is not swept:
-its rates are published ones.
+one that kept most of the old skills; among equals, the one with fewer steps, then the one of the lower held-out loss:
+where several rates get everything right, that one learnt quickest. "any" (for a person's own data) takes, of the rates
+tried on most tasks, the one with the best mean exact match over them; among equals likewise. "other" (another base) is
+not swept: its rates are published ones.
 """
 
 from __future__ import annotations
@@ -109,7 +110,14 @@ def best(rows: list[dict[str, str]]) -> dict[str, str]:
     """The row that becomes the default (rule in the module's docstring)."""
     top = max(float(r["exact_match"]) for r in rows)
     close = [r for r in rows if float(r["exact_match"]) >= top - CLOSE]
-    return max(close, key=lambda r: (float(r["skills_after"]), -int(r["steps"])))
+    return max(close, key=lambda r: (float(r["skills_after"]), -int(r["steps"]), -float(r["held_out_loss"])))
+
+
+def _over_tasks(rows: list[dict[str, str]]) -> tuple[float, float, float]:
+    """What a rate is judged by over its tasks: the mean score; among equals the old skills, then the loss."""
+    told = (("exact_match", 1), ("skills_after", 1), ("held_out_loss", -1))
+    score, skills, loss = (sign * mean(float(r[name]) for r in rows) for name, sign in told)
+    return score, skills, loss
 
 
 def defaults_text(rows: list[dict[str, str]]) -> str:
@@ -131,8 +139,7 @@ def defaults_text(rows: list[dict[str, str]]) -> str:
             }
             # A rate that was tried on one easy task only must not win on it: only those tried on most tasks compete.
             rates = {x for x, tasks in tried.items() if len(tasks) == max(map(len, tried.values()))}
-            by_rate = {x: mean(float(r["exact_match"]) for r in mine if r["learning_rate"] == x) for x in sorted(rates)}
-            rate = max(by_rate, key=lambda x: by_rate[x])
+            rate = max(sorted(rates), key=lambda x: _over_tasks([r for r in mine if r["learning_rate"] == x]))
             steps = max(int(best([r for r in mine if r["task"] == t])["steps"]) for t in {r["task"] for r in mine})
             lines += [f"[{method}.any]", f"learning_rate = {rate}", f"steps = {steps}"]
             # Another base gets a published rate: what suits four million parameters would wreck a billion.

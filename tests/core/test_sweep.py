@@ -13,7 +13,7 @@ from core.world import TASKS
 def row(method: str, task: str, rate: float, exact: float, skills: float, steps: int = 100) -> dict[str, str]:
     return {
         "base": "x", "method": method, "task": task, "learning_rate": str(rate), "steps": str(steps),
-        "exact_match": str(exact), "skills_after": str(skills),
+        "exact_match": str(exact), "skills_after": str(skills), "held_out_loss": "0.01",
     }  # fmt: skip
 
 
@@ -44,6 +44,16 @@ def test_among_close_scores_the_one_that_forgets_less_wins_then_the_shorter() ->
         row("lora", "json", 1e-3, 0.97, 0.6, steps=60),
     ]
     assert sweep.best(rows) == rows[2]
+
+
+def test_among_equals_the_lower_loss_wins_wherever_it_stands() -> None:
+    slow, quick = row("pissa", "json", 3e-4, 1.0, 1.0), row("pissa", "json", 1e-3, 1.0, 1.0)
+    slow["held_out_loss"], quick["held_out_loss"] = "0.0047", "0.0005"
+    assert sweep.best([slow, quick]) == quick
+    assert sweep.best([quick, slow]) == quick
+    assert "[pissa.any]\nlearning_rate = 0.001" in sweep.defaults_text([slow, quick])
+    quick["skills_after"] = "0.9"
+    assert sweep.best([slow, quick]) == slow, "forgetting less counts before it"
 
 
 def test_any_takes_the_rate_that_is_best_over_the_tasks() -> None:
