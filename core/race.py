@@ -328,6 +328,17 @@ def aggregate(rows: Sequence[Row]) -> dict[str, dict[str, Band]]:
     return out
 
 
+LEARNT = 1 / 2
+"""The share of the best method's exact match below which a method is said to have learnt too little to be compared."""
+
+
+def unlearnt(bands: Mapping[str, Mapping[str, Band]]) -> list[str]:
+    """The methods that learnt less than half of what the best one did, if that learnt anything: whoever learns nothing
+    forgets nothing, and is beaten by nobody at that."""
+    right = {method: found["exact_match"].median for method, found in bands.items() if "exact_match" in found}
+    return [method for method, share in right.items() if share < LEARNT * max(right.values())]
+
+
 def measure(name: str) -> Measure:
     """The measure of that name."""
     return next(m for m in MEASURES if m.name == name)

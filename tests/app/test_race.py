@@ -107,9 +107,21 @@ def test_ones_own_race_takes_the_place_of_the_recorded(visit, store):
 def test_the_axes_are_in_the_link(visit):
     page = visit(race_page, x="seconds", y="nonsense")
     assert page.selectbox(key="x").value == "seconds"
-    assert page.selectbox(key="y").value == "forgetting"
+    assert page.selectbox(key="y").value == "exact_match"
     page.selectbox(key="y").set_value("loss").run()
     assert page.query_params["y"] in ("loss", ["loss"])
+
+
+def test_two_measures_are_two(visit):
+    page = visit(race_page, x="seconds", y="seconds")
+    assert "Choose two different measures" in words(page)
+    assert "Beaten by nobody" not in words(page)
+
+
+def test_who_learnt_little_is_named_beside_the_figure(visit, store):
+    race_of(store, "alice")
+    text = words(visit(race_page, x="trainable", y="forgetting"))
+    assert "Less than half of what the best method learnt: BitFit." in text, text
 
 
 def test_no_method_no_race(visit):

@@ -34,6 +34,7 @@ from core.race import (
     row,
     steps_of,
     swept_steps,
+    unlearnt,
     usual_steps,
 )  # fmt: skip
 from core.runs.store import Store
@@ -241,6 +242,15 @@ def test_bands_are_medians_and_ranges_of_what_finished() -> None:
     assert (band.median, band.low, band.high, band.count) == (0.5, 0.2, 0.8, 3)
     assert bands["full"]["exact_match"].count == 1
     assert "loss" not in bands["lora"], "nobody measured it"
+
+
+def test_who_learnt_less_than_half_of_the_best_is_named() -> None:
+    def one(method: str, value: float | None) -> Row:
+        return Row(method, 0, 0.1, 5, "finished", exact_match=value, loss=1.0)
+
+    rows = [one("lora", 0.8), one("full", 0.4), one("bitfit", 0.39), one("ia3", 0.0), one("dora", None)]
+    assert unlearnt(aggregate(rows)) == ["bitfit", "ia3"]
+    assert unlearnt(aggregate([one("lora", 0.0), one("full", 0.0)])) == [], "nobody learnt anything"
 
 
 def test_the_front_is_who_is_beaten_by_nobody() -> None:
