@@ -274,8 +274,8 @@ def _as_outside(recorder: Recorder) -> dict[Any, Callable[..., Any]]:
             return aten.index.Tensor(source, places)
 
     def safe_softmax(scores: Any, dim: int, dtype: Any = None) -> Any:
-        # One operation that makes several tensors inside (aten/src/ATen/native/transformers/attention.cpp): which scores
-        # are −∞, which rows are so throughout, and a zero, which is written into those rows of the result itself.
+        # One operation that makes several tensors inside (aten/src/ATen/native/transformers/attention.cpp): which
+        # scores are −∞, which rows are so throughout, and a zero, which goes into those rows of the result itself.
         with recorder:
             out = torch.softmax(scores, dim, dtype)
             masked = scores.eq(-float("inf"))

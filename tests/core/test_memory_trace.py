@@ -94,7 +94,10 @@ def test_latent_attention_has_values_of_another_size(length: int) -> None:
         v_head_dim=16, vocab_size=500, max_position_embeddings=1024,
     )  # fmt: skip
     compare(config, setup_of("full", length=length))
-    kernels = {c: trace(config, setup_of("lora", device=Device(c), precision="bfloat16", length=length)).kernels for c in ((8, 0), (9, 0))}
+    kernels = {
+        c: trace(config, setup_of("lora", device=Device(c), precision="bfloat16", length=length)).kernels
+        for c in ((8, 0), (9, 0))
+    }
     assert kernels == {(8, 0): ("efficient",), (9, 0): ("cudnn",)}, "flash attention wants all heads alike"
 
 
