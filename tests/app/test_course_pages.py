@@ -83,6 +83,12 @@ def test_search_finds_lessons_terms_questions_claims_rules_and_pages() -> None:
     assert search.find('he said "NEAR(" OR *') is not None
 
 
+def test_search_shows_no_source_of_formulas() -> None:
+    raw = [e.text for e in search.entries() if "\\frac" in e.text or "\\cdot" in e.text or "\\text" in e.text]
+    assert raw == []
+    assert any("…" in e.text for e in search.entries())
+
+
 def test_search_gives_no_answer_away() -> None:
     for question in drill.questions():
         wrong = " ".join(str(c.get("why", "")) for c in question.cell.body.get("choices", ()))
