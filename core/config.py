@@ -218,7 +218,7 @@ class RunConfig:
 
 
 def _sentence(parts: list[str]) -> str:
-    return f"These settings cannot be used: {'; '.join(parts)}."
+    return f"These settings cannot be used: {'; '.join(part.rstrip('.') for part in parts)}."
 
 
 @cache

@@ -114,6 +114,58 @@ def test_the_axes_are_in_the_link(visit):
     assert page.query_params["y"] in ("loss", ["loss"])
 
 
+ROWS = b"".join(b'{"prompt": "Number %d?", "completion": "%d."}\n' % (i, i) for i in range(40))
+
+
+def test_a_race_on_ones_own_file(visit, store):
+    page = visit(race_page, methods="lora,bitfit", task="own")
+    assert "The race waits for a base" in words(page)
+    assert not any(b.key == "start-race" for b in page.button)
+    page.file_uploader(key="upload").set_value(("mine.jsonl", ROWS, "x")).run()
+    assert not page.exception, page.exception
+    text = words(page)
+    assert "Your data" in text
+    assert "deltalab race --data mine.jsonl --seeds 1 --methods lora bitfit" in text, text
+    assert "takes about" not in text, "how long is known of the recorded race's data alone"
+    page.number_input(key="race-batch").set_value(4).run()
+    page.number_input(key="steps-embedded-own").set_value(5).run()
+    button(page, "start-race").click().run()
+    assert not page.exception, page.exception
+    made = store.runs("alice")
+    assert sorted((r.config["method"], r.config["data"]) for r in made) == [
+        ("bitfit", "data/mine.jsonl"),
+        ("lora", "data/mine.jsonl"),
+    ]
+    assert {(r.config["train"]["steps"], r.config["train"]["batch_size"]) for r in made} == {(5, 4)}
+    assert "Your race: your own data" in words(page)
+
+
+def test_a_file_that_cannot_be_learnt_from_starts_no_race(visit, store):
+    page = visit(race_page, task="own")
+    page.file_uploader(key="upload").set_value(("mine.jsonl", b'{"prompt": "a"', "x")).run()
+    assert not page.exception, page.exception
+    assert "cannot be learnt from yet" in words(page) + page.warning[0].value
+    assert not any(b.key == "start-race" for b in page.button)
+    assert not store.runs("alice")
+
+
+def test_another_base_is_looked_at_first(visit, tmp_path):
+    from tests.checkpoints import write, write_encoder
+
+    page = visit(race_page, base="folder", folder=str(tmp_path / "nothing"))
+    assert "There is no folder" in page.error[0].value
+    assert not any(b.key == "start-race" for b in page.button)
+    folder = write("llama_biased", tmp_path / "mine")
+    page = visit(race_page, base="folder", folder=str(folder), methods="lora,bitfit")
+    text = words(page)
+    assert f"deltalab race --base {folder} --task json --seeds 1 --methods lora bitfit" in text
+    assert "published ones are used" in text
+    encoder = write_encoder("bert", tmp_path / "encoder")
+    page = visit(race_page, base="folder", folder=str(encoder), task="own")
+    assert "prompt_tuning" not in page.multiselect(key="methods").options
+    assert len(page.multiselect(key="methods").options) > 10
+
+
 def test_two_measures_are_two(visit):
     page = visit(race_page, x="seconds", y="seconds")
     assert "Choose two different measures" in words(page)
