@@ -224,6 +224,13 @@ def quantities(events: list[dict[str, Any]]) -> dict[str, float]:
     return out
 
 
+def unit_of(what: str) -> str:
+    """The unit of a loss or a share of `quantities`: "nats" or "percent"; "" for all other figures."""
+    if what.startswith(("loss_", "first_loss", "last_loss")) and not what.endswith("_seconds"):
+        return "nats"
+    return "percent" if what.endswith(("_before", "_after", "_percent")) else ""
+
+
 def quantity_text(what: str, value: float) -> str:
     """A figure of `quantities` for a person, with its unit."""
     if what.endswith("_bytes"):
@@ -234,13 +241,12 @@ def quantity_text(what: str, value: float) -> str:
         return f"{1000 * value:.0f} ms" if value < 1 else seconds_text(value)
     if what == "seconds" or what.endswith("_seconds"):
         return seconds_text(value)
-    if what.startswith(("loss_", "first_loss", "last_loss")):
+    unit = unit_of(what)
+    if unit == "nats":
         return f"{value:.2f}" if value >= 0.1 else plain(float(f"{value:.2g}"))
     if what in ("trainable", "total", "steps", "examples", "held_out", "batch_size"):
         return grouped(value)
-    if what.endswith(("_before", "_after", "_percent")):
-        return percent(value)
-    return plain(value)
+    return percent(value) if unit == "percent" else plain(value)
 
 
 def probe_text(what: str, value: float) -> str:
@@ -281,11 +287,8 @@ def quantity_axis(what: str) -> tuple[str, float]:
         return ("MiB", MIB) if what == "peak_bytes" else ("KiB", KIB)
     if what == "seconds" or what.endswith("_seconds"):
         return "s", 1.0
-    if what.startswith(("loss_", "first_loss", "last_loss")):
-        return words.t("charts.nats"), 1.0
-    if what.endswith(("_before", "_after", "_percent")):
-        return "%", 1.0
-    return "", 1.0
+    shown = {"nats": words.t("charts.nats"), "percent": "%", "": ""}
+    return shown[unit_of(what)], 1.0
 
 
 def less_is_better(what: str) -> bool:

@@ -16,7 +16,7 @@ from app.charts_race import title_of
 from app.choices import Choice, number, one_of, whole
 from app.story import plain
 from app.tables import readable
-from app.words import n, t
+from app.words import from_core, n, t
 from core.catalog import gpus
 from core.errors import DeltalabError
 from core.memory import compare as tables
@@ -111,7 +111,7 @@ def _missing(model: Model, setups: list[Setup], key: str, page: str, what: str) 
             args=(model, never), help=what,
         )  # fmt: skip
     for text in dict.fromkeys(w.error.sentence for w in failed if w.error is not None):
-        st.caption(plain(t("panels.no_formula", why=text)))
+        st.caption(plain(t("panels.no_formula", why=from_core(text))))
 
 
 # --- side by side -----------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from app.story import Story, percent, small
-from app.words import DEFAULT, current, from_core, n, t
+from app.story import Story, percent, skill_title, small
+from app.words import DEFAULT, current, n, t
 from core.units import bytes_text, count_text, seconds_text
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def before_after(story: Story, *, title: str = "") -> Chart | None:
             (title or t("charts.task", task=after["task"]), 100 * before["exact_match"], 100 * after["exact_match"])
         )
     rows += [
-        (from_core(name.replace("_", " ")), 100 * before["skills"][name], 100 * share)
+        (skill_title(name), 100 * before["skills"][name], 100 * share)
         for name, share in after.get("skills", {}).items()
         if name in before.get("skills", {})
     ]

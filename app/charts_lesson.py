@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from app.calc import less_is_better, quantity_axis, quantity_text, quantity_title
+from app.calc import less_is_better, quantity_axis, quantity_text, quantity_title, unit_of
 from app.charts import Chart, Style, figure, inside, method_style, series_style
 from app.words import t
 
@@ -45,9 +45,8 @@ def numbers(runs: Sequence[Compared], columns: Sequence[str]) -> pd.DataFrame:
 
 def _with_unit(what: str) -> str:
     """The name of a figure as the head of a column for machines."""
-    if what.startswith(("loss_", "first_loss", "last_loss")):
-        return f"{what}_nats"
-    return f"{what}_percent" if what.endswith(("_before", "_after")) else what
+    unit = unit_of(what)
+    return f"{what}_{unit}" if unit and not what.endswith(f"_{unit}") else what
 
 
 def _text(what: str, figures: Figures) -> str:

@@ -137,9 +137,7 @@ def task_of(text: str, secret: bytes) -> Task:
     try:
         said = _signer(secret).loads(text)
     except BadSignature:
-        raise BadInput(
-            "This link was altered, or made on another server.", "Ask for it again; the lesson works without it."
-        ) from None
+        raise BadInput(t("teacher.altered"), t("teacher.ask_again")) from None
     return Task(
         said["l"], said.get("p", {}), tuple(said.get("k", ())), tuple(said.get("h", ())), said.get("n", "")
     )  # fmt: skip

@@ -200,7 +200,8 @@ def show_latency(result: dict[str, Any], key: str) -> None:
         t(
             "findings.latency_label" if labels else "findings.latency",
             rounds=result["rounds"], device=result["device"], precision=result["precision"],
-            time=f"{base['prefill_ms' if labels else 'decode_ms']:.1f} ms", texts=result.get("batch", 1),
+            time=f"{base['prefill_ms' if labels else 'decode_ms']:.1f} ms",
+            **({"texts": result["batch"]} if labels else {}),
         )
     )  # fmt: skip
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from app import api, charts, components, localized, state
-from app.story import Story, happened, percent, plain, slim, small
+from app.story import Story, happened, percent, plain, skill_title, slim, small
 from app.tables import readable
 from app.words import current, from_core, separators, t
 from core.base import CLASSIFICATION, kind_of_base
@@ -302,7 +302,7 @@ def curve_words(labels: bool) -> dict[str, Any]:
         **{name: t(f"live.{kind}.{name}") for name in KIND_WORDS},
         **{name: t(f"live.{name}") for name in WORDS},
         "decimal": separators(current())[0],
-        "skills": {name: from_core(name.replace("_", " ")) for name in SKILLS},
+        "skills": {name: skill_title(name) for name in SKILLS},
         "ended": {status: f"{t(f'live.status.{status}')}." for status in STATUSES},
     }
 

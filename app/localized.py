@@ -11,7 +11,9 @@ what stands in its cells is written otherwise. Files and links keep the decimal 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 DIGITS = 4
 """Decimals of a number in a grid, as Streamlit shows them."""
+SMALL = 1e-4
+"""Numbers nearer to 0 have as many decimals as reach their first digit."""
 
 
 def metric(label: str, value: Any, delta: Any = None, **how: Any) -> None:
@@ -40,17 +44,19 @@ def table(rows: Any, **how: Any) -> None:
     """A table that stands still."""
     import pandas as pd
 
-    if separators(current()) != ENGLISH:
-        rows = pd.DataFrame(rows).map(cell)
+    signs = separators(current())
+    if signs != ENGLISH:
+        rows = pd.DataFrame(rows).map(partial(cell, signs=signs))
     st.table(rows, **how)
 
 
-def cell(value: Any) -> Any:
-    """What stands in a cell: a number or a text with one, as the visitor's language writes it."""
+def cell(value: Any, signs: tuple[str, str]) -> Any:
+    """What stands in a cell: a number or a text with one, as a language writes it (signs: its `separators`)."""
     if isinstance(value, str):
-        return number(value)
+        return written(value, signs)
     if isinstance(value, float) and value == value:  # not a number: an empty cell
-        return number(f"{value:.{DIGITS}f}".rstrip("0").rstrip("."))
+        digits = DIGITS if not value or abs(value) >= SMALL else -math.floor(math.log10(abs(value)))
+        return written(f"{value:.{digits}f}".rstrip("0").rstrip("."), signs)
     return value
 
 
@@ -58,19 +64,21 @@ def _styled(table: Any, columns: Mapping[str, Any] | None) -> Any:
     """The table with its cells written in the visitor's language; as it is where pandas cannot style it."""
     import pandas as pd
 
-    if separators(current()) == ENGLISH:
+    signs = separators(current())
+    if signs == ENGLISH:
         return table
     frame = pd.DataFrame(table)
     if not (frame.index.is_unique and frame.columns.is_unique):
         return frame
     links = {name for name, how in (columns or {}).items() if isinstance(how, Mapping) and "type_config" in how}
-    told: Any = [name for name in frame.columns if name not in links and frame[name].map(_says_a_number).any()]
-    return frame.style.format(cell, subset=told, na_rep="") if told else frame
+    says = partial(_says_a_number, signs=signs)
+    told: Any = [name for name in frame.columns if name not in links and frame[name].map(says).any()]
+    return frame.style.format(partial(cell, signs=signs), subset=told, na_rep="") if told else frame
 
 
-def _says_a_number(value: Any) -> bool:
+def _says_a_number(value: Any, signs: tuple[str, str]) -> bool:
     """Whether another language may write a cell otherwise."""
-    return isinstance(value, float) or (isinstance(value, str) and number(value) != value)
+    return isinstance(value, float) or (isinstance(value, str) and written(value, signs) != value)
 
 
 def figure(drawn: go.Figure, **how: Any) -> Any:

@@ -40,9 +40,10 @@ UNITS = (
 )
 QUANTITY = re.compile(
     rf"(?:{NUMBER.pattern}|\b(?:{'|'.join(sorted(UNITS.split(), key=len, reverse=True))})\b|<[^<>]*>"
-    r"|, |[\s%×/()~≈±+−–—·:;<>≤≥=$€²³-])+"
+    r"|, |[\s%×/()~≈±+−–—·:;<>≤≥=$€²³-])++"
 )
-"""A text that is numbers and their units, and nothing else: no name, no version, no code."""
+"""A text that is numbers and their units, and nothing else: no name, no version, no code. (What is read is kept, ++: of
+"<><>…" there would be as many readings as there are ways to pair the signs.)"""
 MEASURES = "% KiB MiB GiB TiB kB KB MB GB TB ms µs s nats Nats dB Bit bits".split()
 MEASURED = re.compile(rf"(?<![\w.,=-]){NUMBER.pattern}(?=[ \u00a0](?:{'|'.join(MEASURES)})(?!\w))")
 """A number before its unit, within other words."""

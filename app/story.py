@@ -155,6 +155,11 @@ def _short(number: float | None) -> float | None:
     return float(f"{number:.4g}") if number is not None and math.isfinite(number) else None
 
 
+def skill_title(name: str) -> str:
+    """An old skill as people read it, in the visitor's language: 'passage_copy' -> 'passage copy'."""
+    return from_core(name.replace("_", " "))
+
+
 def percent(share: float | None) -> str:
     """A share for a person: 0.944 -> '94 %', None -> 'not scored'."""
     return t("story.not_scored") if share is None else f"{100 * share:.0f} %"
@@ -244,7 +249,7 @@ def _forgetting(before: Mapping[str, Any] | None, after: Mapping[str, Any], item
     if not drops:
         return [n("story.all_kept", total, total=total, items=items)]
     worst = sorted(drops.items(), key=lambda d: d[1][1] - d[1][0])
-    told = ", ".join(f"{from_core(skill.replace('_', ' '))} {percent(a)} → {percent(b)}" for skill, (a, b) in worst)
+    told = ", ".join(f"{skill_title(skill)} {percent(a)} → {percent(b)}" for skill, (a, b) in worst)
     left = total - len(drops)
     kept = n("story.kept", left, left=left, total=total) if left else t("story.none_kept")
     return [t("story.forgot", told=told, kept=kept)]

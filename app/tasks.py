@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import classroom, identity, state
+from app import classroom, identity, live, state
 from app.classroom import Task
 from app.story import plain
 from app.words import t
@@ -21,9 +21,8 @@ def settle(lesson: str) -> None:
         try:
             found = classroom.task_of(asked, identity.secret(state.home()))
         except BadInput as error:
-            st.warning(
-                f"{t('teacher.bad_link')} {plain(error.sentence)} {plain(error.advice)}", icon=":material/link_off:"
-            )
+            told = live.spoken(error.sentence, error.advice)
+            st.warning(f"{t('teacher.bad_link')} {told}", icon=":material/link_off:")
         else:
             if found.lesson == lesson:
                 st.session_state[_SESSION + lesson] = found

@@ -133,10 +133,17 @@ def n(key: str, count: float, **blanks: Any) -> str:
 
 @lru_cache
 def engine(code: str) -> dict[str, str]:
-    """Sentences and names of core in a language, by their English; empty for English."""
+    """Sentences and names of core in a language, by their English; empty for English.
+
+    Raises:
+        ValueError: two of its files have the same entry.
+    """
     out: dict[str, str] = {}
     for file in sorted((FOLDER / code / ENGINE).glob("*.toml")):
-        out |= tomllib.loads(file.read_text(encoding="utf-8"))
+        more = tomllib.loads(file.read_text(encoding="utf-8"))
+        if twice := out.keys() & more.keys():
+            raise ValueError(f"app/locales/{code}/{ENGINE} has {', '.join(sorted(twice))} twice")
+        out |= more
     return out
 
 
@@ -187,10 +194,10 @@ def _blank(code: str, value: str) -> str:
     """What stands in a blank of a sentence of core: one thing or a list, in words, as a number, or a name with one."""
     if "; " in value:  # first, since an entry with blanks would take several for one
         return "; ".join(_blank(code, part) for part in value.split("; "))
-    parts = [_known(code, part) for part in value.split(", ")]
-    if len(parts) > 1 and None not in parts:
-        return ", ".join(map(str, parts))
-    found = _known(code, value)
+    told = [_known(code, part) for part in value.split(", ")]
+    if None not in told:
+        return ", ".join(map(str, told))
+    found = _known(code, value) if len(told) > 1 else None
     if found is not None:
         return found
     named = NAMED.fullmatch(value)

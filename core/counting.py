@@ -180,11 +180,12 @@ def experts_note(table: Architecture, method: str) -> str:
     """What becomes of a model's experts with a kind of LoRA, as a sentence; "" where there are none."""
     if not table.experts or method not in LORAS:
         return ""
-    stored = ", and they stay in 16 bits" if METHODS[method].BASE == "quantized" else ""
+    beside = "here no pairs are put beside them"
+    if METHODS[method].BASE == "quantized":
+        beside = "here no pairs are put beside them, and they stay in 16 bits"
     return (
-        f"{table.experts:,} of its weights are experts, each block's in one stack: here no pairs are put beside "
-        f"them{stored}. PEFT's all-linear puts pairs beside the experts and routers of some families, and then prints "
-        "more."
+        f"{table.experts:,} of its weights are experts, each block's in one stack: {beside}. PEFT's all-linear puts "
+        "pairs beside the experts and routers of some families, and then prints more."
     )
 
 

@@ -22,7 +22,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -41,10 +41,12 @@ TOO_SMALL = "The card's memory is too small for it."
 COMPILER = "torch.compile"  # the rival that needs seconds for each shape
 
 
-def leaves(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments with gradients of their own."""
+def leaves(args: tuple[Any, ...], dtype: torch.dtype | None = None) -> tuple[Any, ...]:
+    """The arguments with gradients of their own; in that format, if one is given."""
     return tuple(
-        a.detach().requires_grad_(a.requires_grad) if isinstance(a, torch.Tensor) and a.is_floating_point() else a
+        a.detach().to(dtype or a.dtype).requires_grad_(a.requires_grad)
+        if isinstance(a, torch.Tensor) and a.is_floating_point()
+        else a
         for a in args
     )
 
@@ -77,20 +79,11 @@ def off_by(file: Any, args: tuple[Any, ...], dtype: torch.dtype) -> float:
     """Largest relative error of the kernel's results, against the reference's in 64 bits (in 32 where a card has no
     room for that: a hundredth of what a result in 16 bits may be off by)."""
 
-    def right_in(wide: torch.dtype) -> list[torch.Tensor]:
-        wider = tuple(
-            a.detach().to(wide).requires_grad_(a.requires_grad)
-            if isinstance(a, torch.Tensor) and a.is_floating_point()
-            else a
-            for a in args
-        )
-        return both_ways(file.reference, wider)
-
     try:
-        right = right_in(torch.float64)
+        right = both_ways(file.reference, leaves(args, torch.float64))
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
-        right = right_in(torch.float32)
+        right = both_ways(file.reference, leaves(args, torch.float32))
     found = both_ways(file.fused, leaves(args))
     errors = [_distance(a.detach(), b.detach()) for a, b in zip(found, right, strict=True)]
     return max(e if math.isfinite(e) else NOT_A_NUMBER for e in errors)
@@ -225,9 +218,8 @@ def row(case: dict[str, Any]) -> dict[str, Any]:
     """A row as a process is asked for it: {"kernel", "number" of the case, "rehearse", "compiler", "alone"}. What goes
     wrong is in the row: {"passed": False, "broken": how}; or "left_out" (nothing wrong was found), where the card is
     small."""
-    file = import_module(f"kernels.{case['kernel']}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    size = (file.CASES if case["rehearse"] else file.SIZES)[case["number"]]
+    size = cases(case["kernel"], case["rehearse"])[case["number"]]
     before = os.environ.get(SETTING)
     os.environ[SETTING] = "1"
     try:
@@ -247,10 +239,16 @@ def row(case: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def numbers(name: str, rehearse: bool) -> range:
-    """Of a kernel's cases, the smallest first."""
+def cases(name: str, rehearse: bool) -> Sequence[dict[str, int]]:
+    """A kernel's cases, the smallest first: as in training, or small ones."""
     file = import_module(f"kernels.{name}")
-    return range(len(file.CASES if rehearse else file.SIZES))
+    found: Sequence[dict[str, int]] = file.CASES if rehearse else file.SIZES
+    return found
+
+
+def numbers(name: str, rehearse: bool) -> range:
+    """Of a kernel's cases."""
+    return range(len(cases(name, rehearse)))
 
 
 def thresholds(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

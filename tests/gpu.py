@@ -22,8 +22,6 @@ where there is no CUDA device.
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import json
 import os
 import signal
@@ -41,7 +39,7 @@ from kernels import bench as kernel_bench
 from kernels.base import MEASURED
 from tests import gpu_memory, gpu_steps, gpu_tests
 from tests.gpu_memory import slug
-from tests.gpu_process import NO_TIME, PATIENCE, ROOT, SPOILT, Ahead, Processes, why_left_out
+from tests.gpu_process import NO_TIME, PATIENCE, ROOT, SPOILT, Ahead, Processes, attached, why_left_out
 
 RECORDS = ROOT / "tests" / "records"
 COMPARED = ("full", "lora", "qlora", "bitfit")
@@ -49,6 +47,7 @@ SECONDS = 560.0  # in all
 SHARES = {"tests": 3.5, "kernels": 2.5, "steps": 4.5, "runs": 1.0, "memory": 3.0}
 """How the time is shared out, in proportion."""
 ROW_SECONDS, COMPILER_SECONDS, RUN_SECONDS = 60.0, 60.0, 60.0
+LEFT_OUT = {"passed": True, "left_out": NO_TIME}  # in a kernel's row: nothing wrong was found
 REHEARSED = {"steps": 2, "eval_items": 4, "skill_items": 0, "batch_size": 8}
 
 
@@ -127,7 +126,7 @@ def run_default(case: dict[str, Any]) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "training_seconds": round(last.seconds, 2),
         "ledger": last.ledger,
-        SPOILT: gpu_steps.emptied() > gpu_steps.LEFT_BEHIND,
+        SPOILT: gpu_steps.spoilt(),
     }
 
 
@@ -170,24 +169,21 @@ def _kernel_row(
     name: str, number: int, dry: bool, compiler: bool, processes: Processes, seconds: float, alone: bool = False
 ) -> dict[str, Any]:
     case = {"kernel": name, "number": number, "rehearse": dry, "compiler": compiler, "alone": alone}
-    row = _kernel_left_out(name, number, dry)
+    row = _kernel_case(name, number, dry)
     if seconds < 5:
-        return row
-    del row["left_out"], row["passed"]
+        return {**row, **LEFT_OUT}
     answer = processes.ask("kernels.bench:row", case, seconds=seconds)
     if "failed" in answer and isinstance(answer["failed"], str):  # the process has crashed, or took too long
         if seconds < ROW_SECONDS and answer["failed"].startswith("It took more than"):
-            return _kernel_left_out(name, number, dry)
+            return {**row, **LEFT_OUT}
         return {**row, "passed": False, "broken": answer["failed"]}
     if not all(time.get("captured", True) for time in answer.get("seconds", {}).values()):
         processes.renew()  # a capture that failed may leave the allocator in the middle of it
     return answer
 
 
-def _kernel_left_out(name: str, number: int, dry: bool) -> dict[str, Any]:
-    file = importlib.import_module(f"kernels.{name}")
-    case = (file.CASES if dry else file.SIZES)[number]
-    return {"kernel": name, "case": case, "passed": True, "left_out": NO_TIME}
+def _kernel_case(name: str, number: int, dry: bool) -> dict[str, Any]:
+    return {"kernel": name, "case": kernel_bench.cases(name, dry)[number]}
 
 
 def verdicts(rows: list[dict[str, Any]], tests: dict[str, bool | None]) -> tuple[dict[str, Any], set[str]]:
@@ -270,8 +266,7 @@ class Everything:
         """What is attached; False if there is no card and one is needed."""
         from core.train import versions
 
-        with Processes() as processes:
-            found = processes.ask("tests.gpu_memory:card", None, seconds=600 if self.dry else 60)
+        found = attached(600 if self.dry else 60)
         if "failed" in found:
             print(f"The card cannot be used: {found['failed']}", file=sys.stderr)
             return False
@@ -282,8 +277,9 @@ class Everything:
     @property
     def capability(self) -> tuple[int, int] | None:
         """Of the card."""
-        given = None if self.dry else self.about["capability"]
-        return tuple(map(int, given.split("."))) if given else None  # type: ignore[return-value]
+        from core.memory.setup import Device
+
+        return None if self.dry else Device.of(self.about["capability"]).capability
 
     def place(self, folder: Path, prefix: str = "") -> Path:
         """A record's."""
@@ -329,7 +325,7 @@ class Everything:
             {"what": "kernels, forward and backward, against their references and rivals", **self.about},
         )
         # (What is never reached is left out; nothing follows from a kernel of which some sizes are missing.)
-        self.kernels = [_kernel_left_out(*case, self.dry) for case in kernel_cases(self.dry)]
+        self.kernels = [{**_kernel_case(*case, self.dry), **LEFT_OUT} for case in kernel_cases(self.dry)]
         found: dict[str, Any] = {}
         with self.part("kernels") as left, Processes("kernels.bench", spare=self.spare) as processes:
             if not self.dry:
@@ -475,9 +471,7 @@ def main(given: list[str] | None = None) -> int:
     if asked.dry_run:
         return rehearse()
     all_of_it = Everything(False, SECONDS, RECORDS, ROOT / "kernels" / "records", MEASURED)
-    import torch
-
-    if not torch.cuda.is_available() or not all_of_it.look():
+    if not all_of_it.look():
         print("make gpu needs a CUDA device, and torch sees none here. Nothing was measured.", file=sys.stderr)
         return 2
     all_of_it.go()

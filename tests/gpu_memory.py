@@ -28,8 +28,8 @@ from typing import Any
 
 import psutil
 
-from tests.gpu_process import NO_TIME, PATIENCE, SPOILT, Ahead, Processes, why_left_out
-from tests.gpu_steps import LEFT_BEHIND, SHARE, emptied
+from tests.gpu_process import NO_TIME, PATIENCE, SPOILT, Ahead, Processes, attached, quiet, why_left_out
+from tests.gpu_steps import SHARE, emptied, spoilt
 
 ROOT = Path(__file__).parents[1]
 GIB = 2**30
@@ -137,17 +137,13 @@ _before: list[int] = []  # what was in use before this process had a context on 
 
 def prepare() -> None:
     """What every case needs, imported before the first; nothing that makes a context on the card."""
-    import logging
-    import warnings
-
     import torch  # noqa: F401
     import transformers  # noqa: F401
 
     import core.memory.trace  # noqa: F401
     import tests.core.memory_support  # noqa: F401
 
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
+    quiet()
 
 
 def card(case: object = None) -> dict[str, Any]:
@@ -182,7 +178,7 @@ def one(case: dict[str, Any]) -> dict[str, Any]:
     found = {
         "ledger": ledger.to_dict(), "reserved": ledger.reserved_bytes - there, "process": process_bytes() - _before[0],
     }  # fmt: skip
-    found[SPOILT] = emptied() > LEFT_BEHIND or "paged" in case.get("optimizer", "")
+    found[SPOILT] = spoilt() or "paged" in case.get("optimizer", "")
     return found
 
 
@@ -261,20 +257,25 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="rehearse on a CPU with small models; writes nothing")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="cases that begin later are left out")
     asked = parser.parse_args(given)
+    from core.memory.setup import Device
+
     dry = asked.dry_run
     began = time.monotonic()
-    with Processes("tests.gpu_memory") as processes:
-        about = processes.ask("tests.gpu_memory:card", None, "card", 120)
-        if "failed" in about or (not dry and about["capability"] is None):
-            print("There is no CUDA device; --dry-run rehearses on the CPU. Nothing was measured.", file=sys.stderr)
-            return 2
-        free_bytes = about.pop("free_bytes")
-        capability = None if dry else tuple(map(int, about["capability"].split(".")))
-        found = []
-        with Ahead(wanted(dry, capability), "tests.gpu_memory", seconds=600.0 if dry else 60.0) as ahead:
-            for row in rows(dry, processes, ahead, lambda: asked.seconds - (time.monotonic() - began), free_bytes):
-                found.append(row)
-                print(line(row), flush=True)
+    about = attached(120)
+    capability = None if dry else Device.of(about.get("capability")).capability
+    if "failed" in about or (not dry and capability is None):
+        print("There is no CUDA device; --dry-run rehearses on the CPU. Nothing was measured.", file=sys.stderr)
+        return 2
+    free_bytes = about.pop("free_bytes")
+    found = []
+    asks = wanted(dry, capability)
+    with (
+        Processes("tests.gpu_memory") as processes,
+        Ahead(asks, "tests.gpu_memory", seconds=600.0 if dry else 60.0) as ahead,
+    ):
+        for row in rows(dry, processes, ahead, lambda: asked.seconds - (time.monotonic() - began), free_bytes):
+            found.append(row)
+            print(line(row), flush=True)
     broken = [r for r in found if "failed" in r]
     if dry:
         print(f"Rehearsed {len(found)} cases on the CPU, {len(broken)} failed; nothing was written.")

@@ -24,6 +24,8 @@ def random_model(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
 def four_bit_model(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
     """Every linear layer but the head is bitsandbytes' Linear4bit (NF4, nested), as transformers sets a 4-bit base up;
     the rest in `dtype`, in training mode. Layer by layer: at most one is there in `dtype`."""
+    from core.methods.modules import replace_module
+
     with _linear_layers_without_data():
         model = random_model(config, dtype, device)
     generator = torch.Generator(device).manual_seed(0)
@@ -33,8 +35,7 @@ def four_bit_model(config: Any, dtype: torch.dtype, device: torch.device) -> Any
         if layer is head:
             _fill(layer, dtype, device, generator)
             continue
-        parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, _four_bits(layer, dtype, device, generator))
+        replace_module(model, path, _four_bits(layer, dtype, device, generator))
     return model.requires_grad_(False)
 
 

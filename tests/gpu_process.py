@@ -12,6 +12,7 @@ fresh one. Cases with the same key share a process, for it takes seconds to star
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import signal
@@ -21,6 +22,7 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -46,6 +48,12 @@ def why_left_out(absent: Sequence[str], left: Callable[[], float]) -> str:
     if absent:
         return f"Not installed: {', '.join(absent)}."
     return NO_TIME if left() < 5 else ""
+
+
+def quiet() -> None:
+    """What libraries have to say is not kept: only what goes wrong is."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
 
 
 class Process:
@@ -171,6 +179,13 @@ class Processes:
         if self.next is not None:
             self.next.end()
             self.next = None
+
+
+def attached(seconds: float) -> dict[str, Any]:
+    """What is attached (tests.gpu_memory:card), or {"failed": why that is not known}: asked in a process that ends
+    then, since the one that asks never touches the card."""
+    with Processes() as processes:
+        return processes.ask("tests.gpu_memory:card", None, seconds=seconds)
 
 
 class Ahead:

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.gpu_process import PATIENCE, SPOILT, Ahead, Processes, why_left_out
+from tests.gpu_process import PATIENCE, SPOILT, Ahead, Processes, attached, quiet, why_left_out
 
 WAYS = ("graphed", "stock", "eager")
 METHODS = ("full", "lora", "qlora", "bitfit")
@@ -102,6 +102,11 @@ def emptied() -> int:
     torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()
     return torch.cuda.memory_allocated()
+
+
+def spoilt() -> bool:
+    """Whether a case has left so much behind that its process should not be used again."""
+    return emptied() > LEFT_BEHIND
 
 
 def kept_by_graphs() -> int:
@@ -217,17 +222,13 @@ def stock(shape: str, method: str, dry: bool) -> dict[str, Any]:
 
 def prepare() -> None:
     """What every case needs, imported before the first."""
-    import logging
-    import warnings
-
     import torch  # noqa: F401
     import transformers  # noqa: F401
 
     import core.methods  # noqa: F401
     import tests.gpu_models  # noqa: F401
 
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
+    quiet()
 
 
 def one(case: dict[str, Any]) -> dict[str, Any]:
@@ -249,7 +250,7 @@ def one(case: dict[str, Any]) -> dict[str, Any]:
         # (A replay allocates nothing: what its graph keeps is not in the allocator's peak.)
         found["peak_bytes"] = torch.cuda.max_memory_allocated() + found.get("graph_bytes", 0)
         found["reserved_bytes"] = torch.cuda.max_memory_reserved()
-    found[SPOILT] = emptied() > LEFT_BEHIND
+    found[SPOILT] = spoilt()
     return found
 
 
@@ -356,12 +357,14 @@ def main(given: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.gpu_steps", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dry-run", action="store_true")
     asked = parser.parse_args(given)
-    import torch
+    capability = None
+    if not asked.dry_run:
+        from core.memory.setup import Device
 
-    if not asked.dry_run and not torch.cuda.is_available():
-        print("There is no CUDA device; --dry-run rehearses on the CPU. Nothing was measured.", file=sys.stderr)
-        return 2
-    capability = None if asked.dry_run else torch.cuda.get_device_capability()
+        capability = Device.of(attached(120).get("capability")).capability
+        if capability is None:
+            print("There is no CUDA device; --dry-run rehearses on the CPU. Nothing was measured.", file=sys.stderr)
+            return 2
     found = []
     asks = wanted(asked.dry_run, capability)
     with Processes("tests.gpu_steps") as processes, Ahead(asks, "tests.gpu_steps") as ahead:

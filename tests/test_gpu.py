@@ -196,6 +196,20 @@ def test_a_kernel_whose_process_dies_is_broken_and_the_others_are_timed() -> Non
     assert gpu.verdicts(list(nothing.values()), PASSED) == ({}, set())
 
 
+def test_a_process_in_which_a_capture_failed_is_not_used_again() -> None:
+    """It may have left the allocator in the middle of it. What was timed is good."""
+
+    def answer(case: dict[str, Any]) -> dict[str, Any]:
+        row = timed(case["kernel"], case["number"])
+        row["seconds"]["reference"]["captured"] = case["kernel"] != "rope"
+        return row
+
+    processes: Any = Answering(answer)
+    found = dict(gpu.kernel_rows(False, processes, lambda: 500.0))
+    assert all("seconds" in row for row in found.values())
+    assert processes.renewed == sum(case["kernel"] == "rope" for _, case, _ in processes.asked) > 1
+
+
 def test_a_part_that_raises_is_a_failure_and_the_next_one_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

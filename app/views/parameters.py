@@ -20,7 +20,7 @@ from app.words import from_core, n, t
 from core import counting
 from core.errors import DeltalabError
 from core.memory.exporting import count_command
-from core.methods import LORAS, METHODS
+from core.methods import METHODS
 from core.methods.lora import Config as LoraConfig
 from core.units import count_text
 
@@ -107,8 +107,8 @@ def _figures(model: Model, here: Count) -> None:
         localized.metric(t("parameters.fewer"), f"{here.total / here.trainable:,.0f}", width="content")
         localized.metric(t("plan.saved"), size(here.adapter_bytes), width="content")
         localized.metric(t("parameters.in_modules"), f"{here.modules:,}", width="content")
-    if model.table.experts and here.method in LORAS:
-        st.caption(t("vram.experts", experts=f"{model.table.experts:,}"))
+    if note := counting.experts_note(model.table, here.method):
+        st.caption(plain(from_core(note)))
     st.caption(f"{plain(METHODS[here.method].FORMULA)} · {plain(METHODS[here.method].PAPER)}")
 
 

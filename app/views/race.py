@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 EVERY = list(METHODS)
 TASK = next(iter(TASKS))
 SEEDS = ["1", "2", "3"]
-X, Y = "trainable", "forgetting"
+X, Y = "trainable", "exact_match"
 LOOK_SECONDS = 2
 MOST_RUNS_READ = 200
 
@@ -237,9 +237,15 @@ def _result(race: str | None) -> None:
         st.caption(t("race.nobody"))
         return
     x, y = _axes()
-    compare.draw(charts_race.pareto(bands, x, y), "race-front")
-    several = any(b.count > 1 for found in bands.values() for b in found.values())
-    st.caption(f"{t('race.front')} {t('race.bars') if several else ''}")
+    if x.name == y.name:
+        st.caption(t("race.two"))
+    else:
+        compare.draw(charts_race.pareto(bands, x, y), "race-front")
+        several = any(b.count > 1 for found in bands.values() for b in found.values())
+        st.caption(f"{t('race.front')} {t('race.bars') if several else ''}")
+    idle = charts_race.unlearnt(bands)
+    if idle:
+        st.caption(idle)
     table = charts_race.race_table(bands)
     localized.grid(table, hide_index=True, height="content", column_config=widths(table), alt=t("race.alt"))
     st.download_button(

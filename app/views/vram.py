@@ -27,20 +27,22 @@ from app.story import plain
 from app.words import from_core, number, t
 from core.catalog import GpuRow, gpu, gpus
 from core.config import RunConfig, TrainConfig
+from core.counting import experts_note
 from core.errors import DeltalabError
 from core.memory import advice, fitter, importing, rules, validation
-from core.memory.card import FITS, TIGHT, TOO_LARGE, check_runs, is_other, totals
-from core.memory.compare import CPU, Answer, answer, answer_of_trace, at, check, cpu_row, device_of, with_half
-from core.memory.estimate import Sizes, Unstable
+from core.memory.card import FITS, TIGHT, TOO_LARGE, check_runs, other_kernels
+from core.memory.compare import CPU, Answer, answer, answer_of_trace, at, check, cpu_row, device_of, half_note
+from core.memory.estimate import Unstable
 from core.memory.setup import Setup
 from core.memory.sharded import OFFLOADS, Sharding
 from core.memory.stack import ADAPTERS, LOSSES, OPTIMIZERS, OWN, PRESETS, Stack
-from core.methods import LORAS, METHODS
+from core.methods import METHODS
 from core.units import GIB, bytes_text, count_text
 
 if TYPE_CHECKING:
     from app.model_choice import Model
     from core.memory.advice import Change
+    from core.memory.compare import Lookup
     from core.memory.rules import Rule
 
 PAGE = "vram"
@@ -341,9 +343,7 @@ def _worked_out(model: Model, card: GpuRow, settings: Any) -> None:
         live.say(error)
         return
     try:
-        found = answer(
-            lambda asked: state.fitter().surrogate(model.source, asked), setup, card, _sharding(), model.table
-        )
+        found = answer(_lookup(model), setup, card, _sharding(), model.table)
     except DeltalabError as error:
         live.say(error)
         return
@@ -362,6 +362,11 @@ def _worked_out(model: Model, card: GpuRow, settings: Any) -> None:
         )
     else:
         _wait(work or _ask(model, setup), t("vram.tracing", model=model.name, method=title_of(setup.method)))
+
+
+def _lookup(model: Model) -> Lookup:
+    """The formulas of the model's steps, as far as they are known already."""
+    return lambda asked: state.fitter().surrogate(model.source, asked)
 
 
 def _other_rows(model: Model, setup: Setup) -> None:
@@ -403,8 +408,8 @@ def _answer(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
     if PREDICT.value and not _predicted(model, card, setup, found):
         return
     st.markdown(f"#### {ICONS[found.verdict]} {plain(charts_memory.verdict(found.found, card, _card_name(card)))}")
-    if is_other(card):
-        st.caption(t("vram.other_kernels", card=plain(card.name)))
+    if note := other_kernels(card):
+        st.caption(plain(from_core(note)))
     shared = _sharding()
     what = f"{model.name}, {title_of(setup.method)}"
     if not shared.alone:
@@ -447,18 +452,9 @@ def _figures(model: Model, setup: Setup, found: Answer) -> None:
 
 def _notes(model: Model, setup: Setup) -> None:
     """What is to be known of experts, and of cards without bfloat16."""
-    if model.table.experts and setup.method in LORAS:
-        key = "vram.experts_few_bits" if METHODS[setup.method].BASE == "quantized" else "vram.experts"
-        st.caption(t(key, experts=f"{model.table.experts:,}"))
-    asked = with_half(setup)
-    if asked is None:
-        return
-    made = state.fitter().surrogate(model.source, asked)
-    if made is None:
-        st.caption(t("vram.half"))
-    else:
-        takes = totals(made.peak_bytes(Sizes.of(asked)), asked.device).process[1]
-        st.caption(t("vram.half_takes", takes=size(takes)))
+    for note in (experts_note(model.table, setup.method), half_note(_lookup(model), setup)):
+        if note:
+            st.caption(plain(from_core(note)))
 
 
 def _band() -> str:
@@ -486,9 +482,7 @@ def _terms(told: list[Rule], chart: charts.Chart) -> None:
 
 
 def _advice(model: Model, card: GpuRow, setup: Setup, found: Answer, shared: Sharding) -> None:
-    def lookup(asked: Setup) -> Any:
-        return state.fitter().surrogate(model.source, asked)
-
+    lookup = _lookup(model)
     if lookup(setup) is None:
         return
     rows = advice.changes(model.table, lookup, setup, card, shared)

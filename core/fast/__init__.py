@@ -11,9 +11,9 @@ follows; then a step goes through transformers' own model, operation by operatio
 | what is faster | compared by |
 |---|---|
 | the written-out decoder | test_fast.py |
-| the decoder with kernels | test_fused.py (in Triton's interpreter), test_fast_gpu.py |
+| the decoder with kernels | fused_in_interpreter.py (run by tests/kernels/test_triton.py), test_fast_gpu.py |
 | captured steps | test_fast.py (replayed), test_fast_gpu.py (captured) |
-| LoRA's layer with its backward pass by hand, NF4 decoded by our kernel, LoRA's gradients in one pass, LoRA over NF4 in one launch (core/layers, kernels/) | test_fused.py, tests/kernels, tests/oracles |
+| LoRA's layer with its backward pass by hand, NF4 decoded by our kernel, LoRA's gradients in one pass, LoRA over NF4 in one launch (core/layers, kernels/) | fused_in_interpreter.py, tests/kernels, tests/oracles |
 | plain attention for short rows on a processor (core/train.py) | test_fast.py |
 | AdamW's fused form (core/optimizers.py) | test_fast.py |
 

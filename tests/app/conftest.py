@@ -3,6 +3,7 @@
 import pytest
 
 from app import state
+from app.cells import parts
 from tests.app import once  # noqa: F401
 
 
@@ -14,6 +15,20 @@ def store(tmp_path, monkeypatch):
     monkeypatch.delenv("DELTALAB_SECRET", raising=False)
     yield state.store()
     state.close()
+
+
+def near(app, *numbers):
+    """What the browser does when these parts of a long lesson come near; AppTest has no components that could ask."""
+    app.session_state[parts._OPEN]["drawn"].update(numbers)
+    app.run()
+
+
+def whole(app, lesson):
+    """The page of a lesson with all its parts."""
+    numbers = range(len(parts.split(lesson.cells)))
+    if len(numbers) > 1:
+        near(app, *numbers)
+    return app
 
 
 @pytest.fixture

@@ -501,6 +501,20 @@ def test_quantities_of_a_run() -> None:
     assert calc.quantities([]) == {}
 
 
+def test_a_figure_has_the_same_unit_in_a_sentence_on_an_axis_and_in_a_file() -> None:
+    from app.charts_lesson import _with_unit
+
+    for what, unit, axis, column in (
+        ("loss_after", "nats", "nats a token", "loss_after_nats"),
+        ("exact_match_after", "percent", "%", "exact_match_after_percent"),
+        ("trainable_percent", "percent", "%", "trainable_percent"),
+        ("first_loss_seconds", "", "s", "first_loss_seconds"),
+        ("rank", "", "", "rank"),
+    ):
+        assert (calc.unit_of(what), calc.quantity_axis(what)[0], _with_unit(what)) == (unit, axis, column)
+    assert calc.quantity_text("trainable_percent", 0.5) == "0.5 %"
+
+
 def test_scores_of_nothing_are_no_figures() -> None:
     """Where nothing was held out, a lesson can neither print a loss nor be answered by one."""
     events: list[dict[str, Any]] = [

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from app import calc, configured, index, lint
-from app.cells import parts
 from app.index import Lesson
 from core.base import describe_base
 from core.config import EMBEDDED, RunConfig
 from core.runs import recorded
+from tests.app.conftest import whole
 
 LESSONS, MISTAKES = index.lessons(), index.mistakes()
 RUNS = [(lesson, name, config) for lesson in LESSONS for name, config in configured.runs(lesson).items()]
@@ -99,10 +99,7 @@ def lesson_page(slug: str) -> None:
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.slug)
 def test_a_lesson_is_drawn_whole(lesson: Lesson, visit: Any) -> None:
-    app = visit(lesson_page, kwargs={"slug": lesson.slug})
-    if "_parts" in app.session_state:  # a long one comes in parts, as a browser asks for them
-        app.session_state["_parts"]["drawn"].update(range(len(parts.split(lesson.cells))))
-        app.run()
+    app = whole(visit(lesson_page, kwargs={"slug": lesson.slug}), lesson)
     shown = "\n".join(str(e.value) for kind in (app.title, app.subheader, app.markdown, app.caption) for e in kind)
     assert "{calc}" not in shown
     for cell in lesson.cells:

@@ -251,6 +251,7 @@ import app.takeaway
 from app import data, index, proposals, state
 from app.views import VIEWS
 from core.config import EMBEDDED, RunConfig
+from core.memory.published import case_of, rows
 from tests.app import once
 from tests.app.filling import fill
 
@@ -296,6 +297,7 @@ for owner in ("alice", "somebody new"):
         if lesson.slug != CHECKS_A_FILE:
             draw(LESSON.format(lesson.slug), owner)
 draw(VIEW.format("runs"), "alice", run=run.id)
+assert [case_of(row) for row in rows()]
 heavy = heavies()
 for owner in ("alice", "somebody new"):
     draw(LESSON.format(CHECKS_A_FILE), owner)

@@ -9,7 +9,7 @@ import pytest
 
 from app import localized, words
 from app.cells import svg
-from app.numbers import ENGLISH, NARROW_SPACE, written
+from app.numbers import ENGLISH, LONGEST, NARROW_SPACE, written
 
 GERMAN = words.separators("de")
 
@@ -45,6 +45,24 @@ def test_names_versions_and_commands_stay(text: str) -> None:
     assert written(text, GERMAN) == text
 
 
+def test_a_text_that_is_nearly_a_quantity_is_read_once() -> None:
+    """Not once for every way to pair its signs: of sixty pairs nobody would see the end."""
+    text = "<>" * 59 + ".Q"
+    assert len(text) == LONGEST
+    assert written(text, GERMAN) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (0.0, "0"), (0.125, "0,125"), (1e-4, "0,0001"), (12.0, "12"), (3e-5, "0,00003"), (-1e-6, "-0,000001"),
+        (3.7e-5, "0,00004"), (float("inf"), "inf"), (float("-inf"), "-inf"),
+    ],
+)  # fmt: skip
+def test_a_small_number_in_a_cell_does_not_become_0(value: float, told: str) -> None:
+    assert localized.cell(value, GERMAN) == told
+
+
 def test_blanks_are_filled_in_the_languages_numbers_and_names_are_not() -> None:
     assert words.said("de", "form.told", label="Rate", value="0.003") == "Rate: 0,003."
     assert words.said("en", "form.told", label="Rate", value="0.003") == "Rate: 0.003."
@@ -70,6 +88,14 @@ def test_a_table_shows_commas_and_keeps_its_numbers() -> None:
     assert "1,5 MiB" in shown
     assert "Qwen 2.5" in shown
     assert "nan" not in shown
+
+
+def test_a_table_asks_for_the_language_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    for module in (words, localized):
+        monkeypatch.setattr(module, "current", lambda: asked.append("de") or "de")
+    localized._styled(pd.DataFrame({"loss": [0.125] * 50, "size": ["1.5 MiB"] * 50}), None).to_html()
+    assert asked == ["de"]
 
 
 @pytest.mark.usefixtures("german")

@@ -112,6 +112,13 @@ def test_encoders_are_in_the_list_too(visit: Any) -> None:
     assert f"of {architecture_of(name).total:,}" in words(seen)
 
 
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_what_becomes_of_experts_is_said_as_the_terminal_does(visit: Any, method: str) -> None:
+    assert counting.experts_note(architecture_of("Mixtral-8x7B"), method) in words(
+        visit(page, model="Mixtral-8x7B", method=method)
+    )
+
+
 def test_the_drawing_is_to_scale() -> None:
     import re
 

@@ -10,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from app import index
 from app.cells import parts
+from tests.app.conftest import near
 from tests.app.test_cells import page
 from tests.app.test_index import write
 
@@ -31,12 +32,6 @@ def long(chapters: int = CHAPTERS) -> str:
 
 def titles(app: AppTest) -> list[str]:
     return [one.value for one in app.subheader if one.value.startswith("Question")]
-
-
-def asked(app: AppTest, *numbers: int) -> None:
-    """What the browser does when a part comes near; AppTest has no components that could ask."""
-    app.session_state["_parts"]["drawn"].update(numbers)
-    app.run()
 
 
 @pytest.fixture
@@ -73,10 +68,10 @@ def test_a_long_lesson_begins_with_its_first_part_and_all_headings(lesson: Any) 
 
 def test_a_part_that_was_asked_for_stays_and_all_can_be_there(lesson: Any) -> None:
     app = lesson()
-    asked(app, 2)
+    near(app, 2)
     assert [t for t in titles(app) if t.startswith("Question 3.")] == [f"Question 3.{i}" for i in range(1, QUIZZES + 1)]
     assert not any(t.startswith("Question 2.") for t in titles(app))
-    asked(app, 1, 3)
+    near(app, 1, 3)
     assert len(titles(app)) == CHAPTERS * QUIZZES
     app.run()
     assert len(titles(app)) == CHAPTERS * QUIZZES

@@ -79,9 +79,11 @@ def test_how_much_everybody_trains_is_said_and_may_be_more(visit, store):
     plan = Plan(methods=("lora", "full"))
     page = visit(race_page, methods="lora,full")
     assert f"2 runs of {steps_of(plan)} steps, 32 examples in each; give them more" in words(page)
-    swept = f"did best in runs of {usual_steps(plan)} steps. In {steps_of(plan)} steps"
-    assert swept in words(page)
+    swept = f"did best in runs of {usual_steps(plan)} steps. In "
+    assert swept not in words(page), "its rates were swept in as many steps"
     assert f"{recorded()['steps']} steps of {recorded()['batch_size']} examples" in words(page)
+    page.number_input(key="steps-json").set_value(steps_of(plan) + 1).run()
+    assert f"{swept}{steps_of(plan) + 1} steps" in words(page)
     page.number_input(key="steps-json").set_value(usual_steps(plan)).run()
     text = words(page)
     assert f"2 runs of {usual_steps(plan)} steps" in text
@@ -107,9 +109,21 @@ def test_ones_own_race_takes_the_place_of_the_recorded(visit, store):
 def test_the_axes_are_in_the_link(visit):
     page = visit(race_page, x="seconds", y="nonsense")
     assert page.selectbox(key="x").value == "seconds"
-    assert page.selectbox(key="y").value == "forgetting"
+    assert page.selectbox(key="y").value == "exact_match"
     page.selectbox(key="y").set_value("loss").run()
     assert page.query_params["y"] in ("loss", ["loss"])
+
+
+def test_two_measures_are_two(visit):
+    page = visit(race_page, x="seconds", y="seconds")
+    assert "Choose two different measures" in words(page)
+    assert "Beaten by nobody" not in words(page)
+
+
+def test_who_learnt_little_is_named_beside_the_figure(visit, store):
+    race_of(store, "alice")
+    text = words(visit(race_page, x="trainable", y="forgetting"))
+    assert "Less than half of what the best method learnt: BitFit." in text, text
 
 
 def test_no_method_no_race(visit):

@@ -1,7 +1,7 @@
 """The chat's page: what is asked of each side, what is kept, and how errors are said.
 
 The answers come from a stand-in for the chat's process: what that process does is tested in tests/core, and both
-together, with adapters and merged weights, in a real browser (tests/browser/test_chat.py).
+together, with adapters and merged weights, in a real browser (tests/browser/test_ship.py).
 """
 
 import pytest

@@ -1,13 +1,14 @@
 """The page Ship: verdicts and fixes, measurements and their figures, the card; and what may be taken away by whom."""
 
 import io
+import json
 import zipfile
 
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from app import charts_ship, identity, state
+from app import charts_ship, findings, identity, state
 from app.api import ROUTES
 from core.base import EMBEDDED_FOLDER
 from core.config import RunConfig
@@ -75,6 +76,31 @@ def test_verdicts_name_the_rule_its_source_and_the_fix(visit, finished):
     assert "singular values" in words(page)
 
 
+def test_an_adapter_from_elsewhere_is_held_against_the_base_that_is_named(visit, folders, tmp_path):
+    """Without its base half of the rules can say nothing; and what mends it is told as a command."""
+    folder = folders(method="dora", rank=4)
+    said = json.loads((folder / "adapter_config.json").read_text()) | {"base_model_name_or_path": "/no/longer here"}
+    page = visit(ship_page)
+    page.file_uploader(key="ship-files").set_value(
+        [
+            ("adapter_config.json", json.dumps(said).encode(), "application/json"),
+            ("adapter_model.safetensors", (folder / "adapter_model.safetensors").read_bytes(), "x"),
+        ]
+    ).run()
+    assert not page.exception, page.exception
+    text = words(page)
+    assert "The base is not known here." in text
+    assert "which is not to be had here" in text
+    assert "deltalab convert FOLDER --out NEW" in text, text
+    page.text_input(key="ship-base").set_value("embedded").run()
+    text = words(page)
+    assert "The base is not known here." not in text
+    assert "LlamaForCausalLM is a base whose adapters it serves." in text
+    assert "deltalab convert FOLDER --base embedded --out NEW" in text
+    page.text_input(key="ship-base").set_value(str(tmp_path / "nothing")).run()
+    assert "nothing" in page.error[0].value
+
+
 def test_a_damaged_adapter_is_said(visit, store):
     run = fill(store, "alice")
     page = visit(ship_page, run=run.id)
@@ -105,6 +131,14 @@ def test_bitfit_is_led_from_converting_to_merging(visit, finished):
     assert "Folded into the weights" in words(page)
 
 
+def test_how_many_texts_went_in_at_once_is_not_made_up(monkeypatch):
+    monkeypatch.setattr(findings, "shown", lambda *drawn: None)
+    result = ship_results.latency(labels=True)
+    del result["batch"]
+    with pytest.raises(KeyError, match="batch"):
+        findings.show_latency(result, "x")
+
+
 def test_results_are_drawn_with_their_numbers(visit, finished):
     run = finished(rank=4)
     kept(run, "merge", {"items": 100, "keep": "none"}, ship_results.merge())
@@ -125,7 +159,7 @@ def test_results_are_drawn_with_their_numbers(visit, finished):
     kept(other, "latency", {"new_tokens": 24, "batch": 1}, ship_results.latency(labels=True))
     text = words(visit(ship_page, run=other.id, do="latency")).replace("\\", "")
     assert "Slowest to a label: LoRA, unmerged, 1.40 × the base" in text
-    assert "the base takes 6.0 ms for a pass that gives labels" in text
+    assert "the base takes 6.0 ms for a pass that gives labels; texts at once: 1" in text
     assert "token" not in text[text.index("Slowest to a label") :].casefold()
     page = visit(ship_page, run=run.id, do="merge")
     page.selectbox(key="merge-keep").set_value("nf4").run()

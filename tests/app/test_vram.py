@@ -12,7 +12,9 @@ from app import charts_memory, model_choice, state
 from app.calculator_panels import PANELS
 from app.model_choice import pack
 from core.catalog import architecture_of, gpu
+from core.counting import experts_note
 from core.memory import compare, fitter, rules, validation
+from core.memory.card import other_kernels
 from core.memory.compare import on
 from core.memory.estimate import Sizes, find
 from core.memory.setup import Setup
@@ -177,6 +179,32 @@ def test_the_model_of_time_stands_beside_its_error(visit: Any) -> None:
 
 def test_the_total_that_nobody_published_says_so(visit: Any) -> None:
     assert "that total is **not validated**" in words(visit(page))
+
+
+def noted(method: str) -> None:
+    """What is said beside the answer for a model with experts, of which no formula is shipped."""
+    from types import SimpleNamespace
+
+    from app.views import vram
+    from core.catalog import architecture_of
+    from core.memory.setup import Setup
+    from core.methods import METHODS
+
+    model = SimpleNamespace(table=architecture_of("Mixtral-8x7B"), source="Mixtral-8x7B")
+    vram._notes(model, Setup(method, METHODS[method].Config(), 1, 1024))
+
+
+def test_notes_are_the_ones_that_the_terminal_prints(visit: Any) -> None:
+    """Of cards without bfloat16, of experts, and of other makers' cards."""
+    name = "Llama-3.1-8B"
+    setup = on(Setup("qlora", METHODS["qlora"].Config(), 1, 1024), gpu("Tesla T4"))
+    half = compare.half_note(lambda asked: find(name, asked), setup)
+    assert half in words(visit(page, model=name, method="qlora", card="Tesla T4"))
+    assert other_kernels(gpu("MI300X")) in words(visit(page, card="MI300X"))
+    for method in ("lora", "full"):
+        note = experts_note(architecture_of("Mixtral-8x7B"), method)
+        assert bool(note) == (method == "lora")
+        assert note in words(visit(noted, kwargs={"method": method}))
 
 
 def test_one_of_several_gpus(visit: Any) -> None:

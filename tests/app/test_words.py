@@ -10,12 +10,18 @@ import pytest
 
 from app import charts_memory, form, tables, words
 from app.views import VIEWS
+from core.catalog import architecture_of, gpu
 from core.claims import claims
 from core.config import RunConfig
+from core.counting import experts_note
 from core.errors import BadInput
 from core.guide import rule_book
 from core.guide.evidence import UNMEASURED
 from core.memory import predicted
+from core.memory.card import other_kernels
+from core.memory.compare import half_note
+from core.memory.estimate import find
+from core.memory.setup import Device, Setup
 from core.methods import METHODS
 from core.race import MEASURES
 from core.rag import verdicts
@@ -296,6 +302,42 @@ def test_a_sentence_of_core_has_the_same_blanks(code: str) -> None:
 )
 def test_numbers_and_names_go_into_the_blanks_of_a_sentence(english: str, german: str | None) -> None:
     assert words.of_core("de", english) == (german or english)
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_notes_of_the_calculators_are_said_in_german(method: str) -> None:
+    setup = Setup(method, METHODS[method].Config(), 1, 1024, device=Device.of("7.5"))
+    notes = [
+        experts_note(architecture_of("Mixtral-8x7B"), method), half_note(lambda asked: None, setup),
+        half_note(lambda asked: find("Llama-3.1-8B", asked), setup), other_kernels(gpu("MI300X")),
+    ]  # fmt: skip
+    told = [words.of_core("de", note) for note in notes]
+    assert told[0].startswith("45\u202f097\u202f156\u202f608 der Gewichte sind Experten")
+    assert ("bleiben in 16 Bit" in told[0]) == (method == "qlora")
+    assert "einer späteren Karte; die" in told[1]
+    assert re.search(r"einer späteren Karte: \d+,\d GiB; die", told[2])
+    assert "die von MI300X sind andere" in told[3]
+    assert not any(re.search(r"\b(?:the|pairs|card)\b", said) for said in told)
+
+
+def test_an_entry_of_core_that_two_files_have_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "xx" / words.ENGINE
+    folder.mkdir(parents=True)
+    for name in ("a", "b"):
+        (folder / f"{name}.toml").write_text(f'"Rank" = "Rang"\n"{name}" = "x"\n', encoding="utf-8")
+    monkeypatch.setattr(words, "FOLDER", tmp_path)
+    with pytest.raises(ValueError, match="xx/engine has Rank twice"):
+        words.engine("xx")
+
+
+def test_what_stands_in_a_blank_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(words, "_known", lambda code, text: asked.append(text))
+    assert words._blank("de", "nobody has translated this") == "nobody has translated this"
+    assert asked == ["nobody has translated this"]
+    asked.clear()
+    words._blank("de", "a, b")
+    assert asked == ["a", "b", "a, b"]
 
 
 def test_what_core_says_is_english_where_no_page_is_drawn() -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from app import form, words
+from app import form, state, words
 from core.catalog import gpu
 from core.config import RunConfig
+from core.errors import BadInput
 from core.memory.card import Totals, verdict_text
 from core.methods import METHODS
 from core.units import GIB
@@ -122,6 +124,15 @@ def proposed() -> None:
     proposals.choose("hub", RunConfig(method="lora"), "knob")
 
 
+def unknown() -> None:
+    from types import SimpleNamespace
+
+    from app import calculator_panels, words
+
+    words.settle(None)
+    calculator_panels._missing(SimpleNamespace(source="x"), ["a setup"], "x-missing", "vram", "")
+
+
 PAGES = [
     ("guide", {"knowledge": "many", "changes": "daily", "data": "hundreds"},
      ("RAG oder Fine-Tuning?", "Noch offene Fragen", "Die Messung ansehen", "Regeln")),
@@ -163,6 +174,15 @@ def test_findings_and_proposals_speak_german(visit: Any) -> None:
     page = visit(proposed, lang="de")
     assert "Modelle, die passen" in shown(page)
     assert left(page) == (set(), set())
+
+
+def test_why_there_is_no_formula_is_said_in_german(visit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = BadInput("rank must be at most 256, not 300.")
+    failed = SimpleNamespace(error=error, active=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(state, "fitter", lambda: SimpleNamespace(look=lambda *asked: failed))
+        said_there = said(visit(unknown, lang="de"))
+    assert "Nicht mit einer Formel auszurechnen: rank darf höchstens 256 sein" in said_there
 
 
 def test_a_choice_outlives_a_change_of_language(visit: Any) -> None:

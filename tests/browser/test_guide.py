@@ -7,14 +7,7 @@ import re
 from playwright.sync_api import expect
 
 from tests.browser.conftest import SECONDS, Server, Shoot, Visitors, idle
-from tests.browser.test_journeys import body, key, press
-
-
-def choose(page, name: str, words: str) -> None:
-    """Answer one question of the guide."""
-    key(page, name).get_by_role("combobox").click()
-    page.get_by_role("option", name=words).click()
-    idle(page)
+from tests.browser.test_journeys import body, choose, key, press
 
 
 def test_from_the_guide_to_a_changed_fact_and_its_source(

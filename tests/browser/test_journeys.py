@@ -35,6 +35,13 @@ def press(page: Page, name: str) -> None:
     key(page, name).locator("button:visible").click()
 
 
+def choose(page: Page, name: str, option: str | re.Pattern[str]) -> None:
+    """Choose the option of a select box that is called so."""
+    key(page, name).get_by_role("combobox").click()
+    page.get_by_role("option", name=option).click()
+    idle(page)
+
+
 def body(page: Page) -> str:
     """All the text in sight."""
     return page.locator("[data-testid=stMain]").inner_text()

@@ -25,7 +25,7 @@ from core.runs.store import Store
 from tests.app.filling import fill
 from tests.browser.conftest import SCREENSHOTS, SECONDS, SHOOTING, Server, Shoot, Visitor, Visitors, idle, still
 from tests.browser.test_accessibility import check
-from tests.browser.test_journeys import RUN_SECONDS, body, key, press, wait_for_text
+from tests.browser.test_journeys import RUN_SECONDS, body, choose, key, press, wait_for_text
 from tests.core.export_support import losses
 from tests.core.ship_support import adapter, with_adapter
 
@@ -40,13 +40,6 @@ STEPS = 12
 def follow(page: Page, name: str | re.Pattern[str]) -> None:
     """Click a link and wait for the page behind it."""
     page.locator("[data-testid=stMain]").get_by_role("link", name=name).first.click()
-    idle(page)
-
-
-def choose(page: Page, widget: str, option: str | re.Pattern[str]) -> None:
-    """Choose an option of a select box by what it is called."""
-    key(page, widget).locator("input").click()
-    page.get_by_role("option", name=option).first.click()
     idle(page)
 
 
@@ -97,7 +90,7 @@ def pictures(page: Page, name: str) -> None:
 
 
 def talk_to_all_three(page: Page) -> None:
-    """The chat: three sides at once, drawn with a seed, legible on a phone."""
+    """The chat: three sides at once, compared, drawn with a seed and drawn again, legible on a phone."""
     sides = page.locator(".st-key-chat-sides")
     sides.get_by_text("Merged").click()
     idle(page)
@@ -108,16 +101,22 @@ def talk_to_all_three(page: Page) -> None:
     facts = page.get_by_text("tokens/s")
     expect(facts).to_have_count(3, timeout=ANSWER_SECONDS * SECONDS)
     idle(page)
-    expect(page.get_by_text("ord for word the adapter's answer.")).to_be_visible()
+    said = page.locator("[data-testid=stCode] code")
+    before, after, merged = greedy = said.all_text_contents()
+    assert before != after
+    verdict = page.get_by_text(re.compile("Word for word the adapter's answer|Not word for word the adapter's answer"))
+    expect(verdict).to_be_visible()
+    assert ("Not word for word" in verdict.inner_text()) == (merged != after)
+    question = page.locator("strong", has_text=re.compile("^JSON: ")).inner_text()
     for heading in ("Before: the base", "After: with what it learnt", "Merged: the change inside the weights"):
         expect(page.get_by_text(heading)).to_be_visible()
 
-    # A link reproduces the knobs; drawn answers name their seed.
+    # A link reproduces the knobs; drawn answers name their seed, which repeats them.
     page.goto(f"{page.url}&chat-longest=32&chat-temperature=1.5&chat-seed=3")
     idle(page)
     expect(ask).to_have_attribute("placeholder", "Ask all three")
     answers = page.locator("[data-testid=stCode]")
-    for asked, question in enumerate(("Who lives in Lyon?", "Who is the baker?"), 1):
+    for asked in (1, 2):
         ask.fill(question)
         ask.press("Enter")
         expect(page.get_by_text(re.compile(r"^\d+ tokens?\b"))).to_have_count(
@@ -126,6 +125,9 @@ def talk_to_all_three(page: Page) -> None:
         idle(page)
         assert answers.count() == 3 * asked
     assert page.get_by_text("Temperature 1.5, seed 3").count() == 2
+    drawn = said.all_text_contents()
+    assert drawn[:3] == drawn[3:]
+    assert not all(whole.startswith(start) for whole, start in zip(greedy, drawn[:3], strict=True))
 
     pictures(page, "chat-three-sides")
     # On a phone the answers stand below each other, as wide as the text.

@@ -25,7 +25,7 @@ from core.optimizers import make_optimizer
 from core.train import train
 from kernels.base import switched_off
 from tests import checkpoints
-from tests.core.test_fast import SHAPES, batch_of, eager, gradients, prepared
+from tests.core.test_fast import SHAPES, STEP, batch_of, distance, eager, gradients, prepared
 
 torch.set_num_threads(1)
 # The interpreter takes a moment for every row of a kernel: few of them.
@@ -89,7 +89,8 @@ def test_the_decoder_with_kernels_is_transformers_own(
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_in_16_bits_it_errs_as_transformers_does(method: str) -> None:
-    """Under autocast, against the same model in 32 bits: the error is that of 16 bits, with kernels and without."""
+    """Under autocast, against the same model in 32 bits: the error is that of 16 bits, with kernels and without. (How
+    near is said at test_fast.STEP.)"""
     model = prepared("grouped", method)
     form, _ = with_kernels(model)
     assert form is not None
@@ -102,12 +103,9 @@ def test_in_16_bits_it_errs_as_transformers_does(method: str) -> None:
         loss = form(batch)
     mine = gradients(model, loss)
 
-    def error(found: dict[str, torch.Tensor]) -> float:
-        """Of all gradients together; that of a single small one is a matter of chance in 16 bits."""
-        off = sum(float((found[n] - right).norm()) ** 2 for n, right in exact.items())
-        return (off / sum(float(right.norm()) ** 2 for right in exact.values())) ** 0.5
-
-    assert 0 < error(mine) <= 1.5 * error(plain)
+    assert 0 < distance(mine, exact) <= 1.5 * distance(plain, exact)
+    for name, right in exact.items():
+        assert distance(mine, {name: right}) <= 3 * distance(plain, {name: right}) + 2 * STEP, name
 
 
 def test_captured_steps_take_the_form_too(launched: Counter[str]) -> None:

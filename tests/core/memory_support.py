@@ -18,6 +18,7 @@ from core.memory.trace import EAGER_TOKENS
 from core.methods import METHODS, attach, loading
 from core.optimizers import make_optimizer
 from core.train import train
+from tests.gpu_models import random_model
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"num_key_value_heads": 2, "tie_word_embeddings": True}),
@@ -57,13 +58,9 @@ def measured(config: Any, setup: Setup, device: torch.device = CPU, steps: int =
     Args:
         model: the base, if it is made already.
     """
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(0)
     if model is None:
         how = loading(setup.method, setup.precision, device.type)
-        with torch.device(how["device"]):
-            model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, how["dtype"]))
+        model = random_model(config, getattr(torch, how["dtype"]), torch.device(how["device"]))
     attached = attach(model, setup.method, setup.settings, keep_base=False, device=device)
     if device.type == "cpu" and setup.length <= EAGER_TOKENS:
         model.set_attn_implementation("eager")

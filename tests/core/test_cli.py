@@ -16,11 +16,13 @@ import time
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
 from core import cli
 from core.cli.serve import has_display
 from tests.checkpoints import FAMILIES, write
+from tests.core.runs_support import wait_for
 
 pytestmark = pytest.mark.usefixtures("untraced")
 
@@ -72,6 +74,11 @@ def spawn(*arguments: str, **more) -> subprocess.Popen[str]:
         text=True,
         **more,
     )
+
+
+def standbys(child: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The workers that a server keeps warm."""
+    return [p for p in psutil.Process(child.pid).children(recursive=True) if "--standby" in p.cmdline()]
 
 
 # --- help and mistakes ------------------------------------------------------------------------------------------------
@@ -551,24 +558,27 @@ def test_a_port_in_use_is_said(capsys):
 
 
 @pytest.mark.parametrize(
-    ("host", "number", "calls"),
+    ("host", "number", "warm", "calls"),
     [
         # The name that is called, the page that calls, and whether it is let in: a name bent to this address is not;
-        ("127.0.0.1", signal.SIGINT, [("127.0.0.1", "127.0.0.1", True), ("class.example", "class.example", False)]),
+        ("127.0.0.1", signal.SIGINT, True, [("127.0.0.1", "127.0.0.1", True)]),
+        ("127.0.0.1", signal.SIGTERM, True, [("class.example", "class.example", False)]),
         # nor is a page of another site.
         (
             "0.0.0.0",
             signal.SIGTERM,
+            False,
             [("class.example", "class.example", True), ("class.example", "evil.example", False)],
         ),
     ],
 )
-def test_serve_says_where_it_is_is_called_by_that_name_and_ends_with_its_server(host, number, calls, monkeypatch):
-    """A page over HTTP, and real websockets, as a page opens them. (No worker is kept warm: nothing is trained.)"""
+def test_serve_says_where_it_is_is_called_by_that_name_and_ends_with_its_server(host, number, warm, calls, monkeypatch):
+    """A page over HTTP, and real websockets, as a page opens them. warm: a worker is kept for the first run, and ends
+    with the server."""
     from websockets.exceptions import InvalidStatus
     from websockets.sync.client import connect
 
-    monkeypatch.setenv("DELTALAB_WARM", "0")
+    monkeypatch.setenv("DELTALAB_WARM", str(int(warm)))
     monkeypatch.delenv("STREAMLIT_SERVER_ALLOWED_HOSTS", raising=False)
     alone = host == "127.0.0.1"
     child = spawn("serve", "--host", host, "--port", "0", "--no-browser", *([] if alone else ["--json"]))
@@ -595,6 +605,9 @@ def test_serve_says_where_it_is_is_called_by_that_name_and_ends_with_its_server(
             except InvalidStatus as why:
                 told = why.response.status_code
             assert told == ("streamlit" if welcome else 403), (called, origin)
+        if warm:
+            wait_for(lambda: standbys(child))
+        workers = standbys(child)
         child.send_signal(number)
         _, err = child.communicate(timeout=400)
     finally:
@@ -602,6 +615,8 @@ def test_serve_says_where_it_is_is_called_by_that_name_and_ends_with_its_server(
     assert child.returncode == 0, err
     assert "Traceback" not in err
     assert "external IP" not in err
+    assert bool(workers) is warm
+    wait_for(lambda: not any(worker.is_running() for worker in workers), 60)
     with pytest.raises(OSError):
         urllib.request.urlopen(address, timeout=5)
 

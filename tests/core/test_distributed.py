@@ -73,7 +73,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(place: Path, method: str = "lora", family: str = "llama_biased", **loop: Any) -> RunConfig:
     """Batches of five: two processes get three rows and two."""
     settings = {
-        "learning_rate": 1e-2, "steps": STEPS, "batch_size": 5, "eval_items": 4, "eval_every": STEPS,
+        "learning_rate": 1e-2, "steps": STEPS, "batch_size": 5, "eval_items": 4, "eval_every": 2,
         "precision": "float32",
     } | loop  # fmt: skip
     data = place / ("labels.csv" if family == "bert" else "rows.jsonl")

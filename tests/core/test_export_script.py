@@ -32,6 +32,7 @@ from core.template import Dialogue, Message, encode, template_of
 from core.train import _Run
 from tests import checkpoints
 from tests.core.export_support import ROOT, losses, run_all
+from tests.test_constraints import PINS
 
 # float32 keeps 24 bits: 6e-8 of a loss near 6 is 4e-7, and six steps of Adam, which divides by the gradient's own size,
 # made of that 1e-6 at most when this was written.
@@ -415,8 +416,7 @@ def test_an_unknown_trainer_is_refused() -> None:
 
 
 def test_what_is_required_is_what_was_tested() -> None:
-    constraints = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
-    assert {name: constraints[name] for name in TESTED} == TESTED
+    assert {name: PINS[name] for name in TESTED} == TESTED
     text = requirements("qlora", "adamw", {"torch": "2.13.0+cpu", "transformers": version("transformers")})
     assert "torch==2.13.0\n" in text
     assert f"transformers=={version('transformers')}\n" in text

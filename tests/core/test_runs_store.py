@@ -574,6 +574,20 @@ def test_a_supervised_run_is_killed_resumed_and_finished(store: Store, monkeypat
     assert store.occupied() == {}
 
 
+def test_a_finished_run_whose_worker_was_killed_at_the_end_keeps_no_checkpoint(store: Store) -> None:
+    finished, waiting = (store.create("ada", quick_config(), key=key) for key in "ab")
+    assert finish(store, finished) == "finished"
+    for run in (finished, waiting):
+        (run.folder / CHECKPOINT).touch()
+    with FileLock(finished.folder / "lock") as lock:
+        assert lock.acquire()
+        store.sweep()
+        assert (finished.folder / CHECKPOINT).exists(), "its worker is alive, and removes it itself"
+    store.sweep()
+    assert not (finished.folder / CHECKPOINT).exists()
+    assert (waiting.folder / CHECKPOINT).exists()
+
+
 def test_folders_without_a_run_are_swept_when_they_are_old(store: Store, tmp_path: Path) -> None:
     kept = store.create("ada", quick_config(), key="k")
     old, young, foreign = (store.runs_folder / name for name in ("0" * 16, "1" * 16, "notes"))

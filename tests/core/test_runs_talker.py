@@ -438,10 +438,14 @@ def test_a_question_waits_for_a_slow_start_and_the_process_ends_unasked_and_with
     line = talker._line
     assert line is not None
     wait_for(lambda: line.ended, 60)
+    assert asked(talker, made, made.one) == made.expected(made.one), "ended unasked, it comes back"
+    second = talker._line
+    assert second is not None
+    assert second is not line
     talker.close()
-    talker.warm()  # neither was for ever
+    talker.warm()  # closing is not for ever either
     assert talker._line is not None
-    assert talker._line is not line
+    assert talker._line is not second
     process = talker._line._process
     assert process.poll() is None
     assert process.stdin is not None

@@ -102,7 +102,6 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     rest = list(train(same, tmp_path / "parts", resume=True))
     assert isinstance(rest[0], events.Started)
     assert rest[0].resumed_at == 5
-    assert losses(part) == losses(whole)[:5]
     assert losses(part) + losses(rest) == losses(whole)
     assert adapter_bytes(tmp_path / "parts") == adapter_bytes(tmp_path / "whole") != {}
     scores = [(e.step, e.loss, e.exact_match) for e in part + rest if isinstance(e, events.Evaluated)]
