@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from app.charts import BASE_STYLE, Chart, figure, series_style
 from app.calc_roofline import plain as three
+from app.charts import BASE_STYLE, Chart, figure, series_style
 from app.charts_memory import SPACE
 from app.charts_validation import percent
 from app.words import from_core, t
