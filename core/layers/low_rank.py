@@ -8,9 +8,9 @@ shape (out, r), starts at zero, so at the first step the layer computes exactly 
 How it is fast: kernels/lora_linear.py. Update and output are summed by one `addmm_`, in 16 bits in the order that keeps
 small updates, so no tensor of the size of the output is made for it; the backward pass is written out and keeps only x
 (where A trains) and Ax. Over a weight in NF4, for few tokens, kernels/nf4_lora_linear.py has all of it in one launch,
-on a card whose record says that this pays. Both are off within `kernels.base.switched_off`: then autograd does it step by step. What the layer is not:
-it does not change W₀ (see `merge` in core/methods/lora.py), and it knows nothing of 4-bit weights beyond asking its
-base for `dense_weight` and `packed`.
+on a card whose record says that this pays. Both are off within `kernels.base.switched_off`: then autograd does it step
+by step. What the layer is not: it does not change W₀ (see `merge` in core/methods/lora.py), and it knows nothing of
+4-bit weights beyond asking its base for `dense_weight` and `packed`.
 """
 
 from __future__ import annotations
