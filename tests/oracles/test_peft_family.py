@@ -13,6 +13,7 @@ import torch
 peft = pytest.importorskip("peft", reason="the oracle of these methods is PEFT (pip install -e '.[test]')")
 
 from core.architecture import Architecture  # noqa: E402
+from core.base import REVISION  # noqa: E402
 from core.errors import BadInput  # noqa: E402
 from core.methods import METHODS, attach_saved, saved_as  # noqa: E402
 from tests.checkpoints import make_model  # noqa: E402
@@ -326,3 +327,12 @@ def test_an_encoder_decoder_is_counted_as_peft_prints_it(method: str, family: st
         stock = getattr(peft, name)(task_type="SEQ_2_SEQ_LM", **settings)
         printed, _ = peft.get_peft_model(AutoModelForSeq2SeqLM.from_config(config), stock).get_nb_trainable_parameters()
     assert METHODS[method].count(table, METHODS[method].Config()) == printed
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3", "vera", "ln_tuning", "prompt_tuning"])
+def test_the_revision_of_the_base_that_was_asked_for_is_pefts(method: str, tmp_path: Path) -> None:
+    for asked in (None, "v2"):
+        attached = attach(method, "llama_biased")
+        setattr(attached.model, REVISION, asked)
+        attached.save(tmp_path / str(asked))
+        assert peft.PeftConfig.from_pretrained(tmp_path / str(asked)).revision == asked
