@@ -326,3 +326,20 @@ def test_an_encoder_decoder_is_counted_as_peft_prints_it(method: str, family: st
         stock = getattr(peft, name)(task_type="SEQ_2_SEQ_LM", **settings)
         printed, _ = peft.get_peft_model(AutoModelForSeq2SeqLM.from_config(config), stock).get_nb_trainable_parameters()
     assert METHODS[method].count(table, METHODS[method].Config()) == printed
+
+
+def test_a_prefix_has_the_size_of_the_keys_where_peft_s_does_not_fit() -> None:
+    """T5-3B's keys have 128 numbers a head, not d_model over heads: PEFT counts by the latter, and cannot run it."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(vocab_size=100, **{**ENCODER_DECODERS["t5"], "d_kv": 32})
+    model = T5ForConditionalGeneration(config)
+    table = Architecture.of(model)
+    stock = peft.PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = peft.get_peft_model(model, stock)
+    assert theirs.get_nb_trainable_parameters()[0] == 10 * 2 * 2 * 64
+    assert METHODS["prefix_tuning"].count(table, METHODS["prefix_tuning"].Config()) == 10 * 2 * 2 * 4 * 32
+    with pytest.raises(RuntimeError):
+        theirs(input_ids=torch.ones(1, 5, dtype=torch.long), labels=torch.ones(1, 3, dtype=torch.long))
