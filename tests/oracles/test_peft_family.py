@@ -332,7 +332,8 @@ def test_a_prefix_has_the_size_of_the_keys_where_peft_s_does_not_fit() -> None:
     """T5-3B's keys have 128 numbers a head, not d_model over heads: PEFT counts by the latter, and cannot run it."""
     from transformers import T5Config, T5ForConditionalGeneration
 
-    config = T5Config(vocab_size=100, **{**ENCODER_DECODERS["t5"], "d_kv": 32})
+    sizes = {**ENCODER_DECODERS["t5"], "d_kv": 32}
+    config = T5Config(vocab_size=100, decoder_start_token_id=0, **sizes)
     model = T5ForConditionalGeneration(config)
     table = Architecture.of(model)
     stock = peft.PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=10)
