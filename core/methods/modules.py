@@ -96,7 +96,7 @@ def named_linears(architecture: Architecture, text: str, title: str) -> list[Mod
             )
         wrong = next((m for m in rows if m not in candidates), None)
         if not rows:
-            known = ", ".join(sorted({m.name.rpartition(".")[2] for m in candidates}))
+            known = ", ".join(sorted({m.name.rpartition(".")[2] for m in candidates if not m.tied_to}))
             raise Incompatible(f"{architecture.name} has no module called {name!r}.", f"Its linear layers are {known}.")
         if wrong is not None:
             raise Incompatible(
