@@ -144,7 +144,7 @@ def _memory(asked: argparse.Namespace) -> int:
     _print(ledger, told, found, setup)
     named = None if pasted(source) else known(source)
     half = half_note(lambda s: find(named.name, s) if named is not None else None, setup)
-    for note in (experts_note(table, setup.method), half):
+    for note in (sharding.note(), experts_note(table, setup.method), half):
         if note:
             print(note)
     if card is not None:

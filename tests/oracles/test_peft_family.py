@@ -336,3 +336,21 @@ def test_the_revision_of_the_base_that_was_asked_for_is_pefts(method: str, tmp_p
         setattr(attached.model, REVISION, asked)
         attached.save(tmp_path / str(asked))
         assert peft.PeftConfig.from_pretrained(tmp_path / str(asked)).revision == asked
+
+
+def test_a_prefix_has_the_size_of_the_keys_where_peft_s_does_not_fit() -> None:
+    """T5-3B's keys have 128 numbers a head, not d_model over heads: PEFT counts by the latter, and cannot run it."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    sizes = {**ENCODER_DECODERS["t5"], "d_kv": 32}
+    config = T5Config(vocab_size=100, decoder_start_token_id=0, **sizes)
+    model = T5ForConditionalGeneration(config)
+    table = Architecture.of(model)
+    stock = peft.PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = peft.get_peft_model(model, stock)
+    assert theirs.get_nb_trainable_parameters()[0] == 10 * 2 * 2 * 64
+    assert METHODS["prefix_tuning"].count(table, METHODS["prefix_tuning"].Config()) == 10 * 2 * 2 * 4 * 32
+    with pytest.raises(RuntimeError):
+        theirs(input_ids=torch.ones(1, 5, dtype=torch.long), labels=torch.ones(1, 3, dtype=torch.long))
