@@ -867,6 +867,9 @@ def load_base(
         facts |= {"template": "own" if template.own else "plain"}
     setattr(model, FINGERPRINT, checked.fingerprint)
     setattr(model, TOKENIZER, tokenizer)
+    # transformers writes there where it found the files: of a hub id a folder of the cache, named after the commit. What
+    # is learnt names its base by this.
+    model.config._name_or_path = located.name
     model.to(cast(Any, device)).eval()
     return Base(model, tokenizer, located.name, source, facts, notes, labels_of(model) if encoder else (), files)
 

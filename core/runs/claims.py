@@ -321,8 +321,8 @@ class Claims(Database):
         return changed.rowcount == 1
 
     def sweep(self) -> list[str]:
-        """Remove folders that belong to no run (deleted while a worker wrote there, or a start that was killed); and the
-        checkpoints of finished runs, where a worker was killed after it had said so and before it removed its own.
+        """Remove folders that belong to no run (deleted while a worker wrote there, or a start that was killed), and
+        checkpoints of finished runs whose worker was killed between its last word and its removal of them.
 
         Returns:
             The names of the removed folders.
