@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 LESSON, TERM, QUESTION, CLAIM, RULE, PAGE = KINDS = ("lesson", "term", "question", "claim", "rule", "page")
 TITLE_WEIGHT, TEXT_WEIGHT = 6.0, 1.0
 OPENED, CLOSED = "\x02", "\x03"  # around what was found, until the page makes it bold
-SHOWN = ("title", "text", "question", "equation", "object")
+SHOWN = ("title", "text", "question", "object")
 """Fields of a cell that are searched; what explains or answers is not among them."""
 HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
+FORMULA = re.compile(r"\$\$.*?\$\$|(?<![\\$])\$[^$\n]*\\[a-zA-Z][^$\n]*\$", re.DOTALL)
+"""A formula with commands in it, which as a text is none that anybody reads."""
 MARKUP = re.compile(r"[*_`$#>|]+|\{calc\}|\{term\}|\]\([^)]*\)|[\[\]]")
 
 
@@ -94,7 +96,7 @@ def entries() -> Iterator[Entry]:
 
 def text_of(source: str) -> str:
     """A text of a lesson as it is read, without computed numbers: nobody looks for them, and some take a second."""
-    return plain(index.filled(source, index.ROOT, compute=lambda call, folder: "…"))
+    return plain(FORMULA.sub(" … ", index.filled(source, index.ROOT, compute=lambda call, folder: "…")))
 
 
 def _lessons() -> Iterator[Entry]:

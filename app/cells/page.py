@@ -86,20 +86,20 @@ def _head(lesson: Lesson, context: Context) -> None:
 
 
 def _foot(lesson: Lesson, context: Context) -> None:
-    """What is done and what is open; then the references."""
+    """What is done and what is open; the next lesson, which waits for nobody to finish this one; the references."""
     done = completion(lesson, context.progress)
     if done.next is None:
         st.markdown(f":material/task_alt: {t('lesson.complete', total=done.total)}")
-        after = _after(lesson)
-        if after is not None:
-            st.page_link(
-                state.page(after.url_path), label=t("lesson.next", title=after.title), icon=":material/arrow_forward:"
-            )
     else:
         title = done.next.body.get("title") or t("lesson.question", number=done.next.number)
         st.markdown(
             f":material/radio_button_unchecked: {t('lesson.open', done=done.done, total=done.total)} "
             f"[{done.next.number} · {name_of(done.next.kind)}: {title}](#{done.next.id})"
+        )
+    after = _after(lesson)
+    if after is not None:
+        st.page_link(
+            state.page(after.url_path), label=t("lesson.next", title=after.title), icon=":material/arrow_forward:"
         )
     found = calibration(context.progress)
     if found is not None:

@@ -81,7 +81,7 @@ def _race(asked: argparse.Namespace) -> int:
             print(f"{method:14}" + "".join(f"{_text(m, found.get(m)):>24}" for m in _SHOWN))
         idle = unlearnt(bands)
         if idle:
-            print(f"Less than half of what the best learnt: {', '.join(idle)}. Whoever learns little forgets little.")
+            print(f"Less than half of what the best learnt: {', '.join(idle)}. They need more steps.")
     failed = [r for r in rows if r.status != "finished"]
     return FAILED if failed else DONE
 

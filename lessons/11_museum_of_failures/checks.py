@@ -147,3 +147,51 @@ def leaks(space: dict[str, Any]) -> str:
     if held[1] in found:
         raise Wrong(f"{held[1]!r} is new: nobody was trained on it.")
     raise Wrong(f"Expected {held[0]!r} and {held[2]!r}; found {found}.")
+
+
+def shipped_whole(space: dict[str, Any]) -> str:
+    """The decoded weights that the adapter was trained beside, plus the change, and no rounding after it."""
+    import numpy as np
+
+    from core.quantization.blockwise import quantize
+    from core.quantization.formats import FORMATS
+
+    rng = np.random.default_rng(0)
+    original = rng.standard_normal((48, 128), dtype=np.float32)
+    a, b = (0.1 * rng.standard_normal(shape, dtype=np.float32) for shape in ((4, 128), (48, 4)))
+    scale = 2.0
+    change = scale * (b @ a)
+
+    def encode(weight: Any) -> Any:
+        return quantize(np.asarray(weight, dtype=np.float32), FORMATS["nf4"])
+
+    def decode(stored: Any) -> Any:
+        return stored.dense()
+
+    stored = encode(original)
+    base = decode(stored)
+    made = _function(space, "shipped")(original.copy(), stored, a.copy(), b.copy(), scale, encode, decode)
+    if getattr(made, "shape", None) != base.shape:
+        raise Wrong("`shipped` should return one matrix of the shape of `original`, as numbers: decode what is stored.")
+    found = np.asarray(made, dtype=np.float32)
+
+    def off(wanted: Any) -> float:
+        return float(np.linalg.norm(found - wanted) / np.linalg.norm(change))
+
+    error = off(base + change)
+    if error < 1e-4:
+        rounded = np.linalg.norm(decode(encode(base + change)) - base - change) / np.linalg.norm(change)
+        return (
+            "Mended: it answers as the trained model did. Stored in 4 bits once more, it would be off by "
+            f"{100 * rounded:.0f} % of what was learnt, here."
+        )
+    told = f"Its error is {100 * error:.0f} % of the length of what was learnt."
+    if off(original + change) < 1e-4:
+        raise Wrong(f"These are weights that the adapter never saw: it was trained beside the stored ones. {told}")
+    if off(base + b @ a) < 1e-4:
+        raise Wrong(f"The change is there, but without its scale. {told}")
+    if off(base) < 1e-4:
+        raise Wrong("That is the base, as it is stored. What was learnt is not in it.")
+    if off(decode(encode(base + change))) < 1e-4 or off(decode(encode(original + change))) < 1e-4:
+        raise Wrong(f"The sum was rounded to 4 bits, what was learnt with it. {told}")
+    raise Wrong(f"It computes something else than the trained model. {told}")

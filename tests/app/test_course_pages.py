@@ -83,6 +83,12 @@ def test_search_finds_lessons_terms_questions_claims_rules_and_pages() -> None:
     assert search.find('he said "NEAR(" OR *') is not None
 
 
+def test_search_shows_no_source_of_formulas() -> None:
+    raw = [e.text for e in search.entries() if "\\frac" in e.text or "\\cdot" in e.text or "\\text" in e.text]
+    assert raw == []
+    assert any("…" in e.text for e in search.entries())
+
+
 def test_search_gives_no_answer_away() -> None:
     for question in drill.questions():
         wrong = " ".join(str(c.get("why", "")) for c in question.cell.body.get("choices", ()))
@@ -359,10 +365,11 @@ def test_a_link_locks_hides_and_presets_and_an_altered_one_is_refused(visit, sto
     assert classroom.task_of(token, identity.secret(state.home())) == task
 
     def draw(slug):
-        from app import index, tasks
+        from app import index, tasks, words
         from app.cells.context import Context
         from app.cells.experiment import _controls
 
+        words.settle(None)
         found = next(one for one in index.lessons() if one.slug == slug)
         tasks.settle(found.url_path)
         _controls(next(c for c in found.cells if c.kind == "experiment"), Context.of(found))

@@ -79,9 +79,11 @@ def test_how_much_everybody_trains_is_said_and_may_be_more(visit, store):
     plan = Plan(methods=("lora", "full"))
     page = visit(race_page, methods="lora,full")
     assert f"2 runs of {steps_of(plan)} steps, 32 examples in each; give them more" in words(page)
-    swept = f"did best in runs of {usual_steps(plan)} steps. In {steps_of(plan)} steps"
-    assert swept in words(page)
+    swept = f"did best in runs of {usual_steps(plan)} steps. In "
+    assert swept not in words(page), "its rates were swept in as many steps"
     assert f"{recorded()['steps']} steps of {recorded()['batch_size']} examples" in words(page)
+    page.number_input(key="steps-json").set_value(steps_of(plan) + 1).run()
+    assert f"{swept}{steps_of(plan) + 1} steps" in words(page)
     page.number_input(key="steps-json").set_value(usual_steps(plan)).run()
     text = words(page)
     assert f"2 runs of {usual_steps(plan)} steps" in text

@@ -178,8 +178,9 @@ def test_findings_and_proposals_speak_german(visit: Any) -> None:
 def test_why_there_is_no_formula_is_said_in_german(visit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     error = BadInput("rank must be at most 256, not 300.")
     failed = SimpleNamespace(error=error, active=False)
-    monkeypatch.setattr(state, "fitter", lambda: SimpleNamespace(look=lambda *asked: failed))
-    said_there = said(visit(unknown, lang="de"))
+    with monkeypatch.context() as patched:
+        patched.setattr(state, "fitter", lambda: SimpleNamespace(look=lambda *asked: failed))
+        said_there = said(visit(unknown, lang="de"))
     assert "Nicht mit einer Formel auszurechnen: rank darf höchstens 256 sein" in said_there
 
 

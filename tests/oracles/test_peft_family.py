@@ -305,3 +305,34 @@ def test_the_revision_of_the_base_that_was_asked_for_is_pefts(method: str, tmp_p
         setattr(attached.model, REVISION, asked)
         attached.save(tmp_path / str(asked))
         assert peft.PeftConfig.from_pretrained(tmp_path / str(asked)).revision == asked
+
+
+ENCODER_DECODERS = {
+    "t5": {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4},
+    "bart": {"d_model": 64, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+             "decoder_attention_heads": 4, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128},
+}  # fmt: skip
+COUNTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "lora": ("LoraConfig", {"r": 8, "target_modules": "all-linear"}),
+    "dora": ("LoraConfig", {"r": 8, "target_modules": "all-linear", "use_dora": True}),
+    "prompt_tuning": ("PromptTuningConfig", {"num_virtual_tokens": 20}),
+    "p_tuning": ("PromptEncoderConfig", {"num_virtual_tokens": 20, "encoder_hidden_size": 128}),
+    "prefix_tuning": ("PrefixTuningConfig", {"num_virtual_tokens": 10}),
+    "ia3": ("IA3Config", {}),
+}
+
+
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
+@pytest.mark.parametrize("method", COUNTED)
+def test_an_encoder_decoder_is_counted_as_peft_prints_it(method: str, family: str) -> None:
+    """Trained tokens stand before both of its texts."""
+    from transformers import CONFIG_MAPPING, AutoModelForSeq2SeqLM
+
+    config = CONFIG_MAPPING[family](vocab_size=100, **ENCODER_DECODERS[family])
+    name, settings = COUNTED[method]
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = Architecture.of(AutoModelForSeq2SeqLM.from_config(config))
+        stock = getattr(peft, name)(task_type="SEQ_2_SEQ_LM", **settings)
+        printed, _ = peft.get_peft_model(AutoModelForSeq2SeqLM.from_config(config), stock).get_nb_trainable_parameters()
+    assert METHODS[method].count(table, METHODS[method].Config()) == printed
