@@ -15,6 +15,9 @@ from app.words import n, t
 # Predictions are compared as ratios; below this share of the scale's high end two values count as the same "nothing".
 FLOOR_SHARE = 0.01
 
+# How far from a known mistake an answer still counts as that mistake, at most, as a share of it: rounding, no more.
+MISTAKE_SHARE = 0.05
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -99,7 +102,10 @@ def _grade_number(body: dict[str, Any], text: str, folder: Path) -> Verdict:
     if any(near(v, wanted, tolerance) for v in values):
         return Verdict(True, (index.filled(body["why"], folder),))
     for mistake in body.get("mistakes", ()):
-        if any(near(v, answer_value(mistake["answer"], folder), tolerance) for v in values):
+        known = answer_value(mistake["answer"], folder)
+        # A mistake is often a fraction of the answer: what is near for the answer would take in all small numbers.
+        room = min(tolerance, MISTAKE_SHARE * abs(known))
+        if any(near(v, known, room) for v in values):
             return Verdict(False, (index.filled(mistake["why"], folder),))
     return Verdict(False, (index.filled(body["otherwise"], folder),))
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.charts import method_style
-from app.words import t
+from app.words import from_core, t
 from core.anatomy import NAMES, OUTSIDE, Lit
 from core.units import count_text
 
@@ -116,7 +116,7 @@ def block(
     if tied:
         out.append(f'<text x="230" y="712" font-size="12" text-anchor="middle">{t("charts.block.tied")}</text>')
     named = "; ".join(
-        t("charts.block.numbers_each" if o.blocks > 1 else "charts.block.numbers", place=NAMES[o.place],
+        t("charts.block.numbers_each" if o.blocks > 1 else "charts.block.numbers", place=from_core(NAMES[o.place]),
           numbers=f"{o.each:,}", **({"blocks": o.blocks} if o.blocks > 1 else {}))
         for o in shown
     )  # fmt: skip

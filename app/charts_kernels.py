@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from app.calc_roofline import plain as three
 from app.charts import BASE_STYLE, Chart, figure, series_style
 from app.charts_memory import SPACE
 from app.charts_validation import percent
-from app.words import t
+from app.words import from_core, t
 from core.kernel_records import Point
 from core.roofline import Limit, Op, Saving
 from core.units import GIB, bytes_text
@@ -26,8 +27,8 @@ def rate_text(flops_per_second: float) -> str:
 
 
 def ms_text(seconds: float) -> str:
-    """0.0123 -> '12.3 ms'"""
-    return f"{1e3 * seconds:.3g}{SPACE}ms"
+    """0.0123 -> '12.3 ms'; 12.3 -> '12,300 ms'"""
+    return f"{three(1e3 * seconds)}{SPACE}ms"
 
 
 def _roof(limit: Limit, low: float, high: float) -> tuple[list[float], list[float]]:
@@ -63,7 +64,7 @@ def roofline(plain: Sequence[Op], fused: Sequence[Op], limit: Limit, step_second
                     "size": [8 + 26 * (o.seconds(limit) / step_seconds) ** 0.5 for o in some],
                     "line": {"width": 2, "color": style.colour},
                 },
-                text=[f"{o.name}: {ms_text(o.seconds(limit))}, {bytes_text(round(o.bytes))}" for o in some],
+                text=[f"{from_core(o.name)}: {ms_text(o.seconds(limit))}, {bytes_text(round(o.bytes))}" for o in some],
                 hovertemplate="%{text}<extra></extra>",
             )
         )  # fmt: skip
@@ -89,7 +90,12 @@ def roofline(plain: Sequence[Op], fused: Sequence[Op], limit: Limit, step_second
         )
         + " "
         + " ".join(
-            t("charts.kernels.operation", name=o.name, intensity=f"{o.intensity:.2g}", time=ms_text(o.seconds(limit)))
+            t(
+                "charts.kernels.operation",
+                name=from_core(o.name),
+                intensity=three(o.intensity),
+                time=ms_text(o.seconds(limit)),
+            )
             for o in plain
         )
     )
@@ -101,7 +107,7 @@ def saved(savings: Sequence[Saving]) -> Chart:
     import plotly.graph_objects as go
 
     rows = [s for s in savings if s.bytes > 0]
-    names = [s.name for s in rows]
+    names = [from_core(s.name) for s in rows]
     fig = figure(t("charts.kernels.saved_axis"), "", height=90 + 34 * len(rows))
     style = series_style(1)
     fig.add_trace(
@@ -118,8 +124,8 @@ def saved(savings: Sequence[Saving]) -> Chart:
     launches = sum(s.launches for s in savings)
     title = t("charts.kernels.saved", bytes=bytes_text(round(total)), launches=f"{launches:,}")
     told = " ".join(
-        f"{s.name}: {bytes_text(round(s.bytes))}, "
-        + t("charts.kernels.launches", time=ms_text(s.seconds), launches=s.launches)
+        f"{from_core(s.name)}: {bytes_text(round(s.bytes))}, "
+        + t("charts.kernels.launches", time=ms_text(s.seconds), launches=f"{s.launches:,}")
         + "."
         for s in rows
     )

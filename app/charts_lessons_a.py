@@ -14,7 +14,7 @@ from app.words import from_core, n, t
 from core.claims import decimal_text
 from core.memory.per_parameter import RECIPES, Part
 from core.memory.per_parameter import each as each_of
-from core.units import GB, MIB, bytes_text
+from core.units import GB, GIB, MIB, bytes_text
 
 if TYPE_CHECKING:
     from core.memory.needs import Need
@@ -39,7 +39,7 @@ def byte_squares(parts: Sequence[Part]) -> tuple[str, str]:
     out = []
     for i, (part, colour) in enumerate(zip(parts, part_colours(parts), strict=True)):
         y = 8 + i * row
-        out.append(f'<text x="0" y="{y + 16}" font-size="14">{html.escape(part.name)}</text>')
+        out.append(f'<text x="0" y="{y + 16}" font-size="14">{html.escape(from_core(part.name))}</text>')
         whole, rest = int(part.bytes), part.bytes - int(part.bytes)
         out += [
             f'<rect x="{left + k * (size + gap)}" y="{y}" width="{size}" height="{size}" rx="3" fill="{colour}"/>'
@@ -51,7 +51,7 @@ def byte_squares(parts: Sequence[Part]) -> tuple[str, str]:
                 f'rx="1" fill="{colour}"/>'
             )
     total = sum(p.bytes for p in parts)
-    told = ", ".join(f"{p.name}: {p.bytes:g}" for p in parts)
+    told = ", ".join(f"{from_core(p.name)}: {p.bytes:g}" for p in parts)
     alt = t("charts_lessons_a.squares_alt", bytes=f"{total:g}", parts=told)
     return document("\n".join(out), left + 4 * (size + gap), 8 + row * len(parts)), alt
 
@@ -61,8 +61,9 @@ def parts_table(parts: Sequence[Part]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                t("charts_lessons_a.column.what"): p.name, t("charts_lessons_a.column.bytes"): f"{p.bytes:g}",
-                t("charts_lessons_a.column.why"): p.why,
+                t("charts_lessons_a.column.what"): from_core(p.name),
+                t("charts_lessons_a.column.bytes"): f"{p.bytes:g}",
+                t("charts_lessons_a.column.why"): from_core(p.why),
                 t("charts_lessons_a.column.frozen"): t("rag.yes") if p.frozen else t("rag.no"),
             }
             for p in parts
@@ -87,7 +88,7 @@ def rule_line(name: str, parameters: int, chosen: float, claims: Mapping[str, fl
             line={"color": BASE_STYLE.colour, "width": 2}, hoverinfo="skip",
         )
     )  # fmt: skip
-    known = [(title, each_of(recipe)) for title, recipe in RECIPES.values()]
+    known = [(from_core(title), each_of(recipe)) for title, recipe in RECIPES.values()]
     fig.add_trace(
         go.Scatter(
             x=[each for _, each in known], y=[parameters * each / unit for _, each in known],
@@ -235,14 +236,14 @@ def needs(rows: Sequence[Need], name: str) -> Chart:
     import plotly.graph_objects as go
 
     card = rows[0].card
-    usable = card.usable_bytes / GB
-    fig = figure("GB", "", height=90 + 46 * len(rows))
+    usable = card.usable_bytes / GIB
+    fig = figure("GiB", "", height=90 + 46 * len(rows))
     fig.add_trace(
         go.Bar(
-            x=[r.alone.process[1] / GB for r in rows], y=[title_of(r.method) for r in rows], orientation="h",
+            x=[r.alone.process[1] / GIB for r in rows], y=[title_of(r.method) for r in rows], orientation="h",
             width=0.55,
             marker={"color": [method_style(r.method).colour for r in rows]}, showlegend=False,
-            text=[decimal_text(r.alone.process[1]) for r in rows], hovertemplate="%{y}: %{text}<extra></extra>",
+            text=[bytes_text(r.alone.process[1]) for r in rows], hovertemplate="%{y}: %{text}<extra></extra>",
             textposition="none",
         )
     )  # fmt: skip
@@ -254,7 +255,7 @@ def needs(rows: Sequence[Need], name: str) -> Chart:
     )  # fmt: skip
     fig.update_layout(hovermode="closest", margin={"t": 26})
     fig.update_yaxes(autorange="reversed")
-    fig.update_xaxes(range=[0, 1.12 * max(usable * 1.2, *(r.alone.process[1] / GB for r in rows))])
+    fig.update_xaxes(range=[0, 1.12 * max(usable * 1.2, *(r.alone.process[1] / GIB for r in rows))])
     fits = [title_of(r.method) for r in rows if r.cards == 1]
     title = (
         n("charts_lessons_a.fits", len(fits), model=name, card=card.name, methods=f" {t('charts.and')} ".join(fits))
@@ -272,7 +273,7 @@ def needs(rows: Sequence[Need], name: str) -> Chart:
     )  # fmt: skip
     told = [
         t(
-            "charts_lessons_a.needs", method=title_of(r.method), size=decimal_text(r.alone.process[1]),
+            "charts_lessons_a.needs", method=title_of(r.method), size=bytes_text(r.alone.process[1]),
             cards=r.cards or t("charts_lessons_a.too_many"),
         )
         for r in rows

@@ -12,6 +12,7 @@ from app.words import from_core, t
 from core.literature import Experiment
 from core.methods import METHODS
 from core.race import MEASURES, Band, Measure, front
+from core.race import unlearnt as who_did_not_learn
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -70,6 +71,12 @@ def pareto(bands: Bands, x: Measure, y: Measure) -> Chart:
     else:
         title = t("charts_race.front", methods=names)
     return Chart(title, fig, alt, table)
+
+
+def unlearnt(bands: Bands) -> str:
+    """Who learnt too little for the rest of the figures to count, in a sentence; '' where nobody."""
+    names = [title_of(method) for method in who_did_not_learn(bands)]
+    return t("charts_race.unlearnt", methods=listed(names)) if names else ""
 
 
 def published(rows: Sequence[Experiment]) -> Chart:

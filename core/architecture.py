@@ -10,6 +10,7 @@ row that says so, and count once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -81,6 +82,12 @@ class Architecture:
         norms = [m.weight for m in self.modules if m.kind == "norm" and m.weight]
         return norms[-1] if norms else next((m.out_features for m in self.modules if m.kind == "embedding"), 0)
 
+    @property
+    def texts(self) -> int:
+        """How many texts the model reads: two where an encoder and a decoder are both stacks of blocks, else one."""
+        stacks = {found[1] for m in self.modules if (found := _STACK.search(m.name))}
+        return max(1, len(stacks))
+
     def linears(self) -> Iterator[Module]:
         """The modules that multiply by a matrix, the head included."""
         return (m for m in self.modules if m.kind in ("linear", "conv1d"))
@@ -125,6 +132,7 @@ class Architecture:
         )  # fmt: skip
 
 
+_STACK = re.compile(r"(?:^|\.)(encoder|decoder)\.\w+\.\d+\.")  # T5's encoder.block.0., BART's model.decoder.layers.0.
 EXPERTS = ".experts"  # how transformers calls the stack of a block's experts
 _OF_A_TOKEN = ("num_experts_per_tok", "experts_per_token", "moe_topk")
 _OF_A_BLOCK = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")

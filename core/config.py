@@ -218,7 +218,7 @@ class RunConfig:
 
 
 def _sentence(parts: list[str]) -> str:
-    return f"These settings cannot be used: {'; '.join(parts)}."
+    return f"These settings cannot be used: {'; '.join(part.rstrip('.') for part in parts)}."
 
 
 @cache
@@ -406,8 +406,9 @@ def warnings(config: RunConfig) -> list[str]:
 @lru_cache
 def default_table() -> dict[str, Any]:
     """core/defaults.toml: `[method.task]` with learning_rate and steps as the sweep found them on the embedded base
-    (`any` for other data, and for tasks that the sweep has not tried with the method), and `[method.other]` for other
-    bases, as published, and `[method.encoder]` for encoders where their published rate is another."""
+    (`any` for other data, and for tasks that the sweep has not tried with the method), where it also has `rates`, the
+    learning rates for fewer steps; `[method.other]` for other bases, as published, and `[method.encoder]` for encoders
+    where their published rate is another."""
     return tomllib.loads((Path(__file__).parent / "defaults.toml").read_text(encoding="utf-8"))
 
 

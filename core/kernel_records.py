@@ -7,7 +7,7 @@ GPU nothing is measured and nothing is made up: there are the records of other m
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,49 @@ class Point:
     share: float
 
 
+@dataclass(frozen=True)
+class Found:
+    """records: by device, the newest of each. damaged: names of files that are no such records."""
+
+    records: Mapping[str, dict[str, Any]]
+    damaged: tuple[str, ...]
+
+
+def newest(folder: Path, pattern: str, read: Callable[[dict[str, Any]], object], but: str = " ") -> Found:
+    """Records of a folder: files like `pattern`, but for those whose names begin with `but`. One that is cut off, or in
+    which `read` does not find what it looks for, is told and left out: a page shows the others.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    damaged = []
+    for file in sorted(folder.glob(pattern)):
+        if file.name.startswith(but):
+            continue
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            device, date = str(record["device"]), str(record["date"])
+            dict(record["versions"])
+            read(record)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
+            damaged.append(file.name)
+            continue
+        known = found.get(device)
+        if known is None or str(known["date"]) <= date:
+            found[device] = record
+    return Found(found, tuple(damaged))
+
+
+def cards() -> Found:
+    """The records of kernels."""
+
+    def read(record: dict[str, Any]) -> object:
+        return points(record), gains(record), [row["passed"] for row in record["rows"]]
+
+    return newest(FOLDER, "*.json", read)
+
+
 def records() -> dict[str, dict[str, Any]]:
     """Device -> record, the newest of each; {} if none was ever made."""
-    found: dict[str, dict[str, Any]] = {}
-    for file in sorted(FOLDER.glob("*.json")):
-        record = json.loads(file.read_text(encoding="utf-8"))
-        known = found.get(record["device"])
-        if known is None or known["date"] <= record["date"]:
-            found[record["device"]] = record
-    return found
+    return dict(cards().records)
 
 
 def limit(record: Mapping[str, Any]) -> Limit:
@@ -99,4 +133,4 @@ def _label(row: Mapping[str, Any]) -> str:
     return f"{row['kernel']} ({where})"
 
 
-__all__ = ["FOLDER", "Gain", "Point", "gains", "limit", "points", "records"]
+__all__ = ["FOLDER", "Found", "Gain", "Point", "cards", "gains", "limit", "newest", "points", "records"]

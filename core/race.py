@@ -7,8 +7,9 @@
     front(points)                                         # who is beaten by nobody on both of two measures
 
 What is equal is what is paid for: examples seen. What is not: the learning rate, which is the one that did best in the
-method's own sweep (core.sweep); a common rate would only show which method it happens to suit. Not every method was
-swept on every task: `borrowed` says whose rate comes from elsewhere, and wherever a race is shown that is told. With
+method's own sweep (core.sweep), in as many steps where it was swept so; a common rate would only show which method it
+happens to suit. Not every method was swept on every task and in every length: `borrowed` and `swept_steps` say whose
+rate comes from elsewhere, and wherever a race is shown that is told. With
 the same seed every method sees the same examples in the same batches, since the order depends on the seed alone
 (core.batches.Plan).
 """
@@ -108,7 +109,20 @@ def entries(plan: Plan) -> list[RunConfig]:
     # race a third of its time.
     loop = dataclasses.replace(plan.train, steps=steps, eval_every=plan.train.eval_every or steps)
     raced = dataclasses.replace(plan, train=loop)
-    return [resolved(_config(raced, method, seed)) for seed in range(plan.seeds) for method in plan.methods]
+    return [resolved(_at_its_rate(raced, method, seed)) for seed in range(plan.seeds) for method in plan.methods]
+
+
+def _rates(plan: Plan, method: str) -> Mapping[str, float]:
+    """The method's best rates by the number of steps, where others than its usual one were swept."""
+    found: Mapping[str, float] = default_row(_config(plan, method, 0)).get("rates", {})
+    return found
+
+
+def _at_its_rate(plan: Plan, method: str, seed: int) -> RunConfig:
+    """A run of a race whose steps are settled. (A rate that is left open is the usual one.)"""
+    config = _config(plan, method, seed)
+    rate = _rates(plan, method).get(str(plan.train.steps))
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, learning_rate=rate))
 
 
 def _config(plan: Plan, method: str, seed: int) -> RunConfig:
@@ -134,8 +148,10 @@ def swept_steps(plan: Plan) -> tuple[int, int] | None:
     of them; None: it is, or nothing was swept."""
     if plan.base != EMBEDDED:
         return None
-    steps = _default_steps(plan)
-    return None if set(steps) == {steps_of(plan)} else (min(steps), max(steps))
+    here = steps_of(plan)
+    usual = zip(plan.methods, _default_steps(plan), strict=True)
+    steps = [here if str(here) in _rates(plan, method) else many for method, many in usual]
+    return None if set(steps) == {here} else (min(steps), max(steps))
 
 
 def rate_notes(plan: Plan) -> list[str]:
@@ -310,6 +326,17 @@ def aggregate(rows: Sequence[Row]) -> dict[str, dict[str, Band]]:
         if bands:
             out[method] = bands
     return out
+
+
+LEARNT = 1 / 2
+"""The share of the best method's exact match below which a method is said to have learnt too little to be compared."""
+
+
+def unlearnt(bands: Mapping[str, Mapping[str, Band]]) -> list[str]:
+    """The methods that learnt less than half of what the best one did, if that learnt anything: whoever learns nothing
+    forgets nothing, and is beaten by nobody at that."""
+    right = {method: found["exact_match"].median for method, found in bands.items() if "exact_match" in found}
+    return [method for method, share in right.items() if share < LEARNT * max(right.values())]
 
 
 def measure(name: str) -> Measure:

@@ -19,6 +19,7 @@ and 1 switches all on, whatever was measured. Within `switched_off` they are off
 
 import functools
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -95,12 +96,16 @@ def runs_on(x: torch.Tensor) -> bool:
 
 @functools.cache
 def measured() -> dict[str, Any]:
-    """What `make gpu` has found, by compute capability and kernel; {} before it ever ran."""
+    """What `make gpu` has found, by compute capability and kernel; {} before it ever ran, and where its file is
+    damaged: training goes on without the kernels."""
     try:
-        found: dict[str, Any] = json.loads(MEASURED.read_text(encoding="utf-8"))
+        found = json.loads(MEASURED.read_text(encoding="utf-8"))
     except OSError:
         return {}
-    return found
+    except ValueError as error:
+        logging.getLogger(__name__).warning("%s is damaged, so no kernel is used: %s", MEASURED, error)
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 _off = 0  # how many `switched_off` are entered; of the process, because autograd goes backward in threads of its own

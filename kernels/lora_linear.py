@@ -11,6 +11,12 @@ both sums are taken by `addmm_`, which reads what is there and writes the sum in
 the backward pass: x and H; PEFT and autograd keep x in the layer's and in the pair's number format, H, and the scaled
 product.
 
+In 16 bits the order matters. An output is about as large as the layer's own part, and of that 16 bits keep a step of
+2⁻⁸: what LoRA's first small updates add to a rounded xWᵀ is mostly rounded away again. So the pair's part is written
+first, where its own rounding is small, and the large product is summed onto it, in 32 bits as products are, and rounded
+once: as many launches and as many bytes. (A bias is there from the start too, so that B = 0 gives the base's output to
+the bit; an update is then kept as far as 16 bits keep it beside the bias.) Backward the same.
+
 What Triton adds, where a card's record says that it pays: P and ∂B in one pass over G (kernels/lora_grads.py), and for
 few tokens over a weight in NF4 the whole layer in one launch (kernels/nf4_lora_linear.py). The rest is cuBLAS or oneDNN
 by way of PyTorch: nothing is won by writing a plain product anew.
@@ -37,27 +43,42 @@ def reference(
     return linear(x, weight, bias) + linear(linear(x, a.to(x.dtype)), b.to(x.dtype)) * scale
 
 
+def sums_last(dtype: torch.dtype) -> bool:
+    """Whether the large product is summed onto the pair's part, and not the other way round: in 16 bits."""
+    return dtype.itemsize == 2
+
+
 class LoRALinear(torch.autograd.Function):
-    """y = base(x) + s·(xAᵀ)Bᵀ with the gradients of the module's head; W itself gets none.
+    """y = xWᵀ + b + s·(xAᵀ)Bᵀ with the gradients of the module's head; W itself and b get none.
 
     Args (of apply):
         x: (…, K). a: (r, K). b: (N, r). scale: s.
-        base: computes the frozen layer's own output, fresh memory of shape (…, N), which is added into.
-        weight: gives W of shape (N, K) in a dtype, when the backward pass needs it; a weight in four bits is decoded
-            anew then, and kept in neither pass.
-        dtype: that the products are computed in.
+        base: computes the frozen layer's own output, fresh memory of shape (…, N), which is added into; None: `weight`
+            and `bias` do, summed onto the pair's part (see the module's head).
+        weight: gives W of shape (N, K) in a dtype, when a pass needs it; a weight in four bits is decoded anew each
+            time, and kept in neither pass.
+        dtype: that the products are computed in. bias: (N), of the layer, where `base` is None.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float,
-        base: Callable[[torch.Tensor], torch.Tensor], weight: Callable[[torch.dtype], torch.Tensor], dtype: torch.dtype,
+        base: Callable[[torch.Tensor], torch.Tensor] | None, weight: Callable[[torch.dtype], torch.Tensor],
+        dtype: torch.dtype, bias: torch.Tensor | None = None,
     ) -> torch.Tensor:  # fmt: skip
         cast = x.detach().to(dtype)  # once, for the base and for A
-        y = base(cast)  # (…, N)
+        y = None if base is None else base(cast)  # (…, N)
         rows = cast.reshape(-1, x.shape[-1])  # (M, K)
         h = rows @ a.t().to(dtype)  # (M, r)
-        y.view(-1, y.shape[-1]).addmm_(h, b.t().to(dtype), alpha=scale)
+        if y is None:
+            thin = b.t().to(dtype)
+            if bias is None:
+                y = (h @ thin).addmm_(rows, weight(dtype).t(), beta=scale)  # (M, N)
+            else:
+                y = torch.addmm(bias.to(dtype), h, thin, alpha=scale).addmm_(rows, weight(dtype).t())
+            y = y.view(*x.shape[:-1], len(b))
+        else:
+            y.view(-1, y.shape[-1]).addmm_(h, b.t().to(dtype), alpha=scale)
         # Only ∂A needs x: where A is frozen, (M, r) is kept of a layer's input instead of (M, K).
         ctx.save_for_backward(rows if ctx.needs_input_grad[1] else None, h, a, b)
         ctx.weight, ctx.scale, ctx.shape, ctx.dtype, ctx.compute = weight, scale, x.shape, x.dtype, dtype
@@ -78,11 +99,14 @@ class LoRALinear(torch.autograd.Function):
                 # Transposed: on a CPU the product is several times faster with r in front and the long side inside.
                 grad_b = (h.t() @ g).mul_(ctx.scale).to(b.dtype).t().contiguous()  # (N, r)
         if ctx.needs_input_grad[0]:
-            grad_x = (g @ ctx.weight(ctx.compute)).addmm_(p, a.to(ctx.compute))  # (M, K)
+            if sums_last(ctx.compute):
+                grad_x = (p @ a.to(ctx.compute)).addmm_(g, ctx.weight(ctx.compute))  # (M, K)
+            else:
+                grad_x = (g @ ctx.weight(ctx.compute)).addmm_(p, a.to(ctx.compute))
             grad_x = grad_x.view(ctx.shape).to(ctx.dtype)
         if ctx.needs_input_grad[1]:
             grad_a = (p.t() @ rows).to(a.dtype)  # (r, K)
-        return grad_x, grad_a, grad_b, None, None, None, None
+        return grad_x, grad_a, grad_b, None, None, None, None, None
 
 
 def fused(
@@ -94,7 +118,9 @@ def fused(
     def base(rows: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.linear(rows, weight.to(rows.dtype), None if bias is None else bias.to(rows.dtype))
 
-    y: torch.Tensor = LoRALinear.apply(x, a, b, scale, base, lambda dtype: weight.detach().to(dtype), x.dtype)
+    y: torch.Tensor = LoRALinear.apply(
+        x, a, b, scale, None if sums_last(x.dtype) else base, lambda dtype: weight.detach().to(dtype), x.dtype, bias
+    )
     return y
 
 

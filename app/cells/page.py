@@ -86,7 +86,7 @@ def _head(lesson: Lesson, context: Context) -> None:
 
 
 def _foot(lesson: Lesson, context: Context) -> None:
-    """What is done and what is open; then the references."""
+    """What is done and what is open; the next lesson, which waits for nobody to finish this one; the references."""
     done = completion(lesson, context.progress)
     if done.next is None:
         st.markdown(f":material/task_alt: {t('lesson.complete', total=done.total)}")

@@ -1,4 +1,5 @@
-"""Kernels: what a training step waits for, what fusing its operations saves, and what was measured where."""
+"""Kernels: what a training step waits for, what fusing its operations saves, and what was measured where: of single
+kernels, and of whole steps beside Trainer."""
 
 from __future__ import annotations
 
@@ -8,11 +9,13 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import calculator_panels, charts_kernels, localized, probing, state
+from app import calculator_panels, charts_kernels, charts_steps, localized, probing, state
+from app.charts_race import title_of
+from app.charts_validation import percent
 from app.choices import Choice, one_of, stop
 from app.story import plain
-from app.words import t
-from core import kernel_records, roofline
+from app.words import from_core, t
+from core import kernel_records, roofline, step_records
 from core.catalog import architecture_of, gpu, gpus, models
 from core.errors import Incompatible
 from core.methods import METHODS
@@ -51,6 +54,7 @@ def render() -> None:
     _predicted()
     _measured()
     _live()
+    _steps()
     _sources()
 
 
@@ -112,7 +116,7 @@ def _operations_table(one_by_one: Any, fused: Any, limit: roofline.Limit) -> pd.
     return pd.DataFrame(
         [
             {
-                t("kernels.operation"): a.name, t("kernels.intensity"): f"{a.intensity:.3g}",
+                t("kernels.operation"): from_core(a.name), t("kernels.intensity"): charts_kernels.three(a.intensity),
                 t("kernels.bound"): t(f"kernels.bounds.{a.bound(limit)}"),
                 t("kernels.least"): charts_kernels.ms_text(a.seconds(limit)),
                 t("kernels.fused"): charts_kernels.ms_text(b.seconds(limit)) if b.kernel else "–",
@@ -127,7 +131,7 @@ def _savings_table(rows: Any) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                t("kernels.operation"): s.name, t("kernels.kernel"): f"kernels/{s.kernel}.py",
+                t("kernels.operation"): from_core(s.name), t("kernels.kernel"): f"kernels/{s.kernel}.py",
                 t("kernels.saved"): bytes_text(round(s.bytes)), t("kernels.time"): charts_kernels.ms_text(s.seconds),
                 t("kernels.launches"): f"{s.launches:,}",
             }
@@ -141,16 +145,25 @@ def _savings_table(rows: Any) -> pd.DataFrame:
 
 def _measured() -> None:
     st.header(t("kernels.measured"), anchor="measured")
-    found = kernel_records.records()
-    if not found:
+    found = kernel_records.cards()
+    _damaged(found)
+    if not found.records:
         st.info(t("kernels.no_record"), icon=":material/info:")
         return
-    device = (
-        st.selectbox(t("kernels.recorded_on"), list(found), key="kernels-device")
-        if len(found) > 1
-        else next(iter(found))
-    )
-    _record(found[str(device)], "kernels-record")
+    _record(_of_a_card(found, "kernels-device"), "kernels-record")
+
+
+def _of_a_card(found: kernel_records.Found, key: str) -> Mapping[str, Any]:
+    """The record of the card that is chosen, where there are several."""
+    devices = list(found.records)
+    device = st.selectbox(t("kernels.recorded_on"), devices, key=key) if len(devices) > 1 else devices[0]
+    return found.records[str(device)]
+
+
+def _damaged(found: kernel_records.Found) -> None:
+    if found.damaged:
+        names = ", ".join(plain(name) for name in found.damaged)
+        st.warning(t("kernels.damaged", files=names), icon=":material/warning:")
 
 
 def _record(record: Mapping[str, Any], key: str) -> None:
@@ -164,10 +177,20 @@ def _record(record: Mapping[str, Any], key: str) -> None:
     if broken:
         names = ", ".join(sorted({plain(r["kernel"]) for r in broken}))
         st.warning(t("kernels.broken", kernels=names), icon=":material/warning:")
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    _provenance(record)
+
+
+def _provenance(record: Mapping[str, Any]) -> None:
     st.caption(
-        t("kernels.measured_on", device=plain(record["device"]), date=plain(record["date"]), versions=plain(versions))
-    )
+        t(
+            "kernels.measured_on", device=plain(record["device"]), date=plain(str(record["date"])),
+            versions=_versions(record["versions"]),
+        )
+    )  # fmt: skip
+
+
+def _versions(versions: Mapping[str, str]) -> str:
+    return plain(", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
 def _beside_table(record: Mapping[str, Any]) -> pd.DataFrame:
@@ -182,6 +205,94 @@ def _beside_table(record: Mapping[str, Any]) -> pd.DataFrame:
                 t("kernels.gain_measured"): f"{one.gain:.2f} ×",
             }
             for one in kernel_records.gains(record)
+        ]
+    )  # fmt: skip
+
+
+# --- whole steps ------------------------------------------------------------------------------------------------------
+
+
+def _steps() -> None:
+    st.header(t("kernels.steps"), anchor="steps")
+    st.markdown(t("kernels.steps_why"))
+    st.subheader(t("kernels.on_cards"), anchor=False)
+    found = step_records.cards()
+    _damaged(found)
+    if found.records:
+        _card_steps(_of_a_card(found, "kernels-steps-device"))
+    else:
+        st.info(t("kernels.no_steps"), icon=":material/info:")
+    _processor()
+
+
+def _card_steps(record: Mapping[str, Any]) -> None:
+    steps = step_records.steps(record)
+    if any(s.gain is not None for s in steps):
+        calculator_panels.shown(charts_steps.cards(steps, str(record["date"])), "kernels-steps")
+    if steps:
+        localized.grid(_steps_table(steps), hide_index=True, alt=t("kernels.steps_alt"))
+    missing = [
+        f"- {plain(s.shape)}, {title_of(s.method)}, {t(f'kernels.ways.{way}')}: {plain(from_core(why))}"
+        for s in steps for way, why in s.missing.items()
+    ]  # fmt: skip
+    if missing:
+        with st.expander(t("kernels.without_time", count=len(missing))):
+            st.markdown("\n".join(missing))
+    _provenance(record)
+
+
+def _steps_table(steps: list[step_records.Step]) -> pd.DataFrame:
+    def ms(seconds: float | None) -> str:
+        return "–" if seconds is None else charts_kernels.ms_text(seconds)
+
+    return pd.DataFrame(
+        [
+            {
+                t("model.model"): plain(s.shape), t("plan.method"): title_of(s.method),
+                **{t(f"kernels.ways.{way}"): ms(s.seconds.get(way)) for way in step_records.WAYS},
+                t("kernels.ways.stock"): ms(s.stock_seconds),
+                t("kernels.faster"): "–" if s.gain is None else charts_steps.times(s.gain),
+                t("kernels.of_roofline"): "–" if s.share is None else percent(s.share, 0),
+                t("kernels.memory"): _both(s.peak_bytes, s.stock_peak_bytes),
+            }
+            for s in steps
+        ]
+    )  # fmt: skip
+
+
+def _both(mine: int | None, other: int | None) -> str:
+    """'1.2 GiB / 1.4 GiB'"""
+    return " / ".join("–" if size is None else bytes_text(size) for size in (mine, other))
+
+
+def _processor() -> None:
+    st.subheader(t("kernels.on_processor"), anchor=False)
+    record = step_records.processor()
+    rows = step_records.beside(record) if record else []
+    if not rows:
+        st.info(t("kernels.no_bench"), icon=":material/info:")
+        return
+    calculator_panels.shown(charts_steps.processor(rows), "kernels-bench", _processor_table(rows))
+    where = step_records.measured_on(record)
+    dates = where["first"] if where["first"] == where["last"] else f"{where['first']} – {where['last']}"
+    st.caption(
+        t(
+            "kernels.bench_on", device=plain(where["device"]), threads=where["threads"], dates=dates,
+            versions=_versions(where["versions"]),
+        )
+    )  # fmt: skip
+
+
+def _processor_table(rows: list[step_records.Beside]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                t("plan.method"): title_of(r.method),
+                t("kernels.compared"): t(f"charts.steps.comparisons.{r.comparison}"),
+                t("kernels.faster"): f"{charts_steps.times(r.gain)} ({r.low:.2f}–{r.high:.2f})",
+                t("kernels.memory"): _both(r.peak_bytes, r.stock_peak_bytes),
+            }
+            for r in rows
         ]
     )  # fmt: skip
 

@@ -59,7 +59,7 @@ def _setup() -> None:
     """Everything that is chosen; in a fragment, so that a knob redraws nothing else."""
     left, right = st.columns(2, gap="large")
     with left:
-        base, facts, place = _base()
+        base, facts, place = base_choice()
         task, given = _material(facts)
     with right:
         method = _method(facts)
@@ -87,6 +87,8 @@ def _setup() -> None:
     if run is not None and not busy and ready and live.differs(run, now):
         st.caption(f":material/update: {t('playground.stale', button=t('form.run'))}")
     _link(now)
+    if ready:
+        _race(now, path)
     if config is not None:
         new = live.start(config, key=CELL, cell=CELL)
         if new is not None:
@@ -94,8 +96,12 @@ def _setup() -> None:
             st.rerun()
 
 
-def _base() -> tuple[str | None, dict[str, Any], Any]:
-    """The base, None while it cannot be used; its facts; and where models that fit are to be listed, or None."""
+def base_choice(*, proposing: bool = True) -> tuple[str | None, dict[str, Any], Any]:
+    """The base, None while it cannot be used; its facts; and where models that fit are to be listed, or None.
+
+    Args:
+        proposing: leave room for them.
+    """
     st.subheader(t("playground.base"), anchor=False)
     kind = st.segmented_control(
         t("playground.where_from"),
@@ -132,8 +138,9 @@ def _base() -> tuple[str | None, dict[str, Any], Any]:
                 t("playground.revision"), key="revision", placeholder=REVISION_EXAMPLE,
                 help=t("playground.revision_help"), bind="query-params",
             )  # fmt: skip
-        # Filled once the settings are drawn, which memory and time depend on.
-        place = st.expander(t("playground.fitting"), expanded=not source, key="proposals")
+        if proposing:
+            # Filled once the settings are drawn, which memory and time depend on.
+            place = st.expander(t("playground.fitting"), expanded=not source, key="proposals")
     source = (source or "").strip()
     if not source:
         st.caption(t("playground.unnamed"))
@@ -234,9 +241,18 @@ def _material(facts: dict[str, Any]) -> tuple[str | None, Any]:
         else:
             _example(str(task))
         return str(task), None
+    return None, own_file(encoder=encoder)
+
+
+def own_file(*, encoder: bool) -> Any:
+    """The visitor's file: one that the address names, else an upload; None until there is one.
+
+    Args:
+        encoder: the base reads texts with labels.
+    """
     made = _made()
     if made is not None:
-        return None, made
+        return made
     given = st.file_uploader(
         t("playground.file"),
         type=data.ENDINGS,
@@ -245,8 +261,7 @@ def _material(facts: dict[str, Any]) -> tuple[str | None, Any]:
     )
     if given is None:
         st.caption(data.formats(labelled=encoder))
-        return None, None
-    return None, given
+    return given
 
 
 @dataclass(frozen=True)
@@ -314,6 +329,13 @@ def _link(config: RunConfig) -> None:
         query = urlencode(parameters(config))
         st.code(f"{base}?{query}" if query else base, language=None, wrap_lines=True)
         st.caption(t("playground.link_why"))
+
+
+def _race(config: RunConfig, path: Path | None) -> None:
+    """The way to a race of methods on the same base and the same data."""
+    query = {name: value for name, value in parameters(config).items() if name in ("base", "folder", "hub", "revision")}
+    query |= {"task": OWN, "kept": uploads.token(path)} if path is not None else {"task": str(config.task)}
+    st.page_link(state.page("race"), label=t("playground.race"), icon=":material/flag:", query_params=query)
 
 
 def _result(run: Run) -> None:

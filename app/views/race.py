@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import charts, charts_race, compare, live, localized, state
+from app import charts, charts_race, compare, data, live, localized, state, uploads
 from app.address import keep_in_link, keep_list_in_link, linked, linked_list
 from app.story import plain
 from app.tables import widths
+from app.views.playground import BASES, base_choice, own_file
 from app.words import from_core, n, t
-from core.config import TrainConfig
+from core.base import CLASSIFICATION
+from core.config import EMBEDDED, TrainConfig
 from core.errors import DeltalabError
+from core.export.link import OWN
 from core.literature import CAVEATS, SOURCE, method_comparison
 from core.methods import METHODS
 from core.race import (
@@ -45,8 +50,9 @@ if TYPE_CHECKING:
 
 EVERY = list(METHODS)
 TASK = next(iter(TASKS))
+LIMITS = TrainConfig()  # length and share held back of a visitor's own file: as a run has them by default
 SEEDS = ["1", "2", "3"]
-X, Y = "trainable", "forgetting"
+X, Y = "trainable", "exact_match"
 LOOK_SECONDS = 2
 MOST_RUNS_READ = 200
 
@@ -88,11 +94,12 @@ def _runs(race: str) -> list[Run]:
 def _setup() -> Plan:
     left, right = st.columns([2, 3], gap="large")
     with left:
+        names = [*TASKS, OWN]
         task = st.selectbox(
             t("race.task"),
-            list(TASKS),
-            index=list(TASKS).index(linked("task", list(TASKS), TASK)),
-            format_func=lambda name: from_core(TASKS[name].title),
+            names,
+            index=names.index(linked("task", names, TASK)),
+            format_func=lambda name: t("race.own") if name == OWN else from_core(TASKS[name].title),
             key="task",
             on_change=keep_in_link,
             args=("task", TASK),
@@ -107,25 +114,56 @@ def _setup() -> Plan:
             on_change=keep_in_link,
             args=("seeds", SEEDS[0]),
         )
+    base, facts, file = _material(own=task == OWN)
+    encoder = facts.get("task") == CLASSIFICATION
+    able = [name for name in EVERY if not (encoder and METHODS[name].START == "other")]
     with right:
         methods = st.multiselect(
             t("race.methods"),
-            EVERY,
-            default=linked_list("methods", EVERY, EVERY),
+            able,
+            default=linked_list("methods", able, able),
             format_func=lambda name: METHODS[name].TITLE,
             key="methods",
             on_change=keep_list_in_link,
-            args=("methods", EVERY),
+            args=("methods", able),
             placeholder=t("shared.choose"),
         )
-    plan = Plan(task=str(task), methods=tuple(methods), seeds=int(seeds or 1))
+    plan = Plan(
+        base=base or EMBEDDED, revision=facts.get("asked_revision"), task=None if task == OWN else str(task),
+        data=None if file is None else str(file), methods=tuple(methods), seeds=int(seeds or 1),
+    )  # fmt: skip
     if not methods:
         st.caption(t("race.no_method"))
         return plan
-    plan = dataclasses.replace(plan, train=TrainConfig(steps=_steps(plan)))
+    if base is None or (plan.task is None and file is None):
+        st.caption(t("race.waits"))
+        return plan
+    if encoder and plan.task is not None:
+        st.info(t("playground.encoder_task"))
+        return plan
+    plan = dataclasses.replace(plan, train=_loop(plan))
     _start(plan)
     _rates(plan)
     return plan
+
+
+def _material(*, own: bool) -> tuple[str | None, dict[str, Any], Path | None]:
+    """The base (None while it cannot be used), its facts, and the visitor's file, if they learn from one."""
+    elsewhere = linked("base", list(BASES), EMBEDDED) != EMBEDDED
+    with st.expander(t("race.another_base"), expanded=elsewhere or own, key="race-base"):
+        base, facts, _ = base_choice(proposing=False)
+    if not own:
+        return base, facts, None
+    given = own_file(encoder=facts.get("task") == CLASSIFICATION)
+    if given is None:
+        return base, facts, None
+    path = uploads.keep(state.owner(), given.name, given.getvalue())
+    st.query_params["kept"] = uploads.token(path)  # a reload, or a link, has it again
+    with st.expander(t("data.yours"), key="race-data"):
+        usable = data.show_report(path, base or EMBEDDED, LIMITS.max_length, LIMITS.held_out, 0)
+    if not usable:
+        st.warning(t("race.unusable"))
+    return base, facts, path if usable else None
 
 
 def _rates(plan: Plan) -> None:
@@ -141,14 +179,22 @@ def _rates(plan: Plan) -> None:
         st.caption(t("race.other_steps", swept=span, steps=steps_of(plan)))
 
 
-def _steps(plan: Plan) -> int:
-    key = f"steps-{plan.task}"
-    return int(
-        st.number_input(
-            t("race.steps"), 5, 2000, value=steps_of(plan), step=5, key=key, width=220,
+def _loop(plan: Plan) -> TrainConfig:
+    """Steps for everybody; on another base than the embedded one also how many examples go into a pass, since what fits
+    is not known."""
+    own = plan.base != EMBEDDED or plan.task is None
+    with st.container(horizontal=True):
+        steps = st.number_input(
+            t("race.steps"), 5, 2000, value=steps_of(plan), step=5, width=220,
+            key=f"steps-{plan.base}-own" if own else f"steps-{plan.task}",
             help=t("race.steps_help", steps=steps_of(plan), usual=usual_steps(plan)),
+        )  # fmt: skip
+        if not own:
+            return TrainConfig(steps=int(steps))
+        batch = st.number_input(
+            t("race.batch"), 1, 1024, value=LIMITS.batch_size, key="race-batch", width=220, help=t("race.batch_help")
         )
-    )  # fmt: skip
+    return TrainConfig(steps=int(steps), batch_size=int(batch))
 
 
 def _start(plan: Plan) -> None:
@@ -156,7 +202,7 @@ def _start(plan: Plan) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         pressed = st.button(t("race.start"), key="start-race", type="primary", icon=":material/flag:")
         told = n("race.runs", count, steps=steps_of(plan), examples=examples_of(plan))
-        st.caption(f"{told} {_takes(plan)}")
+        st.caption(f"{told} {_takes(plan)}".strip())
     if not pressed:
         return
     try:
@@ -170,7 +216,9 @@ def _start(plan: Plan) -> None:
 
 
 def _takes(plan: Plan) -> str:
-    """How long it will take about, from the recorded race on its machine."""
+    """How long it will take about, from the recorded race on its machine; '' on other bases and data."""
+    if plan.base != EMBEDDED or plan.task is None:
+        return ""
     return t("race.takes", device=recorded()["device"], time=seconds_text(expected_seconds(plan)))
 
 
@@ -237,9 +285,15 @@ def _result(race: str | None) -> None:
         st.caption(t("race.nobody"))
         return
     x, y = _axes()
-    compare.draw(charts_race.pareto(bands, x, y), "race-front")
-    several = any(b.count > 1 for found in bands.values() for b in found.values())
-    st.caption(f"{t('race.front')} {t('race.bars') if several else ''}")
+    if x.name == y.name:
+        st.caption(t("race.two"))
+    else:
+        compare.draw(charts_race.pareto(bands, x, y), "race-front")
+        several = any(b.count > 1 for found in bands.values() for b in found.values())
+        st.caption(f"{t('race.front')} {t('race.bars') if several else ''}")
+    idle = charts_race.unlearnt(bands)
+    if idle:
+        st.caption(idle)
     table = charts_race.race_table(bands)
     localized.grid(table, hide_index=True, height="content", column_config=widths(table), alt=t("race.alt"))
     st.download_button(
@@ -329,9 +383,16 @@ def _source_column() -> Any:
 
 def _terminal(plan: Plan) -> None:
     """The command that does the same without a browser."""
-    if plan.methods:
-        some = "" if list(plan.methods) == EVERY else " --methods " + " ".join(plan.methods)
-        usual = steps_of(dataclasses.replace(plan, train=TrainConfig()))
-        steps = "" if steps_of(plan) == usual else f" --set steps={steps_of(plan)}"
-        command = f"deltalab race --task {plan.task} --seeds {plan.seeds}{some}{steps}"
-        st.caption(t("race.terminal", command=command))
+    if not plan.methods or (plan.task is None and plan.data is None):
+        return
+    base = "" if plan.base == EMBEDDED else f" --base {shlex.quote(plan.base)}"
+    base += f" --revision {shlex.quote(plan.revision)}" if plan.revision else ""
+    what = f" --task {plan.task}" if plan.task else f" --data {shlex.quote(Path(str(plan.data)).name)}"
+    some = "" if list(plan.methods) == EVERY else " --methods " + " ".join(plan.methods)
+    loop = {
+        "steps": (steps_of(plan), steps_of(dataclasses.replace(plan, train=TrainConfig()))),
+        "batch_size": (plan.train.batch_size, LIMITS.batch_size),
+    }
+    said = [f"{name}={value}" for name, (value, usual) in loop.items() if value != usual]
+    knobs = " --set " + " ".join(said) if said else ""
+    st.caption(t("race.terminal", command=f"deltalab race{base}{what} --seeds {plan.seeds}{some}{knobs}"))

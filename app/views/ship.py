@@ -3,6 +3,7 @@ everything of it in a zip."""
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,6 +14,7 @@ import streamlit as st
 
 from app import address, chat, compare, findings, live, probing, state, takeaway
 from app.story import plain
+from app.views.playground import HUB_EXAMPLE, base_facts
 from app.words import from_core, t
 from core.base import stored_base
 from core.errors import DeltalabError, NotFound
@@ -156,7 +158,43 @@ def _strangers() -> None:
             except DeltalabError as error:
                 live.say(error)
                 return
-        _verdicts(adapter, {}, "load-files", fixes=False)
+        base, facts = _named_base(adapter)
+        _verdicts(adapter, facts, "load-files", fixes=False)
+        _mend(adapter, facts, base)
+
+
+def _mend(adapter: Adapter, facts: Mapping[str, Any], base: str) -> None:
+    """What the terminal does about the verdicts on a folder that is not here."""
+    offered = {v.action for v in loadable.check(adapter, facts) if v.action and v.level != loadable.LOADS}
+    if not offered:
+        return
+    said = f" --base {shlex.quote(base)}" if base else ""
+    st.markdown(t("ship.files_mend"))
+    lines = [f"deltalab {action} FOLDER{said} --out NEW" for action in sorted(offered)]
+    st.code("\n".join(lines), language=None, wrap_lines=True)
+
+
+def _named_base(adapter: Adapter) -> tuple[str, Mapping[str, Any]]:
+    """The base that the visitor names ("": none), and what is known of it, or of the one that the files name."""
+    named = str(
+        st.text_input(
+            t("ship.files_base"), key="ship-base", placeholder=adapter.base or HUB_EXAMPLE, max_chars=300,
+            help=t("ship.files_base_help"),
+        )
+        or ""
+    ).strip()  # fmt: skip
+    base = named or adapter.base
+    if not base:
+        return "", {}
+    with st.spinner(t("playground.looking"), show_time=True):
+        facts = base_facts(base)
+    if "error" not in facts:
+        return named, facts
+    if named:
+        live.say(DeltalabError(*facts["error"]))
+    else:
+        st.caption(t("ship.files_base_unknown", base=plain(base)))
+    return named, {}
 
 
 # --- merge ------------------------------------------------------------------------------------------------------------

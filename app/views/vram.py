@@ -451,8 +451,10 @@ def _figures(model: Model, setup: Setup, found: Answer) -> None:
 
 
 def _notes(model: Model, setup: Setup) -> None:
-    """What is to be known of experts, and of cards without bfloat16."""
-    for note in (experts_note(model.table, setup.method), half_note(_lookup(model), setup)):
+    """What is to be known of experts, of cards without bfloat16, and of a sharing that changes nothing."""
+    for note in (
+        _sharding().note(), experts_note(model.table, setup.method), half_note(_lookup(model), setup)
+    ):  # fmt: skip
         if note:
             st.caption(plain(from_core(note)))
 

@@ -64,7 +64,8 @@ def render(options: dict[str, Any], key: str) -> None:
     if shown:
         rows = [
             {
-                t("widgets.block_map.where"): NAMES[o.place], t("widgets.block_map.what"): KINDS[o.kind],
+                t("widgets.block_map.where"): from_core(NAMES[o.place]),
+                t("widgets.block_map.what"): from_core(KINDS[o.kind]),
                 t("widgets.block_map.each"): f"{o.each:,}",
                 t("widgets.block_map.blocks"): f"{o.blocks}" if o.blocks > 1 else "–",
                 t("widgets.block_map.in_all"): f"{o.total:,}",

@@ -9,7 +9,7 @@ import streamlit as st
 from app import charts_lessons_a, compare, localized
 from app.cells.svg import draw
 from app.schema import Rule
-from app.words import t
+from app.words import from_core, t
 from core.anatomy import table_of
 from core.claims import decimal_text
 from core.memory import per_parameter
@@ -37,7 +37,7 @@ def render(options: dict[str, Any], key: str) -> None:
     """Recipe and its parts; the squares; the total for a model, beside the claims where it is the 70B model."""
     start = str(options.get("recipe", "mixed"))
     titles = {
-        name: t("widgets.byte_rule.recipe_bytes", title=title, bytes=f"{per_parameter.each(recipe):.3g}")
+        name: t("widgets.byte_rule.recipe_bytes", title=from_core(title), bytes=f"{per_parameter.each(recipe):.3g}")
         for name, (title, recipe) in RECIPES.items()
     }
     chosen = st.selectbox(

@@ -10,7 +10,7 @@ import streamlit as st
 from app import charts_lessons_a, compare, localized
 from app.calc import percent
 from app.schema import Rule
-from app.words import t
+from app.words import from_core, t
 from core import picture
 
 NAME = "photo-filter"
@@ -37,13 +37,14 @@ def render(options: dict[str, Any], key: str) -> None:
                 t("widgets.photo_filter.edit"),
                 names,
                 index=start,
-                format_func=lambda n: picture.EDITS[n].title,
+                format_func=lambda n: from_core(picture.EDITS[n].title),
                 key=f"{key}-edit",
             )
         )
     with right:
         rank = int(st.select_slider(t("widgets.rank_r"), RANKS, value=int(options.get("rank", 2)), key=f"{key}-rank"))
     about, whole = picture.EDITS[edit], picture.edit(edit)
+    title = from_core(about.title)
     b, a = picture.best_pair(whole, rank)
     change = b @ a
     photo, kept = picture.photo(), picture.kept(edit, rank)
@@ -52,9 +53,9 @@ def render(options: dict[str, Any], key: str) -> None:
     shown = (
         (photo, 0.0, 1.0, t("widgets.photo_filter.photo"), t("widgets.photo_filter.photo_alt")),
         (change, -most, most, t("widgets.photo_filter.change", rank=rank),
-         t("widgets.photo_filter.change_alt", edit=about.title, rank=rank)),
+         t("widgets.photo_filter.change_alt", edit=title, rank=rank)),
         (photo + change, 0.0, 1.0, t("widgets.photo_filter.sum"),
-         t("widgets.photo_filter.sum_alt", edit=about.title, rank=rank)),
+         t("widgets.photo_filter.sum_alt", edit=title, rank=rank)),
     )  # fmt: skip
     for column, (matrix, low, high, caption, alt) in zip(columns, shown, strict=True):
         with column:
@@ -66,5 +67,5 @@ def render(options: dict[str, Any], key: str) -> None:
         localized.metric(t("widgets.photo_filter.kept"), percent(100 * kept), width="content")
     if numbers >= all_of_them:
         st.markdown(t("widgets.photo_filter.nothing_saved"))
-    compare.draw(charts_lessons_a.directions(picture.singular_values(edit), rank, about.title, kept), f"{key}-values")
-    st.caption(about.told)
+    compare.draw(charts_lessons_a.directions(picture.singular_values(edit), rank, title, kept), f"{key}-values")
+    st.caption(from_core(about.told))

@@ -46,9 +46,12 @@ def render(options: dict[str, Any], key: str) -> None:
     )
     st.markdown(f":material/history: {t('comparison.recorded')} · {live.made_where(found)} · {told}")
     if picked[0] == picked[1]:
-        st.markdown(t("widgets.race_front.two"))
+        st.markdown(t("race.two"))
         return
     compare.draw(charts_race.pareto(bands, measure(picked[0]), measure(picked[1])), f"{key}-front")
+    idle = charts_race.unlearnt(bands)
+    if idle:
+        st.caption(idle)
     with st.expander(t("widgets.numbers"), key=f"{key}-numbers"):
         table = charts_race.race_table(bands)
         localized.grid(table, hide_index=True, column_config=widths(table), alt=t("race.alt"))

@@ -317,13 +317,14 @@ def config_from_text(text: str, name: str = "") -> Any:
         raise BadInput(
             f"{name} names no model_type, so its architecture is not known.", "Paste the whole content of config.json."
         )
-    check_sizes(values, name)
+    inside = name if name != PASTED else f"{PASTED[:1].lower()}{PASTED[1:]}"  # (of a sentence)
+    check_sizes(values, inside)
     from transformers import CONFIG_MAPPING
 
     kind = values["model_type"]
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise NotFound(
-            f"transformers does not know the architecture {quoted(kind)} of {name}.", "Choose another model."
+            f"transformers does not know the architecture {quoted(kind)} of {inside}.", "Choose another model."
         )
     return check_described(values, name)
 

@@ -150,6 +150,10 @@ def _bounded(meta: Any) -> bool:
 
 def quiet_libraries() -> None:
     """Keep progress bars and chatter of the libraries off the terminal; what matters comes as events."""
+    import logging
+
+    # (Where a kernel from the hub is not there, bitsandbytes computes by its own code, and advises an installation.)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -16,7 +16,7 @@ from core.cli.arguments import (
     print_knobs,
     quiet_libraries,
 )
-from core.errors import BadInput
+from core.errors import BadInput, DeltalabError
 from core.memory.sharded import ALONE, OFFLOADS, Sharding
 from core.memory.stack import ADAPTERS, LOSSES, OPTIMIZERS, OWN, PRESETS, stack_named
 
@@ -144,7 +144,7 @@ def _memory(asked: argparse.Namespace) -> int:
     _print(ledger, told, found, setup)
     named = None if pasted(source) else known(source)
     half = half_note(lambda s: find(named.name, s) if named is not None else None, setup)
-    for note in (experts_note(table, setup.method), half):
+    for note in (sharding.note(), experts_note(table, setup.method), half):
         if note:
             print(note)
     if card is not None:
@@ -221,9 +221,16 @@ def _answered(
     from core.memory.allocator import replay
     from core.memory.fit import versions
     from core.memory.trace import trace
+    from core.memory.tracer import broke_off
 
     warnings.simplefilter("ignore", FutureWarning)
-    found = trace(configuration(source), setup)
+    config = configuration(source)
+    try:
+        found = trace(config, setup)
+    except DeltalabError:
+        raise
+    except Exception as why:  # (each architecture has its own ways to need a number that is not there)
+        raise broke_off(why) from why
     if not sharding.alone:
         return found.shared(sharding, _table(source, setup), setup.batch, setup.length), None, None, versions(), None
     reserved = replay(found).most_reserved if setup.device.is_cuda else None
@@ -238,16 +245,26 @@ def explained(rule: Rule) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _below(label: str, text: str) -> None:
+    """What explains a term, under it, in lines that a terminal can show."""
+    import shutil
+    import textwrap
+
+    width = max(60, min(120, shutil.get_terminal_size((100, 24)).columns))
+    print(textwrap.fill(text, width, initial_indent=f"      {label:<8} ", subsequent_indent=" " * 15))
+
+
 def _print(ledger: Ledger, told: list[Rule], found: Any, setup: Setup) -> None:
     from core.units import bytes_text
 
     where = "a CPU" if not setup.device.is_cuda else f"a card of compute capability {setup.device}"
     print(f"One step of {setup.method}, batch {setup.batch:,}, {setup.length:,} tokens, on {where}:")
     for term, rule in zip(ledger.terms, told, strict=True):
-        print(f"  {term.name:<24} {bytes_text(term.bytes):>10}  {term.formula}")
+        print(f"  {term.name:<24} {bytes_text(term.bytes):>10}")
+        _below("traced", term.formula)
         if rule.bytes is not None:  # (a trace knows its tensors; the formula says where they come from)
             off = f"; {rule.why[:1].lower()}{rule.why[1:]}" if rule.why else ""
-            print(f"  {'':<24} {'':>10}  {rule.formula} = {bytes_text(rule.bytes)}{off}")
+            _below("formula", f"{rule.formula} = {bytes_text(rule.bytes)}{off}")
     print(f"  {'allocated':<24} {bytes_text(found.allocated):>10}  at its most: {ledger.peak_at}")
     for name, (low, likely, high) in (("reserved", found.reserved), ("process", found.process)):
         band = f"estimated, {bytes_text(low)} to {bytes_text(high)}" if low != high else "simulated"

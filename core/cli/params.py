@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from typing import Any
 
 from core.cli.arguments import (
@@ -31,6 +32,16 @@ def add(commands: Any) -> None:
     params.add_argument("--revision", help="branch, tag or commit of a hub id")
     method_arguments(params)
     json_argument(params)
+
+
+def _alike(modules: list[dict[str, Any]]) -> list[tuple[str, tuple[int, ...], int, int]]:
+    """Modules that differ in the number of their block alone, together: name with * for that number, shape, what each
+    trains, and how many there are; in the model's order."""
+    found: dict[tuple[str, tuple[int, ...], int], int] = {}
+    for one in modules:
+        key = (re.sub(r"(?<=\.)\d+(?=\.)", "*", one["name"]), tuple(one["shape"]), one["trainable"])
+        found[key] = found.get(key, 0) + 1
+    return [(*key, many) for key, many in found.items()]
 
 
 def _params(asked: argparse.Namespace) -> int:
@@ -88,8 +99,9 @@ def _params(asked: argparse.Namespace) -> int:
         return DONE
     share = f"{trainable:,} of {architecture.total:,} parameters"
     print(f"{config.method} trains {share} of {name} ({percent:.3g} %): {bytes_text(size)} to save.")
-    for one in modules:
-        print(f"  {one['name']:<50} {' × '.join(map(str, one['shape'])):>15} {one['trainable']:>12,}")
+    for name, shape, each, many in _alike(modules):
+        times = f"{many:>5,} × {each:,} = {many * each:,}" if many > 1 else f"{each:,}"
+        print(f"  {name:<50} {' × '.join(map(str, shape)):>15}  {times}")
     if note := experts_note(architecture, config.method):
         print(note)
     if head:

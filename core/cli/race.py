@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
 def _race(asked: argparse.Namespace) -> int:
     from core.config import TrainConfig, settings_of
     from core.methods import METHODS
-    from core.race import Plan, aggregate, cell_of, entries, measure, rate_notes, row
+    from core.race import Plan, aggregate, cell_of, entries, measure, rate_notes, row, unlearnt
     from core.runs.worker import execute, let_go
 
     plan = Plan(
@@ -79,6 +79,9 @@ def _race(asked: argparse.Namespace) -> int:
         print(f"{'':14}" + "".join(f"{measure(m).title:>24}" for m in _SHOWN))
         for method, found in bands.items():
             print(f"{method:14}" + "".join(f"{_text(m, found.get(m)):>24}" for m in _SHOWN))
+        idle = unlearnt(bands)
+        if idle:
+            print(f"Less than half of what the best learnt: {', '.join(idle)}. They need more steps.")
     failed = [r for r in rows if r.status != "finished"]
     return FAILED if failed else DONE
 

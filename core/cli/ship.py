@@ -6,12 +6,13 @@ import argparse
 import dataclasses
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.cli.arguments import DONE, command, json_argument, quiet_libraries
 from core.cli.stored import OWNER, find_run, open_store
-from core.errors import BaseUnavailable, NotFound, Refused
+from core.errors import BadInput, BaseUnavailable, NotFound, Refused
 
 if TYPE_CHECKING:
     from core.runs.store import Run, Store
@@ -25,7 +26,6 @@ def add(commands: Any) -> None:
     check.add_argument(
         "adapter", metavar="RUN|FOLDER", help="a run's id or its beginning, last, or an adapter's folder"
     )
-    check.add_argument("--base", help="the base it belongs to, where it is not a run: a folder or a hub id")
     convert = command(commands, "convert", _convert, "write what a run learnt as a plain LoRA adapter in PEFT's format")
     convert.add_argument("--rank", type=int, help="of the LoRA (default: the lowest at which nothing is lost)")
     convert.add_argument("--energy", type=float, help="instead of a rank: the share of each change's energy to keep")
@@ -35,8 +35,17 @@ def add(commands: Any) -> None:
     )
     merge.add_argument("--quantize", choices=("nf4",), help="store the merged weights in 4 bits instead")
     card = command(commands, "card", _card, "write a run's model card")
-    for one in (convert, merge, card):
-        one.add_argument("run", metavar="RUN", help="the run's id or its beginning, or last")
+    for one in (convert, merge):
+        one.add_argument(
+            "adapter",
+            metavar="RUN|FOLDER",
+            help="a run's id or its beginning, last, or an adapter's folder, PEFT's too",
+        )
+    card.add_argument("run", metavar="RUN", help="the run's id or its beginning, or last")
+    for one in (check, convert, merge):
+        one.add_argument(
+            "--base", help="the base of a folder: embedded, a folder or a hub id (default: as its files name it)"
+        )
     for one in (convert, merge):
         one.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to write; must not exist yet")
     for one in (check, convert, merge, card):
@@ -56,27 +65,61 @@ def _new(folder: Path) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What a command is about. folder: the adapter's. base: None where nobody says it. run: None for a folder."""
+
+    folder: Path
+    base: str | None
+    revision: str | None = None
+    run: Run | None = None
+
+
+def _asked(asked: argparse.Namespace, store: Store | None = None) -> _Asked:
+    """A run of the terminal, or a folder from wherever; its base is the one that is named, else the one it was trained
+    on, as far as its files tell."""
+    from core.export.folder import read
+
+    folder = Path(asked.adapter).expanduser()
+    if folder.is_dir():
+        return _Asked(folder, asked.base or read(folder).base or None)
+    store = store or open_store()
+    try:
+        run = _finished(store, asked.adapter)
+    except NotFound as error:
+        raise NotFound(f"{asked.adapter!r} is neither a folder nor a run of the terminal.", error.advice) from error
+    assert run.adapter is not None
+    own = asked.base is None or asked.base == run.config["base"]
+    return _Asked(run.adapter, asked.base or run.config["base"], run.config.get("revision") if own else None, run)
+
+
+def _base_of(about: _Asked) -> str:
+    """Its base.
+
+    Raises:
+        BadInput: nobody says which.
+    """
+    if about.base is None:
+        raise BadInput(
+            f"The files in {about.folder.name} do not say which base they belong to.",
+            "Name it: --base FOLDER or hub id.",
+        )
+    return about.base
+
+
 def _check(asked: argparse.Namespace) -> int:
     from core.base import describe_base
     from core.export.folder import read
     from core.export.loadable import ENGINES, check, worst
 
     quiet_libraries()
-    base, revision = asked.base, None
-    folder = Path(asked.adapter).expanduser()
-    if not folder.is_dir():
-        store = open_store()
-        try:
-            run = _finished(store, asked.adapter)
-        except NotFound as error:
-            raise NotFound(f"{asked.adapter!r} is neither a folder nor a run of the terminal.", error.advice) from error
-        assert run.adapter is not None
-        folder, base, revision = run.adapter, base or run.config["base"], run.config.get("revision")
+    about = _asked(asked)
+    folder = about.folder
     adapter = read(folder)
     facts: dict[str, Any] | None = None
-    if base is not None:
+    if about.base is not None:
         try:
-            facts = describe_base(base, revision)
+            facts = describe_base(about.base, about.revision)
         except BaseUnavailable as why:
             print(f"The base is not looked at: {why.sentence}", file=sys.stderr)
     verdicts = check(adapter, facts)
@@ -95,22 +138,19 @@ def _check(asked: argparse.Namespace) -> int:
 
 
 def _convert(asked: argparse.Namespace) -> int:
-    run = _finished(open_store(), asked.run)
+    about = _asked(asked)
     out = _new(asked.out)
+    base = _base_of(about)
     from core.export.convert import convert
 
     quiet_libraries()
-    assert run.adapter is not None
-    done = convert(
-        run.config["base"], run.adapter, out, revision=run.config.get("revision"), rank=asked.rank,
-        energy=asked.energy,
-    )  # fmt: skip
+    done = convert(base, about.folder, out, revision=about.revision, rank=asked.rank, energy=asked.energy)
     if asked.json:
         print(json.dumps(dataclasses.asdict(done) | {"folder": str(done.folder)}))
         return DONE
     print(f"A LoRA of rank {done.rank} in {done.folder}; it leaves out {100 * done.error:.2g} % of the change's norm.")
     for row in done.modules:
-        print(f"  {row['module']:<50} rank {row['rank']:>4}  {100 * row['error']:6.2f} % left out")
+        print(f"  {row['module']:<50} ΔW of rank {row['rank']:>4}  {100 * row['error']:6.2f} % left out")
     if done.left_out:
         print(f"  and {len(done.left_out)} parameters that no LoRA holds: {', '.join(list(done.left_out)[:3])} …")
     return DONE
@@ -118,19 +158,18 @@ def _convert(asked: argparse.Namespace) -> int:
 
 def _merge(asked: argparse.Namespace) -> int:
     store = open_store()
-    run = _finished(store, asked.run)
+    about = _asked(asked, store)
     out = _new(asked.out)
+    base = _base_of(about)
     from core.export.card import card, record_of
     from core.export.merged import merge
     from core.units import bytes_text
 
     quiet_libraries()
     stored = asked.quantize or asked.dtype
-    assert run.adapter is not None
-    text = card(record_of(store, run.id, OWNER), merged=stored)
-    done = merge(
-        run.config["base"], run.adapter, out, revision=run.config.get("revision"), stored=stored, card=text
-    )  # fmt: skip
+    # (A card tells what a run did; of a folder from elsewhere that is not known.)
+    text = card(record_of(store, about.run.id, OWNER), merged=stored) if about.run is not None else ""
+    done = merge(base, about.folder, out, revision=about.revision, stored=stored, card=text)
     if asked.json:
         print(json.dumps(dataclasses.asdict(done) | {"folder": str(done.folder)}))
         return DONE

@@ -12,7 +12,7 @@ from typing import Any
 
 from core.base import PICKLES
 from core.errors import BadInput
-from core.methods import saved
+from core.methods import METHODS, saved
 
 LORA_PARTS = (".lora_A.weight", ".lora_B.weight")
 
@@ -35,8 +35,16 @@ class Adapter:
 
     @property
     def method(self) -> str:
-        """Our name of the method, '' for a folder that Deltalab did not write."""
-        return str(self.record.get("method") or "")
+        """Our name of the method: by our record, else by PEFT's file; '' for one that Deltalab does not have."""
+        if self.record:
+            return str(self.record.get("method") or "")
+        there = self.config or {}
+        return next((name for name, module in METHODS.items() if module.reads(there)), "")
+
+    @property
+    def base(self) -> str:
+        """What PEFT's file calls the base, which may be a hub id, or a folder of the machine where it was trained."""
+        return str((self.config or {}).get("base_model_name_or_path") or "").strip()
 
     @property
     def is_lora(self) -> bool:

@@ -296,7 +296,7 @@ def _peft_names(adapter: Adapter, base: Mapping[str, Any]) -> Finding | None:
 def _peft_base(adapter: Adapter, base: Mapping[str, Any]) -> Finding | None:
     if adapter.config is None:
         return None
-    name = str(adapter.config.get("base_model_name_or_path") or "")
+    name = adapter.base
     if "/" in name:
         return Finding(LOADS, f"It names its base by a hub id: {name}.")
     told = f"It calls its base {name!r}, which is no hub id" if name else "It does not name its base"
@@ -424,7 +424,7 @@ def _llama_tied(adapter: Adapter, base: Mapping[str, Any]) -> Finding | None:
 def _llama_base(adapter: Adapter, base: Mapping[str, Any]) -> Finding | None:
     if not adapter.is_lora:
         return None
-    name = str((adapter.config or {}).get("base_model_name_or_path") or "")
+    name = adapter.base
     if "/" in name:
         return Finding(LOADS, f"It finds the base's settings by its hub id, {name}.")
     return Finding(

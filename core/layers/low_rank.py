@@ -5,12 +5,12 @@
 W₀ is the base's weight, of shape (out, in), frozen. A, of shape (r, in), starts as random as any linear layer; B, of
 shape (out, r), starts at zero, so at the first step the layer computes exactly what the base computed.
 
-How it is fast: kernels/lora_linear.py. The update is added into the base's output by one `addmm_`, so no tensor of the
-size of the output is made for it; the backward pass is written out and keeps only x (where A trains) and Ax. Over a
-weight in NF4, for few tokens, kernels/nf4_lora_linear.py has all of it in one launch, on a card whose record says that
-this pays. Both are off within `kernels.base.switched_off`: then autograd does it step by step. What the layer is not:
-it does not change W₀ (see `merge` in core/methods/lora.py), and it knows nothing of 4-bit weights beyond asking its
-base for `dense_weight` and `packed`.
+How it is fast: kernels/lora_linear.py. Update and output are summed by one `addmm_`, in 16 bits in the order that keeps
+small updates, so no tensor of the size of the output is made for it; the backward pass is written out and keeps only x
+(where A trains) and Ax. Over a weight in NF4, for few tokens, kernels/nf4_lora_linear.py has all of it in one launch,
+on a card whose record says that this pays. Both are off within `kernels.base.switched_off`: then autograd does it step
+by step. What the layer is not: it does not change W₀ (see `merge` in core/methods/lora.py), and it knows nothing of
+4-bit weights beyond asking its base for `dense_weight` and `packed`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from transformers.pytorch_utils import Conv1D
 from core.layers.wrapping import Wrapping
 from kernels import nf4, nf4_lora_linear
 from kernels.base import off
-from kernels.lora_linear import LoRALinear
+from kernels.lora_linear import LoRALinear, sums_last
 
 
 def compute_dtype(x: torch.Tensor) -> torch.dtype:
@@ -121,7 +121,10 @@ class LowRank(Wrapping):
             if packed is not None:
                 y = nf4_lora_linear.NF4LoRALinear.apply(x.to(dtype), packed, a, b, self.scale, self.bias)
                 return y
-        y = LoRALinear.apply(x, a, b, self.scale, self.base_layer, partial(dense_weight, self.base_layer), dtype)
+        # (A weight in few bits that only answers has products of its own, which never write the decoded weight.)
+        answers = not torch.is_grad_enabled() and hasattr(self.base_layer, "dense_weight")
+        base = None if sums_last(dtype) and not answers else self.base_layer
+        y = LoRALinear.apply(x, a, b, self.scale, base, partial(dense_weight, self.base_layer), dtype, self.bias)
         return y
 
     def delta(self) -> torch.Tensor:

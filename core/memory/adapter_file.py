@@ -34,6 +34,8 @@ READ = {
     "PREFIX_TUNING": ("num_virtual_tokens", "prefix_projection", "encoder_hidden_size"),
     "P_TUNING": ("num_virtual_tokens", "encoder_hidden_size", "encoder_reparameterization_type", "encoder_num_layers"),
 }  # fmt: skip
+# What PEFT's LoraConfig has where nothing is said. (PEFT writes every field; who writes by hand leaves some out.)
+USUAL = {"r": 8, "lora_alpha": 8}
 # Where the adapter comes from, and what changes neither the memory nor the counts.
 OF_NO_EFFECT = {
     "peft_type", "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision",
@@ -65,7 +67,7 @@ def read(record: Mapping[str, Any]) -> tuple[str, Any, tuple[str, ...]]:
     unused = {n: v for n, v in record.items() if n not in known and n not in OF_NO_EFFECT and not _neutral(v)}
     notes = tuple(listed(name, value) for name, value in unused.items())
     if kind == "LORA":
-        known, more = _lora(known)
+        known, more = _lora({**USUAL, **known})
         notes += more
     if isinstance(known.get("target_modules"), str) and known["target_modules"].lower() != ALL_LINEAR:
         pattern = known["target_modules"]

@@ -345,7 +345,8 @@ def formula_of(rows: list[tuple[Group, int, int]], sizes: Sizes, periods: int = 
 
     told = []
     for group, count, _ in rows[:TOLD]:
-        what = group.where.rpartition("*.")[2] or group.op.removeprefix("aten::")
+        place, op = group.where.rpartition("*.")[2], group.op.removeprefix("aten::")
+        what = "token numbers and labels" if group.category == "batch" else " in ".join(p for p in (op, place) if p)
         told.append(f"{f'{count:,} × ' if count > 1 else ''}{group.formula(sizes, periods)} ({what})")
     rest = sum(row[2] for row in rows[TOLD:])
     return "; ".join(told) + (f"; and {bytes_text(rest)} in {len(rows) - TOLD} smaller parts" if rest else "")

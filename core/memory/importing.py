@@ -1,10 +1,11 @@
 """Settings that somebody has already: an adapter_config.json of PEFT, or the arguments of a training program.
 
-    found = read(text)      # JSON or YAML, as pasted
+    found = read(text)      # JSON, YAML, Python or a command, as pasted
     found.method, found.settings, found.batch, …       None: the text does not say
 
-Understood are PEFT's own file (`core.memory.adapter_file`), transformers' TrainingArguments as JSON, and the
-configuration files of TRL, axolotl and LLaMA-Factory as far as they name the same things. Everything else that the text
+Understood are PEFT's own file (`core.memory.adapter_file`), transformers' TrainingArguments as JSON, the configuration
+files of TRL, axolotl and LLaMA-Factory as far as they name the same things, and the same written as Python or as the
+flags of a command (`core.memory.written`). Everything else that the text
 says is listed with its value, so that nobody thinks it was taken over; nothing is read as something near it.
 """
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.errors import BadInput
-from core.memory import adapter_file
+from core.memory import adapter_file, written
 from core.methods import METHODS
 from core.outside import MOST_LISTED, check_sizes, listed, parse, quoted
 
@@ -34,6 +35,7 @@ ALPHA = ("lora_alpha",)
 DROPOUT = ("lora_dropout",)
 TARGETS = ("lora_target_modules", "lora_target", "target_modules")
 FOUR_BITS, EIGHT_BITS, BITS = "load_in_4bit", "load_in_8bit", "quantization_bit"
+QUANT_TYPE, DOUBLE = "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"
 METHOD = ("adapter", "finetuning_type", "peft_method")
 EPOCHS = ("num_train_epochs", "num_epochs")
 VARIANTS = {"use_dora": "dora", "use_rslora": "rslora"}
@@ -86,15 +88,49 @@ def read(text: str) -> Imported:
     """Understand a pasted file.
 
     Raises:
-        BadInput: neither JSON nor YAML, no object, a pickle, too long or too deep, nothing in it that is known here, or
+        BadInput: none of these, no object, a pickle, too long or too deep, nothing in it that is known here, or
             a value that cannot be (a batch of 0, a rank that is no number).
     """
-    record = parse(text)
+    code = written.from_python(text)
+    if code:
+        return _both(code)
+    record = written.from_flags(text) or parse(text)
     if "peft_type" in record:
         method, settings, unused = adapter_file.read(record)
         base = record.get("base_model_name_or_path")
         model = base if isinstance(base, str) and 0 < len(base) <= MOST_NAME else None
         return Imported(model=model, method=method, settings=settings, unused=unused)
+    return _known(record)
+
+
+def _both(code: Mapping[str, Any]) -> Imported:
+    """What a piece of code says: an adapter's fields, the trainer's, and how the base is loaded."""
+    if "peft_type" not in code:
+        return _known(code)
+    kind = str(code["peft_type"])
+    of_adapter = {n: v for n, v in code.items() if n in adapter_file.READ.get(kind, ())}
+    usual = (
+        of_adapter
+        if kind == "LORA" or of_adapter.get("target_modules") != "all-linear"
+        else {n: v for n, v in of_adapter.items() if n != "target_modules"}
+    )  # fmt: skip (only LoRA's files say it so; for the others it is what is usual)
+    method, settings, unused = adapter_file.read({"peft_type": kind, **usual})
+    rest = {n: v for n, v in code.items() if n not in of_adapter and n not in adapter_file.OF_NO_EFFECT}
+    said = _Reading(rest)
+    if method == "lora" and (bits := _bits(said)) is not None:
+        shared = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+        method, settings = "qlora", METHODS["qlora"].Config(**shared, **_stored(said, bits))
+        rest = {n: v for n, v in rest.items() if n not in said.read}
+    found = _arguments(rest)
+    return dataclasses.replace(found, method=method, settings=settings, unused=(*unused, *found.unused))
+
+
+def _known(record: Mapping[str, Any]) -> Imported:
+    """What a record says.
+
+    Raises:
+        BadInput: nothing that is known here, or a value that cannot be.
+    """
     found = _arguments(record)
     if found == Imported(unused=found.unused):
         names = ", ".join(name[:MOST_LISTED] for name in list(record)[:4]) or "nothing"
@@ -238,7 +274,7 @@ def _method(said: _Reading) -> tuple[str | None, Any]:
     settings = METHODS[method].Config()
     given = {
         "rank": rank, "alpha": said.whole(ALPHA), "target_modules": _targets(said),
-        "dropout": said.number(DROPOUT, 0.0, 1.0 - 1e-9), "quant_type": "int8" if bits == 8 else None,
+        "dropout": said.number(DROPOUT, 0.0, 1.0 - 1e-9), **(_stored(said, bits) if method == "qlora" else {}),
     }  # fmt: skip
     fields = {f.name for f in dataclasses.fields(settings)}
     for field, names in (("rank", RANK), ("alpha", ALPHA), ("target_modules", TARGETS), ("dropout", DROPOUT)):
@@ -260,6 +296,21 @@ def _bits(said: _Reading) -> int | None:
         said.read.add(BITS)
         return int(str(value))
     return None
+
+
+def _stored(said: _Reading, bits: int | None) -> dict[str, Any]:
+    """How a base in few bits is stored, as far as a text says it: QLoRA's settings."""
+    if bits == 8:
+        return {"quant_type": "int8"}
+    found: dict[str, Any] = {}
+    kind, twice = said.record.get(QUANT_TYPE), said.record.get(DOUBLE)
+    if kind in ("nf4", "fp4"):
+        said.read.add(QUANT_TYPE)
+        found["quant_type"] = kind
+    if twice is not None and truth(twice) is not None:
+        said.read.add(DOUBLE)
+        found["double_quantization"] = truth(twice)
+    return found
 
 
 def _targets(said: _Reading) -> str | None:

@@ -35,42 +35,46 @@ CUDNN_HEADS = {(9, 0): 256, (10, 0): 128}
 
 def cuda_kernel(
     capability: tuple[int, int], dtype: torch.dtype, *, masked: bool, head_dim: int, grouped: bool, square: bool,
-    dropout: bool = False,
+    dropout: bool = False, value_dim: int | None = None,
 ) -> Kernel:  # fmt: skip
     """The attention kernel that PyTorch takes on a CUDA card: the first in its order whose conditions hold.
 
     From aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (select_sdp_backend and the checks it calls), for dense
-    tensors of equal head sizes that need gradients, and cuDNN 9.10 or later.
+    tensors that need gradients, and cuDNN 9.10 or later.
 
     Args:
-        masked: a mask is given. grouped: fewer key heads than query heads. square: as many keys as queries.
+        masked: a mask is given. grouped: fewer key heads than query heads. square: as many keys as queries. value_dim:
+            size of the values' heads, where it is another than that of queries and keys (latent attention).
     """
+    values = head_dim if value_dim is None else value_dim
     half = dtype == torch.float16 or (dtype == torch.bfloat16 and capability >= (8, 0))
     modern = (8, 0) <= capability <= (12, 1)
-    if half and head_dim % 8 == 0 and head_dim <= CUDNN_HEADS.get(capability, 0):
+    if half and not (head_dim % 8 or values % 8) and max(head_dim, values) <= CUDNN_HEADS.get(capability, 0):
         return "cudnn"
     awkward = 192 < head_dim <= 224 or (head_dim > 224 and dropout)
     narrow = (8, 6) <= capability <= (8, 9) or capability >= (12, 0)
-    if half and modern and not masked and square and head_dim <= 256 and not (awkward and narrow):
+    if half and modern and not masked and square and head_dim == values <= 256 and not (awkward and narrow):
         return "flash"
     # Tensor cores want rows of 16 bytes; without them, any length goes.
     sixteen = dtype in (torch.float16, torch.bfloat16)
     tensor_cores = capability >= (8, 0) or (capability >= (7, 0) and sixteen)
     alignment = (8 if sixteen else 4) if tensor_cores else 1
     fits = dtype in (torch.float16, torch.float32) or (dtype == torch.bfloat16 and capability >= (8, 0))
-    if fits and capability >= (5, 0) and not grouped and head_dim % alignment == 0:
+    if fits and capability >= (5, 0) and not grouped and not (head_dim % alignment or values % alignment):
         return "efficient"
     return "math"
 
 
 @functools.lru_cache(maxsize=256)
 def _cpu_kernel(
-    heads: int, key_heads: int, head_dim: int, dtype: torch.dtype, masked: bool, dropout: float, causal: bool
-) -> Kernel:
+    heads: int, key_heads: int, head_dim: int, value_dim: int, dtype: torch.dtype, masked: bool, dropout: float,
+    causal: bool,
+) -> Kernel:  # fmt: skip
     """What PyTorch would take on this CPU, asked with small tensors."""
     q, k = (torch.ones(1, h, 2, head_dim, dtype=dtype, requires_grad=True) for h in (heads, key_heads))
+    v = torch.ones(1, key_heads, 2, value_dim, dtype=dtype, requires_grad=True)
     mask = torch.ones(1, 1, 2, 2, dtype=dtype) if masked else None
-    chosen = torch._fused_sdp_choice(q, k, k, mask, dropout, causal, enable_gqa=heads != key_heads)
+    chosen = torch._fused_sdp_choice(q, k, v, mask, dropout, causal, enable_gqa=heads != key_heads)
     return "flash" if chosen == torch.nn.attention.SDPBackend.FLASH_ATTENTION.value else "math"
 
 
@@ -143,12 +147,13 @@ class _State:
         grouped = query.shape[1] != key.shape[1]
         if capability is None:
             kernel = _cpu_kernel(
-                query.shape[1], key.shape[1], query.shape[-1], query.dtype, attn_mask is not None, dropout_p, is_causal
-            )
+                query.shape[1], key.shape[1], query.shape[-1], value.shape[-1], query.dtype, attn_mask is not None,
+                dropout_p, is_causal,
+            )  # fmt: skip
         else:
             kernel = cuda_kernel(
                 capability, query.dtype, masked=attn_mask is not None, head_dim=query.shape[-1], grouped=grouped,
-                square=query.shape[2] == key.shape[2], dropout=dropout_p > 0,
+                square=query.shape[2] == key.shape[2], dropout=dropout_p > 0, value_dim=value.shape[-1],
             )  # fmt: skip
         self.kernels.add(kernel)
         if attn_mask is not None and attn_mask.dtype == torch.bool:

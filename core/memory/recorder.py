@@ -274,12 +274,15 @@ def _as_outside(recorder: Recorder) -> dict[Any, Callable[..., Any]]:
             return aten.index.Tensor(source, places)
 
     def safe_softmax(scores: Any, dim: int, dtype: Any = None) -> Any:
-        # One operation that makes several tensors inside (aten/src/ATen/native/transformers/attention.cpp).
+        # One operation that makes several tensors inside (aten/src/ATen/native/transformers/attention.cpp): which
+        # scores are −∞, which rows are so throughout, and a zero, which goes into those rows of the result itself.
         with recorder:
             out = torch.softmax(scores, dim, dtype)
             masked = scores.eq(-float("inf"))
             rows = masked.all(dim, keepdim=True)
-            return torch.where(rows, torch.zeros((), dtype=out.dtype, device=out.device), out)
+            zero = torch.zeros((), dtype=out.dtype, device=out.device)
+        del masked, rows, zero
+        return out
 
     def gemm_4bit(
         a: Any, packed: Any, shape: Any, absmax: Any, blocksize: int, quant_type: str, bias: Any = None,

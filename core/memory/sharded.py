@@ -86,6 +86,12 @@ class Sharding:
             raise BadInput(" ".join(wrong))
         return self
 
+    def note(self) -> str:
+        """What of it changes nothing, as a sentence; "" where everything does."""
+        if self.zero and self.groups == 1:
+            return "ZeRO cuts a step among several GPUs; here there is only one to cut among, so it changes nothing."
+        return ""
+
     @property
     def alone(self) -> bool:
         """Whether nothing is shared and nothing offloaded."""

@@ -199,16 +199,18 @@ def main() -> int:
             except BrokenPipeError:
                 raise
             except Exception as error:
-                name = type(error).__name__
-                write({"error": {
-                    "kind": DeltalabError.kind, "sentence": f"The trace broke off with {name}: {_first_line(error)}.",
-                    "advice": "This architecture may do what tensors without data cannot; train it and see.",
-                }})  # fmt: skip
+                told = broke_off(error)
+                write({"error": {"kind": told.kind, "sentence": told.sentence, "advice": told.advice}})
     return 0
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0][:160].rstrip(".")
+def broke_off(error: BaseException) -> DeltalabError:
+    """What some library raised in the middle of a trace, as a sentence."""
+    said = (str(error).strip().splitlines() or ["no message"])[0][:160].rstrip(".")
+    return DeltalabError(
+        f"The trace broke off with {type(error).__name__}: {said}.",
+        "This architecture may do what tensors without data cannot; train it and see.",
+    )
 
 
 if __name__ == "__main__":

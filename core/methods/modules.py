@@ -16,21 +16,39 @@ if TYPE_CHECKING:
 
 # What a linear layer of a transformer does, told by the end of its name. Every family has its own names; this is the
 # one place that lists them.
-KEYS = ("k_proj", "attention.self.key", "k_lin", "attention.key", "key_proj")
-VALUES = ("v_proj", "attention.self.value", "v_lin", "attention.value", "value_proj")
-QUERIES = ("q_proj", "attention.self.query", "q_lin", "attention.query", "query_proj")
+KEYS = ("k_proj", "attention.self.key", "k_lin", "attention.key", "key_proj", "SelfAttention.k", "EncDecAttention.k")
+VALUES = (
+    "v_proj",
+    "attention.self.value",
+    "v_lin",
+    "attention.value",
+    "value_proj",
+    "SelfAttention.v",
+    "EncDecAttention.v",
+)
+QUERIES = (
+    "q_proj",
+    "attention.self.query",
+    "q_lin",
+    "attention.query",
+    "query_proj",
+    "SelfAttention.q",
+    "EncDecAttention.q",
+)
 # One matrix for queries, keys and values (GPT-2, GPT-NeoX, Bloom, Falcon, Phi-3).
 FUSED = ("c_attn", "query_key_value", "qkv_proj", "Wqkv", "W_pack")
 ATTENTION_OUTPUTS = (
     "o_proj", "out_proj", "attn.c_proj", "self_attn.dense", "attention.dense", "self_attention.dense",
     "attention.output.dense", "out_lin", "attn.Wo",
+    "SelfAttention.o", "EncDecAttention.o",
 )  # fmt: skip
 MLP_INPUTS = (
     "gate_proj", "up_proj", "gate_up_proj", "fc1", "mlp.c_fc", "dense_h_to_4h", "fc_in", "intermediate.dense", "w1",
-    "w3", "lin1", "mlp.Wi", "ffn",
+    "w3", "lin1", "mlp.Wi", "ffn", "DenseReluDense.wi", "wi_0", "wi_1",
 )  # fmt: skip
 MLP_OUTPUTS = (
     "down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h", "fc_out", "output.dense", "w2", "lin2", "mlp.Wo", "ffn_output",
+    "DenseReluDense.wo",
 )  # fmt: skip
 ATTENTION = (*QUERIES, *KEYS, *VALUES, *FUSED, *ATTENTION_OUTPUTS)
 MLP = (*MLP_INPUTS, *MLP_OUTPUTS)
@@ -78,7 +96,7 @@ def named_linears(architecture: Architecture, text: str, title: str) -> list[Mod
             )
         wrong = next((m for m in rows if m not in candidates), None)
         if not rows:
-            known = ", ".join(sorted({m.name.rpartition(".")[2] for m in candidates}))
+            known = ", ".join(sorted({m.name.rpartition(".")[2] for m in candidates if not m.tied_to}))
             raise Incompatible(f"{architecture.name} has no module called {name!r}.", f"Its linear layers are {known}.")
         if wrong is not None:
             raise Incompatible(

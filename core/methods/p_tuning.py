@@ -61,21 +61,21 @@ def problems(config: Config) -> list[str]:
 
 def sites(architecture: Architecture, config: Config) -> list[Site]:
     """What the tokens are made from, and the network that makes them."""
-    d, h = virtual.embedding_width(architecture), config.hidden
+    d, h, many = virtual.embedding_width(architecture), config.hidden, virtual.vectors(architecture, config.tokens)
     return [
-        Site(virtual.TOKENS, (config.tokens, d), config.tokens * d),
+        Site(virtual.TOKENS, (many, d), many * d),
         Site(f"{virtual.MODULE}.encoder", (d, h, h, d), (d + 1) * h + (h + 1) * h + (h + 1) * d),
     ]
 
 
 def count(architecture: Architecture, config: Config) -> int:
-    """p·d + (d + 1)·h + (h + 1)·h + (h + 1)·d."""
+    """p·d + (d + 1)·h + (h + 1)·h + (h + 1)·d; with 2·p·d in an encoder-decoder."""
     return sum(site.trained for site in sites(architecture, config))
 
 
 def saved_beside(architecture: Architecture, config: Config) -> int:
     """The tokens that the network makes, p·d, so that PEFT can read them."""
-    return config.tokens * virtual.embedding_width(architecture)
+    return virtual.vectors(architecture, config.tokens) * virtual.embedding_width(architecture)
 
 
 def apply(model: torch.nn.Module, config: Config, *, keep_base: bool = True) -> Attached:

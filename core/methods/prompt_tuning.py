@@ -67,13 +67,13 @@ def problems(config: Config) -> list[str]:
 
 
 def sites(architecture: Architecture, config: Config) -> list[Site]:
-    """The trained tokens, which stand before what the embedding gives out."""
-    width = virtual.embedding_width(architecture)
-    return [Site(virtual.TOKENS, (config.tokens, width), config.tokens * width)]
+    """The trained tokens, which stand before what the embedding gives out; before both texts of an encoder-decoder."""
+    width, many = virtual.embedding_width(architecture), virtual.vectors(architecture, config.tokens)
+    return [Site(virtual.TOKENS, (many, width), many * width)]
 
 
 def count(architecture: Architecture, config: Config) -> int:
-    """p·d."""
+    """p·d; 2·p·d in an encoder-decoder."""
     return sum(site.trained for site in sites(architecture, config))
 
 

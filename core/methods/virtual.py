@@ -45,6 +45,12 @@ def embedding_width(architecture: Architecture) -> int:
     return row.out_features
 
 
+def vectors(architecture: Architecture, tokens: int) -> int:
+    """How many vectors `tokens` trained tokens are: an encoder-decoder reads two texts, and has as many before each
+    (as PEFT's num_transformer_submodules)."""
+    return tokens * architecture.texts
+
+
 def put(model: Any, prompt: Prompt) -> None:
     """Freeze `model` and let `prompt` stand before every text that it reads.
 
@@ -70,6 +76,12 @@ def put(model: Any, prompt: Prompt) -> None:
 def check(model: Any) -> None:
     """Raise Incompatible for a model that carries something already, or reads no tokens."""
     check_plain(model)
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise Incompatible(
+            f"{type(model).__name__} reads two texts, an encoder's and a decoder's: what tokens before both take is "
+            "counted here, and not trained.",
+            "Choose a model that continues a text, or train this one with lora.",
+        )
     if getattr(model, "get_input_embeddings", None) is None:
         raise Incompatible(f"{type(model).__name__} has no token embedding.", "Choose a transformer as base.")
 
@@ -143,7 +155,7 @@ class Attached:
         config = {
             "peft_type": self.PEFT_TYPE,
             "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": saved.base_name(self.model),
+            **saved.base_fields(self.model),
             "num_virtual_tokens": self.prompt.tokens,
             "num_transformer_submodules": 1,
             "num_layers": text.num_hidden_layers,

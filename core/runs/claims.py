@@ -321,14 +321,14 @@ class Claims(Database):
         return changed.rowcount == 1
 
     def sweep(self) -> list[str]:
-        """Remove folders that belong to no run (deleted while a worker wrote there, or a start that was killed); and the
-        checkpoints of finished runs, where a worker was killed after it had said so and before it removed its own.
+        """Remove folders that belong to no run (deleted while a worker wrote there, or a start that was killed), and
+        checkpoints of finished runs whose worker was killed between its last word and its removal of them.
 
         Returns:
             The names of the removed folders.
         """
         with self._read() as c:
-            known = dict(c.execute(sa.select(runs_table.c.id, runs_table.c.status)).tuples())
+            known = {row.id: row.status for row in c.execute(sa.select(runs_table.c.id, runs_table.c.status))}
         for run_id, status in known.items():
             left = self.runs_folder / run_id / CHECKPOINT
             if status == "finished" and left.exists() and not is_held(left.with_name(LOCK)):

@@ -7,7 +7,7 @@ from typing import Any
 from core.exercise import Wrong
 from core.methods.lora import pair_parameters
 
-SIZES = ((8, 8, 2), (64, 16, 2), (16, 64, 2), (1024, 4096, 8), (4096, 1024, 16))
+SIZES = ((64, 16, 2), (16, 64, 2), (8, 8, 2), (1024, 4096, 8), (4096, 1024, 16))
 
 
 def trained_numbers(space: dict[str, Any]) -> str:

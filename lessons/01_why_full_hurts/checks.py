@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 from core.exercise import Wrong
@@ -18,7 +19,7 @@ def ledger(space: dict[str, Any]) -> str:
     recipe = per_parameter.recipe("mixed")
     each, frozen = per_parameter.each(recipe), per_parameter.frozen(recipe)
     said = {case: answer(*case) for case in CASES}
-    if any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in said.values()):
+    if any(isinstance(v, bool) or not isinstance(v, Real) for v in said.values()):
         raise Wrong("It should return a number of bytes.")
     if not any(said.values()):
         raise Wrong("It returns 0 for everything. Start with what every parameter costs, trained or not.")

@@ -38,6 +38,8 @@ def adapter(space: dict[str, Any]) -> str:
     if out.shape != before.shape:
         raise Wrong(f"It should give out {tuple(before.shape)}, and gives {tuple(out.shape)}.")
     if not torch.equal(out.detach(), before):
+        if torch.equal(out.detach(), torch.zeros_like(before)):
+            raise Wrong("It gives out the adapter's part alone. The formula adds that to h.")
         raise Wrong(
             "A fresh adapter should change nothing, so that training starts from the old model. Yours changes it."
         )
@@ -50,24 +52,31 @@ def adapter(space: dict[str, Any]) -> str:
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    moved = {name: p for name, p in made.named_parameters() if p.requires_grad and p.dim() == 2}
-    if any(not bool(p.detach().abs().sum() > 0) for p in moved.values()):
+    matrices = [p.detach() for p in trained if p.dim() == 2]
+    still = [not bool(p.abs().sum() > 0) for p in matrices]
+    if all(still):
         raise Wrong(
             "It cannot learn: with both matrices at zero, neither gets a gradient through the other, and they stay "
             "there. Let one of them be random."
         )
+    if any(still):
+        raise Wrong(
+            "It can hardly learn: with W_down at zero, the relu gets nothing but zeros, and its slope there is zero. "
+            "No gradient comes through it. Let W_down be random, and W_up zero."
+        )
     if losses[-1] > 0.9 * losses[0]:
         raise Wrong(f"It hardly learns: the loss went from {losses[0]:.2f} to {losses[-1]:.2f} only.")
     check = made(x).detach() - layer(x).detach()
-    down = [p for p in made.parameters() if p.requires_grad and tuple(p.shape) == (WIDTH, OUT)]
-    up = [p for p in made.parameters() if p.requires_grad and tuple(p.shape) == (OUT, WIDTH)]
-    if down and up:
-        b_down = next(p for p in made.parameters() if p.requires_grad and tuple(p.shape) == (WIDTH,))
-        b_up = next(p for p in made.parameters() if p.requires_grad and tuple(p.shape) == (OUT,))
-        h = layer(x)
-        linear = nn.functional.linear
-        formula = linear(torch.relu(linear(h, down[0], b_down)), up[0], b_up).detach()
-        if not torch.allclose(check, formula, atol=1e-5):
+    by_shape = {tuple(p.shape): p for p in trained}
+    flat, tall, b_down, b_up = (by_shape.get(s) for s in ((WIDTH, OUT), (OUT, WIDTH), (WIDTH,), (OUT,)))
+    if flat is not None and tall is not None and b_down is not None and b_up is not None:
+        h, linear = layer(x), nn.functional.linear
+        # Either is the way down: matrices may be kept as nn.Linear keeps them or transposed.
+        formulas = (
+            linear(torch.relu(linear(h, down, b_down)), up, b_up).detach()
+            for down, up in ((flat, tall), (tall.t(), flat.t()))
+        )
+        if not any(torch.allclose(check, formula, atol=1e-5) for formula in formulas):
             raise Wrong("What it adds to h is not W_up · relu(W_down · h + b_down) + b_up. Is the relu there?")
     return (
         f"Right. It trains {count} numbers behind a layer of {INTO * OUT + OUT}, and took the loss from "

@@ -21,7 +21,7 @@ def best_pair(space: dict[str, Any]) -> str:
     for r in (1, 3, 18):
         pair = answer(change.clone(), r)
         if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(p, torch.Tensor) for p in pair)):
-            raise Wrong("It should give back two matrices, B and A.")
+            raise Wrong("It should give back two torch tensors, B and A.")
         b, a = pair
         if tuple(b.shape) != (18, r) or tuple(a.shape) != (r, 30):
             raise Wrong(

@@ -63,8 +63,12 @@ def quantize(space: dict[str, Any]) -> str:
     weight[3] = -np.abs(weight[3])
     weight[5] = 0
     flat = weight.reshape(-1)
-    answer = store(flat.copy(), size)
-    if not (isinstance(answer, tuple) and len(answer) == 2):
+    try:
+        with np.errstate(divide="raise", invalid="raise"):
+            answer = store(flat.copy(), size)
+    except FloatingPointError:
+        raise Wrong("In a block of zeros the scale is zero; do not divide by it.") from None
+    if not (isinstance(answer, tuple | list) and len(answer) == 2):
         raise Wrong("store(w, size) returns two things: the codes and the scales.")
     codes, scales = (np.asarray(part) for part in answer)
     if scales.reshape(-1).size != len(weight):
@@ -76,6 +80,11 @@ def quantize(space: dict[str, Any]) -> str:
         if np.allclose(scales.reshape(-1), weight.max(axis=1), rtol=1e-5):
             raise Wrong(
                 "A block's scale is its largest magnitude, and in a block of negative weights that is not the max."
+            )
+        if np.allclose(np.delete(scales.reshape(-1), 5), np.delete(wanted, 5), rtol=1e-5):
+            raise Wrong(
+                f"The scale of a block of zeros is zero, and yours is {scales.reshape(-1)[5]:g}. Divide by one there, "
+                "but store the zero."
             )
         raise Wrong("The scales are not the largest magnitude of each block.")
     if codes.reshape(-1).size != flat.size:

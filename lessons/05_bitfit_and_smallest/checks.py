@@ -68,7 +68,7 @@ def fold_the_scale(space: dict[str, Any]) -> str:
             raise Wrong(
                 f"The shapes do not fit ({error}). W is (out, in) and l is (out,): each entry of l belongs to a row."
             ) from None
-        if not (isinstance(answer, tuple) and len(answer) == 2):
+        if not (isinstance(answer, tuple | list) and len(answer) == 2):
             raise Wrong("folded(W, b, l) returns two tensors: the new W and the new b.")
         new_weight, new_bias = answer
         if tuple(new_weight.shape) != (out, into) or tuple(new_bias.shape) != (out,):

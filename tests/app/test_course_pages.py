@@ -365,10 +365,11 @@ def test_a_link_locks_hides_and_presets_and_an_altered_one_is_refused(visit, sto
     assert classroom.task_of(token, identity.secret(state.home())) == task
 
     def draw(slug):
-        from app import index, tasks
+        from app import index, tasks, words
         from app.cells.context import Context
         from app.cells.experiment import _controls
 
+        words.settle(None)
         found = next(one for one in index.lessons() if one.slug == slug)
         tasks.settle(found.url_path)
         _controls(next(c for c in found.cells if c.kind == "experiment"), Context.of(found))

@@ -235,7 +235,7 @@ def test_rows_for_a_reader_with_distractors_are_made_and_chosen_in_the_playgroun
     assert not button(there, "knob-run").disabled
     button(there, "another-file").click().run()
     assert "kept" not in there.query_params
-    assert "made for you on another page" not in words(there)
+    assert "Learnt from:" not in words(there)
 
 
 def test_the_recorded_experiment_is_shown_and_says_so(visit):

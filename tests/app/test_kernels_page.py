@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from app import charts_kernels
-from core import kernel_records, roofline
+from app import charts_kernels, charts_steps
+from core import kernel_records, roofline, step_records
 from core.catalog import architecture_of, gpu
 from tests.app.test_views import words as escaped
 
@@ -34,6 +34,100 @@ RECORD = {
         {"kernel": "rope", "case": {"rows": 4}, "passed": False, "broken": "it broke"},
     ],
 }  # fmt: skip
+
+
+CASE = {"shape": "Llama-3.2-1B", "method": "qlora"}
+# Made up for this test, too: no step has been timed on a card.
+STEPS = {
+    "what": "made up by a test", "device": "A card", "date": "2026-01-02", "versions": {"torch": "2.11.0"},
+    "steps": [
+        {**CASE, "way": "graphed", "seconds": [0.1], "median_seconds": 0.1, "times_stock": 1.75, "least_seconds": 0.062,
+         "roofline_share": 0.62, "peak_bytes": 3 * 2**30},
+        {**CASE, "way": "stock", "seconds": [0.175], "median_seconds": 0.175, "times_stock": 1.0,
+         "least_seconds": 0.062, "roofline_share": 0.35, "peak_bytes": 4 * 2**30},
+        {**CASE, "way": "eager", "failed": "Its process ended."},
+        {"shape": "tiny", "method": "lora", "way": "graphed", "left_out": "There was no time left for it."},
+    ],
+    "runs": [],
+}  # fmt: skip
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder for records of steps, with what the test makes up."""
+    monkeypatch.setattr(step_records, "FOLDER", tmp_path)
+    (tmp_path / "gpu_a_card.json").write_text(json.dumps(STEPS), encoding="utf-8")
+    (tmp_path / "gpu_memory_a_card.json").write_text("{}", encoding="utf-8")  # another record, not of steps
+    return tmp_path
+
+
+def tables(shown: Any) -> str:
+    return str([frame.value.to_dict() for frame in shown.dataframe]).replace("\u00a0", " ").replace("\\xa0", " ")
+
+
+def test_steps_of_a_card_stand_beside_trainer(visit: Any, made_up: Path) -> None:
+    shown = visit(page)
+    assert not shown.exception
+    numbers, text = tables(shown), words(shown)
+    for said in ("1.75 ×", "62 %", "100 ms", "175 ms", "3.0 GiB / 4.0 GiB", "Llama-3.2-1B", "QLoRA"):
+        assert said in numbers, said
+    assert "Not timed: 2" in str(shown.expander)
+    assert "Its process ended." in text
+    assert "There was no time left for it." in text
+    assert "Measured on A card, 2026-01-02, with torch 2.11.0" in text
+    assert any("no record of `make bench`" in one.value for one in shown.info), "the folder has none"
+    (qlora, tiny) = step_records.steps(STEPS)
+    assert qlora.gain == pytest.approx(1.75)
+    assert (qlora.share, qlora.seconds) == (0.62, {"graphed": 0.1})
+    assert (tiny.gain, tiny.seconds) == (None, {})
+
+
+def test_without_a_record_of_steps_the_page_says_so_and_shows_the_processors(visit: Any) -> None:
+    """(The repository's own records: none of a card, one of a processor.)"""
+    assert not list(step_records.FOLDER.glob("gpu_*")), "a card was measured: this test is out of date"
+    shown = visit(page)
+    assert not shown.exception
+    assert any("none was timed" in one.value for one in shown.info)
+    record = step_records.processor()
+    lora = next(r for r in step_records.beside(record) if (r.method, r.comparison) == ("lora", "identical"))
+    assert f"{lora.gain:.2f} × ({lora.low:.2f}–{lora.high:.2f})" in tables(shown)
+    assert step_records.measured_on(record)["device"] in words(shown)
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"device": "A card"}', json.dumps({**STEPS, "steps": [{}]})])
+def test_a_damaged_record_is_told_and_breaks_nothing(
+    damage: str, visit: Any, made_up: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("gpu_b.json", "bench_cpu.json", "kernels.json"):
+        (made_up / name).write_text(damage, encoding="utf-8")
+    monkeypatch.setattr(kernel_records, "FOLDER", made_up)
+    shown = visit(page)
+    assert not shown.exception
+    assert any("kernels.json" in one.value for one in shown.warning)
+    assert any("gpu\\_b.json" in one.value or "gpu_b.json" in one.value for one in shown.warning)
+    assert "1.75 ×" in tables(shown), "the other record is shown"
+
+
+def test_a_damaged_file_of_thresholds_switches_the_kernels_off(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from kernels import base
+
+    base.measured.cache_clear()
+    monkeypatch.setattr(base, "MEASURED", tmp_path / "measured.json")
+    base.MEASURED.write_text('{"9.0": ', encoding="utf-8")
+    assert base.measured() == {}
+    assert "damaged" in caplog.text
+    base.measured.cache_clear()
+
+
+def test_large_numbers_are_written_out(visit: Any) -> None:
+    assert charts_kernels.ms_text(12.3456).replace("\u00a0", " ") == "12,346 ms"
+    assert charts_kernels.ms_text(0.0123).replace("\u00a0", " ") == "12.3 ms"
+    shown = visit(page, model="Llama-3.1-70B", batch="16", length="4096")
+    assert not shown.exception
+    assert "e+0" not in tables(shown)
+    assert "e+0" not in words(shown)
 
 
 def test_without_a_record_it_says_so_and_predicts(visit: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -86,6 +180,8 @@ def test_the_figures_have_what_they_must() -> None:
         charts_kernels.roofline(plain, fused, limit, seconds),
         charts_kernels.saved(roofline.savings(plain, fused, limit)),
         charts_kernels.measured(kernel_records.points(RECORD), kernel_records.limit(RECORD), RECORD["date"]),
+        charts_steps.cards(step_records.steps(STEPS), "2026-01-02"),
+        charts_steps.processor(step_records.beside(step_records.processor())),
     )
     for chart in charts:
         assert chart.title

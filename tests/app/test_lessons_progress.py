@@ -72,6 +72,13 @@ def test_numeric() -> None:
     assert not answers.grade(loose, "1,61", HERE).right
 
 
+def test_what_is_near_the_answer_is_not_what_is_near_a_small_mistake() -> None:
+    wide = {**NUMERIC, "answer": 18_900_000, "tolerance": 100_000, "mistakes": [{"answer": 98_304, "why": "one pair"}]}
+    assert answers.grade(wide, "18.95e6", HERE).right
+    assert answers.grade(wide, "98000", HERE).explanations == ("one pair",)
+    assert answers.grade(wide, "4", HERE).explanations == ("no",)
+
+
 def test_log_ratio() -> None:
     assert answers.log_ratio(50, 50, 100) == 0
     assert answers.log_ratio(100, 50, 100) == pytest.approx(math.log(2))

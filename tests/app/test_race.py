@@ -79,9 +79,11 @@ def test_how_much_everybody_trains_is_said_and_may_be_more(visit, store):
     plan = Plan(methods=("lora", "full"))
     page = visit(race_page, methods="lora,full")
     assert f"2 runs of {steps_of(plan)} steps, 32 examples in each; give them more" in words(page)
-    swept = f"did best in runs of {usual_steps(plan)} steps. In {steps_of(plan)} steps"
-    assert swept in words(page)
+    swept = f"did best in runs of {usual_steps(plan)} steps. In "
+    assert swept not in words(page), "its rates were swept in as many steps"
     assert f"{recorded()['steps']} steps of {recorded()['batch_size']} examples" in words(page)
+    page.number_input(key="steps-json").set_value(steps_of(plan) + 1).run()
+    assert f"{swept}{steps_of(plan) + 1} steps" in words(page)
     page.number_input(key="steps-json").set_value(usual_steps(plan)).run()
     text = words(page)
     assert f"2 runs of {usual_steps(plan)} steps" in text
@@ -107,9 +109,73 @@ def test_ones_own_race_takes_the_place_of_the_recorded(visit, store):
 def test_the_axes_are_in_the_link(visit):
     page = visit(race_page, x="seconds", y="nonsense")
     assert page.selectbox(key="x").value == "seconds"
-    assert page.selectbox(key="y").value == "forgetting"
+    assert page.selectbox(key="y").value == "exact_match"
     page.selectbox(key="y").set_value("loss").run()
     assert page.query_params["y"] in ("loss", ["loss"])
+
+
+ROWS = b"".join(b'{"prompt": "Number %d?", "completion": "%d."}\n' % (i, i) for i in range(40))
+
+
+def test_a_race_on_ones_own_file(visit, store):
+    page = visit(race_page, methods="lora,bitfit", task="own")
+    assert "The race waits for a base" in words(page)
+    assert not any(b.key == "start-race" for b in page.button)
+    page.file_uploader(key="upload").set_value(("mine.jsonl", ROWS, "x")).run()
+    assert not page.exception, page.exception
+    text = words(page)
+    assert "Your data" in text
+    assert "deltalab race --data mine.jsonl --seeds 1 --methods lora bitfit" in text, text
+    assert "takes about" not in text, "how long is known of the recorded race's data alone"
+    page.number_input(key="race-batch").set_value(4).run()
+    page.number_input(key="steps-embedded-own").set_value(5).run()
+    button(page, "start-race").click().run()
+    assert not page.exception, page.exception
+    made = store.runs("alice")
+    assert sorted((r.config["method"], r.config["data"]) for r in made) == [
+        ("bitfit", "data/mine.jsonl"),
+        ("lora", "data/mine.jsonl"),
+    ]
+    assert {(r.config["train"]["steps"], r.config["train"]["batch_size"]) for r in made} == {(5, 4)}
+    assert "Your race: your own data" in words(page)
+
+
+def test_a_file_that_cannot_be_learnt_from_starts_no_race(visit, store):
+    page = visit(race_page, task="own")
+    page.file_uploader(key="upload").set_value(("mine.jsonl", b'{"prompt": "a"', "x")).run()
+    assert not page.exception, page.exception
+    assert "cannot be learnt from yet" in words(page) + page.warning[0].value
+    assert not any(b.key == "start-race" for b in page.button)
+    assert not store.runs("alice")
+
+
+def test_another_base_is_looked_at_first(visit, tmp_path):
+    from tests.checkpoints import write, write_encoder
+
+    page = visit(race_page, base="folder", folder=str(tmp_path / "nothing"))
+    assert "There is no folder" in page.error[0].value
+    assert not any(b.key == "start-race" for b in page.button)
+    folder = write("llama_biased", tmp_path / "mine")
+    page = visit(race_page, base="folder", folder=str(folder), methods="lora,bitfit")
+    text = words(page)
+    assert f"deltalab race --base {folder} --task json --seeds 1 --methods lora bitfit" in text
+    assert "published ones are used" in text
+    encoder = write_encoder("bert", tmp_path / "encoder")
+    page = visit(race_page, base="folder", folder=str(encoder), task="own")
+    assert "prompt_tuning" not in page.multiselect(key="methods").options
+    assert len(page.multiselect(key="methods").options) > 10
+
+
+def test_two_measures_are_two(visit):
+    page = visit(race_page, x="seconds", y="seconds")
+    assert "Choose two different measures" in words(page)
+    assert "Beaten by nobody" not in words(page)
+
+
+def test_who_learnt_little_is_named_beside_the_figure(visit, store):
+    race_of(store, "alice")
+    text = words(visit(race_page, x="trainable", y="forgetting"))
+    assert "Less than half of what the best method learnt: BitFit." in text, text
 
 
 def test_no_method_no_race(visit):

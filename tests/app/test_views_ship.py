@@ -1,6 +1,7 @@
 """The page Ship: verdicts and fixes, measurements and their figures, the card; and what may be taken away by whom."""
 
 import io
+import json
 import zipfile
 
 import pytest
@@ -73,6 +74,31 @@ def test_verdicts_name_the_rule_its_source_and_the_fix(visit, finished):
     button(page, f"load-{run.id}-vLLM-convert").click().run()
     assert page.query_params["do"] in ("convert", ["convert"])
     assert "singular values" in words(page)
+
+
+def test_an_adapter_from_elsewhere_is_held_against_the_base_that_is_named(visit, folders, tmp_path):
+    """Without its base half of the rules can say nothing; and what mends it is told as a command."""
+    folder = folders(method="dora", rank=4)
+    said = json.loads((folder / "adapter_config.json").read_text()) | {"base_model_name_or_path": "/no/longer here"}
+    page = visit(ship_page)
+    page.file_uploader(key="ship-files").set_value(
+        [
+            ("adapter_config.json", json.dumps(said).encode(), "application/json"),
+            ("adapter_model.safetensors", (folder / "adapter_model.safetensors").read_bytes(), "x"),
+        ]
+    ).run()
+    assert not page.exception, page.exception
+    text = words(page)
+    assert "The base is not known here." in text
+    assert "which is not to be had here" in text
+    assert "deltalab convert FOLDER --out NEW" in text, text
+    page.text_input(key="ship-base").set_value("embedded").run()
+    text = words(page)
+    assert "The base is not known here." not in text
+    assert "LlamaForCausalLM is a base whose adapters it serves." in text
+    assert "deltalab convert FOLDER --base embedded --out NEW" in text
+    page.text_input(key="ship-base").set_value(str(tmp_path / "nothing")).run()
+    assert "nothing" in page.error[0].value
 
 
 def test_a_damaged_adapter_is_said(visit, store):

@@ -312,7 +312,7 @@ def test_notes_of_the_calculators_are_said_in_german(method: str) -> None:
         half_note(lambda asked: find("Llama-3.1-8B", asked), setup), other_kernels(gpu("MI300X")),
     ]  # fmt: skip
     told = [words.of_core("de", note) for note in notes]
-    assert told[0].startswith("45,097,156,608 der Gewichte sind Experten")
+    assert told[0].startswith("45\u202f097\u202f156\u202f608 der Gewichte sind Experten")
     assert ("bleiben in 16 Bit" in told[0]) == (method == "qlora")
     assert "einer späteren Karte; die" in told[1]
     assert re.search(r"einer späteren Karte: \d+,\d GiB; die", told[2])

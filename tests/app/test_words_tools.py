@@ -148,7 +148,8 @@ PAGES = [
       "LoRA trainiert 20\u202f971\u202f520 von 8\u202f030\u202f261\u202f248", "Wo sie sitzen", "Form")),
     ("quantization", {"bits": "3"}, ("Bit je Gewicht", "text{Stufe}[q]", "QLoRA gegen LoRA", "Beide trainieren")),
     ("quantization", {"source": "file"}, ("Deine Matrix", "ganze Basis, nicht eine Matrix", "Ordner auf dem Rechner")),
-    ("kernels", {}, ("Worauf ein Schritt wartet", "Starts", "FLOPs je Byte", "FLOPs je bewegtem Byte")),
+    ("kernels", {}, ("Worauf ein Schritt wartet", "Starts", "FLOPs je Byte", "FLOPs je bewegtem Byte",
+      "Produkte mit den Gewichten des Basismodells", "Auf einem Prozessor", "dieselben Batches")),
     ("validation", {"by": "role", "metric": "allocated"}, ("Veröffentlichte Werte", "Belegt", "Nicht abgedeckt",
       "vorhergesagt, GiB")),
     ("inside", {}, ("Innenansicht", "Aufgezeichnet", "Was die Spalten bedeuten", "Was die Matrizen lesen")),
@@ -178,8 +179,9 @@ def test_findings_and_proposals_speak_german(visit: Any) -> None:
 def test_why_there_is_no_formula_is_said_in_german(visit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     error = BadInput("rank must be at most 256, not 300.")
     failed = SimpleNamespace(error=error, active=False)
-    monkeypatch.setattr(state, "fitter", lambda: SimpleNamespace(look=lambda *asked: failed))
-    said_there = said(visit(unknown, lang="de"))
+    with monkeypatch.context() as patched:
+        patched.setattr(state, "fitter", lambda: SimpleNamespace(look=lambda *asked: failed))
+        said_there = said(visit(unknown, lang="de"))
     assert "Nicht mit einer Formel auszurechnen: rank darf höchstens 256 sein" in said_there
 
 

@@ -17,7 +17,7 @@ from core.memory import exporting, importing, rules
 from core.memory.card import totals
 from core.memory.compare import on
 from core.memory.estimate import Sizes, find
-from core.memory.setup import Setup
+from core.memory.setup import Device, Setup
 from core.memory.sharded import ALONE, Sharding
 from core.memory.stack import stack_named
 from core.methods import METHODS
@@ -460,3 +460,91 @@ def test_a_name_with_spaces_and_brackets_is_one_word_of_the_command(capsys: pyte
     assert main([*words[1:], "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["trainable"] == METHODS["lora"].count(architecture_of("Gemma-3-1B (text)"), settings)
+
+
+def test_the_command_shows_lines_that_a_terminal_has(capsys: pytest.CaptureFixture[str]) -> None:
+    from core.cli import main
+
+    assert main(["memory", "--model", "Llama-3.1-8B", "--method", "qlora", "--gpu", "RTX 4090", "--zero", "3"]) == 0
+    told = capsys.readouterr().out
+    assert max(map(len, told.splitlines())) <= 160
+    assert told.count("      traced ") >= told.count("      formula ") > 4
+    assert "nothing" in told[told.index("ZeRO cuts") :].splitlines()[0], "one GPU alone"
+    assert main(["params", "--model", "Llama-3.1-8B"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8, "blocks that are alike have one line"
+    assert lines[1].split() == ["model.layers.*.self_attn.q_proj", *"4096 × 4096 32 × 65,536 = 2,097,152".split()]
+
+
+def test_a_trace_that_breaks_off_is_a_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import core.memory.trace
+    from core.cli import main
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a and b must have the same size")
+
+    monkeypatch.setattr(core.memory.trace, "trace", broken)
+    assert main(["memory", "--model", "DeepSeek-V3", "--method", "qlora"]) == 1
+    assert "The trace broke off with RuntimeError: a and b must have the same size." in capsys.readouterr().err
+
+
+# --- settings as code and as flags ------------------------------------------------------------------------------------
+
+CODE = """
+import torch
+quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+model = transformers.AutoModelForCausalLM.from_pretrained("meta-llama/Llama-3.1-8B", quantization_config=quantization)
+tokenizer = AutoTokenizer.from_pretrained("somebody/else")
+peft_config = LoraConfig(r=16, lora_alpha=32, target_modules=["q_proj", "v_proj"], task_type=TaskType.CAUSAL_LM)
+args = SFTConfig(per_device_train_batch_size=2, max_length=2048, optim="paged_adamw_8bit", output_dir=os.getcwd())
+"""
+
+
+def test_code_is_read_and_not_run() -> None:
+    found = importing.read(CODE)
+    assert (found.model, found.method, found.batch, found.length) == ("meta-llama/Llama-3.1-8B", "qlora", 2, 2048)
+    settings = {"rank": 16, "alpha": 32, "target_modules": "q_proj,v_proj", "double_quantization": False}
+    assert found.settings == METHODS["qlora"].Config(**settings), "BitsAndBytesConfig's own defaults count"
+    assert (found.optimizer, found.unused) == ("paged_adamw_8bit", ())
+    assert importing.read("TrainingArguments(per_device_train_batch_size=4)").batch == 4
+    with pytest.raises(BadInput, match="OFT"):
+        importing.read("config = OFTConfig(r=8)")
+    with pytest.raises(BadInput):
+        importing.read("TrainingArguments(per_device_train_batch_size=__import__('os').getpid())")
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "bitfit"])
+def test_the_page_reads_the_code_that_it_writes(method: str) -> None:
+    module, hub = METHODS[method], "meta-llama/Llama-3.2-1B"
+    setup = Setup(method, module.Config(), 4, 512, optimizer="adamw_8bit", checkpointing=module.CHECKPOINTS,
+                  accumulation=2, device=Device((8, 0)), precision="bfloat16")  # fmt: skip
+    found = importing.read(exporting.code(hub, architecture_of("Llama-3.2-1B"), setup))
+    assert (found.model, found.batch, found.accumulation, found.optimizer) == (hub, 4, 2, "adamw_8bit")
+    assert found.checkpointing == module.CHECKPOINTS
+    told = " ".join(found.unused)
+    if any(word in told for word in ("requires_grad", "create_loraplus_optimizer", "init_lora_weights")):
+        assert found.method in ("lora", None), "what is not in a configuration is listed as not taken over"
+    else:
+        assert found.method == method
+        assert module.count(architecture_of("Llama-3.2-1B"), found.settings) == module.count(
+            architecture_of("Llama-3.2-1B"), module.Config()
+        )
+
+
+def test_flags_of_a_command_are_understood() -> None:
+    found = importing.read(
+        "accelerate launch sft.py \\\n --model_name_or_path meta-llama/Llama-3.1-8B \\\n --per-device-train-batch-size=2"
+        " --lora_r 16 --lora_target_modules q_proj v_proj --load_in_4bit --gradient_checkpointing --bf16"
+    )
+    assert (found.model, found.method, found.batch) == ("meta-llama/Llama-3.1-8B", "qlora", 2)
+    assert (found.settings.rank, found.settings.target_modules) == (16, "q_proj,v_proj")
+    assert (found.checkpointing, found.unused) == (True, ("bf16 = True",))
+    with pytest.raises(BadInput, match="batch_size is '0'"):
+        importing.read("--per_device_train_batch_size 0")
+
+
+def test_an_adapter_s_file_written_by_hand_has_peft_s_defaults() -> None:
+    found = importing.read('{"peft_type": "LORA", "target_modules": "all-linear"}')
+    assert (found.settings.rank, found.settings.alpha) == (8, 8)

@@ -80,7 +80,7 @@ def test_in_words(trained: dict, tmp_path: Path, capsys) -> None:
     ("arguments", "sentence"),
     [
         (["check", "nonsense"], "'nonsense' is neither a folder nor a run of the terminal."),
-        (["convert", "nonsense", "--out", "x"], "There is no run 'nonsense'."),
+        (["convert", "nonsense", "--out", "x"], "'nonsense' is neither a folder nor a run of the terminal."),
         (["convert", "last"], "required: --out"),
         (["merge", "last", "--quantize", "int3", "--out", "x"], "invalid choice: 'int3'"),
         (["card", "last"], "There are no runs yet."),
@@ -104,3 +104,34 @@ def test_nothing_is_overwritten_and_what_does_not_merge_is_said(trained: dict, b
     code, _, err = ask(capsys, "check", str(tmp_path / "a"))
     assert code == cli.BAD_INPUT
     assert "damaged or incomplete" in err
+
+
+def test_an_adapter_that_peft_wrote_is_checked_converted_and_merged(base: Path, tmp_path: Path, capsys) -> None:
+    """The fix that a verdict offers is for a folder from elsewhere too."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    config = peft.LoraConfig(r=4, use_dora=True, target_modules="all-linear", init_lora_weights=False)
+    theirs = peft.get_peft_model(plain, config)
+    theirs.save_pretrained(tmp_path / "theirs")
+    said = tmp_path / "theirs" / "adapter_config.json"
+    assert json.loads(said.read_text())["base_model_name_or_path"] == str(base)
+
+    _, out, _ = ask(capsys, "check", str(tmp_path / "theirs"), "--json")
+    assert json.loads(out)["engines"]["vLLM"] == "fails"
+    by_rule = {(v["engine"], v["rule"]): v for v in json.loads(out)["verdicts"]}
+    assert by_rule["vLLM", "architecture of the base"]["level"] == "loads", "its own file names the base"
+    code, out, err = ask(capsys, "convert", str(tmp_path / "theirs"), "--out", str(tmp_path / "lora"), "--json")
+    assert code == 0, err
+    assert json.loads(out)["error"] < 1e-5
+    code, out, err = ask(capsys, "merge", str(tmp_path / "lora"), "--base", str(base), "--out", str(tmp_path / "whole"))
+    assert code == 0, err
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
+    torch.testing.assert_close(logits(whole.eval()), logits(theirs.eval()), rtol=0, atol=2e-4)
+
+    said.write_text(json.dumps(json.loads(said.read_text()) | {"base_model_name_or_path": None}))
+    code, _, err = ask(capsys, "merge", str(tmp_path / "theirs"), "--out", str(tmp_path / "again"))
+    assert code == cli.BAD_INPUT
+    assert "do not say which base" in err

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from core.batches import IGNORED, Batch
@@ -136,6 +137,34 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_autocast_is(shape: str, method:
     assert distance(mine, right) <= 1.5 * distance(theirs, right)
     for key, gradient in right.items():
         assert distance(mine, {key: gradient}) <= 3 * distance(theirs, {key: gradient}) + 2 * STEP, key
+
+
+class Shapes(TorchDispatchMode):
+    """The shapes of all products of matrices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[Any] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.overloadpacket.__name__ in ("mm", "addmm", "bmm"):
+            self.found.add(tuple(a.shape for a in args if isinstance(a, torch.Tensor)))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("precision", "same"), [("bfloat16", True), ("float32", False)])
+def test_batches_of_like_length_have_products_of_the_same_shapes_in_bfloat16(precision: str, same: bool) -> None:
+    """There each new shape costs a program of the library's that is kept; in float32 it costs nothing."""
+    model = prepared("plain", "lora")
+    form, _ = written_out(model, precision, 20)
+    assert form is not None
+    met = []
+    for length, seed in ((13, 0), (15, 1), (16, 2)):
+        with Shapes() as shapes:
+            form(batch_of(SHAPES["plain"].vocab_size, 6, length, seed)).backward()
+        met.append(frozenset(shapes.found))
+    assert met[0]
+    assert (len(set(met)) == 1) is same
 
 
 @pytest.mark.parametrize(

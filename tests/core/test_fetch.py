@@ -169,3 +169,8 @@ def test_a_run_tells_how_its_base_comes_and_uses_its_own_template(hub, tmp_path)
     assert begun["base"]["template"] == "own"
     assert begun["base"]["kind"] == "hub"
     assert fetched[-1]["done_bytes"] == fetched[-1]["total_bytes"] > 0
+    assert run.adapter is not None
+    said = json.loads((run.adapter / "adapter_config.json").read_text())
+    assert said["base_model_name_or_path"] == REPO, "PEFT and the engines fetch the base by this name"
+    assert "revision" not in said, "none was asked for"
+    assert json.loads((run.adapter / "deltalab.json").read_text())["base"] == REPO

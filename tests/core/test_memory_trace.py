@@ -82,6 +82,25 @@ def test_every_setting(family: str, method: str, changes: dict[str, Any]) -> Non
     compare(config_of(family, layers=2), setup_of(method, **changes))
 
 
+@pytest.mark.parametrize("length", [40, 300])
+def test_latent_attention_has_values_of_another_size(length: int) -> None:
+    """DeepSeek's: heads of 24 numbers for queries and keys, and of 16 for values. (Its experts are left out: which of
+    them a token goes to is not known without data.)"""
+    from transformers import DeepseekV3Config
+
+    config = DeepseekV3Config(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, first_k_dense_replace=2, num_attention_heads=4,
+        num_key_value_heads=4, q_lora_rank=32, kv_lora_rank=16, qk_nope_head_dim=16, qk_rope_head_dim=8,
+        v_head_dim=16, vocab_size=500, max_position_embeddings=1024,
+    )  # fmt: skip
+    compare(config, setup_of("full", length=length))
+    kernels = {
+        c: trace(config, setup_of("lora", device=Device(c), precision="bfloat16", length=length)).kernels
+        for c in ((8, 0), (9, 0))
+    }
+    assert kernels == {(8, 0): ("efficient",), (9, 0): ("cudnn",)}, "flash attention wants all heads alike"
+
+
 def test_passes_of_different_sizes() -> None:
     """Gradients wait beside the second pass: the peak is another one when the large pass is not the first."""
     few, many = Pass(2, 20, 11), Pass(6, 60, 200)
@@ -198,6 +217,9 @@ def test_cuda_kernels_by_rule() -> None:
     assert cuda_kernel((8, 0), single, **{**plain, "head_dim": 66}) == "math", "rows of 16 bytes"
     assert cuda_kernel((7, 5), single, **{**plain, "head_dim": 66}) == "efficient"
     assert cuda_kernel((7, 5), half, **plain) == "math"
+    assert cuda_kernel((8, 0), half, **plain, value_dim=32) == "efficient", "as DeepSeek's latent attention has"
+    assert cuda_kernel((8, 0), half, **plain, value_dim=36) == "math"
+    assert cuda_kernel((9, 0), half, **plain, value_dim=32) == "cudnn"
 
 
 def test_what_saves_memory_saves_it() -> None:

@@ -34,11 +34,12 @@ from core.race import (
     row,
     steps_of,
     swept_steps,
+    unlearnt,
     usual_steps,
 )  # fmt: skip
 from core.runs.store import Store
 from core.runs.worker import execute
-from core.sweep import base_hash, read_table
+from core.sweep import SHORT_TABLE, base_hash, best, read_table
 from core.world import TASKS, examples
 from tests.core.runs_support import OWNER, quick_config, quick_train
 
@@ -59,8 +60,21 @@ def test_everybody_gets_the_same_but_the_learning_rate() -> None:
     assert len(loops) == 1, "one loop for all"
     assert {(r.base, r.task, r.data) for r in runs} == {("embedded", "json", None)}
     for run in runs:
-        assert run.train.learning_rate == default_row(run)["learning_rate"], run.method
+        assert run.train.learning_rate == default_row(run)["rates"][str(run.train.steps)], run.method
     assert len({r.train.learning_rate for r in runs}) > 3
+    usual = default_row(runs[0])["steps"]
+    for run in entries(Plan(methods=tuple(METHODS), train=TrainConfig(steps=usual))):
+        assert run.train.learning_rate == default_row(run)["learning_rate"], run.method
+
+
+def test_the_best_rate_of_as_many_steps_is_raced() -> None:
+    """As the sweep's table of short runs has it."""
+    mine = base_hash()
+    for run in entries(Plan(methods=tuple(METHODS))):
+        here = [r for r in read_table(SHORT_TABLE) if (r["base"], r["method"], r["task"]) == (mine, run.method, "json")]
+        assert {int(r["steps"]) for r in here} == {run.train.steps}
+        assert len(here) >= 2, "a rate is best of several"
+        assert run.train.learning_rate == float(best(here)["learning_rate"])
 
 
 def test_a_rate_that_was_swept_on_another_task_is_said_to_be() -> None:
@@ -101,15 +115,19 @@ def test_the_same_seed_is_the_same_data_in_the_same_order() -> None:
 
 
 def test_rates_from_runs_of_other_lengths_are_said_to_be() -> None:
+    """On json they were swept in a race's steps too, elsewhere in a run's alone."""
     for method in METHODS:
-        plan = Plan(methods=(method,))
-        (note,) = rate_notes(plan)
+        plan = Plan(methods=(method,), task="facts", train=TrainConfig(steps=50))
+        note = rate_notes(plan)[-1]
         usual = default_row(entries(plan)[0])["steps"]
         assert f"runs of {usual} steps" in note
-        assert f"everybody has {steps_of(plan)}" in note
+        assert "everybody has 50" in note
         assert swept_steps(plan) == (usual, usual)
         assert swept_steps(dataclasses.replace(plan, train=TrainConfig(steps=usual))) is None
-    mixed = Plan(methods=("lora", "bitfit"))
+    everybody = Plan(methods=tuple(METHODS))
+    assert swept_steps(everybody) is None
+    assert rate_notes(everybody) == []
+    mixed = Plan(methods=("lora", "bitfit"), train=TrainConfig(steps=40))
     least, most = swept_steps(mixed)
     assert least < most
     assert swept_steps(dataclasses.replace(mixed, train=TrainConfig(steps=least))) == (least, most), "not BitFit's"
@@ -224,6 +242,15 @@ def test_bands_are_medians_and_ranges_of_what_finished() -> None:
     assert (band.median, band.low, band.high, band.count) == (0.5, 0.2, 0.8, 3)
     assert bands["full"]["exact_match"].count == 1
     assert "loss" not in bands["lora"], "nobody measured it"
+
+
+def test_who_learnt_less_than_half_of_the_best_is_named() -> None:
+    def one(method: str, value: float | None) -> Row:
+        return Row(method, 0, 0.1, 5, "finished", exact_match=value, loss=1.0)
+
+    rows = [one("lora", 0.8), one("full", 0.4), one("bitfit", 0.39), one("ia3", 0.0), one("dora", None)]
+    assert unlearnt(aggregate(rows)) == ["bitfit", "ia3"]
+    assert unlearnt(aggregate([one("lora", 0.0), one("full", 0.0)])) == [], "nobody learnt anything"
 
 
 def test_the_front_is_who_is_beaten_by_nobody() -> None:

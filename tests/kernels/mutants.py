@@ -74,6 +74,11 @@ MUTANTS = (
     Mutant("lora_grads", "p_ptr + piece * rows * r + thin_m", "p_ptr + thin_m", "slices of P overwrite each other"),
     Mutant("lora_linear", "(p.t() @ rows)", "(h.t() @ rows)", "∂A from H"),
     Mutant("lora_linear", ".addmm_(p, a.to(ctx.compute))", "", "LoRA's part of ∂x is left out"),
+    Mutant("lora_linear", ", beta=scale)", ")", "the scale is left out, forward in 16 bits"),
+    Mutant("lora_linear", "addmm(bias.to(dtype), h, thin, alpha=scale)", "addmm(bias.to(dtype), h, thin)",
+           "the scale is left out beside a bias in 16 bits"),
+    Mutant("lora_linear", "(p @ a.to(ctx.compute)).addmm_(g, ctx.weight(ctx.compute))",
+           "(g @ ctx.weight(ctx.compute))", "LoRA's part of ∂x is left out in 16 bits"),
 )  # fmt: skip
 
 

@@ -74,6 +74,49 @@ def test_lora_linear_on_this_processor(number: int, dtype: torch.dtype) -> None:
     compare("lora_linear", lora_linear.CASES[number], dtype)
 
 
+@pytest.mark.parametrize("biased", [False, True])
+def test_small_updates_reach_an_output_in_16_bits(biased: bool) -> None:
+    """An update of a few ten thousandths of the output, which is less than 16 bits keep there: most of it is lost where
+    it is added to a rounded output, and none where both are summed before they are rounded. Without one nothing
+    changes."""
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.randn(256, 128, generator=generator), torch.randn(96, 128, generator=generator) / 128**0.5
+    a, b = torch.randn(8, 128, generator=generator) / 128**0.5, 1e-4 * torch.randn(96, 8, generator=generator)
+    bias = 0.1 * torch.randn(96, generator=generator).bfloat16() if biased else None
+    x, w = x.bfloat16(), w.bfloat16()
+    update = 1.7 * (x.double() @ a.double().t()) @ b.double().t()
+
+    def carried(y: torch.Tensor, without: torch.Tensor) -> float:
+        """The share of the update that is in y."""
+        return float(((y.double() - without.double()) * update).sum() / update.square().sum())
+
+    plain = torch.nn.functional.linear(x, w, bias)
+    assert torch.equal(lora_linear.fused(x, w, a, torch.zeros_like(b), 1.7, bias), plain)
+    assert carried(lora_linear.fused(x, w, a, b, 1.7, bias), plain) == pytest.approx(1, abs=0.15)
+    assert carried(lora_linear.reference(x, w, a, b, 1.7, bias), plain) < 0.5
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_layer_itself_keeps_them(kept: bool) -> None:
+    """LoRA's layer as it trains in autocast, around a plain base and one in four bits; off: as PEFT does it."""
+    from contextlib import nullcontext
+
+    from core.layers.four_bit import FourBitLinear
+    from core.layers.low_rank import LowRank
+
+    torch.manual_seed(0)
+    for kind in (lambda base: base, FourBitLinear):
+        layer = LowRank(kind(torch.nn.Linear(128, 96, bias=False).requires_grad_(False)), 8, 2.0)
+        x = torch.randn(256, 128)
+        with torch.autocast("cpu", torch.bfloat16), nullcontext() if kept else base.switched_off():
+            plain = layer(x)
+            torch.nn.init.normal_(layer.lora_B.weight, std=1e-4)
+            moved = layer(x) - plain
+        update = x @ layer.delta().t()
+        share = float((moved.detach() * update).sum() / update.square().sum())
+        assert share == pytest.approx(1, abs=0.15) if kept else share < 0.5
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_without_a_card_the_result_is_pytorchs_own(name: str) -> None:
     file = kernel(name)

@@ -13,6 +13,7 @@ import torch
 peft = pytest.importorskip("peft", reason="the oracle of these methods is PEFT (pip install -e '.[test]')")
 
 from core.architecture import Architecture  # noqa: E402
+from core.base import REVISION  # noqa: E402
 from core.errors import BadInput  # noqa: E402
 from core.methods import METHODS, attach_saved, saved_as  # noqa: E402
 from tests.checkpoints import make_model  # noqa: E402
@@ -295,3 +296,61 @@ def test_pefts_lora_fa_projects_the_gradient_and_the_papers_does_not(monkeypatch
         torch.testing.assert_close(scale * given @ a, g @ in_rows, rtol=1e-3, atol=1e-4 * g.norm().item())
         turned = torch.nn.functional.cosine_similarity(given.flatten(), layer.lora_B.weight.grad.flatten(), dim=0)
         assert turned < 0.99, path
+
+
+ENCODER_DECODERS = {
+    "t5": {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4},
+    "bart": {"d_model": 64, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+             "decoder_attention_heads": 4, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128},
+}  # fmt: skip
+COUNTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "lora": ("LoraConfig", {"r": 8, "target_modules": "all-linear"}),
+    "dora": ("LoraConfig", {"r": 8, "target_modules": "all-linear", "use_dora": True}),
+    "prompt_tuning": ("PromptTuningConfig", {"num_virtual_tokens": 20}),
+    "p_tuning": ("PromptEncoderConfig", {"num_virtual_tokens": 20, "encoder_hidden_size": 128}),
+    "prefix_tuning": ("PrefixTuningConfig", {"num_virtual_tokens": 10}),
+    "ia3": ("IA3Config", {}),
+}
+
+
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
+@pytest.mark.parametrize("method", COUNTED)
+def test_an_encoder_decoder_is_counted_as_peft_prints_it(method: str, family: str) -> None:
+    """Trained tokens stand before both of its texts."""
+    from transformers import CONFIG_MAPPING, AutoModelForSeq2SeqLM
+
+    config = CONFIG_MAPPING[family](vocab_size=100, **ENCODER_DECODERS[family])
+    name, settings = COUNTED[method]
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = Architecture.of(AutoModelForSeq2SeqLM.from_config(config))
+        stock = getattr(peft, name)(task_type="SEQ_2_SEQ_LM", **settings)
+        printed, _ = peft.get_peft_model(AutoModelForSeq2SeqLM.from_config(config), stock).get_nb_trainable_parameters()
+    assert METHODS[method].count(table, METHODS[method].Config()) == printed
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3", "vera", "ln_tuning", "prompt_tuning"])
+def test_the_revision_of_the_base_that_was_asked_for_is_pefts(method: str, tmp_path: Path) -> None:
+    for asked in (None, "v2"):
+        attached = attach(method, "llama_biased")
+        setattr(attached.model, REVISION, asked)
+        attached.save(tmp_path / str(asked))
+        assert peft.PeftConfig.from_pretrained(tmp_path / str(asked)).revision == asked
+
+
+def test_a_prefix_has_the_size_of_the_keys_where_peft_s_does_not_fit() -> None:
+    """T5-3B's keys have 128 numbers a head, not d_model over heads: PEFT counts by the latter, and cannot run it."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    sizes = {**ENCODER_DECODERS["t5"], "d_kv": 32}
+    config = T5Config(vocab_size=100, decoder_start_token_id=0, **sizes)
+    model = T5ForConditionalGeneration(config)
+    table = Architecture.of(model)
+    stock = peft.PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = peft.get_peft_model(model, stock)
+    assert theirs.get_nb_trainable_parameters()[0] == 10 * 2 * 2 * 64
+    assert METHODS["prefix_tuning"].count(table, METHODS["prefix_tuning"].Config()) == 10 * 2 * 2 * 4 * 32
+    with pytest.raises(RuntimeError):
+        theirs(input_ids=torch.ones(1, 5, dtype=torch.long), labels=torch.ones(1, 3, dtype=torch.long))
