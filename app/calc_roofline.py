@@ -72,6 +72,13 @@ def step_launches(model: str, method: str, fused: str = "no", graph: str = "no")
     return float(sum(op.launches for op in ops(model, method, 1, 1024, fused == "yes", graph == "yes")))
 
 
+def launch_us() -> float:
+    """Microseconds that the host is taken to need to ask for one operation."""
+    from core.roofline import HOST_SECONDS_PER_LAUNCH
+
+    return 1e6 * HOST_SECONDS_PER_LAUNCH
+
+
 def step_ms(card: str, model: str, method: str, batch: int, length: int, part: str = "wait", fused: str = "no",
             graph: str = "no") -> float:  # fmt: skip
     """Predicted milliseconds: part 'card', 'host', or 'wait', the longer of the two."""
@@ -192,6 +199,7 @@ FUNCTIONS: dict[str, tuple[Any, Any]] = {
     "ridge": (ridge, plain),
     "card_figure": (card_figure, plain),
     "step_launches": (step_launches, plain),
+    "launch_us": (launch_us, lambda v: f"{plain(v)} µs"),
     "step_ms": (step_ms, lambda v: f"{plain(v)} ms"),
     "op_share": (op_share, percent),
     "op_intensity": (op_intensity, plain),
