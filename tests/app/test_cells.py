@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app import live
 from app.cells import predict, svg
+from app.story import Story
 from app.widgets import lora_parameters
 from core.config import RunConfig
 from core.events import to_dict
@@ -236,6 +238,18 @@ def test_a_recorded_run_is_there_at_once_with_its_scores_covered(guessing: Path,
     assert "93 %" not in texts(app)
     assert "What happened" not in texts(app)
     assert "0 of 2 steps done" in texts(app)
+
+
+@pytest.mark.parametrize("what", ["seconds", "exact_match_after"])
+def test_the_time_of_a_covered_run_is_covered_when_it_is_asked_for(
+    guessing: Path, open_lesson: Open, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    guessing.write_text(guessing.read_text(encoding="utf-8").replace("exact_match_after", what), encoding="utf-8")
+    panels: list[live.Recorded] = []
+    monkeypatch.setattr(live, "run_panel", lambda run, **_: panels.append(run))
+    open_lesson(guessing)
+    (shown,) = panels
+    assert (Story.of(shown.events).seconds == 0) == (what == "seconds")
 
 
 TOLD = """

@@ -49,6 +49,7 @@ def test_a_whole_lesson_has_no_faults(tmp_path: Path) -> None:
         "It reached 93 %.", "It takes 3 GB.", "It is 12 times as fast.", "A rate of 0.003 is best.",
         "There are 3,882,240 of them.", "It took 45 seconds.", "Out of 17 runs.", "That is 4 × more.",
         "About 70 billion.", "It cost $3 and 5 dollars.", "| a | 37 |", "**93 %** of them",
+        "It is 3x as fast.", "A rate of 1e-4 is best.",
     ],
 )  # fmt: skip
 def test_typed_numbers_are_found(tmp_path: Path, text: str) -> None:
@@ -110,6 +111,8 @@ def test_a_number_by_definition_needs_its_reason(tmp_path: Path) -> None:
         ("See [this](lesson.md).", "begins with neither"),
         ("See [this](https://example.org/b).", "not among the lesson's references"),
         ("See [this](/start-here#no-such-cell).", "nothing called #no-such-cell in the lesson /start-here"),
+        ("As lesson 99 says.", "There is no lesson 99; they go from 0 to 11"),
+        ("As Claim 26 has it.", "There is no claim 26; they go from 1 to 25"),
     ],
 )
 def test_dead_links_are_found(tmp_path: Path, text: str, part: str) -> None:
@@ -121,7 +124,8 @@ def test_dead_links_are_found(tmp_path: Path, text: str, part: str) -> None:
 def test_links_that_lead_somewhere_are_left_alone(tmp_path: Path) -> None:
     text = (
         "## What it is, and why\n\n[a](#one) [b](#what-it-is-and-why) [c](/playground?task=json)"
-        " [d](/start-here#json-lora) [e](/a-lesson#two) [f](https://example.org/a#part) [g](/) `[h](#nowhere)`\n"
+        " [d](/start-here#json-lora) [e](/a-lesson#two) [f](https://example.org/a#part) [g](/) `[h](#nowhere)`\n\n"
+        "As lesson 11 and claim 25 say.\n"
     )
     assert found(tmp_path, text) == []
 
