@@ -183,6 +183,43 @@ def bench_device(method: str = "lora", comparison: str = "identical") -> str:
     return str(_row(method, comparison)["device"])
 
 
+FORMS = BENCH.with_name("forms_cpu.json")
+"""Written by `python -m tests.bench_forms --record`."""
+
+
+@lru_cache(maxsize=1)
+def _forms() -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(FORMS.read_text(encoding="utf-8"))
+    except OSError:
+        raise BadInput("There is no record of the forms of a step here.") from None
+    return found
+
+
+def _form(form: str, precision: str) -> dict[str, Any]:
+    for row in _forms()["rows"]:
+        if (row["precision"], row["form"]) == (precision, form):
+            return dict(row)
+    raise BadInput(f"The record has no form {form!r} in {precision}.")
+
+
+def form(form: str, what: str = "gain", precision: str = "bfloat16") -> float:
+    """Of a LoRA step of the embedded base in a form ('written out', 'compiled'): gain, how many times as fast as the
+    plain one in the same precision; compiling_seconds."""
+    row = _form(form, precision)
+    if what == "gain":
+        return float(_form("plain", precision)["ratio"] / row["ratio"])
+    if what not in row:
+        raise BadInput(f"The record says no {what!r} of the form {form!r}.")
+    return float(row[what])
+
+
+def compiling_pays(precision: str = "bfloat16") -> str:
+    """Against the engine's own form: 'pays only from 1,658 steps on', or that it never does."""
+    after = _form("compiled", precision)["pays_after"]
+    return "never pays: that is as fast" if after is None else f"pays only from {after:,} steps on"
+
+
 def plain(value: float) -> str:
     """Three digits: 0.1667 -> '0.167', 295.2 -> '295', 2286 -> '2,286'."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
@@ -209,5 +246,7 @@ FUNCTIONS: dict[str, tuple[Any, Any]] = {
     "loss_chunks": (loss_chunks, plain),
     "decode": (decode, plain),
     "bench": (bench, plain),
+    "form": (form, plain),
+    "compiling_pays": (compiling_pays, str),
     "bench_device": (bench_device, str),
 }

@@ -298,6 +298,15 @@ def test_pefts_lora_fa_projects_the_gradient_and_the_papers_does_not(monkeypatch
         assert turned < 0.99, path
 
 
+@pytest.mark.parametrize("method", ["lora", "ia3", "vera", "ln_tuning", "prompt_tuning"])
+def test_the_revision_of_the_base_that_was_asked_for_is_pefts(method: str, tmp_path: Path) -> None:
+    for asked in (None, "v2"):
+        attached = attach(method, "llama_biased")
+        setattr(attached.model, REVISION, asked)
+        attached.save(tmp_path / str(asked))
+        assert peft.PeftConfig.from_pretrained(tmp_path / str(asked)).revision == asked
+
+
 ENCODER_DECODERS = {
     "t5": {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4},
     "bart": {"d_model": 64, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
@@ -327,15 +336,6 @@ def test_an_encoder_decoder_is_counted_as_peft_prints_it(method: str, family: st
         stock = getattr(peft, name)(task_type="SEQ_2_SEQ_LM", **settings)
         printed, _ = peft.get_peft_model(AutoModelForSeq2SeqLM.from_config(config), stock).get_nb_trainable_parameters()
     assert METHODS[method].count(table, METHODS[method].Config()) == printed
-
-
-@pytest.mark.parametrize("method", ["lora", "ia3", "vera", "ln_tuning", "prompt_tuning"])
-def test_the_revision_of_the_base_that_was_asked_for_is_pefts(method: str, tmp_path: Path) -> None:
-    for asked in (None, "v2"):
-        attached = attach(method, "llama_biased")
-        setattr(attached.model, REVISION, asked)
-        attached.save(tmp_path / str(asked))
-        assert peft.PeftConfig.from_pretrained(tmp_path / str(asked)).revision == asked
 
 
 def test_a_prefix_has_the_size_of_the_keys_where_peft_s_does_not_fit() -> None:
