@@ -72,6 +72,13 @@ def step_launches(model: str, method: str, fused: str = "no", graph: str = "no")
     return float(sum(op.launches for op in ops(model, method, 1, 1024, fused == "yes", graph == "yes")))
 
 
+def launch_us() -> float:
+    """Microseconds that the host is taken to need to ask for one operation."""
+    from core.roofline import HOST_SECONDS_PER_LAUNCH
+
+    return 1e6 * HOST_SECONDS_PER_LAUNCH
+
+
 def step_ms(card: str, model: str, method: str, batch: int, length: int, part: str = "wait", fused: str = "no",
             graph: str = "no") -> float:  # fmt: skip
     """Predicted milliseconds: part 'card', 'host', or 'wait', the longer of the two."""
@@ -176,6 +183,43 @@ def bench_device(method: str = "lora", comparison: str = "identical") -> str:
     return str(_row(method, comparison)["device"])
 
 
+FORMS = BENCH.with_name("forms_cpu.json")
+"""Written by `python -m tests.bench_forms --record`."""
+
+
+@lru_cache(maxsize=1)
+def _forms() -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(FORMS.read_text(encoding="utf-8"))
+    except OSError:
+        raise BadInput("There is no record of the forms of a step here.") from None
+    return found
+
+
+def _form(form: str, precision: str) -> dict[str, Any]:
+    for row in _forms()["rows"]:
+        if (row["precision"], row["form"]) == (precision, form):
+            return dict(row)
+    raise BadInput(f"The record has no form {form!r} in {precision}.")
+
+
+def form(form: str, what: str = "gain", precision: str = "bfloat16") -> float:
+    """Of a LoRA step of the embedded base in a form ('written out', 'compiled'): gain, how many times as fast as the
+    plain one in the same precision; compiling_seconds."""
+    row = _form(form, precision)
+    if what == "gain":
+        return float(_form("plain", precision)["ratio"] / row["ratio"])
+    if what not in row:
+        raise BadInput(f"The record says no {what!r} of the form {form!r}.")
+    return float(row[what])
+
+
+def compiling_pays(precision: str = "bfloat16") -> str:
+    """Against the engine's own form: 'pays only from 1,658 steps on', or that it never does."""
+    after = _form("compiled", precision)["pays_after"]
+    return "never pays: that is as fast" if after is None else f"pays only from {after:,} steps on"
+
+
 def plain(value: float) -> str:
     """Three digits: 0.1667 -> '0.167', 295.2 -> '295', 2286 -> '2,286'."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
@@ -192,6 +236,7 @@ FUNCTIONS: dict[str, tuple[Any, Any]] = {
     "ridge": (ridge, plain),
     "card_figure": (card_figure, plain),
     "step_launches": (step_launches, plain),
+    "launch_us": (launch_us, lambda v: f"{plain(v)} µs"),
     "step_ms": (step_ms, lambda v: f"{plain(v)} ms"),
     "op_share": (op_share, percent),
     "op_intensity": (op_intensity, plain),
@@ -201,5 +246,7 @@ FUNCTIONS: dict[str, tuple[Any, Any]] = {
     "loss_chunks": (loss_chunks, plain),
     "decode": (decode, plain),
     "bench": (bench, plain),
+    "form": (form, plain),
+    "compiling_pays": (compiling_pays, str),
     "bench_device": (bench_device, str),
 }

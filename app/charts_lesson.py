@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,11 @@ from app.charts import Chart, Style, figure, inside, method_style, series_style
 from app.words import t
 
 Figures = Mapping[str, float]
+
+# Of the width of an axis: what a number under it takes, and what the name of a point does.
+TICK_ROOM = 0.09
+LABEL_ROOM = 0.15
+LONG_LABEL = 12  # characters
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,14 @@ def _axis(what: str) -> str:
     return quantity_title(what) + (f", {unit}" if unit else "")
 
 
-def against(runs: Sequence[Compared], x: str, y: str, *, log: bool = False) -> Chart:
-    """One point a run: two of its figures; runs of one method are joined by a line, in the order of x.
+def against(runs: Sequence[Compared], x: str, y: str, *, log: bool = False, joined: bool = True) -> Chart:
+    """One point a run: two of its figures.
 
     Args:
         runs: those that lack one of the two are left out.
         log: whether x has a logarithmic axis.
+        joined: a line through the runs of each method, in the order of x; for runs along one knob, not for runs that
+            differ in kind.
     """
     import plotly.graph_objects as go
 
@@ -71,34 +79,69 @@ def against(runs: Sequence[Compared], x: str, y: str, *, log: bool = False) -> C
     fig = figure(_axis(x), _axis(y), height=320)
     fig.update_layout(hovermode="closest", showlegend=False)
     by_x, by_y = quantity_axis(x)[1], quantity_axis(y)[1]
-    if len(told) > 1 and len({r.method for r in told}) == 1:
-        line = sorted((r.figures[x] / by_x, r.figures[y] / by_y) for r in told)
+    points = [(r.figures[x] / by_x, r.figures[y] / by_y) for r in told]
+    for method in dict.fromkeys(r.method for r in told) if joined else ():
+        line = sorted(point for point, run in zip(points, told, strict=True) if run.method == method)
+        if len(line) > 1:
+            fig.add_trace(
+                go.Scatter(
+                    x=[a for a, _ in line], y=[b for _, b in line], mode="lines", hoverinfo="skip",
+                    line={"color": method_style(method).colour, "width": 1.5},
+                )
+            )  # fmt: skip
+    for run, style, point, place in zip(told, _styles(told), points, _label_places(told, points, log), strict=True):
         fig.add_trace(
             go.Scatter(
-                x=[a for a, _ in line], y=[b for _, b in line], mode="lines", hoverinfo="skip",
-                line={"color": method_style(told[0].method).colour, "width": 1.5},
-            )
-        )  # fmt: skip
-    for run, style in zip(told, _styles(told), strict=True):
-        fig.add_trace(
-            go.Scatter(
-                x=[run.figures[x] / by_x], y=[run.figures[y] / by_y], mode="markers+text", name=run.label,
-                text=[run.label], textposition="top center", textfont={"size": 13}, cliponaxis=False,
+                x=[point[0]], y=[point[1]], mode="markers+text", name=run.label,
+                text=[run.label], textposition=place, textfont={"size": 13}, cliponaxis=False,
                 marker={"symbol": style.marker, "size": 12, "color": style.colour},
                 hovertemplate=f"{run.label}<br>{quantity_title(x)}: {_text(x, run.figures)}<br>"
                 f"{quantity_title(y)}: {_text(y, run.figures)}<extra></extra>",
             )
         )  # fmt: skip
     if log:
-        places = sorted({r.figures[x] for r in told})
+        ticks = _apart(sorted({r.figures[x] for r in told}))
         fig.update_xaxes(
-            type="log", tickvals=[value / by_x for value in places], ticktext=[quantity_text(x, v) for v in places]
+            type="log", tickvals=[value / by_x for value in ticks], ticktext=[quantity_text(x, v) for v in ticks],
         )  # fmt: skip
     if quantity_axis(y)[0] == "%":
         fig.update_yaxes(range=[-5, 112], tickvals=[0, 20, 40, 60, 80, 100])
     both = t("charts_lesson.against", y=quantity_title(y), x=inside(quantity_title(x)))
     alt = " ".join([f"{both}.", *(f"{r.label}: {_text(x, r.figures)}, {_text(y, r.figures)}." for r in told)])
     return Chart(_finding(told, x, y), fig, alt, numbers(told, [x, y]))
+
+
+def _apart(values: Sequence[float]) -> list[float]:
+    """Of ascending values those whose names have room beside each other on a logarithmic axis; the first is kept."""
+    if len(values) < 2 or values[0] <= 0:
+        return list(values)
+    room = TICK_ROOM * math.log(values[-1] / values[0])
+    kept = [values[0]]
+    for value in values[1:]:
+        if math.log(value / kept[-1]) >= room:
+            kept.append(value)
+    return kept
+
+
+def _label_places(runs: Sequence[Compared], points: Sequence[tuple[float, float]], log: bool) -> list[str]:
+    """Where the names of points stand: above, or below where one above would run into the name of a point before it;
+    and towards the middle, where a long one would run out of the figure."""
+    across = [math.log(a) if log and a > 0 else a for a, _ in points]
+    wide = (max(across) - min(across) if across else 0) or 1
+    ups = [b for _, b in points]
+    high = (max(ups) - min(ups) if ups else 0) or 1
+    out: list[str] = []
+    for i, (a, b) in enumerate(zip(across, ups, strict=True)):
+        near = [
+            out[j].partition(" ")[0] for j in range(i)
+            if abs(a - across[j]) < LABEL_ROOM * wide and abs(b - ups[j]) < LABEL_ROOM * high
+        ]  # fmt: skip
+        side = "center"
+        if len(runs[i].label) > LONG_LABEL:
+            at = (a - min(across)) / wide
+            side = "right" if at < LABEL_ROOM else "left" if at > 1 - LABEL_ROOM else "center"
+        out.append(f"{'bottom' if 'top' in near and 'bottom' not in near else 'top'} {side}")
+    return out
 
 
 def _styles(runs: Sequence[Compared]) -> list[Style]:
@@ -123,5 +166,6 @@ def _finding(runs: Sequence[Compared], x: str, y: str) -> str:
     best = (min if less_is_better(y) else max)(runs, key=lambda r: r.figures[y])
     same = [r.label for r in runs if _text(y, r.figures) == _text(y, best.figures)]
     which = "lowest" if less_is_better(y) else "highest"
-    runs_named = f" {t('charts.and')} ".join(same)
+    *most, last = same
+    runs_named = f"{', '.join(most)} {t('charts.and')} {last}" if most else last
     return t(f"charts_lesson.{which}", figure=name, runs=runs_named, value=_text(y, best.figures))

@@ -61,7 +61,8 @@ def parts_table(parts: Sequence[Part]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                t("charts_lessons_a.column.what"): from_core(p.name), t("charts_lessons_a.column.bytes"): f"{p.bytes:g}",
+                t("charts_lessons_a.column.what"): from_core(p.name),
+                t("charts_lessons_a.column.bytes"): f"{p.bytes:g}",
                 t("charts_lessons_a.column.why"): from_core(p.why),
                 t("charts_lessons_a.column.frozen"): t("rag.yes") if p.frozen else t("rag.no"),
             }

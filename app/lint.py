@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -66,6 +67,7 @@ def lint(lesson: Lesson) -> list[Mistake]:
     for text in texts:
         found += [(text.at(place), sentence) for place, sentence in typed_numbers(text.text, text.given)]
         found += [(text.at(place), sentence) for place, sentence in dead_links(text.text, lesson)]
+        found += [(text.at(place), sentence) for place, sentence in dead_numbers(text.text)]
     found += list(unspoken(texts))
     found += list(_references(lesson, texts))
     found += list(_spoilers(lesson))
@@ -78,7 +80,7 @@ def lint(lesson: Lesson) -> list[Mistake]:
 def prose(lesson: Lesson) -> Iterator[Text]:
     """All text that a reader reads, in order; code is left out."""
     for line in (lesson.summary, *lesson.objectives, *lesson.summary_points):
-        yield Text(line, 1, exact=False, body=False)
+        yield Text(line, _front_line(lesson, line), exact=False, body=False)
     for cell in lesson.cells:
         if cell.kind == "prose":
             if not cell.body.get("code"):
@@ -90,6 +92,15 @@ def prose(lesson: Lesson) -> Iterator[Text]:
             yield from _fields(cell.body, cell.line, given)
 
 
+def _front_line(lesson: Lesson, text: str) -> int:
+    """The line of the front matter in which a text of it begins; 1 where it cannot be told."""
+    rows = (lesson.folder / "lesson.md").read_text(encoding="utf-8").splitlines()
+    begins = " ".join(text.split()[:BEGINNING])
+    return next((n for n, row in enumerate(rows, 1) if begins in " ".join(row.replace('\\"', '"').split())), 1)
+
+
+BEGINNING = 4
+"""So many words tell one line of the front matter from the others."""
 SETS = {"quiz": "question", "exercise": "text", "predict": "question"}
 """The field in which a kind of cell sets the case that it asks about."""
 PERCENT = re.compile(r"\d[\d.,]*\s?(?:%|per cent)")
@@ -119,9 +130,9 @@ LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 ADDRESS = re.compile(r"https?://\S+")
 # A number as people type it: not inside a word or a name with a hyphen, with its unit if it has one.
 NUMBER = re.compile(
-    r"(?<![\w.,/-])(?P<number>\d+(?:[.,\u202f\u2009]\d+)*)"
-    r"(?P<unit>\s?(?:%|‰|×|°C|(?:per cent|times|points|fold|tokens|[kMGT]i?B|bytes|ms|µs|s|seconds|minutes|min|hours|h"
-    r"|days|dollars|euros|GPUs|[kMBT])\b))?(?![\w/]|-\w)"
+    r"(?<![\w.,/-])(?P<number>\d+(?:[.,\u202f\u2009]\d+)*(?:e[-+]?\d+)?)"
+    r"(?P<unit>\s?(?:%|‰|×|°C|x\b|(?:per cent|times|points|fold|tokens|[kMGT]i?B|bytes|ms|µs|s|seconds|minutes|min"
+    r"|hours|h|days|dollars|euros|GPUs|[kMBT])\b))?(?![\w/]|-\w)"
 )
 FORMAT = re.compile(r"\d+(?:\.\d+)?[\s-]bits?\b")
 CITED = re.compile(
@@ -283,6 +294,32 @@ def dead_links(text: str, lesson: Lesson) -> Iterator[tuple[int, str]]:
                     yield match.start(), f"There is nothing called #{anchor} in the lesson /{address}."
 
 
+NUMBERED = re.compile(r"\b(lesson|claim)\s+(\d+)\b", re.IGNORECASE)
+
+
+def dead_numbers(text: str) -> Iterator[tuple[int, str]]:
+    """Lessons and claims that are named by a number which none of them has: (place, sentence)."""
+    for match in NUMBERED.finditer(covered(text)):
+        what, known = match[1].lower(), _numbers(match[1].lower())
+        if int(match[2]) not in known:
+            yield match.start(), f"There is no {what} {match[2]}; they go from {min(known)} to {max(known)}."
+
+
+@lru_cache(maxsize=2)
+def _numbers(what: str) -> frozenset[int]:
+    """The numbers of all lessons, here and in the folder that is served, or of all claims."""
+    if what == "claim":
+        from core.catalog import FOLDER
+
+        rows = tomllib.loads((FOLDER / "claims.toml").read_text(encoding="utf-8"))["claim"]
+        return frozenset(int(row["number"]) for row in rows)
+    own = Path(__file__).parent.parent / "lessons"
+    names = [
+        index.FOLDER.fullmatch(path.parent.name) for root in (own, index.ROOT) for path in root.glob("*/lesson.md")
+    ]
+    return frozenset(int(name[1]) for name in names if name is not None)
+
+
 def _cited(lesson: Lesson) -> list[str]:
     papers = (cell.body.get("paper") for cell in lesson.cells if cell.kind == "source")
     return [str(r["url"]) for r in lesson.references] + [str(p["url"]) for p in papers if p]
@@ -305,7 +342,7 @@ def _references(lesson: Lesson, texts: Iterable[Text]) -> Iterator[tuple[int, st
     for reference in lesson.references:
         if not reference.get("note") and not any(_same_page(reference["url"], url) for url in linked):
             yield (
-                1,
+                _front_line(lesson, reference["title"]),
                 f"The reference {reference['title']!r} is used nowhere; link to it, or say in a note what it is for.",
             )
 

@@ -170,7 +170,8 @@ def _compare(cell: Cell, lesson: Lesson) -> Made:
     lines += ["    },", f"    task={body['task']!r}, seed={body.get('seed', 0)}{settings},", ")"]
     lines.append(f"{name}.table({list(body['columns'])!r})")
     yield f"{cell.id}-run", code("\n".join(lines))
-    drawn = ", ".join(f"{k}={v!r}" for k, v in plain(body.get("figure") or {}).items())
+    axes = plain(body.get("figure") or {})
+    drawn = ", ".join(f"{k}={v!r}" for k, v in axes.items() if k != "joined")  # a notebook's points stand by themselves
     yield f"{cell.id}-figure", code(f"{name}.figure({drawn})")
     yield from _finding(cell, lesson)
 

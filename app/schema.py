@@ -530,6 +530,7 @@ CELLS: dict[str, Kind] = {
                     "x": Rule("word", required=True),
                     "y": Rule("word", required=True),
                     "scale": Rule("word", choices=("linear", "log")),
+                    "joined": Rule("bool"),
                 },
             ),
             "finding": Rule("text"),

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 # Attributes of a loaded model: who it is (core.methods.saved reads it), and the tokenizer that came with it.
 FINGERPRINT = "base_fingerprint"
+REVISION = "base_revision"  # of the hub, as it was asked for; None: what the hub has now
 TOKENIZER = "base_tokenizer"
 # And of an encoder: the modules that its checkpoint lacks and a seed has drawn, that seed (None: it lacks nothing), and
 # whether it was trained on pairs of texts.
@@ -867,9 +868,10 @@ def load_base(
         facts |= {"template": "own" if template.own else "plain"}
     setattr(model, FINGERPRINT, checked.fingerprint)
     setattr(model, TOKENIZER, tokenizer)
-    # transformers writes there where it found the files: of a hub id a folder of the cache, named after the commit. What
-    # is learnt names its base by this.
+    # What is learnt names its base by this, and transformers says where it found the files: a hub id's are in a folder of
+    # the cache, named after the commit.
     model.config._name_or_path = located.name
+    setattr(model, REVISION, revision)
     model.to(cast(Any, device)).eval()
     return Base(model, tokenizer, located.name, source, facts, notes, labels_of(model) if encoder else (), files)
 

@@ -215,8 +215,9 @@ def _side_by_side(cell: Cell, context: Context, told: Sequence[Compared], storie
     """Figure, table, CSV, and what they show."""
     key, axes = context.key(cell, part), cell.body.get("figure")
     if axes:
-        log = axes.get("scale") == "log"
-        findings.shown(charts_lesson.against(told, axes["x"], axes["y"], log=log), f"{key}-figure", f"{cell.id}-figure")
+        log, joined = axes.get("scale") == "log", bool(axes.get("joined", True))
+        drawn = charts_lesson.against(told, axes["x"], axes["y"], log=log, joined=joined)
+        findings.shown(drawn, f"{key}-figure", f"{cell.id}-figure")
     else:
         named = [(c.label, s) for c, s in zip(told, stories, strict=True)]
         findings.shown(charts.losses(named), f"{key}-losses", f"{cell.id}-losses")

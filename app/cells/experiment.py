@@ -151,7 +151,11 @@ def _recorded(cell: Cell, context: Context) -> None:
     if context.kept(cell).get("shown") or not context.lesson.predictions_of(cell.id):
         live.run_panel(run, key=context.key(cell, "recorded"), expect=_predicted(cell, context))
         return
-    covered = dataclasses.replace(run, events=tuple(e for e in run.events if e["kind"] in COVERED))
+    shown = [e for e in run.events if e["kind"] in COVERED]
+    if any(guess.body["what"].endswith("seconds") for guess in context.lesson.predictions_of(cell.id)):
+        # Asked for the time, one is not told it by the line above the curve.
+        shown = [{**e, "seconds": 0.0} if e["kind"] == "step" else e for e in shown]
+    covered = dataclasses.replace(run, events=tuple(shown))
     live.run_panel(covered, key=context.key(cell, "covered"), brief=True)
     st.caption(t("experiment.covered"))
     if st.button(t("experiment.uncover"), key=context.key(cell, "show"), icon=":material/visibility:"):

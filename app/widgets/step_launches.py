@@ -38,5 +38,6 @@ def render(options: dict[str, Any], key: str) -> None:
         (title, calc_roofline.whole(str(card), name, method, 1, int(length), fused=fused, graph=graph))
         for name, title in MODELS.items()
     ]
-    st.caption(f":material/functions: {t('widgets.step_launches.predicted')}")
+    each = f"{calc_roofline.launch_us():.1f}"
+    st.caption(f":material/functions: {t('widgets.step_launches.predicted', each=each)}")
     findings.shown(charts_roofline.launches(rows, calc_roofline.limit(str(card))), f"{key}-chart", NAME)

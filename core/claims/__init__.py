@@ -7,7 +7,8 @@ from closed forms over the catalogue's tables, from the shipped surrogates of tr
 commands of this program made. Nothing is typed in: asked again after the catalogue has grown, a claim may fall.
 
 Verdicts follow from the cases that a claim was computed for: it holds (in all of them), holds if (in some, which are
-told), is off (in none), or is open (what it speaks of was not measured). Imports no torch.
+told, or in all that could be computed, when there are others), is off (in none), or is open (what it speaks of was not
+measured). Imports no torch.
 """
 
 from __future__ import annotations
@@ -60,11 +61,11 @@ class Claim:
 
 
 def verdict_of(cases: Sequence[bool | None]) -> str:
-    """The verdict on a statement that is true in these cases; what could not be measured says nothing."""
+    """The verdict on a statement that is true in these cases; None is one that could not be measured."""
     known = [case for case in cases if case is not None]
     if not known:
         return OPEN
-    return HOLDS if all(known) else HOLDS_IF if any(known) else OFF
+    return HOLDS if all(cases) else HOLDS_IF if any(known) else OFF
 
 
 @lru_cache

@@ -122,14 +122,15 @@ def prices(given: Mapping[str, float] | None = None) -> Computed:
         each = usd / card.memory_gb
         figures.append(number(f"{row['gpu']}, a GB of memory", each, f"${usd:,.0f} / {card.memory_gb:g} GB", "USD",
                               f"${each:,.0f}"))  # fmt: skip
+    # A listed price that repeats the claim proves nothing.
+    own = [row["gpu"] for row in listed_prices() if "claim itself" in row["source"] and row["gpu"] not in (given or {})]
+    open_ones = f"The listed prices of {', '.join(own)} repeat the claim, so they are not compared. " if own else ""
     dear, cheap = cost["H100 SXM"], cost["RTX 4090"]
-    told = (
+    told = open_ones + (
         f"By these inputs an H100 costs {dear / cheap:.0f} times an RTX 4090, and a GB of its memory "
         f"{(dear / known['H100 SXM'].memory_gb) / (cheap / known['RTX 4090'].memory_gb):.1f} times as much. Enter what "
-        f"you would pay: NVIDIA prints no price for the large ones."
+        f"you would pay, since NVIDIA prints no price for the large ones."
     )
-    # A listed price that repeats the claim proves nothing.
-    own = {row["gpu"] for row in listed_prices() if "claim itself" in row["source"] and row["gpu"] not in (given or {})}
     claimed = {"A100 80 GB SXM": 30e3, "H100 SXM": 30e3, "RTX 3090": 1500.0, "RTX 4090": 1500.0}
     return [None if name in own else near(cost[name], usd, 0.1) for name, usd in claimed.items()], told, figures
 

@@ -157,7 +157,7 @@ class Attached(Wrapped):
         return {
             "peft_type": "IA3",
             **saved.task_fields(self.model),
-            "base_model_name_or_path": saved.base_name(self.model),
+            **saved.base_fields(self.model),
             "target_modules": all_short,
             "feedforward_modules": feed_short,
             "fan_in_fan_out": all(is_conv1d(layer.base_layer) for layer in self.layers.values()),

@@ -144,7 +144,7 @@ class Attached(SavedInPlace):
         return {
             "peft_type": "LN_TUNING",
             **saved.task_fields(self.model),
-            "base_model_name_or_path": saved.base_name(self.model),
+            **saved.base_fields(self.model),
             "target_modules": shortest_names(paths, [n for n, _ in self.model.named_modules()]),
             "inference_mode": True,
         }

@@ -317,7 +317,7 @@ class Attached(Wrapped):
         return {
             "peft_type": "LORA",
             **saved.task_fields(self.model),
-            "base_model_name_or_path": saved.base_name(self.model),
+            **saved.base_fields(self.model),
             "r": self.config.rank,
             "lora_alpha": self.config.alpha,
             "lora_dropout": self.config.dropout,

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.base import FINGERPRINT, HEAD_SEED, READS_PAIRS, is_classifier, labels_of
+from core.base import FINGERPRINT, HEAD_SEED, READS_PAIRS, REVISION, is_classifier, labels_of
 from core.errors import BadInput
 from core.few_bits import STORED
 
@@ -196,6 +196,12 @@ def base_name(model: torch.nn.Module) -> str:
     """What the model's configuration calls its base: a hub id, or the name of a local folder without the path to it."""
     name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
     return Path(name).name if Path(name).is_absolute() else name
+
+
+def base_fields(model: torch.nn.Module) -> dict[str, Any]:
+    """What PEFT's file says of the base: its name, and the revision where one was asked for."""
+    revision = getattr(model, REVISION, None)
+    return {"base_model_name_or_path": base_name(model)} | ({} if revision is None else {"revision": revision})
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:

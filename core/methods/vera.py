@@ -164,7 +164,7 @@ class Attached(Wrapped):
         return {
             "peft_type": "VERA",
             **saved.task_fields(self.model),
-            "base_model_name_or_path": saved.base_name(self.model),
+            **saved.base_fields(self.model),
             "r": self.config.rank,
             "target_modules": shortest_names(list(self.layers), [n for n, _ in self.model.named_modules()]),
             "projection_prng_key": self.config.projection_seed,

@@ -155,7 +155,7 @@ class Attached:
         config = {
             "peft_type": self.PEFT_TYPE,
             "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": saved.base_name(self.model),
+            **saved.base_fields(self.model),
             "num_virtual_tokens": self.prompt.tokens,
             "num_transformer_submodules": 1,
             "num_layers": text.num_hidden_layers,

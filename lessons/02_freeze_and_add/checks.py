@@ -61,8 +61,8 @@ def adapter(space: dict[str, Any]) -> str:
         )
     if any(still):
         raise Wrong(
-            "It can hardly learn: with W_down at zero, the relu gets nothing but zeros, and its slope there is zero. No "
-            "gradient comes through it. Let W_down be random, and W_up zero."
+            "It can hardly learn: with W_down at zero, the relu gets nothing but zeros, and its slope there is zero. "
+            "No gradient comes through it. Let W_down be random, and W_up zero."
         )
     if losses[-1] > 0.9 * losses[0]:
         raise Wrong(f"It hardly learns: the loss went from {losses[0]:.2f} to {losses[-1]:.2f} only.")

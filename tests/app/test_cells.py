@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app import live
 from app.cells import predict, svg
+from app.story import Story
 from app.widgets import lora_parameters
 from core.config import RunConfig
 from core.events import to_dict
@@ -213,6 +215,15 @@ def test_log_scale_marks() -> None:
     assert predict.log_marks(0.3, 4) == [0.3, 0.5, 1.0, 2.0, 4.0]
 
 
+def test_on_a_log_scale_the_nearest_mark_is_close() -> None:
+    body = {"low": 3, "high": 300, "scale": "log", "tolerance": 1}
+    assert predict.closeness(body, 20, 23) == "close"  # the marks beside it are 10 and 50
+    assert predict.closeness(body, 50, 36) == "close"
+    assert predict.closeness(body, 20, 36) == "too low"
+    assert predict.closeness(body, 300, 10_000) == "close"  # off the scale: its end
+    assert predict.closeness({**body, "scale": "linear"}, 20, 23) == "too low"
+
+
 @pytest.fixture
 def guessing(tmp_path: Path) -> Path:
     """A lesson with a prediction and its experiment, whose recorded run went from 0 to 93 %."""
@@ -236,6 +247,18 @@ def test_a_recorded_run_is_there_at_once_with_its_scores_covered(guessing: Path,
     assert "93 %" not in texts(app)
     assert "What happened" not in texts(app)
     assert "0 of 2 steps done" in texts(app)
+
+
+@pytest.mark.parametrize("what", ["seconds", "exact_match_after"])
+def test_the_time_of_a_covered_run_is_covered_when_it_is_asked_for(
+    guessing: Path, open_lesson: Open, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    guessing.write_text(guessing.read_text(encoding="utf-8").replace("exact_match_after", what), encoding="utf-8")
+    panels: list[live.Recorded] = []
+    monkeypatch.setattr(live, "run_panel", lambda run, **_: panels.append(run))
+    open_lesson(guessing)
+    (shown,) = panels
+    assert (Story.of(shown.events).seconds == 0) == (what == "seconds")
 
 
 TOLD = """

@@ -255,7 +255,26 @@ def test_runs_of_one_method_are_joined_in_the_order_of_x_and_others_are_not() ->
     assert list(line.x) == [100, 1000]
     mixed = [*runs, Compared("c", "full", {"trainable": 1.0, "exact_match_after": 2.0})]
     drawn = charts_lesson.against(mixed, "trainable", "exact_match_after").figure.data
-    assert not [t for t in drawn if t.mode == "lines"]
+    (line,) = [t for t in drawn if t.mode == "lines"]
+    assert list(line.x) == [100, 1000]  # the one of the other method stands by itself
+    apart = charts_lesson.against(runs, "trainable", "exact_match_after", joined=False).figure.data
+    assert not [t for t in apart if t.mode == "lines"]
+
+
+def test_names_that_would_overlap_have_room() -> None:
+    """Numbers under a logarithmic axis that are close together, and names of points that lie beside each other."""
+    runs = rows(("a", 100, 90), ("b", 110, 91), ("c", 1000, 20), ("d", 10000, 90))
+    chart = charts_lesson.against(runs, "trainable", "exact_match_after", log=True)
+    assert list(chart.figure.layout.xaxis.tickvals) == [100, 1000, 10000]
+    places = {t.name: t.textposition for t in chart.figure.data if t.mode != "lines"}
+    assert places == {"a": "top center", "b": "bottom center", "c": "top center", "d": "top center"}
+    two = rows(("a", 1, 90), ("b", 2, 90), ("c", 3, 80))
+    assert "with a and b:" in charts_lesson.against(two, "trainable", "exact_match_after").title
+    long = rows(("a long name at the left", 1, 9), ("one in the middle", 5, 9), ("a long name at the right", 10, 9))
+    drawn = charts_lesson.against(long, "trainable", "exact_match_after").figure.data
+    assert [t.textposition for t in drawn if t.mode != "lines"] == ["top right", "top center", "top left"]
+    three = rows(("a", 1, 90), ("b", 2, 90), ("c", 3, 90), ("d", 4, 80))
+    assert "with a, b and c:" in charts_lesson.against(three, "trainable", "exact_match_after").title
 
 
 # --- the measurement --------------------------------------------------------------------------------------------------

@@ -161,6 +161,14 @@ def test_enough_cards_are_the_fewest_that_hold_the_step() -> None:
     assert needs.need("Llama-3.1-70B", "full", "RTX 4090").cards is None
 
 
+def test_the_figure_of_cards_has_the_unit_of_its_table() -> None:
+    rows = [needs.need("Llama-3.1-8B", method, "RTX 4090") for method in ("full", "qlora")]
+    bars = charts_lessons_a.needs(rows, "Llama-3.1-8B").figure.data[0]
+    table = charts_lessons_a.needs_table(rows, 1599.0)
+    assert list(bars.text) == list(table.iloc[:, 1])
+    assert bars.x[0] == pytest.approx(float(bars.text[0].removesuffix(" GiB")), rel=0.01)
+
+
 def test_the_disk_lines_are_the_storage_calculators() -> None:
     table = anatomy.table_of("Llama-3.1-70B")
     rows = {m: [storage(table, m, METHODS[m].Config(), n) for n in (1, 10)] for m in ("full", "lora")}

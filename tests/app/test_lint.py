@@ -49,6 +49,7 @@ def test_a_whole_lesson_has_no_faults(tmp_path: Path) -> None:
         "It reached 93 %.", "It takes 3 GB.", "It is 12 times as fast.", "A rate of 0.003 is best.",
         "There are 3,882,240 of them.", "It took 45 seconds.", "Out of 17 runs.", "That is 4 × more.",
         "About 70 billion.", "It cost $3 and 5 dollars.", "| a | 37 |", "**93 %** of them",
+        "It is 3x as fast.", "A rate of 1e-4 is best.",
     ],
 )  # fmt: skip
 def test_typed_numbers_are_found(tmp_path: Path, text: str) -> None:
@@ -71,6 +72,13 @@ def test_typed_numbers_are_found(tmp_path: Path, text: str) -> None:
 )  # fmt: skip
 def test_what_is_no_typed_number_is_left_alone(text: str) -> None:
     assert list(lint.typed_numbers(text)) == []
+
+
+def test_a_number_in_the_front_matter_is_found_in_its_line(tmp_path: Path) -> None:
+    front = WHOLE.replace("[a, b, c, d, e]", '\n  - a\n  - "It takes 3 GB, \\"they\\" say"\n  - c\n  - d\n  - e')
+    ((line, sentence),) = found(tmp_path, "Text.\n", front)
+    assert "It takes 3 GB" in front.splitlines()[line + LINES - 1]
+    assert "is typed in" in sentence
 
 
 def test_code_is_not_read(tmp_path: Path) -> None:
@@ -110,6 +118,8 @@ def test_a_number_by_definition_needs_its_reason(tmp_path: Path) -> None:
         ("See [this](lesson.md).", "begins with neither"),
         ("See [this](https://example.org/b).", "not among the lesson's references"),
         ("See [this](/start-here#no-such-cell).", "nothing called #no-such-cell in the lesson /start-here"),
+        ("As lesson 99 says.", "There is no lesson 99; they go from 0 to 11"),
+        ("As Claim 26 has it.", "There is no claim 26; they go from 1 to 25"),
     ],
 )
 def test_dead_links_are_found(tmp_path: Path, text: str, part: str) -> None:
@@ -121,7 +131,8 @@ def test_dead_links_are_found(tmp_path: Path, text: str, part: str) -> None:
 def test_links_that_lead_somewhere_are_left_alone(tmp_path: Path) -> None:
     text = (
         "## What it is, and why\n\n[a](#one) [b](#what-it-is-and-why) [c](/playground?task=json)"
-        " [d](/start-here#json-lora) [e](/a-lesson#two) [f](https://example.org/a#part) [g](/) `[h](#nowhere)`\n"
+        " [d](/start-here#json-lora) [e](/a-lesson#two) [f](https://example.org/a#part) [g](/) `[h](#nowhere)`\n\n"
+        "As lesson 11 and claim 25 say.\n"
     )
     assert found(tmp_path, text) == []
 
@@ -133,7 +144,7 @@ def test_the_pages_are_those_of_the_app() -> None:
 def test_a_reference_is_used_or_says_what_it_is_for(tmp_path: Path) -> None:
     bare = WHOLE.replace(", note: For this.", "")
     ((line, sentence),) = found(tmp_path, "Text.\n", bare)
-    assert line + LINES == 1
+    assert "A paper" in bare.splitlines()[line + LINES - 1]
     assert "'A paper' is used nowhere" in sentence
     assert found(tmp_path / "b", "See [it](https://example.org/a).\n", bare) == []
     arxiv = bare.replace("https://example.org/a", "https://arxiv.org/abs/2106.09685")

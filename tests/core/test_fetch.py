@@ -172,4 +172,5 @@ def test_a_run_tells_how_its_base_comes_and_uses_its_own_template(hub, tmp_path)
     assert run.adapter is not None
     said = json.loads((run.adapter / "adapter_config.json").read_text())
     assert said["base_model_name_or_path"] == REPO, "PEFT and the engines fetch the base by this name"
+    assert "revision" not in said, "none was asked for"
     assert json.loads((run.adapter / "deltalab.json").read_text())["base"] == REPO

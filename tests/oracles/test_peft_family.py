@@ -13,6 +13,7 @@ import torch
 peft = pytest.importorskip("peft", reason="the oracle of these methods is PEFT (pip install -e '.[test]')")
 
 from core.architecture import Architecture  # noqa: E402
+from core.base import REVISION  # noqa: E402
 from core.errors import BadInput  # noqa: E402
 from core.methods import METHODS, attach_saved, saved_as  # noqa: E402
 from tests.checkpoints import make_model  # noqa: E402
@@ -295,6 +296,15 @@ def test_pefts_lora_fa_projects_the_gradient_and_the_papers_does_not(monkeypatch
         torch.testing.assert_close(scale * given @ a, g @ in_rows, rtol=1e-3, atol=1e-4 * g.norm().item())
         turned = torch.nn.functional.cosine_similarity(given.flatten(), layer.lora_B.weight.grad.flatten(), dim=0)
         assert turned < 0.99, path
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3", "vera", "ln_tuning", "prompt_tuning"])
+def test_the_revision_of_the_base_that_was_asked_for_is_pefts(method: str, tmp_path: Path) -> None:
+    for asked in (None, "v2"):
+        attached = attach(method, "llama_biased")
+        setattr(attached.model, REVISION, asked)
+        attached.save(tmp_path / str(asked))
+        assert peft.PeftConfig.from_pretrained(tmp_path / str(asked)).revision == asked
 
 
 ENCODER_DECODERS = {
