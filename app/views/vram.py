@@ -385,12 +385,12 @@ def _ask(model: Model, setup: Setup, kind: str = fitter.FIT) -> fitter.Work | No
         return None
 
 
-def _wait(work: fitter.Work | None, what: str) -> None:
+def _wait(work: fitter.Work | None, what: str, why: str = "vram.first") -> None:
     if work is None:
         return
     model_choice.watch(PAGE)
     st.progress(min(max(work.share, 0.0), 1.0), text=f"{plain(what)}: {work.text[:1].lower()}{work.text[1:]}")
-    st.caption(t("vram.first"))
+    st.caption(t(why))
 
 
 def _whole_trace(model: Model, card: GpuRow, setup: Setup) -> None:
@@ -401,7 +401,7 @@ def _whole_trace(model: Model, card: GpuRow, setup: Setup) -> None:
     elif work is not None and work.error is not None:
         live.say(work.error)
     else:
-        _wait(work or _ask(model, setup, fitter.TRACE), t("vram.tracing_all", model=model.name))
+        _wait(work or _ask(model, setup, fitter.TRACE), t("vram.tracing_all", model=model.name), "vram.first_whole")
 
 
 def _answer(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
