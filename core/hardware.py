@@ -284,7 +284,7 @@ def _notes(cards: tuple[Card, ...], kind: str, bnb: str) -> tuple[str, ...]:
             out.append("This CPU has no bfloat16 arithmetic, so steps compute in float32.")
         if cores() < 2:
             out.append("There is one core only: the app and the training share it.")
-        out.append("QLoRA takes about twice as long as LoRA for each step on a CPU; it saves memory, not time.")
+        out.append("QLoRA decodes its weights anew in each step: on a CPU, too, it saves memory and not time.")
     elif cards and "bfloat16" not in _dtypes(cards[0]):
         out.append(f"The {cards[0].name} has no bfloat16 arithmetic, so steps compute in float32.")
     if "missing" in bnb:
