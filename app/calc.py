@@ -11,6 +11,7 @@ result is printed).
 from __future__ import annotations
 
 import ast
+import difflib
 import inspect
 import json
 from collections.abc import Callable
@@ -339,7 +340,9 @@ def parse(expression: str) -> Call:
         raise BadInput(f"{expression!r} is not a function call.", "Write name(argument=value).")
     name = node.func.id
     if name not in FUNCTIONS:
-        raise BadInput(f"There is no calc function {name!r}.", f"There are {', '.join(FUNCTIONS)}.")
+        close = difflib.get_close_matches(name, FUNCTIONS, 3, cutoff=0.5)
+        advice = f"Perhaps {' or '.join(close)}. " if close else ""
+        raise BadInput(f"There is no calc function {name!r}.", f"{advice}All are in FUNCTIONS of app/calc*.py.")
     if node.args:
         raise BadInput(f"{name} takes named arguments only.", "Write name(argument=value).")
     wanted = {k: p for k, p in inspect.signature(FUNCTIONS[name][0]).parameters.items() if k != "folder"}

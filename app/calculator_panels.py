@@ -16,7 +16,7 @@ from app.charts_race import title_of
 from app.choices import Choice, number, one_of, whole
 from app.story import plain
 from app.tables import readable
-from app.words import from_core, n, t
+from app.words import from_core, inside, n, t
 from core.catalog import gpus
 from core.errors import DeltalabError
 from core.memory import compare as tables
@@ -103,7 +103,7 @@ def _missing(model: Model, setups: list[Setup], key: str, page: str, what: str) 
     if active:
         model_choice.watch(page)
         now = next((w for w in active if w.status == fitter.RUNNING), active[0])
-        st.progress(now.share, text=f"{t('panels.to_go', count=len(active))}: {now.text[:1].lower()}{now.text[1:]}")
+        st.progress(now.share, text=f"{t('panels.to_go', count=len(active))}: {inside(now.text)}")
     never = [s for s, w in zip(setups, works, strict=True) if w is None]
     if never and not active:
         st.button(
@@ -122,7 +122,10 @@ def _methods(model: Model, card: GpuRow, setup: Setup, page: str, sharding: Shar
         model.table, lambda asked: state.fitter().surrogate(model.source, asked), setup, card, sharding
     )
     chart = charts_memory.methods(rows, card, _card_name(card), setup.method)
-    shown(chart, "vram-methods", charts_memory.methods_table(rows, model.table.total))
+    if any(r.found is not None for r in rows):
+        shown(chart, "vram-methods", charts_memory.methods_table(rows, model.table.total))
+    else:  # (a figure of nothing has axes alone)
+        st.markdown(f"**{chart.title}**")
     st.caption(t("panels.methods_why"))
     _shared(sharding)
     refused = [r for r in rows if r.trainable is None]
@@ -352,7 +355,7 @@ def _step(model: Model, setup: Setup, page: str) -> None:
         return
     if work is not None and work.active:
         model_choice.watch(page)
-        st.progress(work.share, text=f"{t('panels.tracing')}: {work.text[:1].lower()}{work.text[1:]}")
+        st.progress(work.share, text=f"{t('panels.tracing')}: {inside(work.text)}")
         return
     if work is not None and work.error is not None:
         live.say(work.error)

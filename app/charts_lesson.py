@@ -103,7 +103,6 @@ def against(runs: Sequence[Compared], x: str, y: str, *, log: bool = False, join
         ticks = _apart(sorted({r.figures[x] for r in told}))
         fig.update_xaxes(
             type="log", tickvals=[value / by_x for value in ticks], ticktext=[quantity_text(x, v) for v in ticks],
-            tickangle=0,
         )  # fmt: skip
     if quantity_axis(y)[0] == "%":
         fig.update_yaxes(range=[-5, 112], tickvals=[0, 20, 40, 60, 80, 100])

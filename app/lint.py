@@ -80,7 +80,7 @@ def lint(lesson: Lesson) -> list[Mistake]:
 def prose(lesson: Lesson) -> Iterator[Text]:
     """All text that a reader reads, in order; code is left out."""
     for line in (lesson.summary, *lesson.objectives, *lesson.summary_points):
-        yield Text(line, 1, exact=False, body=False)
+        yield Text(line, _front_line(lesson, line), exact=False, body=False)
     for cell in lesson.cells:
         if cell.kind == "prose":
             if not cell.body.get("code"):
@@ -92,6 +92,15 @@ def prose(lesson: Lesson) -> Iterator[Text]:
             yield from _fields(cell.body, cell.line, given)
 
 
+def _front_line(lesson: Lesson, text: str) -> int:
+    """The line of the front matter in which a text of it begins; 1 where it cannot be told."""
+    rows = (lesson.folder / "lesson.md").read_text(encoding="utf-8").splitlines()
+    begins = " ".join(text.split()[:BEGINNING])
+    return next((n for n, row in enumerate(rows, 1) if begins in " ".join(row.replace('\\"', '"').split())), 1)
+
+
+BEGINNING = 4
+"""So many words tell one line of the front matter from the others."""
 SETS = {"quiz": "question", "exercise": "text", "predict": "question"}
 """The field in which a kind of cell sets the case that it asks about."""
 PERCENT = re.compile(r"\d[\d.,]*\s?(?:%|per cent)")
@@ -333,7 +342,7 @@ def _references(lesson: Lesson, texts: Iterable[Text]) -> Iterator[tuple[int, st
     for reference in lesson.references:
         if not reference.get("note") and not any(_same_page(reference["url"], url) for url in linked):
             yield (
-                1,
+                _front_line(lesson, reference["title"]),
                 f"The reference {reference['title']!r} is used nowhere; link to it, or say in a note what it is for.",
             )
 

@@ -22,7 +22,7 @@ import streamlit as st
 from app import live, state
 from app.choices import Choice, one_of, refused, words
 from app.story import plain
-from app.words import t
+from app.words import inside, t
 from core.base import stored_base
 from core.catalog import architecture_of, known, models
 from core.config import EMBEDDED
@@ -201,7 +201,7 @@ def _built(name: str, source: str, hub: str, context: int | None, page: str, sto
         st.button(t("plan.again"), key=f"{page}-again", icon=":material/refresh:", on_click=_again, args=(source,))
         return None
     watch(page)
-    st.progress(work.share, text=f"{t('model.building', name=name)}: {work.text.lower()}")
+    st.progress(work.share, text=f"{t('model.building', name=name)}: {inside(work.text)}")
     return None
 
 

@@ -152,6 +152,12 @@ def from_core(text: str) -> str:
     return of_core(current(), text)
 
 
+def inside(text: str) -> str:
+    """What core says of work that is on, behind a colon: as `from_core`; English begins with a small letter."""
+    told = from_core(text)
+    return told if told != text else f"{text[:1].lower()}{text[1:]}"
+
+
 @lru_cache(maxsize=4096)
 def of_core(code: str, text: str) -> str:
     """What core says, in a language: the text as a whole, else as a sentence with blanks, else sentence by sentence.

@@ -868,8 +868,8 @@ def load_base(
         facts |= {"template": "own" if template.own else "plain"}
     setattr(model, FINGERPRINT, checked.fingerprint)
     setattr(model, TOKENIZER, tokenizer)
-    # What is learnt names its base by this, and transformers says where it found the files: of a hub id that is a folder
-    # of the cache, named after the commit.
+    # What is learnt names its base by this, and transformers says where it found the files: of a hub id a folder of the
+    # cache, named after the commit.
     model.config._name_or_path = located.name
     setattr(model, REVISION, revision)
     model.to(cast(Any, device)).eval()

@@ -19,6 +19,7 @@ from core.memory.storage import storage
 from core.methods import LORAS, METHODS
 from core.methods.lora import pair_parameters
 from core.methods.modules import ATTENTION, MLP, is_one_of
+from core.methods.virtual import AS_TOKENS
 
 if TYPE_CHECKING:
     from core.architecture import Architecture, Module
@@ -189,4 +190,13 @@ def experts_note(table: Architecture, method: str) -> str:
     )
 
 
-__all__ = ["Count", "Part", "RankRow", "Shape", "count", "counts", "experts_note", "parts", "ranks", "shapes"]
+def texts_note(table: Architecture, method: str) -> str:
+    """What becomes of trained tokens in a model that reads two texts, as a sentence; "" for all others."""
+    if table.texts < 2 or getattr(METHODS[method], "PROMPT", None) != AS_TOKENS:
+        return ""
+    return f"{table.name} reads two texts: so many tokens stand before each of them, which is also how PEFT counts."
+
+
+__all__ = [
+    "Count", "Part", "RankRow", "Shape", "count", "counts", "experts_note", "parts", "ranks", "shapes", "texts_note",
+]  # fmt: skip

@@ -6,7 +6,7 @@ It is scored once, by the first result that is revealed: a later run, with other
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -183,7 +183,7 @@ def _reveal(cell: Cell, context: Context, kept: dict[str, Any]) -> None:
             "log_ratio": answers.log_ratio(kept["value"], found.value, float(body["high"])),
         }
         context.save(cell, kept)
-    verdict = answers.closeness(kept["value"], found.value, float(body["tolerance"]))
+    verdict = closeness(body, kept["value"], found.value)
     words = t(f"predict.{verdict.replace(' ', '_')}")
     told = t(f"predict.told.{SOURCES[found.source]}", said=said, found=number(found.value, unit))
     st.markdown(unbroken(f"{told} {words}"))
@@ -192,6 +192,15 @@ def _reveal(cell: Cell, context: Context, kept: dict[str, Any]) -> None:
         later = t(f"predict.newest.{SOURCES[newest.source]}", value=number(newest.value, unit))
         st.caption(unbroken(later))
     context.say(body["why"], f"{cell.id}:why")
+
+
+def closeness(body: Mapping[str, Any], said: float, found: float) -> str:
+    """The verdict on a prediction. On a logarithmic scale the mark that is nearest is as close as one can come."""
+    if body.get("scale") == "log" and found > 0:
+        marks = log_marks(float(body["low"]), float(body["high"]))
+        if said == min(marks, key=lambda m: abs(math.log(m / found))):
+            return "close"
+    return answers.closeness(said, found, float(body["tolerance"]))
 
 
 def _next(cell: Cell, context: Context) -> str:

@@ -107,7 +107,8 @@ def _figures(model: Model, here: Count) -> None:
         localized.metric(t("parameters.fewer"), f"{here.total / here.trainable:,.0f}", width="content")
         localized.metric(t("plan.saved"), size(here.adapter_bytes), width="content")
         localized.metric(t("parameters.in_modules"), f"{here.modules:,}", width="content")
-    if note := counting.experts_note(model.table, here.method):
+    notes = counting.experts_note(model.table, here.method), counting.texts_note(model.table, here.method)
+    for note in filter(None, notes):
         st.caption(plain(from_core(note)))
     st.caption(f"{plain(METHODS[here.method].FORMULA)} · {plain(METHODS[here.method].PAPER)}")
 

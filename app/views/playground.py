@@ -96,13 +96,14 @@ def _setup() -> None:
             st.rerun()
 
 
-def base_choice(*, proposing: bool = True) -> tuple[str | None, dict[str, Any], Any]:
+def base_choice(*, inside: bool = False) -> tuple[str | None, dict[str, Any], Any]:
     """The base, None while it cannot be used; its facts; and where models that fit are to be listed, or None.
 
     Args:
-        proposing: leave room for them.
+        inside: of something that has a heading of its own; nothing is proposed there.
     """
-    st.subheader(t("playground.base"), anchor=False)
+    if not inside:
+        st.subheader(t("playground.base"), anchor=False)
     kind = st.segmented_control(
         t("playground.where_from"),
         BASES,
@@ -138,7 +139,7 @@ def base_choice(*, proposing: bool = True) -> tuple[str | None, dict[str, Any], 
                 t("playground.revision"), key="revision", placeholder=REVISION_EXAMPLE,
                 help=t("playground.revision_help"), bind="query-params",
             )  # fmt: skip
-        if proposing:
+        if not inside:
             # Filled once the settings are drawn, which memory and time depend on.
             place = st.expander(t("playground.fitting"), expanded=not source, key="proposals")
     source = (source or "").strip()

@@ -150,8 +150,8 @@ def _setup() -> Plan:
 def _material(*, own: bool) -> tuple[str | None, dict[str, Any], Path | None]:
     """The base (None while it cannot be used), its facts, and the visitor's file, if they learn from one."""
     elsewhere = linked("base", list(BASES), EMBEDDED) != EMBEDDED
-    with st.expander(t("race.another_base"), expanded=elsewhere or own, key="race-base"):
-        base, facts, _ = base_choice(proposing=False)
+    with st.expander(t("race.another_base"), expanded=elsewhere, key="race-base"):
+        base, facts, _ = base_choice(inside=True)
     if not own:
         return base, facts, None
     given = own_file(encoder=facts.get("task") == CLASSIFICATION)

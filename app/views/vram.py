@@ -24,7 +24,7 @@ from app.charts_memory import band, size
 from app.charts_race import title_of
 from app.choices import Choice, one_of, switch, whole
 from app.story import plain
-from app.words import from_core, number, t
+from app.words import from_core, inside, number, t
 from core.catalog import GpuRow, gpu, gpus
 from core.config import RunConfig, TrainConfig
 from core.counting import experts_note
@@ -309,8 +309,23 @@ def _use_import() -> None:
         else:  # (more than the page has)
             beyond[name] = None
             left_out.append(f"{name} = {value}")
-    taken = dataclasses.replace(found, **beyond).told
+    taken = _told(dataclasses.replace(found, **beyond))
     st.session_state["vram-imported"] = (taken, left_out, no_model)
+
+
+def _told(found: importing.Imported) -> str:
+    """What an import took over, in a line."""
+    parts = [t("vram.import.of_model", model=found.model)] if found.model else []
+    parts += [title_of(found.method)] if found.method else []
+    numbers = {"batch": found.batch, "accumulation": found.accumulation, "length": found.length}
+    parts += [t(f"vram.import.{name}", value=f"{value:,}") for name, value in numbers.items() if value is not None]
+    if found.optimizer is not None:
+        parts.append(t(f"vram.optimizers.{found.optimizer}"))
+    if found.epochs is not None:
+        parts.append(t("vram.import.epochs", value=f"{found.epochs:g}"))
+    if found.checkpointing is not None:
+        parts.append(t("vram.import.recomputed" if found.checkpointing else "vram.import.kept"))
+    return ", ".join(parts)
 
 
 # --- the answer -------------------------------------------------------------------------------------------------------
@@ -385,12 +400,12 @@ def _ask(model: Model, setup: Setup, kind: str = fitter.FIT) -> fitter.Work | No
         return None
 
 
-def _wait(work: fitter.Work | None, what: str) -> None:
+def _wait(work: fitter.Work | None, what: str, why: str = "vram.first") -> None:
     if work is None:
         return
     model_choice.watch(PAGE)
-    st.progress(min(max(work.share, 0.0), 1.0), text=f"{plain(what)}: {work.text[:1].lower()}{work.text[1:]}")
-    st.caption(t("vram.first"))
+    st.progress(min(max(work.share, 0.0), 1.0), text=f"{plain(what)}: {inside(work.text)}")
+    st.caption(t(why))
 
 
 def _whole_trace(model: Model, card: GpuRow, setup: Setup) -> None:
@@ -401,7 +416,7 @@ def _whole_trace(model: Model, card: GpuRow, setup: Setup) -> None:
     elif work is not None and work.error is not None:
         live.say(work.error)
     else:
-        _wait(work or _ask(model, setup, fitter.TRACE), t("vram.tracing_all", model=model.name))
+        _wait(work or _ask(model, setup, fitter.TRACE), t("vram.tracing_all", model=model.name), "vram.first_whole")
 
 
 def _answer(model: Model, card: GpuRow, setup: Setup, found: Answer) -> None:
@@ -515,7 +530,7 @@ def _changes(model: Model, rows: list[Change]) -> None:
     waiting = [w for row in missing if (w := state.fitter().look(fitter.FIT, model.source, row.setup)) and w.active]
     if waiting:
         model_choice.watch(PAGE)
-        st.caption(f":material/hourglass_top: {waiting[0].text}")
+        st.caption(f":material/hourglass_top: {plain(from_core(waiting[0].text))}")
     elif missing:
         names = ", ".join(row.name for row in missing)
         st.button(

@@ -55,7 +55,7 @@ def _params(asked: argparse.Namespace) -> int:
         raise BadInput(" ".join(wrong))
     from core.architecture import architecture_of_config
     from core.base import load_config
-    from core.counting import experts_note
+    from core.counting import experts_note, texts_note
     from core.few_bits import check_counted
     from core.memory.storage import adapter_numbers
     from core.methods import METHODS
@@ -102,8 +102,9 @@ def _params(asked: argparse.Namespace) -> int:
     for name, shape, each, many in _alike(modules):
         times = f"{many:>5,} × {each:,} = {many * each:,}" if many > 1 else f"{each:,}"
         print(f"  {name:<50} {' × '.join(map(str, shape)):>15}  {times}")
-    if note := experts_note(architecture, config.method):
-        print(note)
+    for note in (experts_note(architecture, config.method), texts_note(architecture, config.method)):
+        if note:
+            print(note)
     if head:
         print(
             f"{head:,} of them are the classification head, for {labels} labels; a file with more or fewer "

@@ -5,8 +5,8 @@
 
 RULES is the table: each row says what is looked at and where the rule stands; its function looks at the folder and says
 what follows and what to do. "Loads" is not enough: what would load and answer wrongly (a scale that a program does not
-read) counts as failing. The sources were read on 2026-11-25, at the commits named in their addresses; a program's next
-version may differ. Nothing here starts any of the programs.
+read) counts as failing. The sources were read on 2026-11-25, at the commit or version that an address names where it
+names one; a program's next version may differ. Nothing here starts any of the programs.
 """
 
 from __future__ import annotations

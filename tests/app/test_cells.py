@@ -215,6 +215,15 @@ def test_log_scale_marks() -> None:
     assert predict.log_marks(0.3, 4) == [0.3, 0.5, 1.0, 2.0, 4.0]
 
 
+def test_on_a_log_scale_the_nearest_mark_is_close() -> None:
+    body = {"low": 3, "high": 300, "scale": "log", "tolerance": 1}
+    assert predict.closeness(body, 20, 23) == "close"  # the marks beside it are 10 and 50
+    assert predict.closeness(body, 50, 36) == "close"
+    assert predict.closeness(body, 20, 36) == "too low"
+    assert predict.closeness(body, 300, 10_000) == "close"  # off the scale: its end
+    assert predict.closeness({**body, "scale": "linear"}, 20, 23) == "too low"
+
+
 @pytest.fixture
 def guessing(tmp_path: Path) -> Path:
     """A lesson with a prediction and its experiment, whose recorded run went from 0 to 93 %."""

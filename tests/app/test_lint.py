@@ -74,6 +74,13 @@ def test_what_is_no_typed_number_is_left_alone(text: str) -> None:
     assert list(lint.typed_numbers(text)) == []
 
 
+def test_a_number_in_the_front_matter_is_found_in_its_line(tmp_path: Path) -> None:
+    front = WHOLE.replace("[a, b, c, d, e]", '\n  - a\n  - "It takes 3 GB, \\"they\\" say"\n  - c\n  - d\n  - e')
+    ((line, sentence),) = found(tmp_path, "Text.\n", front)
+    assert "It takes 3 GB" in front.splitlines()[line + LINES - 1]
+    assert "is typed in" in sentence
+
+
 def test_code_is_not_read(tmp_path: Path) -> None:
     assert found(tmp_path, "````markdown\n93 % of the RAG\n````\n") == []
 
@@ -137,7 +144,7 @@ def test_the_pages_are_those_of_the_app() -> None:
 def test_a_reference_is_used_or_says_what_it_is_for(tmp_path: Path) -> None:
     bare = WHOLE.replace(", note: For this.", "")
     ((line, sentence),) = found(tmp_path, "Text.\n", bare)
-    assert line + LINES == 1
+    assert "A paper" in bare.splitlines()[line + LINES - 1]
     assert "'A paper' is used nowhere" in sentence
     assert found(tmp_path / "b", "See [it](https://example.org/a).\n", bare) == []
     arxiv = bare.replace("https://example.org/a", "https://arxiv.org/abs/2106.09685")

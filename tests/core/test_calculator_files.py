@@ -535,8 +535,8 @@ def test_the_page_reads_the_code_that_it_writes(method: str) -> None:
 
 def test_flags_of_a_command_are_understood() -> None:
     found = importing.read(
-        "accelerate launch sft.py \\\n --model_name_or_path meta-llama/Llama-3.1-8B \\\n --per-device-train-batch-size=2"
-        " --lora_r 16 --lora_target_modules q_proj v_proj --load_in_4bit --gradient_checkpointing --bf16"
+        "accelerate launch sft.py --model_name_or_path meta-llama/Llama-3.1-8B \\\n --per-device-train-batch-size=2 "
+        "--lora_r 16 --lora_target_modules q_proj v_proj --load_in_4bit --gradient_checkpointing --bf16"
     )
     assert (found.model, found.method, found.batch) == ("meta-llama/Llama-3.1-8B", "qlora", 2)
     assert (found.settings.rank, found.settings.target_modules) == (16, "q_proj,v_proj")

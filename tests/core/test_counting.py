@@ -77,3 +77,13 @@ def test_experts_are_told_of_and_a_token_is_computed_with_few() -> None:
     # 12.9 B weights of 46.7 B are at work (Jiang et al. 2024, arXiv:2401.04088): two operations each, forward and back.
     setup = Setup("lora", METHODS["lora"].Config(), 1, 1024, device=Device((9, 0)), precision="bfloat16")
     assert operations_per_token(mixtral, setup) == pytest.approx(4 * 12.9e9, rel=0.04)
+
+
+def test_two_texts_have_tokens_each() -> None:
+    """As PEFT counts (tests/oracles/test_peft_family.py), and the reader is told."""
+    t5, llama = architecture_of("T5-base"), architecture_of("Llama-3.1-8B")
+    assert (t5.texts, llama.texts) == (2, 1)
+    assert architecture_of("BERT-base-uncased with its output layer").texts == 1
+    assert counting.count(t5, "prompt_tuning").trainable == 2 * 20 * 768
+    assert "two texts" in counting.texts_note(t5, "p_tuning")
+    assert counting.texts_note(t5, "prefix_tuning") == counting.texts_note(llama, "prompt_tuning") == ""
