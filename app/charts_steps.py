@@ -32,7 +32,8 @@ def cards(steps: Sequence[Step], date: str) -> Chart:
     fig.add_trace(
         go.Bar(
             x=[gain for _, gain in rows], y=[name for name, _ in rows], orientation="h",
-            marker={"color": series_style(1).colour}, text=[times(gain) for _, gain in rows], textposition="auto",
+            marker={"color": series_style(1).colour}, text=[times(gain) for _, gain in rows], textposition="outside",
+            cliponaxis=False,
             hovertemplate="%{y}: %{text}<extra></extra>",
         )
     )  # fmt: skip
@@ -40,7 +41,8 @@ def cards(steps: Sequence[Step], date: str) -> Chart:
     fig.update_yaxes(autorange="reversed")
     fig.update_layout(showlegend=False)
     gains = [gain for _, gain in rows]
-    title = t("charts.steps.cards", date=date, low=times(min(gains)), high=times(max(gains)))
+    fig.update_xaxes(range=[0, 1.15 * max(1.0, *gains)])
+    title = t("charts.steps.cards", date=date, low=f"{min(gains):.2f}", high=f"{max(gains):.2f}")
     alt = f"{title}. " + " ".join(f"{name}: {times(gain)}." for name, gain in rows)
     table = pd.DataFrame(
         [
