@@ -30,14 +30,15 @@ def render(options: dict[str, Any], key: str) -> None:
     """Edit and rank; the picture, the edit and the sum; the numbers; the singular values."""
     left, right = st.columns(2)
     with left:
-        names = list(picture.EDITS)
+        titles = {name: from_core(one.title) for name, one in picture.EDITS.items()}
+        names = list(titles)
         start = names.index(str(options.get("edit", "caption")))
         edit = str(
             st.selectbox(
                 t("widgets.photo_filter.edit"),
                 names,
                 index=start,
-                format_func=lambda n: from_core(picture.EDITS[n].title),
+                format_func=titles.__getitem__,
                 key=f"{key}-edit",
             )
         )

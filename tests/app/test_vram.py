@@ -294,7 +294,7 @@ def test_what_the_page_has_no_room_for_is_not_said_to_be_taken_over(visit: Any) 
     )  # fmt: skip
     button(seen, "vram-import-use").click().run()
     told = words(seen).replace("\\", "")
-    assert "Taken over: LoRA, epochs 5.0." in told
+    assert "Taken over: LoRA, 5 epochs." in told
     assert "Not used: rank = 2048, batch = 8192, accumulation = 512" in told
     assert seen.query_params["epochs"] == "5.0"
     assert seen.query_params["lora.dropout"] == "0.1"
