@@ -104,6 +104,9 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
                 f"{about['label']} reads {room} tokens at most, and {longest} are asked for.",
                 "Choose a shorter prompt or fewer new tokens.",
             )
+    for _, loaded in models:
+        # Under autocast, weights that want gradients are cast once and others in every pass: all models are to be alike.
+        loaded.model.requires_grad_(False)
     vocabulary = int(base.model.config.get_text_config().vocab_size)
     ids = torch.randint(
         0, vocabulary, (config.batch, config.prompt_tokens), generator=torch.Generator().manual_seed(0)
