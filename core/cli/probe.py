@@ -50,7 +50,8 @@ def _probe(asked: argparse.Namespace) -> int:
     store = open_store()
     ids = [find_run(store, name) for name in asked.runs]
     request, folder = prober.asked(store, asked.probe, ids, pairs_of(asked.settings), OWNER)
-    found = prober.kept(folder)
+    # (A record says with which code and when it was measured, so it is.)
+    found = prober.kept(folder) if asked.record is None else None
     if found is None:
         quiet_libraries()
         prober.prepare(folder, request)
