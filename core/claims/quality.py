@@ -59,8 +59,8 @@ def latency() -> Computed:
                    f"on {record['device']}", "times", f"{middle:.2f} times")
         )  # fmt: skip
         told.append(f"{row['label']} {middle:.2f} times ({low:.2f} to {high:.2f})")
-        # A merged model has the base's own shapes: its range must hold 1. Of the others most rounds must lie above it; a
-        # single one may be slow or quick for reasons of the machine's.
+        # A merged model has the base's own shapes: its range must hold 1. Of the others most rounds must lie above it:
+        # a single one may be slow or quick for reasons of the machine's.
         cases.append(low <= 1 <= high if row["form"] == "merged" else middle > 1)
     return cases, f"A token's time against the base's, embedded base: {'; '.join(told)}.", figures
 

@@ -105,7 +105,7 @@ def measure(subject: Subject, config: Config, tell: Tell) -> dict[str, Any]:
                 "Choose a shorter prompt or fewer new tokens.",
             )
     for _, loaded in models:
-        # Under autocast, weights that want gradients are cast once and others in every pass: all models are to be alike.
+        # Under autocast, weights that want gradients are cast once, others in each pass: all models are to be alike.
         loaded.model.requires_grad_(False)
     vocabulary = int(base.model.config.get_text_config().vocab_size)
     ids = torch.randint(
