@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,7 @@ def test_a_damaged_file_of_thresholds_switches_the_kernels_off(
 ) -> None:
     from kernels import base
 
+    caplog.set_level(logging.WARNING, base.__name__)  # whatever a benchmark has silenced before
     base.measured.cache_clear()
     monkeypatch.setattr(base, "MEASURED", tmp_path / "measured.json")
     base.MEASURED.write_text('{"9.0": ', encoding="utf-8")
