@@ -154,18 +154,19 @@ BENCH = Path(__file__).parents[1] / "tests" / "records" / "bench_cpu.json"
 """Written by `make bench`."""
 
 
-@lru_cache(maxsize=1)
-def _bench() -> dict[str, Any]:
+@lru_cache(maxsize=2)
+def _record(file: Path, what: str) -> dict[str, Any]:
+    """A record of this machine's or another's; what: that it is of, for the error where there is none."""
     try:
-        found: dict[str, Any] = json.loads(BENCH.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except OSError:
-        raise BadInput("There is no record of `make bench` here.") from None
+        raise BadInput(f"There is no record of {what} here.") from None
     return found
 
 
 def _row(method: str, comparison: str) -> dict[str, Any]:
     """A row says itself where it was measured, or the record says it of all."""
-    record = _bench()
+    record = _record(BENCH, "`make bench`")
     for row in record["rows"]:
         if (row["method"], row["comparison"]) == (method, comparison):
             return {**record, **row}
@@ -187,17 +188,8 @@ FORMS = BENCH.with_name("forms_cpu.json")
 """Written by `python -m tests.bench_forms --record`."""
 
 
-@lru_cache(maxsize=1)
-def _forms() -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(FORMS.read_text(encoding="utf-8"))
-    except OSError:
-        raise BadInput("There is no record of the forms of a step here.") from None
-    return found
-
-
 def _form(form: str, precision: str) -> dict[str, Any]:
-    for row in _forms()["rows"]:
+    for row in _record(FORMS, "the forms of a step")["rows"]:
         if (row["precision"], row["form"]) == (precision, form):
             return dict(row)
     raise BadInput(f"The record has no form {form!r} in {precision}.")

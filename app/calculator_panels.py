@@ -118,9 +118,7 @@ def _missing(model: Model, setups: list[Setup], key: str, page: str, what: str) 
 
 
 def _methods(model: Model, card: GpuRow, setup: Setup, page: str, sharding: Sharding) -> None:
-    rows: list[MethodRow] = tables.methods(
-        model.table, lambda asked: state.fitter().surrogate(model.source, asked), setup, card, sharding
-    )
+    rows: list[MethodRow] = tables.methods(model.table, model_choice.lookup(model), setup, card, sharding)
     chart = charts_memory.methods(rows, card, _card_name(card), setup.method)
     if any(r.found is not None for r in rows):
         shown(chart, "vram-methods", charts_memory.methods_table(rows, model.table.total))
@@ -159,9 +157,7 @@ def _one_of(sharding: Sharding) -> str:
 
 
 def _cards(model: Model, card: GpuRow, setup: Setup, page: str, sharding: Sharding) -> None:
-    rows = tables.all_cards(
-        model.table, lambda asked: state.fitter().surrogate(model.source, asked), setup, sharding=sharding
-    )
+    rows = tables.all_cards(model.table, model_choice.lookup(model), setup, sharding=sharding)
     shown(charts_memory.all_cards(rows, card.name), "vram-cards", charts_memory.cards_table(rows))
     st.caption(t("panels.cards_why"))
     _shared(sharding)
@@ -171,7 +167,7 @@ def _cards(model: Model, card: GpuRow, setup: Setup, page: str, sharding: Shardi
 
 
 def _gpus(model: Model, card: GpuRow, setup: Setup) -> None:
-    rows = several(model.table, lambda asked: state.fitter().surrogate(model.source, asked), setup, card)
+    rows = several(model.table, model_choice.lookup(model), setup, card)
     if not rows:
         return
     shown(charts_memory.several(rows, card, _card_name(card)), "vram-several", charts_memory.several_table(rows))
@@ -319,7 +315,7 @@ def _sources(listed: costs.Price | None, paid: Any, board: int | None, watts: An
 def _per_card(model: Model, setup: Setup, steps: int, sharding: Sharding) -> list[tuple[str, str, costs.Cost]]:
     """(card, verdict, cost) of the cards that hold the step, at list prices; of as many of them as share it."""
     rows = tables.all_cards(
-        model.table, lambda asked: state.fitter().surrogate(model.source, asked), setup,
+        model.table, model_choice.lookup(model), setup,
         [c for c in gpus() if costs.price(c.name) is not None], sharding,
     )  # fmt: skip
     out = []

@@ -35,6 +35,7 @@ from core.units import count_text
 if TYPE_CHECKING:
     from core.architecture import Architecture
     from core.few_bits import Stored
+    from core.memory.compare import Lookup
 
 CATALOGUE, PASTED, FOLDER, HUB = "catalogue", "config", "folder", "hub"
 LOOK_SECONDS = 0.5
@@ -214,6 +215,11 @@ def _again(source: str) -> None:
 
 
 # --- looking again while something is on ------------------------------------------------------------------------------
+
+
+def lookup(model: Model) -> Lookup:
+    """The formulas of the model's steps, as far as they are known already."""
+    return lambda asked: state.fitter().surrogate(model.source, asked)
 
 
 def watch(page: str) -> None:

@@ -9,9 +9,8 @@
 What is equal is what is paid for: examples seen. What is not: the learning rate, which is the one that did best in the
 method's own sweep (core.sweep), in as many steps where it was swept so; a common rate would only show which method it
 happens to suit. Not every method was swept on every task and in every length: `borrowed` and `swept_steps` say whose
-rate comes from elsewhere, and wherever a race is shown that is told. With
-the same seed every method sees the same examples in the same batches, since the order depends on the seed alone
-(core.batches.Plan).
+rate comes from elsewhere, and wherever a race is shown that is told. With the same seed every method sees the same
+examples in the same batches, since the order depends on the seed alone (core.batches.Plan).
 """
 
 from __future__ import annotations
@@ -333,8 +332,8 @@ LEARNT = 1 / 2
 
 
 def unlearnt(bands: Mapping[str, Mapping[str, Band]]) -> list[str]:
-    """The methods that learnt less than half of what the best one did, if that learnt anything: whoever learns nothing
-    forgets nothing, and is beaten by nobody at that."""
+    """The methods that learnt less than half of what the best one did, if that learnt anything. What else is measured of
+    such a run, its forgetting or its cost, cannot be set against the others'."""
     right = {method: found["exact_match"].median for method, found in bands.items() if "exact_match" in found}
     return [method for method, share in right.items() if share < LEARNT * max(right.values())]
 

@@ -12,10 +12,9 @@ grid point) are not run again, so an interrupted sweep goes on where it was.
 How the best is chosen: the highest exact match on held-out items; among rows within two percentage points of it, the
 one that kept most of the old skills; among equals, the one with fewer steps, then the one of the lower held-out loss:
 where several rates get everything right, that one learnt quickest; where none learns anything, the lowest held-out loss
-alone. "any" (for a person's own data) takes, of the rates
-tried on most tasks, the one with the best mean exact match over them; among equals likewise. "other" (another base) is
-not swept: its rates are published ones. A race has fewer steps, for which a higher rate does better: `rates` has, by
-the number of steps, the best of the short runs.
+alone. "any" (for a person's own data) takes, of the rates tried on most tasks, the one with the best mean exact match
+over them; among equals likewise. "other" (another base) is not swept: its rates are published ones. A race has fewer
+steps, for which a higher rate does better: `rates` has, by the number of steps, the best of the short runs.
 """
 
 from __future__ import annotations

@@ -42,7 +42,6 @@ from core.units import GIB, bytes_text, count_text
 if TYPE_CHECKING:
     from app.model_choice import Model
     from core.memory.advice import Change
-    from core.memory.compare import Lookup
     from core.memory.rules import Rule
 
 PAGE = "vram"
@@ -358,7 +357,7 @@ def _worked_out(model: Model, card: GpuRow, settings: Any) -> None:
         live.say(error)
         return
     try:
-        found = answer(_lookup(model), setup, card, _sharding(), model.table)
+        found = answer(model_choice.lookup(model), setup, card, _sharding(), model.table)
     except DeltalabError as error:
         live.say(error)
         return
@@ -377,11 +376,6 @@ def _worked_out(model: Model, card: GpuRow, settings: Any) -> None:
         )
     else:
         _wait(work or _ask(model, setup), t("vram.tracing", model=model.name, method=title_of(setup.method)))
-
-
-def _lookup(model: Model) -> Lookup:
-    """The formulas of the model's steps, as far as they are known already."""
-    return lambda asked: state.fitter().surrogate(model.source, asked)
 
 
 def _other_rows(model: Model, setup: Setup) -> None:
@@ -468,7 +462,7 @@ def _figures(model: Model, setup: Setup, found: Answer) -> None:
 def _notes(model: Model, setup: Setup) -> None:
     """What is to be known of experts, of cards without bfloat16, and of a sharing that changes nothing."""
     for note in (
-        _sharding().note(), experts_note(model.table, setup.method), half_note(_lookup(model), setup)
+        _sharding().note(), experts_note(model.table, setup.method), half_note(model_choice.lookup(model), setup)
     ):  # fmt: skip
         if note:
             st.caption(plain(from_core(note)))
@@ -499,7 +493,7 @@ def _terms(told: list[Rule], chart: charts.Chart) -> None:
 
 
 def _advice(model: Model, card: GpuRow, setup: Setup, found: Answer, shared: Sharding) -> None:
-    lookup = _lookup(model)
+    lookup = model_choice.lookup(model)
     if lookup(setup) is None:
         return
     rows = advice.changes(model.table, lookup, setup, card, shared)

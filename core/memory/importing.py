@@ -5,8 +5,8 @@
 
 Understood are PEFT's own file (`core.memory.adapter_file`), transformers' TrainingArguments as JSON, the configuration
 files of TRL, axolotl and LLaMA-Factory as far as they name the same things, and the same written as Python or as the
-flags of a command (`core.memory.written`). Everything else that the text
-says is listed with its value, so that nobody thinks it was taken over; nothing is read as something near it.
+flags of a command (`core.memory.written`). Everything else that the text says is listed with its value, so that nobody
+thinks it was taken over; nothing is read as something near it.
 """
 
 from __future__ import annotations
@@ -108,14 +108,12 @@ def _both(code: Mapping[str, Any]) -> Imported:
     if "peft_type" not in code:
         return _known(code)
     kind = str(code["peft_type"])
-    of_adapter = {n: v for n, v in code.items() if n in adapter_file.READ.get(kind, ())}
-    usual = (
-        of_adapter
-        if kind == "LORA" or of_adapter.get("target_modules") != "all-linear"
-        else {n: v for n, v in of_adapter.items() if n != "target_modules"}
-    )  # fmt: skip (only LoRA's files say it so; for the others it is what is usual)
-    method, settings, unused = adapter_file.read({"peft_type": kind, **usual})
-    rest = {n: v for n, v in code.items() if n not in of_adapter and n not in adapter_file.OF_NO_EFFECT}
+    fields = adapter_file.READ.get(kind, ())
+    of_adapter = {n: v for n, v in code.items() if n in fields}
+    if kind != "LORA" and of_adapter.get("target_modules") == "all-linear":
+        del of_adapter["target_modules"]  # only LoRA's files say it so; for the others it is what is usual
+    method, settings, unused = adapter_file.read({"peft_type": kind, **of_adapter})
+    rest = {n: v for n, v in code.items() if n not in fields and n not in adapter_file.OF_NO_EFFECT}
     said = _Reading(rest)
     if method == "lora" and (bits := _bits(said)) is not None:
         shared = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
