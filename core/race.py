@@ -332,8 +332,8 @@ LEARNT = 1 / 2
 
 
 def unlearnt(bands: Mapping[str, Mapping[str, Band]]) -> list[str]:
-    """The methods that learnt less than half of what the best one did, if that learnt anything. What else is measured of
-    such a run, its forgetting or its cost, cannot be set against the others'."""
+    """The methods that learnt less than half of what the best one did, if that learnt anything. What else is measured
+    of such a run, its forgetting or its cost, cannot be set against the others'."""
     right = {method: found["exact_match"].median for method, found in bands.items() if "exact_match" in found}
     return [method for method, share in right.items() if share < LEARNT * max(right.values())]
 
