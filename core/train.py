@@ -141,7 +141,7 @@ def _out_of_memory(step: int, config: RunConfig, error: BaseException) -> Failed
         ways.append("gradient_checkpointing")
     ways.append("the method qlora" if config.method != "qlora" else f"max_length {max(8, loop.max_length // 2)}")
     text = str(error).strip().splitlines()
-    asked = f" ({text[0][:160]})" if text else ""
+    asked = f" ({text[0][:160].replace('. ', '; ')})" if text else ""  # (its sentences stand within one of ours)
     return Failed(
         step, OutOfMemory.kind, f"The device ran out of memory in step {step + 1}{asked}.", f"Try {', or '.join(ways)}."
     )

@@ -27,6 +27,8 @@ SWEEP = ROOT / "core" / "catalog" / "sweep_embedded.csv"
 BENCH = ROOT / "tests" / "records" / "bench_cpu.json"
 FORMS = ROOT / "tests" / "records" / "forms_cpu.json"
 PROFILE = ROOT / "tests" / "records" / "profile_cpu.json"
+COURSE = ROOT / "tests" / "records" / "lessons_cpu.json"
+PAGES = ROOT / "tests" / "records" / "pages_cpu.json"
 
 
 def percent(share: float) -> str:
@@ -165,6 +167,25 @@ def forms_lines() -> list[str]:
     ]
 
 
+def course_lines() -> list[str]:
+    """What the whole course takes, and its pages."""
+    course, pages = (json.loads(path.read_text(encoding="utf-8")) for path in (COURSE, PAGES))
+    minutes = [seconds / 60 for seconds in (course["seconds"], *(row["seconds"] for row in course["lessons"].values()))]
+    opened = [row["seconds"]["median"] for row in pages["lessons"].values()]
+    quizzes = [quiz["ms"]["median"] for row in pages["lessons"].values() for quiz in row["quizzes"].values()]
+    return [
+        f"**The whole course**, every experiment, measurement, code cell and exercise at full size, took "
+        f"{minutes[0]:.0f} minutes on {course['machine']} ({course['processors']} processors, {course['date']}; the "
+        f"lessons {min(minutes[1:]):.1f} to {max(minutes[1:]):.1f} minutes each, {course['kernels']} beside each "
+        "other); `make lessons`.",
+        "",
+        f"**In the browser** there ({pages['date']}), a lesson was usable {min(opened):.1f} to {max(opened):.1f} s "
+        f"after a click (median of {pages['visits']} visits each), and the verdict on a quiz's answer came after "
+        f"{min(quizzes):.0f} to {max(quizzes):.0f} ms (median of {pages['answers']} for each of the {len(quizzes)}); "
+        "`python -m tests.time_pages`.",
+    ]
+
+
 def section() -> str:
     """The whole section, between its two marks."""
     parts = [base_lines(), method_lines(), bench_lines()]
@@ -172,6 +193,7 @@ def section() -> str:
         parts.append(profile_lines())
     if FORMS.exists():
         parts.append(forms_lines())
+    parts.append(course_lines())
     return "\n\n".join([BEGIN, *("\n".join(p) for p in parts), END])
 
 

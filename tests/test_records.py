@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from app import index
 from core.sweep import base_hash
-from tests import bench, bench_memory
+from tests import bench, bench_memory, lessons, time_pages
 from tests.core.memory_support import grid
 from tests.time_calculators import LIMITS, NEVER_SEEN, UPDATES
 
@@ -230,3 +231,27 @@ def test_the_whole_race_took_at_most_five_minutes_a_seed() -> None:
     if record["steps"] != usual:
         pytest.skip(f"The record is of a race of {record['steps']} steps, and one has {usual} by default.")
     assert record["seconds"] / record["seeds"] <= FIVE_MINUTES
+
+
+# --- the course -----------------------------------------------------------------------------------------------------
+
+
+def test_the_whole_course_ran_within_its_time() -> None:
+    """Every lesson of today, all of them beside each other."""
+    content = json.loads(lessons.RECORD.read_text(encoding="utf-8"))
+    assert list(content["lessons"]) == [lesson.slug for lesson in index.lessons()]
+    took = [row["seconds"] for row in content["lessons"].values()]
+    assert sum(took) / content["kernels"] <= content["seconds"] <= min(lessons.LIMIT, sum(took))
+    for row in content["lessons"].values():
+        assert sum(row["cells"].values()) <= row["seconds"]
+
+
+def test_every_lesson_is_soon_there_and_every_quiz_answers_at_once() -> None:
+    content = json.loads(time_pages.RECORD.read_text(encoding="utf-8"))
+    assert list(content["lessons"]) == [lesson.slug for lesson in index.lessons()]
+    for lesson in index.lessons():
+        row = content["lessons"][lesson.slug]
+        assert 0 < row["seconds"]["median"] <= time_pages.OPEN_SECONDS, lesson.slug
+        assert list(row["quizzes"]) == [cell.id for cell in lesson.cells if cell.kind == "quiz"]
+        for name, quiz in row["quizzes"].items():
+            assert 0 < quiz["ms"]["median"] <= time_pages.ANSWER_MS, name

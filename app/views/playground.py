@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import streamlit as st
 
-from app import chat, compare, data, form, live, proposals, state, takeaway, uploads
+from app import chat, compare, data, form, live, proposals, run_choice, state, takeaway, uploads
 from app.address import keep_in_link, linked
 from app.story import plain
 from app.words import from_core, t
 from core.base import CLASSIFICATION
 from core.config import EMBEDDED, RunConfig
-from core.errors import DeltalabError, NotFound
+from core.errors import NotFound
 from core.export.link import KEY as KNOB
 from core.export.link import METHOD, OWN, TASK, parameters
 from core.methods import METHODS
-from core.units import count_text
 from core.world import TASKS
 
 if TYPE_CHECKING:
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 
 CELL = "playground"
 """Where the store files the runs that were started here."""
-BASES = (EMBEDDED, "folder", "hub")
-FOLDER_EXAMPLE, HUB_EXAMPLE, REVISION_EXAMPLE = "/models/my-model", "HuggingFaceTB/SmolLM2-135M-Instruct", "main"
 
 
 def render() -> None:
@@ -59,7 +55,7 @@ def _setup() -> None:
     """Everything that is chosen; in a fragment, so that a knob redraws nothing else."""
     left, right = st.columns(2, gap="large")
     with left:
-        base, facts, place = base_choice()
+        base, facts, place = run_choice.base()
         task, given = _material(facts)
     with right:
         method = _method(facts)
@@ -94,95 +90,6 @@ def _setup() -> None:
         if new is not None:
             st.query_params["run"] = new.id
             st.rerun()
-
-
-def base_choice(*, inside: bool = False) -> tuple[str | None, dict[str, Any], Any]:
-    """The base, None while it cannot be used; its facts; and where models that fit are to be listed, or None.
-
-    Args:
-        inside: of something that has a heading of its own; nothing is proposed there.
-    """
-    if not inside:
-        st.subheader(t("playground.base"), anchor=False)
-    kind = st.segmented_control(
-        t("playground.where_from"),
-        BASES,
-        format_func=lambda kind: t(f"playground.bases.{kind}"),
-        default=linked("base", list(BASES), EMBEDDED),
-        required=True,
-        key="base",
-        label_visibility="collapsed",
-        on_change=keep_in_link,
-        args=("base", EMBEDDED),
-    )
-    source: str | None = EMBEDDED
-    revision: str | None = None
-    place = None
-    if kind == "folder":
-        source = st.text_input(
-            t("playground.folder"),
-            key="folder",
-            placeholder=FOLDER_EXAMPLE,
-            help=t("playground.folder_help"),
-            bind="query-params",
-        )
-    elif kind == "hub":
-        source = st.text_input(
-            t("playground.bases.hub"),
-            key="hub",
-            placeholder=HUB_EXAMPLE,
-            help=t("playground.hub_help"),
-            bind="query-params",
-        )
-        if source:
-            revision = st.text_input(
-                t("playground.revision"), key="revision", placeholder=REVISION_EXAMPLE,
-                help=t("playground.revision_help"), bind="query-params",
-            )  # fmt: skip
-        if not inside:
-            # Filled once the settings are drawn, which memory and time depend on.
-            place = st.expander(t("playground.fitting"), expanded=not source, key="proposals")
-    source = (source or "").strip()
-    if not source:
-        st.caption(t("playground.unnamed"))
-        return None, {}, place
-    with st.spinner(t("playground.looking"), show_time=True):
-        facts = base_facts(source, (revision or "").strip() or None)
-    if "error" in facts:
-        live.say(DeltalabError(*facts["error"]))
-        return None, {}, place
-    parts = [str(facts.get("name") or source)]
-    if facts.get("model_type"):
-        encoder = facts.get("task") == CLASSIFICATION
-        kind = str(facts["model_type"])
-        parts.append(t("playground.encoder", kind=kind) if encoder else kind)
-    if facts.get("parameters"):
-        parts.append(t("playground.parameters", count=count_text(facts["parameters"])))
-    if facts.get("layers"):
-        parts.append(t("playground.layers", count=facts["layers"]))
-    if facts.get("context"):
-        parts.append(t("playground.context", count=facts["context"]))
-    if facts.get("few_bits"):
-        parts.append(t("playground.few_bits", format=facts["few_bits"]["title"]))
-    st.caption(" · ".join(parts))
-    if source == EMBEDDED:
-        st.caption(t("playground.embedded"))
-    return source, facts, place
-
-
-@st.cache_data(show_spinner=False, ttl=120, max_entries=64)
-def base_facts(source: str, revision: str | None = None) -> dict[str, Any]:
-    """What is known of a base without loading it, and `asked_revision`; {"error": (sentence, advice)} when it cannot be
-    used.
-
-    Both are kept for a while: the hub is not asked again at every move of a knob.
-    """
-    from core.base import describe_base
-
-    try:
-        return describe_base(source, revision) | {"asked_revision": revision}
-    except DeltalabError as error:
-        return {"error": (error.sentence, error.advice)}
 
 
 def _method(facts: dict[str, Any]) -> str:
@@ -242,57 +149,7 @@ def _material(facts: dict[str, Any]) -> tuple[str | None, Any]:
         else:
             _example(str(task))
         return str(task), None
-    return None, own_file(encoder=encoder)
-
-
-def own_file(*, encoder: bool) -> Any:
-    """The visitor's file: one that the address names, else an upload; None until there is one.
-
-    Args:
-        encoder: the base reads texts with labels.
-    """
-    made = _made()
-    if made is not None:
-        return made
-    given = st.file_uploader(
-        t("playground.file"),
-        type=data.ENDINGS,
-        key="upload",
-        help=t("playground.file_help"),
-    )
-    if given is None:
-        st.caption(data.formats(labelled=encoder))
-    return given
-
-
-@dataclass(frozen=True)
-class Made:
-    """A file that another page has made for the visitor, in the form of an upload."""
-
-    path: Path
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    def getvalue(self) -> bytes:
-        return self.path.read_bytes()
-
-
-def _made() -> Made | None:
-    """The file that the address names, if it is the visitor's and still there."""
-    path = uploads.kept(state.owner(), st.query_params.get("kept", ""))
-    if path is None:
-        return None
-    left, right = st.columns([3, 2], vertical_alignment="center")
-    left.markdown(f":material/description: {t('playground.made', file=plain(path.name))}")
-    right.button(t("playground.another_file"), key="another-file", icon=":material/upload_file:", on_click=_forget_made)
-    return Made(path)
-
-
-def _forget_made() -> None:
-    """A button's callback: an upload takes the file's place."""
-    st.query_params.pop("kept", None)
+    return None, run_choice.own_file(encoder=encoder)
 
 
 def _own(given: Any, base: str | None) -> Path | None:

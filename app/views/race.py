@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import charts, charts_race, compare, data, live, localized, state, uploads
+from app import charts, charts_race, compare, data, live, localized, run_choice, state, uploads
 from app.address import keep_in_link, keep_list_in_link, linked, linked_list
 from app.story import plain
 from app.tables import widths
-from app.views.playground import BASES, base_choice, own_file
 from app.words import from_core, n, t
 from core.base import CLASSIFICATION
 from core.config import EMBEDDED, TrainConfig
@@ -149,12 +148,12 @@ def _setup() -> Plan:
 
 def _material(*, own: bool) -> tuple[str | None, dict[str, Any], Path | None]:
     """The base (None while it cannot be used), its facts, and the visitor's file, if they learn from one."""
-    elsewhere = linked("base", list(BASES), EMBEDDED) != EMBEDDED
+    elsewhere = linked("base", list(run_choice.BASES), EMBEDDED) != EMBEDDED
     with st.expander(t("race.another_base"), expanded=elsewhere, key="race-base"):
-        base, facts, _ = base_choice(inside=True)
+        base, facts, _ = run_choice.base(inside=True)
     if not own:
         return base, facts, None
-    given = own_file(encoder=facts.get("task") == CLASSIFICATION)
+    given = run_choice.own_file(encoder=facts.get("task") == CLASSIFICATION)
     if given is None:
         return base, facts, None
     path = uploads.keep(state.owner(), given.name, given.getvalue())

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import address, chat, compare, findings, live, probing, state, takeaway
+from app import address, chat, compare, findings, live, probing, run_choice, state, takeaway
 from app.story import plain
-from app.views.playground import HUB_EXAMPLE, base_facts
 from app.words import from_core, t
 from core.base import stored_base
 from core.errors import DeltalabError, NotFound
@@ -178,7 +177,7 @@ def _named_base(adapter: Adapter) -> tuple[str, Mapping[str, Any]]:
     """The base that the visitor names ("": none), and what is known of it, or of the one that the files name."""
     named = str(
         st.text_input(
-            t("ship.files_base"), key="ship-base", placeholder=adapter.base or HUB_EXAMPLE, max_chars=300,
+            t("ship.files_base"), key="ship-base", placeholder=adapter.base or run_choice.HUB_EXAMPLE, max_chars=300,
             help=t("ship.files_base_help"),
         )
         or ""
@@ -187,7 +186,7 @@ def _named_base(adapter: Adapter) -> tuple[str, Mapping[str, Any]]:
     if not base:
         return "", {}
     with st.spinner(t("playground.looking"), show_time=True):
-        facts = base_facts(base)
+        facts = run_choice.facts_of(base)
     if "error" not in facts:
         return named, facts
     if named:

@@ -220,7 +220,10 @@ def asked(
     least, most = what.RUNS
     if not least <= len(run_ids) <= most:
         wanted = str(least) if least == most else f"{least} to {most}"
-        raise BadInput(f"{what.TITLE} takes {wanted} run{'' if most == 1 else 's'}, not {len(run_ids)}.")
+        raise BadInput(
+            f"{what.TITLE} takes {wanted} run, not {len(run_ids)}." if most == 1 else
+            f"{what.TITLE} takes {wanted} runs, not {len(run_ids)}."
+        )  # fmt: skip
     runs = [_source(store, run_id, owner) for run_id in run_ids]
     request = {"probe": name, "runs": runs, "settings": dataclasses.asdict(config)}
     # A run's name is no part of the question: what was measured outlives its renaming.

@@ -2,43 +2,35 @@
 
 from __future__ import annotations
 
-import re
 import statistics
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from playwright.sync_api import expect
 
 from app import index
 from app.cells import parts
-from tests.browser.conftest import IDLE, SECONDS, Server, Visitors, idle
+from tests.browser.conftest import Server, Visitors, idle
 from tests.browser.test_accessibility import check
-from tests.browser.test_journeys import key, press
+from tests.browser.test_journeys import key
+from tests.time_pages import ANSWER_MS, ANSWERS, OPEN_SECONDS, Answering, follow_link, load_start, verdict
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 LESSONS = index.lessons()
+QUIZZES = [(lesson, cell) for lesson in LESSONS for cell in lesson.cells if cell.kind == "quiz"]
+KINDS = ("single", "multiple", "numeric", "ordering")
 # The aims, on an idle machine of two cores, for a lesson that was drawn before. On a slower or busy one everything
 # takes longer, and so does loading the start page, a moment before in the same browser. There, and for the first time
 # that a lesson is drawn, it may take a share of that for each of its cells: 0.11 and 0.13 were measured on a machine
 # with a load of six (lessons 11 and 6), and 0.4 times the start page for an answer.
-OPEN_SECONDS, ANSWER_MS = 2.0, 300
 OPEN_SHARE, ANSWER_TIMES = 0.2, 1.0
-ANSWERS = 5
-# The cell's own words, and nothing else on the page, must have changed.
-WATCH = """(cell) => {
-  const node = document.querySelector(`.st-key-${cell}`), was = node.innerText, began = performance.now();
-  window.took = null;
-  const look = new MutationObserver(() => {
-    const now = document.querySelector(`.st-key-${cell}`);
-    if (now && now.innerText !== was && /Right\\.|Not quite/.test(now.innerText)) {
-      window.took = performance.now() - began; look.disconnect();
-    }
-  });
-  look.observe(document.body, {subtree: true, childList: true, characterData: true});
-}"""
+
+
+def kind_of(quiz: tuple[index.Lesson, index.Cell]) -> str:
+    return str(quiz[1].body.get("kind", "single"))
 
 
 @pytest.fixture(scope="module")
@@ -51,30 +43,10 @@ def home(server: Server, browser: object) -> Iterator[Page]:
     assert visitor.troubles == []
 
 
-def start(page: Page, server: Server) -> float:
-    """Load the start page; returns the seconds that it took."""
-    began = time.perf_counter()
-    page.goto(server.url)
-    page.locator("h1", has_text="Learn which delta").wait_for()
-    page.wait_for_selector(IDLE)
-    seconds = time.perf_counter() - began
-    idle(page)
-    return seconds
-
-
 def opened(page: Page, lesson: index.Lesson, server: Server) -> bool:
     """Go to a lesson by its link on the start page; whether it was there soon enough."""
-    loaded = start(page, server)
-    link = key(page, f"lesson-{lesson.url_path}").locator("a").first
-    link.scroll_into_view_if_needed()
-    page.wait_for_timeout(300)
-    began = time.perf_counter()
-    link.click()
-    page.wait_for_url(re.compile(re.escape(lesson.url_path)))
-    page.locator("h1", has_text=lesson.title).wait_for()
-    page.wait_for_selector(IDLE)
-    seconds = time.perf_counter() - began
-    idle(page)
+    loaded = load_start(page, server)
+    seconds = follow_link(page, lesson)
     print(f"{lesson.slug}: {seconds:.2f} s from click to the whole page; the start page was loaded in {loaded:.2f} s")
     return seconds <= max(OPEN_SECONDS, OPEN_SHARE * len(lesson.cells) * loaded)
 
@@ -97,25 +69,23 @@ def test_a_lesson_opens_is_accessible_and_fits_a_phone(lesson: index.Lesson, hom
 
 
 @pytest.mark.alone
-def test_the_answer_to_a_quiz_comes_at_once(server: Server, visitors: Visitors) -> None:
-    """From the click on Check to the verdict."""
-    lesson = next(one for one in LESSONS if one.slug == "00_start_here")
-    cell = f"{lesson.url_path}-count-them"
+@pytest.mark.parametrize("quiz", [next(one for one in QUIZZES if kind_of(one) == kind) for kind in KINDS], ids=KINDS)
+def test_the_answer_to_a_quiz_comes_at_once(
+    quiz: tuple[index.Lesson, index.Cell], server: Server, visitors: Visitors
+) -> None:
+    """From the click on Check to the verdict, right and wrong in turn."""
+    lesson, cell = quiz
     page = visitors.new(server).tab()
-    loaded = start(page, server)
+    loaded = load_start(page, server)
     page.goto(f"{server.url}/{lesson.url_path}")
     idle(page)
-    field = key(page, f"{cell}-cell").locator("input")
+    answering = Answering(page, lesson, cell)
     took = []
     for number in range(ANSWERS):
-        field.fill("16000" if number % 2 == 0 else "5")  # right and wrong in turn, so that the words change
-        field.press("Tab")
-        idle(page)
-        page.evaluate(WATCH, f"{cell}-cell")
-        press(page, f"{cell}-check")
-        page.wait_for_function("window.took !== null", timeout=20 * SECONDS)
-        took.append(page.evaluate("window.took"))
-        idle(page)
+        right = number % 2 == 0
+        answering.give(right=right)
+        took.append(verdict(page, answering.key))
+        expect(key(page, f"{answering.key}-cell").get_by_text("Right." if right else "Not quite").first).to_be_visible()
     median = statistics.median(took)
     print(f"from Check to the verdict: median {median:.0f} ms of {ANSWERS}; the start page in {loaded:.2f} s")
     assert median <= max(ANSWER_MS, 1000 * ANSWER_TIMES * loaded)
