@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import streamlit as st
 
@@ -16,6 +17,9 @@ from app.words import t
 
 if TYPE_CHECKING:
     from core.runs.store import Run
+
+SENT_SECONDS = 0.05
+"""More than a thread needs to send what it was given."""
 
 Compute = Callable[[calc.Call, Path], str]
 """A calc as it is told: its number with its unit."""
@@ -85,6 +89,16 @@ class Context:
             if run.status == "finished":
                 return run
         return None
+
+
+def redraw() -> NoReturn:
+    """Draw the whole page anew, from within a fragment; what that has drawn is in sight before.
+
+    Streamlit sends what is drawn from another thread, and throws away what has not been sent when a page begins anew.
+    A page takes the browser about a second, and nobody should wait so long for the verdict on an answer.
+    """
+    time.sleep(SENT_SECONDS)
+    st.rerun()
 
 
 @contextmanager

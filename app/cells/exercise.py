@@ -14,7 +14,7 @@ from typing import Any
 import streamlit as st
 
 from app.cells import coding
-from app.cells.context import Context, frame
+from app.cells.context import Context, frame, redraw
 from app.index import Cell
 from app.progress import cell_done
 from app.words import t
@@ -72,7 +72,7 @@ def _exercise(cell: Cell, context: Context) -> None:
         _verdict(cell, context, kept)
         _help(cell, context, kept)
     if cell_done(cell, kept) != done_before:
-        st.rerun()  # what is done is counted at both ends of the page
+        redraw()  # what is done is counted at both ends of the page
 
 
 def _verdict(cell: Cell, context: Context, kept: Mapping[str, Any]) -> None:

@@ -20,17 +20,20 @@ from app.cells.context import Context
 from app.index import Cell, Lesson
 from app.words import t
 
-MOST_CELLS = 18
-"""A lesson of at most so many numbered cells is drawn whole, which takes under two seconds."""
-FIRST_CELLS = 5
+MOST_CELLS = 8
+"""A lesson of at most so many numbered cells is drawn whole, which takes about a second."""
+FIRST_CELLS = 2
 """Of a longer one at least so many are there at once."""
+LONGEST = 5
+"""No part has more: what is drawn in one go keeps the browser from everything else."""
 _OPEN = "_parts"
 """In the session: the lesson that is open, and the numbers of its parts that are drawn."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a lesson under one heading. lead: its heading and what else is drawn at once; later: the rest."""
+    """A stretch of a lesson, under a heading unless it is a long one's. lead: the heading and what else is drawn at
+    once; later: the rest."""
 
     lead: tuple[Cell, ...]
     later: tuple[Cell, ...]
@@ -47,8 +50,10 @@ def split(cells: Sequence[Cell]) -> list[Part]:
         return [Part(tuple(cells), ())]
     groups: list[list[Cell]] = [[]]
     for cell in cells:
-        begun = len(groups) > 1 or sum(one.number > 0 for one in groups[0]) >= FIRST_CELLS
-        if begun and cell.kind == "prose" and cell.body["text"].startswith("## "):
+        there = sum(one.number > 0 for one in groups[-1])
+        begun = len(groups) > 1 or there >= FIRST_CELLS
+        heading = cell.kind == "prose" and cell.body["text"].startswith("## ")
+        if (begun and heading) or (there == LONGEST and cell.number > 0):
             groups.append([])
         groups[-1].append(cell)
     first, *others = groups

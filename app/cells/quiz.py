@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from app import answers
-from app.cells.context import Context, frame
+from app.cells.context import Context, frame, redraw
 from app.index import Cell
 from app.progress import cell_done
 from app.words import t
@@ -36,13 +36,13 @@ def _question(cell: Cell, context: Context) -> None:
             wish = t("quiz.type_first" if body.get("kind") == "numeric" else "quiz.choose_first")
             st.markdown(f":material/help: {wish}")
             return
+        done_before = cell_done(cell, kept)
         if checked:
-            done_before = cell_done(cell, kept)
             kept = _keep(cell, context, answer, kept)
-            if cell_done(cell, kept) != done_before:
-                st.rerun()  # what is done is counted at both ends of the page
         if kept and (body.get("kind") != "ordering" or kept.get("answer") == answer):
             _tell(cell, context, kept)  # (an order that has been changed since is another answer)
+    if cell_done(cell, kept) != done_before:
+        redraw()  # what is done is counted at both ends of the page
 
 
 def _ask(cell: Cell, context: Context, given: Any) -> Any:

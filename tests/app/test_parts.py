@@ -54,7 +54,10 @@ def test_long_lessons_are_in_parts_that_begin_soon_and_short_ones_are_whole() ->
         first, *others = parts.split(one.cells)
         cells = sum(cell.number > 0 for cell in one.cells)
         assert bool(others) == (cells > parts.MOST_CELLS)
-        assert sum(cell.number > 0 for cell in first.lead) <= (12 if others else parts.MOST_CELLS), one.slug
+        begins = sum(cell.number > 0 for cell in first.lead)
+        assert begins <= (parts.LONGEST if others else parts.MOST_CELLS), one.slug
+        assert not others or begins >= parts.FIRST_CELLS, one.slug
+        assert all(sum(cell.number > 0 for cell in part.later) <= parts.LONGEST for part in others), one.slug
 
 
 def test_a_long_lesson_begins_with_its_first_part_and_all_headings(lesson: Any) -> None:

@@ -4,15 +4,16 @@
 // One part at a time is asked for: the one that the address or a link names (#id), else the one nearest to what is in
 // sight; those that are far away once the browser has nothing else to do, so that soon everything is there to be
 // searched, printed and reached with the keyboard.
-// None is asked for while a script runs: with Streamlit 1.67 a fragment that grew right behind another's run ended the
-// page ("Bad delta path index"), perhaps since the first one is cleaned up under the number of the second (#16708).
+// None is asked for while a script runs, and none twice. With Streamlit 1.67 a fragment that runs again before the
+// browser has got its first run ends the page ("Bad delta path index"): of what is not sent yet, that first run's own
+// elements are dropped, and those of the fragments within it are not.
 
 const NEAR_SCREENS = 1.5
 const PATIENCE_MS = 8000  // another run of the page may have swallowed the question
 const REST_MS = 120       // between two parts: the browser draws, and answers whoever is typing or pressing
-const RUNNING = "[data-testid=stApp][data-test-script-state=running]"
+const BUSY = "[data-testid=stApp]:not([data-test-script-state=notRunning])" // running, or about to
 const waiting = new Map() // root -> {root, ids, ask}
-let asked = null, since = 0, timer = 0
+let asked = null, since = 0, timer = 0, planned = false
 
 /** What stands in the part's place on the page: the keyed container around the component. */
 const boxOf = (root) => (root.getRootNode().host ?? root).closest('[class*="-waiting"]')
@@ -38,26 +39,36 @@ function turn() {
   return { part: best, soon: least < NEAR_SCREENS }
 }
 
+/** Whether it is not the moment to ask: one has been asked for and is not there, or a script runs. */
+function hold() {
+  const open = asked && waiting.has(asked.root) && Date.now() - since < PATIENCE_MS
+  return open || document.querySelector(BUSY) !== null
+}
+
 function look() {
   timer = 0
-  if (!waiting.size) return
-  if (asked && waiting.has(asked.root) && Date.now() - since < PATIENCE_MS) return again()
-  if (document.querySelector(RUNNING)) return again()
+  if (planned || !waiting.size) return
+  if (hold()) return again()
   const { part, soon } = turn()
   if (!part) return again()
-  const ask = () => {
-    if (!waiting.has(part.root)) return again()
-    asked = part
-    since = Date.now()
-    part.ask()
+  if (soon || !window.requestIdleCallback) return ask(part)
+  planned = true
+  requestIdleCallback(() => {
+    planned = false
+    if (waiting.has(part.root) && !hold()) ask(part)
     again()
-  }
-  if (soon || !window.requestIdleCallback) ask()
-  else requestIdleCallback(ask, { timeout: 1500 })
+  }, { timeout: 1500 })
+}
+
+function ask(part) {
+  asked = part
+  since = Date.now()
+  part.ask()
+  again()
 }
 
 function again() {
-  if (!timer && waiting.size) timer = setTimeout(look, REST_MS)
+  if (!timer && !planned && waiting.size) timer = setTimeout(look, REST_MS)
 }
 
 export default function ({ data, parentElement, setTriggerValue }) {
