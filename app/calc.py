@@ -23,6 +23,7 @@ from typing import Any
 
 from app import words
 from app.numbers import grouped, percent, plain
+from core import syntax
 from core.errors import BadInput
 from core.units import KIB, MIB, bytes_text, count_text, seconds_text
 
@@ -333,7 +334,7 @@ def parse(expression: str) -> Call:
         BadInput: not a single call of a known function with plain keyword arguments of the right types.
     """
     try:
-        node = ast.parse(expression.strip(), mode="eval").body
+        node = syntax.tree(expression.strip(), mode="eval").body
     except (SyntaxError, ValueError):
         raise BadInput(f"{expression!r} is not a function call.") from None
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):

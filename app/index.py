@@ -21,6 +21,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from app import calc, schema
-from core import glossary
+from core import glossary, syntax
 from core.errors import BadInput
 
 ROOT = Path(os.environ.get("DELTALAB_LESSONS") or Path(__file__).resolve().parent.parent / "lessons")
@@ -136,6 +137,9 @@ def scan(root: Path = ROOT) -> tuple[list[Lesson], list[Mistake]]:
     return sorted(lessons, key=lambda lesson: lesson.order), mistakes
 
 
+_SCANNING = threading.RLock()
+
+
 @lru_cache(maxsize=1)
 def _scanned() -> tuple[tuple[Lesson, ...], tuple[Mistake, ...]]:
     found, mistakes = scan()
@@ -144,12 +148,14 @@ def _scanned() -> tuple[tuple[Lesson, ...], tuple[Mistake, ...]]:
 
 def lessons() -> tuple[Lesson, ...]:
     """The lessons that come with Deltalab, read once; one with a mistake is left out, and hides no other."""
-    return _scanned()[0]
+    with _SCANNING:  # where many ask a server that has just started, one reads and the others wait for it
+        return _scanned()[0]
 
 
 def mistakes() -> tuple[Mistake, ...]:
     """What is wrong with those that were left out: nothing, in a release (tests/app/test_lessons.py)."""
-    return _scanned()[1]
+    with _SCANNING:
+        return _scanned()[1]
 
 
 def read(path: Path, *, recorded: bool = True) -> tuple[Lesson | None, list[Mistake]]:
@@ -451,7 +457,7 @@ def _check_exercise(cell: Cell, folder: Path, report: schema.Report) -> None:
     """checks.py has the exercise's check. (It is read, not run.)"""
     path, name = folder / "checks.py", check_name(cell)
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = syntax.tree(path.read_text(encoding="utf-8"))
     except OSError:
         report(cell.line, f"The exercise has no check: the folder has no checks.py with a function {name}(space).")
         return

@@ -29,6 +29,7 @@ from typing import Any
 from app import calc, index
 from app.index import Cell, Lesson, Mistake
 from app.schema import Lined
+from core import syntax
 
 NEEDED = (
     ("a prediction ({predict})", ("predict",), 1),
@@ -250,7 +251,7 @@ def anchors(lesson: Lesson) -> set[str]:
 def view_addresses() -> frozenset[str]:
     """The addresses of the pages beside the lessons, read from app/views without importing it (and streamlit)."""
     path = Path(__file__).parent / "views" / "__init__.py"
-    calls = (n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call))
+    calls = (n for n in ast.walk(syntax.tree(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call))
     views = (n for n in calls if isinstance(n.func, ast.Name) and n.func.id == "View")
     return frozenset(str(n.args[0].value) for n in views if isinstance(n.args[0], ast.Constant))
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from core import syntax
+
 Report = Callable[[int, str], None]
 
 
@@ -176,7 +178,7 @@ def _widgets() -> dict[str, dict[str, Rule]]:
         if path.stem == "__init__":
             continue
         given = {}
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in syntax.tree(path.read_text(encoding="utf-8")).body:
             target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
             if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(target, ast.Name):
                 given[target.id] = node.value
@@ -390,7 +392,7 @@ def source(body: Lined, line: int, report: Report) -> None:
 
 def _compiles(text: str, line: int, report: Report) -> None:
     try:
-        ast.parse(text)
+        syntax.tree(text)
     except SyntaxError as error:
         within = (error.lineno or 1) if "\n" in text else 0  # a block begins in the line after its name
         report(line + within, f"This is no Python: {error.msg}.")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from core import syntax
 from core.errors import BadInput
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +48,7 @@ def source(name: str) -> Source:
 @lru_cache(maxsize=64)
 def _read(path: Path, qualified: str, _stamp: int) -> Source:
     text = path.read_text(encoding="utf-8")
-    where: ast.AST = ast.parse(text)
+    where: ast.AST = syntax.tree(text)
     for part in qualified.split("."):
         found = next((node for node in getattr(where, "body", ()) if _is_called(node, part)), None)
         if found is None:

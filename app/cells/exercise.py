@@ -18,6 +18,7 @@ from app.cells.context import Context, frame, redraw
 from app.index import Cell
 from app.progress import cell_done
 from app.words import t
+from core import syntax
 from core.notebook.kernel import Execution
 
 
@@ -37,7 +38,7 @@ def task(cell: Cell, context: Context) -> coding.Task:
 def same(one: str, other: str) -> bool:
     """Whether two pieces of code say the same, whatever their spaces and comments."""
     try:
-        return ast.dump(ast.parse(one)) == ast.dump(ast.parse(other))
+        return ast.dump(syntax.tree(one)) == ast.dump(syntax.tree(other))
     except (SyntaxError, ValueError):
         return coding.digest(one) == coding.digest(other)
 

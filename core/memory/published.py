@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from core import syntax
 from core.catalog import FOLDER, gpu, models
 from core.errors import NotFound
 from core.memory.setup import Device, Setup
@@ -255,7 +256,7 @@ def _rank(row: Row) -> int:
 def _peft_bench(row: Row, model: str) -> Case:
     text = re.search(r"\{.*?\}(?=; overrides)", row.detail)
     try:
-        given: dict[str, Any] = ast.literal_eval(text[0]) if text else {}
+        given: dict[str, Any] = ast.literal_eval(syntax.tree(text[0], mode="eval")) if text else {}
     except (ValueError, SyntaxError):
         given = {}
     needed = {"lora": "r", "prompt_tuning": "num_virtual_tokens"}.get(row.method)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from core import syntax
 from core.memory.published import Case, case_of, rows
 from core.memory.speed import virtual_tokens
 from core.methods import METHODS
@@ -131,7 +132,9 @@ def _buffers(method: str, detail: str, table: Architecture) -> int:
 
 
 def _settings(detail: str) -> dict[str, Any]:
-    found: dict[str, Any] = ast.literal_eval(re.search(r"\{.*?\}(?=; overrides)", detail)[0])  # type: ignore[index]
+    found: dict[str, Any] = ast.literal_eval(
+        syntax.tree(re.search(r"\{.*?\}(?=; overrides)", detail)[0], mode="eval")  # type: ignore[index]
+    )
     return found
 
 

@@ -14,6 +14,7 @@ import re
 import shlex
 from typing import Any
 
+from core import syntax
 from core.outside import MOST_YAML
 
 # PEFT's configurations and the type that its file would name.
@@ -36,7 +37,7 @@ def from_python(text: str) -> dict[str, Any] | None:
     if not _CALL.search(text) or len(text) > MOST_YAML:
         return None
     try:
-        tree = ast.parse(text)
+        tree = syntax.tree(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     found: dict[str, Any] = {}
