@@ -1,8 +1,9 @@
 """Checks of exercises: a lesson's checks.py looks at what the learner's code left behind, and says what it means.
 
 A check is a function `def count(space: dict[str, Any]) -> str` where `space` is the namespace after the code ran. It
-returns a sentence of praise (which may name a score), or raises `Wrong` with a message that teaches. It runs where the
-code ran, in the learner's own process; it may import core and torch.
+returns a sentence of praise (which may name a score), or raises `Wrong` with a message that teaches. Whoever shows it
+says "Right." or "Not yet." before it. It runs where the code ran, in the learner's own process; it may import core and
+torch.
 
     verdict = run(folder / "checks.py", "count", space)
 """
@@ -66,7 +67,7 @@ def run(checks: Path, name: str, space: dict[str, Any]) -> Verdict:
         return Verdict(False, str(wrong))
     except Exception as error:
         return Verdict(False, _raised(error, checks))
-    return Verdict(True, str(praise or "Right."))
+    return Verdict(True, str(praise or ""))
 
 
 def _raised(error: Exception, checks: Path) -> str:

@@ -32,8 +32,7 @@ def _question(cell: Cell, context: Context) -> None:
             with st.form(context.key(cell, "form"), border=False):
                 answer = _ask(cell, context, kept.get("answer"))
                 checked = st.form_submit_button(t("quiz.check"), key=context.key(cell, "check"))
-        if checked and answer in (None, "", []):
-            wish = t("quiz.type_first" if body.get("kind") == "numeric" else "quiz.choose_first")
+        if checked and (wish := _wish(body, answer)):
             st.markdown(f":material/help: {wish}")
             return
         done_before = cell_done(cell, kept)
@@ -43,6 +42,15 @@ def _question(cell: Cell, context: Context) -> None:
             _tell(cell, context, kept)  # (an order that has been changed since is another answer)
     if cell_done(cell, kept) != done_before:
         redraw()  # what is done is counted at both ends of the page
+
+
+def _wish(body: dict[str, Any], answer: Any) -> str:
+    """What is lacking before an answer can be judged; "" if nothing is. A slip of the keyboard is no wrong answer: it is
+    neither kept nor sent to the review."""
+    numeric = body.get("kind") == "numeric"
+    if answer in (None, "", []):
+        return t("quiz.type_first" if numeric else "quiz.choose_first")
+    return t("answers.no_number") if numeric and not answers.readings(str(answer)) else ""
 
 
 def _ask(cell: Cell, context: Context, given: Any) -> Any:

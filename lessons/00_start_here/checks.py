@@ -31,4 +31,4 @@ def trained_numbers(space: dict[str, Any]) -> str:
         raise Wrong(f"{where} it should be {wanted:,}, and yours is {found}.")
     d, k, r = SIZES[-1]
     share = 100 * pair_parameters(k, d, r) / (d * k)
-    return f"Right. Beside a matrix of {d:,} by {k:,}, rank {r} trains {share:.1f} % as many numbers as it has."
+    return f"Beside a matrix of {d:,} by {k:,}, rank {r} trains {share:.1f} % as many numbers as it has."

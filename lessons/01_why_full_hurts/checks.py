@@ -46,6 +46,6 @@ def ledger(space: dict[str, Any]) -> str:
     table = architecture_of("Llama-3.1-8B")
     lora = METHODS["lora"].count(table, METHODS["lora"].Config())
     return (
-        f"Right. By your function Llama-3.1-8B takes {decimal_text(answer(table.total, table.total))} in full, and "
+        f"By your function Llama-3.1-8B takes {decimal_text(answer(table.total, table.total))} in full, and "
         f"{decimal_text(answer(table.total, lora))} with LoRA."
     )

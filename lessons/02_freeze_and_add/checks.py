@@ -79,6 +79,6 @@ def adapter(space: dict[str, Any]) -> str:
         if not any(torch.allclose(check, formula, atol=1e-5) for formula in formulas):
             raise Wrong("What it adds to h is not W_up · relu(W_down · h + b_down) + b_up. Is the relu there?")
     return (
-        f"Right. It trains {count} numbers behind a layer of {INTO * OUT + OUT}, and took the loss from "
+        f"It trains {count} numbers behind a layer of {INTO * OUT + OUT}, and took the loss from "
         f"{losses[0]:.2f} to {losses[-1]:.2f}."
     )

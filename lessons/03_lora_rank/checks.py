@@ -40,8 +40,7 @@ def best_pair(space: dict[str, Any]) -> str:
                 raise Wrong("Those are the weakest directions. The strongest come first in the decomposition.")
             raise Wrong(f"At rank {r} your product is {found:.2f} away from the matrix; the best is {best:.2f} away.")
     return (
-        f"Right. At rank 3 your pair has {3 * (18 + 30)} numbers, the matrix {18 * 30}, and no pair of that rank comes "
-        "closer."
+        f"At rank 3 your pair has {3 * (18 + 30)} numbers, the matrix {18 * 30}, and no pair of that rank comes closer."
     )
 
 
@@ -89,6 +88,5 @@ def lora_layer(space: dict[str, Any]) -> str:
     if not isinstance(merged, torch.Tensor) or not torch.allclose(merged, wanted, atol=1e-4):
         raise Wrong("merged_weight() should give W₀ + (alpha / r)·BA, as one matrix.")
     return (
-        f"Right: the same numbers as the engine's own layer. {a.numel() + b.numel()} train instead of "
-        f"{layer.weight.numel()}."
+        f"The same numbers as the engine's own layer. {a.numel() + b.numel()} train instead of {layer.weight.numel()}."
     )

@@ -48,7 +48,7 @@ def nf4_levels(space: dict[str, Any]) -> str:
         )
     gap = float(np.abs(np.asarray(evenly(4)) - got[1:]).max())
     return (
-        f"Right: yours differ from the published table by at most {worst:.1g}. Evenly spaced levels would be up to "
+        f"Yours differ from the published table by at most {worst:.1g}. Evenly spaced levels would be up to "
         f"{gap:.2f} away."
     )
 
@@ -108,4 +108,4 @@ def quantize(space: dict[str, Any]) -> str:
         raise Wrong(
             f"The error is {100 * own:.1f} % of the spread; with the nearest levels it would be {100 * best:.1f} %."
         )
-    return f"Right. The error is {100 * own:.2f} % of the spread, the engine's {100 * best:.2f} %."
+    return f"The error is {100 * own:.2f} % of the spread, the engine's {100 * best:.2f} %."

@@ -48,7 +48,7 @@ def only_biases(space: dict[str, Any]) -> str:
         got = own(bare)
     except ValueError:
         total = sum(p.numel() for p in model.parameters())
-        return f"Right: {count:,} of {total:,} numbers train, {100 * count / total:.2f} %, and a Llama is refused."
+        return f"{count:,} of {total:,} numbers train, {100 * count / total:.2f} %, and a Llama is refused."
     raise Wrong(f"A Llama without biases got {got!r} back. There is nothing to train: raise ValueError.")
 
 
@@ -81,4 +81,4 @@ def fold_the_scale(space: dict[str, Any]) -> str:
         if out == into and torch.allclose(new_weight, weight * scale, atol=1e-5):
             raise Wrong("That scales the columns, which belong to inputs. Each entry of l belongs to an output: a row.")
         raise Wrong("It computes something else. The scale multiplies: nothing is added to W or b.")
-    return "Right: the scaled layer is a plain layer again, and costs nothing extra when it answers."
+    return "The scaled layer is a plain layer again, and costs nothing extra when it answers."

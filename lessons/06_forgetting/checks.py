@@ -42,7 +42,7 @@ def forgetting(space: dict[str, Any]) -> str:
         ) from None
     if abs(some - 100 * lost(before, after)) > 1e-9:
         raise Wrong(f"Only skills scored both times count: here two, with a mean of 50, and you have {some:g}.")
-    return "Right. In what follows it is this number, 0 for a model that kept everything."
+    return "In what follows it is this number, 0 for a model that kept everything."
 
 
 def mixed(space: dict[str, Any]) -> str:
@@ -80,5 +80,5 @@ def mixed(space: dict[str, Any]) -> str:
     try:
         own(list(new), old[:5], 0.5, 1)
     except ValueError:
-        return f"Right: {wanted} old ones beside {len(new)} new, and the same list for the same seed."
+        return f"{wanted} old ones beside {len(new)} new, and the same list for the same seed."
     raise Wrong("Five old examples cannot be half of the list here, and no ValueError was raised.")

@@ -50,7 +50,7 @@ def merge(space: dict[str, Any]) -> str:
     own(*layer, 16)
     if not torch.equal(layer[0], kept):
         raise Wrong("Your function has changed W itself. Return a new matrix, so that the base can serve others.")
-    return "Right: one product instead of three, and the base is left as it was."
+    return "One product instead of three, and the base is left as it was."
 
 
 def adapter_bytes(space: dict[str, Any]) -> str:
@@ -72,4 +72,4 @@ def adapter_bytes(space: dict[str, Any]) -> str:
         raise Wrong(f"For three matrices at rank 8 and ten tasks it is {wanted:,.0f} bytes, and you have {found:,}.")
     if own([(4, 2)], rank=1, tasks=0, base=7) != 7:
         raise Wrong("With no task at all, only the base is on the shelf.")
-    return f"Right: {wanted:,.0f} bytes, where {tasks} whole models would take {tasks * base:,}."
+    return f"{wanted:,.0f} bytes, where {tasks} whole models would take {tasks * base:,}."

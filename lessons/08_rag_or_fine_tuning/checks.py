@@ -43,4 +43,4 @@ def fuse(space: dict[str, Any]) -> str:
     long = [[f"p{n}" for n in range(50)], [f"p{n}" for n in range(49, -1, -1)]]
     if _scores(mine(long))[0][0] != reference(long)[0][0]:  # type: ignore[arg-type]
         raise Wrong("On two long lists your best passage is not the one that this rule gives.")
-    return "Right: this is the fusion that the search of this page uses, with the constant of the paper."
+    return "This is the fusion that the search of this page uses, with the constant of the paper."

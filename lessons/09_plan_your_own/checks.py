@@ -61,4 +61,4 @@ def split(space: dict[str, Any]) -> str:
     others = [mine([dict(r) for r in given], 0.2, seed)[1] for seed in (1, 2, 3)]
     if all(sorted(map(_key, o)) == sorted(map(_key, held)) for o in others):
         raise Wrong("Every seed gives the same split. Shuffle the questions before you deal them out.")
-    return f"Right: {len(train)} rows to train on, {len(held)} held out, and no question on both sides."
+    return f"{len(train)} rows to train on, {len(held)} held out, and no question on both sides."

@@ -37,7 +37,7 @@ def intensity(space: dict[str, Any]) -> str:
         raise Wrong("`size` is an argument: with 4 bytes a number the intensity is half as large.")
     square, thin = mine(4096, 4096, 4096), mine(4096, 4096, 8)
     return (
-        f"Right. A square product of 4,096 has {square:,.0f} operations a byte; LoRA's with A, at rank 8, has "
+        f"A square product of 4,096 has {square:,.0f} operations a byte; LoRA's with A, at rank 8, has "
         f"{thin:.1f}, so it waits for memory on every card there is."
     )
 
@@ -73,4 +73,4 @@ def step_time(space: dict[str, Any]) -> str:
         found = _number(mine(ops, rate, bandwidth, ask), "step_time")
         if abs(found - wanted) > 1e-9:
             raise Wrong(f"{words} Your function says {found:g}.")
-    return "Right: the same rule stands in core/roofline.py, as `Total.seconds`."
+    return "The same rule stands in core/roofline.py, as `Total.seconds`."

@@ -186,6 +186,20 @@ def test_wrong_numbers_are_explained(tmp_path: Path, open_lesson: Open, store: S
         assert told in texts(app)
 
 
+def test_a_slip_of_the_keyboard_is_no_answer(tmp_path: Path, open_lesson: Open, store: Store) -> None:
+    app = open_lesson(write(tmp_path, NUMERIC))
+    for typed, told in (("one and a half", "Please type a number"), ("", "Type a number first")):
+        app.text_input[0].set_value(typed)
+        press(app, CHECK)
+        assert told in texts(app)
+        assert "Not quite" not in texts(app)
+    assert not any("/one" in name for name in store.progress(OWNER)), "nothing of it comes back in the review"
+    app.text_input[0].set_value("1.5")
+    press(app, CHECK)
+    kept = next(value for name, value in store.progress(OWNER).items() if name.endswith("/one"))
+    assert (kept["first_right"], kept["tries"]) == (True, 1)
+
+
 def test_the_widget_counts_at_once(tmp_path: Path, open_lesson: Open, store: Store) -> None:
     body = "```{widget} count\ntitle: Count\nwidget: lora-parameters\noptions: {d: 1000, k: 1000, r: 8}\n```\n"
     app = open_lesson(write(tmp_path, body))

@@ -3,6 +3,7 @@ word that it must get."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ def test_the_check_tells_right_from_wrong(lesson: Lesson, cell: Cell) -> None:
     solved = verdict(lesson, cell, cell.body["solution"])
     assert solved.right, solved.words
     assert len(solved.words) > len("Right.")
+    assert not re.match("right|not yet", solved.words, re.I), "the page says that itself, before these words"
     assert not verdict(lesson, cell, cell.body["stub"]).right
     for wrong in cell.body["wrong"]:
         told = verdict(lesson, cell, wrong["code"])
