@@ -84,15 +84,25 @@ def table(lesson: Lesson, context: Context) -> pd.DataFrame:
 
 def render(lesson: Lesson, context: Context) -> None:
     """Draw the page."""
+    # A link of a page to itself leaves its address as it was: then a reload, or the link that is passed on, would show
+    # the lesson.
+    st.query_params["view"] = VIEW
     with st.container(key="summary-bar", horizontal=True, vertical_alignment="center"):
         st.page_link(state.page(lesson.url_path), label=t("summary.back"), icon=":material/arrow_back:")
         st.caption(t("summary.how"))
+    with st.container(key="summary-sheet"):  # app/theme makes it fit on one page in print
+        _sheet(lesson, context)
+
+
+def _sheet(lesson: Lesson, context: Context) -> None:
+    """What is printed."""
     st.title(context.text(lesson.title), anchor=False)
     st.caption(t("summary.which", number=lesson.order))
     st.markdown(context.text(lesson.summary))
     st.markdown("\n".join(f"- {context.text(point)}" for point in lesson.summary_points or lesson.objectives))
-    for formula in formulas(lesson):
-        st.latex(formula)
+    with st.container(key="summary-formulas"):
+        for formula in formulas(lesson):
+            st.latex(formula)
     _measured(lesson, context)
     names = "; ".join(f"{r['authors']} ({r['year']}), *{r['title']}*" for r in lesson.references)
     st.caption(t("summary.sources", names=names))

@@ -1,9 +1,9 @@
 """Python text as a tree, one thread at a time.
 
-CPython 3.11 counts the depth of a tree in a place that all threads share. When the collector of garbage runs in the middle
-and lets another thread parse, the first one fails: "SystemError: AST constructor recursion depth mismatch"
-(https://github.com/python/cpython/issues/106905, mended in 3.12). A server has many threads, so everything that Deltalab
-parses in one goes through here.
+CPython 3.11 counts the depth of a tree in a place that all threads share. When the collector of garbage runs in the
+middle and lets another thread parse, the first one fails: "SystemError: AST constructor recursion depth mismatch"
+(https://github.com/python/cpython/issues/106905). A server has many threads, so everything that Deltalab parses in one
+goes through here.
 
     tree("x = 1").body
     tree("1 + 2", mode="eval").body

@@ -45,8 +45,10 @@ def _question(cell: Cell, context: Context) -> None:
 
 
 def _wish(body: dict[str, Any], answer: Any) -> str:
-    """What is lacking before an answer can be judged; "" if nothing is. A slip of the keyboard is no wrong answer: it is
-    neither kept nor sent to the review."""
+    """What is lacking before an answer can be judged; "" if nothing is.
+
+    A slip of the keyboard is no wrong answer: it is neither kept nor sent to the review.
+    """
     numeric = body.get("kind") == "numeric"
     if answer in (None, "", []):
         return t("quiz.type_first" if numeric else "quiz.choose_first")
