@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import streamlit as st
 
@@ -107,11 +108,13 @@ def _speak(key: str) -> None:
 
 
 def _helper(lesson: str) -> None:
-    """What a page cannot say in Python: its language, the place that a link leads to, and that somebody is at work."""
+    """What a page cannot say in Python: its language, its address, the place that a link leads to, and that somebody is
+    at work."""
     root = components.root()
     at = st.query_params.get("at", "")
     data = {
         "lang": words.current(), "usual": words.DEFAULT, "anew": _OPEN_ANEW in st.session_state, "at": at,
+        "query": urlencode([(name, value) for name in st.query_params for value in st.query_params.get_all(name)]),
         "beat": f"{root}/api/seen/{lesson}" if lesson else "", "every": clock.BEAT_SECONDS, "search": f"{root}/search",
     }  # fmt: skip
     with st.container(key="helper"):

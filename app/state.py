@@ -133,7 +133,8 @@ def device_chip() -> None:
     """The line that says what everything here runs on."""
     from app.words import t
 
-    st.caption(f":material/memory: {t('shared.runs_on', device=device_text())}")
+    with st.container(key="device-chip"):
+        st.caption(f":material/memory: {t('shared.runs_on', device=device_text())}")
 
 
 def local_time(moment: float) -> datetime.datetime:

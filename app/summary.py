@@ -84,9 +84,6 @@ def table(lesson: Lesson, context: Context) -> pd.DataFrame:
 
 def render(lesson: Lesson, context: Context) -> None:
     """Draw the page."""
-    # A link of a page to itself leaves its address as it was: then a reload, or the link that is passed on, would show
-    # the lesson.
-    st.query_params["view"] = VIEW
     with st.container(key="summary-bar", horizontal=True, vertical_alignment="center"):
         st.page_link(state.page(lesson.url_path), label=t("summary.back"), icon=":material/arrow_back:")
         st.caption(t("summary.how"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -104,3 +105,21 @@ def test_a_long_lesson_comes_in_parts_and_a_link_finds_its_cell(server: Server, 
     page.wait_for_timeout(500)
     top = page.evaluate(f"document.getElementById('{late}').getBoundingClientRect().top")
     assert -200 < top < 900, "what came above has pushed the cell out of sight"
+
+
+def test_the_summary_has_an_address_and_fits_on_one_page(server: Server, visitors: Visitors) -> None:
+    lesson = next(one for one in LESSONS if one.order == 3)  # the one with most to print
+    page = visitors.new(server).tab(f"/{lesson.url_path}")
+    page.locator(".st-key-take-along").get_by_role("link").click()
+    page.locator(".st-key-summary-sheet").wait_for()
+    page.wait_for_url("**?view=summary", wait_until="commit")
+    idle(page)
+    page.locator(".st-key-summary-sheet .stTable").wait_for()
+    for paper in ("A4", "Letter"):
+        pages = re.findall(rb"/Type\s*/Page[^s]", page.pdf(format=paper))
+        assert len(pages) == 1, paper
+    page.locator(".st-key-summary-bar").get_by_role("link").click()
+    page.locator(".st-key-take-along").wait_for()
+    page.wait_for_url(f"**/{lesson.url_path}", wait_until="commit")
+    page.go_back()
+    page.locator(".st-key-summary-sheet").wait_for()

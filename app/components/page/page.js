@@ -1,7 +1,8 @@
-// What a page cannot say in Python: its language, the element that a link leads to, and signs of life for the clock.
+// What a page cannot say in Python: its language, its address, the element that a link leads to, and signs of life for the clock.
 //
 // Draws nothing. data: {lang, usual: the one that the address need not name, anew: whether to open the page anew in it,
-// at, beat: address to report to or "", every: seconds, search: address of the search page}.
+// at, query: the address behind its question mark, beat: address to report to or "", every: seconds, search: address of the
+// search page}.
 // The clock (app/clock.py) is told that a lesson is being worked in: every few seconds, only while the page is in sight
 // and something was done in it during the last minute. "/" goes to the search, unless one is typing.
 
@@ -10,6 +11,7 @@ let done = Date.now()
 let report = ""
 let timer = 0
 let led = ""
+let settled = ""
 const visited = new Set()
 
 for (const kind of ["keydown", "pointerdown", "pointermove", "wheel", "touchstart"])
@@ -70,6 +72,20 @@ document.addEventListener("keydown", (event) => {
   for (const box of document.querySelectorAll(".term-box:hover, .term-box:focus-within")) box.classList.add("term-off")
 })
 
+/** The address says what is shown. (A link of a page to itself changes that, and Streamlit leaves the address as it was.)
+ *  Once for each query that Python tells: a part of the page may have put a later one into the address since. */
+function settle(query) {
+  const told = `${location.pathname} ${query}`
+  if (told === settled) return
+  settled = told
+  const now = new URL(location.href), wanted = new URLSearchParams(query)
+  for (const [name, value] of now.searchParams) if (name.startsWith("embed")) wanted.append(name, value)
+  const sorted = (search) => [...search].map(String).sort().join("&")
+  if (sorted(now.searchParams) === sorted(wanted)) return
+  now.search = wanted.toString()
+  history.pushState(history.state, "", now)
+}
+
 let search = ""
 document.addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || typing(event) || !search) return
@@ -90,6 +106,7 @@ function openAnew({ lang, usual }) {
 export default function ({ data }) {
   if (data.anew) return openAnew(data)
   document.documentElement.lang = data.lang
+  settle(data.query)
   report = data.beat
   search = data.search
   const goal = `${location.pathname} ${data.at}`
