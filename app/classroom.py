@@ -108,7 +108,8 @@ class Task:
     """What a link settles in one lesson.
 
     lesson: its address. preset: knob -> value, where its experiments begin. locked: knobs that cannot be moved.
-    hidden: knobs that are not shown. note: a line from the teacher above the lesson.
+    hidden: knobs that are not shown. folded: whether what is folded under "More settings" can be moved. note: a line
+    from the teacher above the lesson.
     """
 
     lesson: str
@@ -116,6 +117,7 @@ class Task:
     locked: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     note: str = ""
+    folded: bool = True
 
 
 def _signer(secret: bytes) -> URLSafeSerializer:
@@ -124,7 +126,14 @@ def _signer(secret: bytes) -> URLSafeSerializer:
 
 def link(task: Task, secret: bytes) -> str:
     """The task as the text that stands in the address."""
-    said = {"l": task.lesson, "p": dict(task.preset), "k": list(task.locked), "h": list(task.hidden), "n": task.note}
+    said: dict[str, Any] = {
+        "l": task.lesson,
+        "p": dict(task.preset),
+        "k": list(task.locked),
+        "h": list(task.hidden),
+        "n": task.note,
+    }
+    said["f"] = not task.folded
     return str(_signer(secret).dumps({name: value for name, value in said.items() if value}))
 
 
@@ -139,7 +148,8 @@ def task_of(text: str, secret: bytes) -> Task:
     except BadSignature:
         raise BadInput(t("teacher.altered"), t("teacher.ask_again")) from None
     return Task(
-        said["l"], said.get("p", {}), tuple(said.get("k", ())), tuple(said.get("h", ())), said.get("n", "")
+        said["l"], said.get("p", {}), tuple(said.get("k", ())), tuple(said.get("h", ())), said.get("n", ""),
+        not said.get("f"),
     )  # fmt: skip
 
 

@@ -378,7 +378,7 @@ def config_of(defaults: RunConfig, key: str, fixed: Sequence[str] = ()) -> RunCo
         if knob.kind is tuple and isinstance(value, str):
             value = tuple(part.strip() for part in value.split(",") if part.strip())
         values[knob.name] = value
-    seed = st.session_state.get(f"{key}-seed", defaults.seed)
+    seed = defaults.seed if "seed" in fixed else st.session_state.get(f"{key}-seed", defaults.seed)
     return dataclasses.replace(assemble(defaults, values), seed=int(seed))
 
 

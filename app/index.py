@@ -127,14 +127,28 @@ def scan(root: Path = ROOT) -> tuple[list[Lesson], list[Mistake]]:
         mistakes += wrong
         if found is not None:
             lessons.append(found)
-    for i, lesson in enumerate(lessons):
-        if any(lesson.order == other.order for other in lessons[:i]):
-            path = lesson.folder / "lesson.md"
-            mistakes.append(Mistake(path, 1, f"Another lesson has the number {lesson.order} already."))
-        if any(lesson.url_path == other.url_path for other in lessons[:i]):
-            path = lesson.folder / "lesson.md"
-            mistakes.append(Mistake(path, 1, f"Another lesson has the address {lesson.url_path!r} already."))
+        mistakes += clashes(path)
     return sorted(lessons, key=lambda lesson: lesson.order), mistakes
+
+
+def clashes(path: Path) -> list[Mistake]:
+    """What of a lesson's folder name another one beside it (earlier in the order of names) or a page has already."""
+    from app.lint import view_addresses  # which reads lessons, too
+
+    name = FOLDER.fullmatch(path.parent.name)
+    found: list[Mistake] = []
+    if name is not None and name[2].replace("_", "-") in view_addresses():
+        found.append(Mistake(path, 1, f"There is a page at /{name[2].replace('_', '-')} already; call it otherwise."))
+    for other in sorted(path.parents[1].glob("*/lesson.md")) if name is not None else ():
+        taken = FOLDER.fullmatch(other.parent.name)
+        if taken is None or name is None or other.parent.name >= path.parent.name:
+            continue
+        if taken[1] == name[1]:
+            found.append(Mistake(path, 1, f"{other.parent.name} has the number {int(name[1])} already."))
+        if taken[2] == name[2]:
+            address = name[2].replace("_", "-")
+            found.append(Mistake(path, 1, f"{other.parent.name} has the address {address!r} already."))
+    return found
 
 
 _SCANNING = threading.RLock()
@@ -365,7 +379,8 @@ def _check_references(cells: list[Cell], folder: Path, report: schema.Report, re
         if cell.kind == "exercise":
             _check_exercise(cell, folder, report)
         if cell.kind == "probe":
-            for name in cell.body.get("of") or ():
+            measured = cell.body.get("of")
+            for name in measured if isinstance(measured, list) else ():
                 if name not in run_names(cells):
                     report(cell.line, f"There is no run {name!r} in this lesson to measure.")
         missing = [p for p in recordings(cell, folder) if not p.is_file()]

@@ -2,6 +2,7 @@
 
     deltalab lessons list
     deltalab lessons check                           everything that is wrong, with file and line
+    deltalab lessons check drafts/12_mine            the same of a lesson that lies elsewhere
     deltalab lessons export 03_lora_rank --to out/   as notebooks; without a name all of them
     deltalab lessons record 03_lora_rank             what is missing or was made with other settings
     deltalab lessons record 03_lora_rank sweep/r8    these cells or runs, whatever there is
@@ -37,7 +38,7 @@ def add(commands: Any) -> None:
     json_argument(command(actions, "list", list_, "list the lessons, and what is in them"))
 
     one = command(actions, "check", check, "find what is wrong in lessons, with file and line")
-    one.add_argument("lessons", metavar="NN_slug", nargs="*", help="lessons' folders; without any: all of them")
+    one.add_argument("lessons", metavar="NN_slug", nargs="*", help="lessons' folders, or paths; without any: all")
     json_argument(one)
 
     one = command(actions, "export", export, "write lessons as Jupyter notebooks that run from top to bottom")
@@ -52,16 +53,28 @@ def add(commands: Any) -> None:
 
 
 def folders(names: Sequence[str]) -> list[Path]:
-    """The lesson files of those names, or all.
+    """The lesson files of those names (or folders, wherever they lie), or all.
 
     Raises:
-        BadInput: there is none of a name.
+        BadInput: there is none of a name, or none at all.
     """
     every = {path.parent.name: path for path in sorted(index.ROOT.glob("*/lesson.md"))}
+    if not every and not names:
+        raise BadInput(f"There is no lesson in {index.ROOT}.", "A lesson is a folder NN_slug with a lesson.md in it.")
+    found = []
     for name in names:
-        if name not in every:
-            raise BadInput(f"There is no lesson {name!r}.", f"There are: {', '.join(every)}.")
-    return [path for name, path in every.items() if not names or name in names]
+        given = Path(name).resolve()
+        written = given / "lesson.md" if given.is_dir() else given
+        if name in every:
+            found.append(every[name])
+        elif written.name == "lesson.md" and written.is_file():
+            found.append(written)
+        else:
+            raise BadInput(
+                f"There is no lesson {name!r}.",
+                f"There are: {', '.join(every)}." if every else "Name a folder with a lesson.md in it.",
+            )
+    return sorted(set(found)) if names else list(every.values())
 
 
 def readable(names: Sequence[str]) -> list[index.Lesson]:
@@ -115,13 +128,14 @@ def check(asked: argparse.Namespace) -> int:
 
 
 def mistakes_in(paths: Sequence[Path]) -> list[index.Mistake]:
-    """What the format forbids, the numbers that the engine refuses to compute, and what the linter finds."""
+    """What the format forbids, the numbers that the engine refuses to compute, and what the linter finds; and lessons
+    that get into each other's way, though each of them is right."""
     from app.lint import lint
 
     out: list[index.Mistake] = []
     for path in paths:
         lesson, mistakes = index.read(path)
-        out += mistakes
+        out += [*mistakes, *index.clashes(path)]
         if lesson is not None:
             out += [*index.check(lesson), *lint(lesson)]
     return out

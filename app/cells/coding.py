@@ -23,7 +23,7 @@ from app import components, live, state
 from app.cells import outputs as drawing
 from app.cells.context import Context
 from app.index import Cell
-from app.words import t
+from app.words import from_core, t
 from core.errors import DeltalabError
 from core.notebook.kernel import MOST_CODE, Execution
 from core.notebook.outputs import printed, settled, shortened
@@ -66,7 +66,7 @@ def allowed() -> bool:
     """Whether code may run here; the reason is shown when it may not."""
     found = state.code_permission()
     if not found.on:
-        st.caption(f":material/lock: {found.reason}")
+        st.caption(f":material/lock: {from_core(found.reason)}")
     return found.on
 
 
@@ -205,7 +205,7 @@ def _said(kept: Mapping[str, Any], running: Execution | None, phase: str) -> tup
         return text, text
     if not kept.get("run"):
         return "", ""
-    end, sentence = kept.get("end", ""), kept.get("sentence", "")
+    end, sentence = kept.get("end", ""), from_core(kept.get("sentence", ""))
     took = seconds_text(kept.get("seconds", 0.0))
     found = _outputs(kept, running)
     if not end:
@@ -221,7 +221,7 @@ def _said(kept: Mapping[str, Any], running: Execution | None, phase: str) -> tup
         return t("code.ran", took=took), f"{t('code.ran', took=took)} {spoken}".strip()
     error = next((o for o in found if o["kind"] == "error"), None)
     if end == "error" and error is not None:
-        return t("code.failed", took=took), f"{drawing.error_name(error)}: {error['message'][:SPOKEN]}"
+        return t("code.failed", took=took), f"{drawing.error_name(error)}: {from_core(error['message'])[:SPOKEN]}"
     return t("code.stopped" if end in ("interrupted", "too_long") else "code.ended"), sentence
 
 
@@ -239,7 +239,10 @@ def _results(cell: Cell, context: Context, kept: Mapping[str, Any], running: Exe
         drawing.draw(found, context.key(cell, "output"))
         if sentence:
             at = next((o["line"] for o in found if o["kind"] == "error" and o["line"]), 0)
-            st.warning(f"{sentence} {t('code.in_line', line=at) if at else ''}".rstrip(), icon=":material/stop_circle:")
+            st.warning(
+                f"{from_core(sentence)} {t('code.in_line', line=at) if at else ''}".rstrip(),
+                icon=":material/stop_circle:",
+            )
 
 
 def _refresh(context: Context) -> None:

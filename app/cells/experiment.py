@@ -62,7 +62,11 @@ def _usual(cell: Cell, context: Context) -> tuple[RunConfig, tuple[str, ...], tu
     """What the form shows untouched, with what a teacher's link sets, and the knobs that it locks and hides."""
     task = tasks.of(context.lesson.url_path)
     locked, hidden = (task.locked, task.hidden) if task else ((), ())
-    return tasks.preset(configured.experiment(cell), task), tuple(locked), tuple(hidden)
+    config = tasks.preset(configured.experiment(cell), task)
+    if task is not None and not task.folded:
+        hidden = (*hidden, *(k.name for k in form.knobs(config) if k.name not in cell.body["knobs"]))
+        locked = (*locked, *(() if "seed" in cell.body["knobs"] else ("seed",)))
+    return config, tuple(locked), tuple(hidden)
 
 
 def _shown(cell: Cell, context: Context) -> RunConfig:

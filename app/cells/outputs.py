@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from app.story import plain
-from app.words import t
+from app.words import from_core, t
 from core.notebook.outputs import settled
 
 MOST_WIDE = 8
@@ -32,7 +32,7 @@ def draw(outputs: Sequence[Mapping[str, Any]], key: str) -> None:
         elif kind == "error" and output["name"] != "KeyboardInterrupt":
             st.error(error_text(output), icon=":material/error:")
         elif kind == "note":
-            st.caption(f":material/content_cut: {output['text']}")
+            st.caption(f":material/content_cut: {from_core(output['text'])}")
 
 
 def _text(output: Mapping[str, Any]) -> None:
@@ -89,13 +89,14 @@ def error_name(error: Mapping[str, Any]) -> str:
 
 def error_text(error: Mapping[str, Any]) -> str:
     """An error as Markdown: what, where in the learner's own code, and where else."""
-    said = f": {plain(error['message'])}" if error["message"] else ""
+    said = f": {plain(from_core(error['message']))}" if error["message"] else ""
     parts = [f"**{error_name(error)}**{said}"]
     frames = [f for f in error["frames"] if f["text"].strip()]
     if frames:
         parts.append("```text\n" + "\n".join(_frame(f) for f in frames) + "\n```")
     if error.get("where"):
-        parts.append(t("code.raised_in", place=f"`{error['where']}`"))
+        file, _, line = error["where"].rpartition(", line ")
+        parts.append(t("code.raised_in", place=f"`{t('code.place', file=file, line=line)}`"))
     return "\n\n".join(parts)
 
 

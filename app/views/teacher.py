@@ -183,6 +183,7 @@ def _links() -> None:
             key="teacher-hide",
             placeholder=t("shared.choose"),
         )
+    folded = not st.checkbox(t("teacher.no_more", more=t("form.more")), key="teacher-no-more")
     preset: dict[str, Any] = {}
     changed = st.multiselect(
         t("teacher.preset"),
@@ -201,7 +202,7 @@ def _links() -> None:
             key=f"teacher-set-{lesson.slug}-{name}",
         )  # fmt: skip
     note = st.text_input(t("teacher.note"), max_chars=200, key="teacher-note")
-    task = Task(lesson.url_path, preset, tuple(locked), tuple(hidden), (note or "").strip())
+    task = Task(lesson.url_path, preset, tuple(locked), tuple(hidden), (note or "").strip(), folded)
     token = classroom.link(task, identity.secret(state.home()))
     st.markdown(t("teacher.your_link"))
     st.code(f"{_origin()}/{lesson.url_path}?{classroom.PARAMETER}={token}", language=None, wrap_lines=True)

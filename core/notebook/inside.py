@@ -83,6 +83,8 @@ def error_of(kind: type[BaseException], error: BaseException, trace: TracebackTy
         message, where = error.msg or message, ""
     elif isinstance(error, MemoryError):
         message = message or "there is not enough memory for this; a cell may use no more than its share"
+    elif isinstance(error, SystemExit):
+        message = "the code asked to end here; what was defined before is still there"
     elif kind.__name__ == "StdinNotImplementedError":
         message = "input() cannot ask here; write the value into the code"
     line = next((f["line"] for f in reversed(frames) if f["here"]), 0)

@@ -290,6 +290,9 @@ class Kernel:
                     line.reconnect()
                 break
             if line.process.poll() is not None:
+                for kind, content in line.messages(number, LOOK_SECONDS):  # its last words
+                    if kind not in ("reply", "idle"):
+                        execution.outputs.message(kind, content)
                 raise Gone(_death(line.process.returncode))
             if now - looked_at > MEMORY_SECONDS:
                 looked_at = now

@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
+import warnings
 from typing import Any
 
 from core.notebook import inside
@@ -64,6 +66,8 @@ def main() -> None:
     connection, most_bytes = sys.argv[1], int(sys.argv[2])
     ends_with_the_server()
     limit(most_bytes)
+    # IPython's advice after sys.exit(): to call exit(), which would end the kernel.
+    warnings.filterwarnings("ignore", message="To exit: use")
     from ipykernel.ipkernel import IPythonKernel
     from ipykernel.kernelapp import IPKernelApp
     from ipykernel.zmqshell import ZMQInteractiveShell
@@ -79,6 +83,14 @@ def main() -> None:
 
         def showsyntaxerror(self, *_: Any, **__: Any) -> None:
             self.showtraceback()
+
+        def ask_exit(self) -> None:
+            """Leave at once, as part of the cell that asks for it: the kernel's own way answers first that all went
+            well, and is gone a moment later, under whatever is run next."""
+            sys.stdout.flush()
+            sys.stderr.flush()
+            time.sleep(0.1)  # what was printed is on its way
+            os._exit(0)
 
         def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
             told = inside.error_of(etype, evalue, getattr(evalue, "__traceback__", None))

@@ -385,6 +385,13 @@ def test_a_link_locks_hides_and_presets_and_an_altered_one_is_refused(visit, sto
     assert labels[second] not in drawn
     if first == "rank":
         assert drawn[labels[first]].value == 4
+    assert any(e.label == "More settings" for e in page.expander)
+    only = classroom.Task(lesson.url_path, locked=(first,), folded=False)
+    token = classroom.link(only, identity.secret(state.home()))
+    assert classroom.task_of(token, identity.secret(state.home())) == only
+    page = visit(draw, kwargs={"slug": lesson.slug}, **{classroom.PARAMETER: token})
+    assert not page.expander
+    assert {w.label for w in page.number_input} <= {labels[k] for k in cell.body["knobs"]}
     page = visit(draw, kwargs={"slug": lesson.slug}, **{classroom.PARAMETER: token[:-2] + "xx"})
     assert "altered" in said(page)
     assert not any(w.disabled for w in page.number_input)

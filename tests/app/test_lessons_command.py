@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,38 @@ def test_an_operator_is_told_what_code_may_do(monkeypatch: pytest.MonkeyPatch) -
     assert "can run code here, with the rights of this account: bubblewrap" in serve._code_words(on)
     monkeypatch.setattr(sandbox, "sandbox", lambda: sandbox.Sandbox(True))
     assert "in a sandbox" in serve._code_words(on)
+
+
+def test_check_finds_lessons_that_are_in_each_others_way(
+    capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "ROOT", tmp_path)
+    for name in ("03_rank", "03_other", "04_rank", "05_search"):
+        shutil.copytree(LESSONS / "00_code", tmp_path / name)
+    code, _, err = run(capsys, "check")
+    assert code == 1
+    assert [line for line in err.splitlines() if "already" in line] == [
+        "03_rank/lesson.md:1: 03_other has the number 3 already.",
+        "04_rank/lesson.md:1: 03_rank has the address 'rank' already.",
+        "05_search/lesson.md:1: There is a page at /search already; call it otherwise.",
+    ]
+    _, mistakes = index.scan(tmp_path)
+    assert len(mistakes) == 3
+
+
+def test_check_reads_a_lesson_wherever_it_lies(lessons: Path, capsys: Any, tmp_path: Path) -> None:
+    path = write(tmp_path, "Some {calc}`no_such_function(a=1)` here.\n")
+    for given in (path, path.parent):
+        code, _, err = run(capsys, "check", str(given))
+        assert code == 1
+        assert "There is no calc function 'no_such_function'" in err
+    code, _, err = run(capsys, "check", str(tmp_path))
+    assert code == 2
+    assert "There is no lesson" in err
+
+
+def test_no_lessons_at_all_is_a_mistake(capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "ROOT", tmp_path / "nowhere")
+    code, out, err = run(capsys, "check")
+    assert (code, out) == (2, "")
+    assert "There is no lesson in" in err

@@ -74,6 +74,46 @@ def test_every_mistake_is_told_in_every_language(code: str) -> None:
     assert {place: text for text, place in said.items() if not told(code, text)} == {}
 
 
+NOTEBOOK = ("kernel.py", "kernels.py", "outputs.py", "inside.py", "permission.py")
+
+
+def of_the_kernel() -> dict[str, str]:
+    """Every sentence of core/notebook, whatever is done with it: texts of four words and more, but for docstrings."""
+    found = {}
+    for name in NOTEBOOK:
+        tree = ast.parse((CORE / "notebook" / name).read_text(encoding="utf-8"))
+        again = next((n.value for n in tree.body if isinstance(n, ast.Assign) and "AGAIN" in ast.unparse(n)), None)
+        parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+        for node in ast.walk(tree):
+            within = parents.get(node)
+            if not isinstance(node, (ast.Constant, ast.JoinedStr)) or isinstance(within, (ast.Expr, ast.JoinedStr)):
+                continue
+            called = ast.unparse(within.func) if isinstance(within, ast.Call) else ""
+            if called in SAYING or called.startswith("logger."):  # mistakes are the test above's
+                continue
+            for text in variants(node):
+                # A blank before a comma is who did it, one at either end a sentence of its own.
+                whole = text.replace(BLANK, "You stopped it", 1) if text.startswith(f"{BLANK}, ") else text
+                whole = whole.removesuffix(f" {BLANK}").removeprefix(f"{BLANK} ")
+                ended = BLANK not in text or whole.endswith((".", "?", "!"))
+                if (
+                    len(re.findall(r"[A-Za-z]{2,}(?= |$)", whole)) >= 3
+                    and len(whole.split()) >= 4
+                    and ended
+                    and whole != again
+                    and "\n" not in whole
+                ):
+                    found[whole] = f"core/notebook/{name}:{node.lineno}"
+    return found
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_what_a_kernel_says_is_told_in_every_language(code: str) -> None:
+    said = of_the_kernel()
+    assert len(said) > 20
+    assert {place: text for text, place in said.items() if not told(code, text)} == {}
+
+
 def test_the_texts_of_a_mistake_are_found() -> None:
     source = (
         "def f(n, why):\n"

@@ -210,6 +210,22 @@ def test_code_that_leaves_is_told(run: Run) -> None:
     assert "ended by itself" in done.sentence
 
 
+def test_exit_ends_the_kernel_under_the_cell_that_calls_it(run: Run) -> None:
+    for leave in ("exit()", "quit()"):
+        done = run(f"x = 1\nprint('so far')\n{leave}", owner=OTHER)
+        assert done.end == "died", leave
+        assert "ended by itself" in done.sentence
+        assert said(done).strip() == "so far"
+        assert said(run("'x' in globals()", owner=OTHER, name="03_a/next")) == "False"
+
+
+def test_to_leave_by_an_error_leaves_the_kernel_as_it_is(run: Run) -> None:
+    (told,) = run("kept = 5\nimport sys\nsys.exit(3)").outputs.snapshot()
+    assert (told["name"], told["line"]) == ("SystemExit", 3)
+    assert "still there" in told["message"]
+    assert said(run("kept")) == "5"
+
+
 def test_kernels_end_with_the_server(tmp_path: Path) -> None:
     import subprocess
     import sys
