@@ -124,13 +124,12 @@ def _nothing(waiting: list[Due], progress: dict[str, Any]) -> None:
     if not waiting:
         done = sum(name.startswith(review.PREFIX) for name in progress)
         st.markdown(n("review.done", done) if done else t("review.empty"))
-        with st.container(horizontal=True):
-            for page, icon in (("", ":material/menu_book:"), ("drill", ":material/quiz:")):
-                st.page_link(state.page(page), label=t(f"page.{page or 'course'}.title"), icon=icon)
-        return
-    st.markdown(n("review.waiting", len(waiting)))
-    for due in waiting:
-        st.markdown(f"- {due.cell.body['title']} ({due.lesson.navigation}): {_when(due)}")
+    else:
+        st.markdown(n("review.waiting", len(waiting)))
+        st.markdown("\n".join(f"- {d.cell.body['title']} ({d.lesson.navigation}): {_when(d)}" for d in waiting))
+    with st.container(horizontal=True):  # where the other answers are given, after which a question comes back
+        for page, icon in (("", ":material/menu_book:"), ("drill", ":material/quiz:")):
+            st.page_link(state.page(page), label=t(f"page.{page or 'course'}.title"), icon=icon)
 
 
 def _when(due: Due) -> str:
