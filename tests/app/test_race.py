@@ -66,10 +66,10 @@ def test_a_rate_from_another_tasks_sweep_is_said_before_and_after(visit, store):
     from core.race import Plan
 
     note = "not on this task: "
-    assert note not in words(visit(race_page, methods="lora,ia3", task="json"))
-    text = words(visit(race_page, methods="lora,ia3", task="persona"))
-    assert f"{note}IA3" in text, text
-    enter(store, "alice", Plan(methods=("lora", "ia3"), task="jargon"), key="made")
+    assert note not in words(visit(race_page, methods="lora,vera", task="json"))
+    text = words(visit(race_page, methods="lora,vera", task="persona"))
+    assert f"{note}VeRA" in text, text
+    enter(store, "alice", Plan(methods=("lora", "vera"), task="jargon"), key="made")
     assert note in words(visit(race_page, methods="lora", task="json")), "said of the race that is shown"
 
 

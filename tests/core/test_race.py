@@ -91,11 +91,11 @@ def test_a_rate_that_was_swept_on_another_task_is_said_to_be() -> None:
     usual = default_row(entries(Plan(methods=("lora",)))[0])["steps"]
     as_swept = TrainConfig(steps=usual)
     assert rate_notes(Plan(methods=("lora", "full"), train=as_swept)) == []
-    note, steps = rate_notes(Plan(methods=("lora", "ia3"), task="persona"))
+    note, steps = rate_notes(Plan(methods=("lora", "vera"), task="persona"))
     assert "everybody has" in steps
     assert TASKS["json"].title in note
     assert TASKS["persona"].title in note
-    assert METHODS["ia3"].TITLE in note
+    assert METHODS["vera"].TITLE in note
     assert METHODS["lora"].TITLE not in note
     assert "published" in rate_notes(Plan(base="some/model", methods=("lora",)))[0]
 
