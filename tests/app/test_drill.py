@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,16 @@ def test_there_are_thirty_classic_questions_of_every_topic_and_kind():
     kinds = {q.cell.body.get("kind", "single") for q in found}
     assert {"single", "multiple", "numeric", "open"} <= kinds
     assert len({q.id for q in found}) == len(found)
+
+
+def test_the_drill_is_there_where_other_lessons_are_served(tmp_path: Path):
+    """The course map counts its questions."""
+    code = "from app import drill; print(len(drill.questions()))"
+    told = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "DELTALAB_LESSONS": str(tmp_path)}, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert int(told.stdout) == len(drill.questions())
 
 
 def test_the_right_choice_stands_anywhere_and_always_at_the_same_place():
