@@ -126,14 +126,10 @@ def _signer(secret: bytes) -> URLSafeSerializer:
 
 def link(task: Task, secret: bytes) -> str:
     """The task as the text that stands in the address."""
-    said: dict[str, Any] = {
-        "l": task.lesson,
-        "p": dict(task.preset),
-        "k": list(task.locked),
-        "h": list(task.hidden),
-        "n": task.note,
-    }
-    said["f"] = not task.folded
+    said = {
+        "l": task.lesson, "p": dict(task.preset), "k": list(task.locked), "h": list(task.hidden), "n": task.note,
+        "f": not task.folded,
+    }  # fmt: skip
     return str(_signer(secret).dumps({name: value for name, value in said.items() if value}))
 
 

@@ -16,8 +16,7 @@ from typing import Any
 from app import answers, index, schema
 from app.index import Cell, Lesson, LessonMistakes, Mistake
 
-OWN = Path(__file__).resolve().parent.parent / "lessons"
-FILE = (index.ROOT if (index.ROOT / "drill").is_dir() else OWN) / "drill" / "questions.yaml"
+FILE = (index.ROOT if (index.ROOT / "drill").is_dir() else index.OWN) / "drill" / "questions.yaml"
 """Who serves lessons of their own need not write a drill for them."""
 SLUG = "drill"
 TOPICS = ("memory", "lora", "qlora", "methods", "forgetting", "practice", "rag", "serving")

@@ -32,7 +32,9 @@ from app import calc, schema
 from core import glossary, syntax
 from core.errors import BadInput
 
-ROOT = Path(os.environ.get("DELTALAB_LESSONS") or Path(__file__).resolve().parent.parent / "lessons")
+OWN = Path(__file__).resolve().parent.parent / "lessons"
+"""Those that come with Deltalab."""
+ROOT = Path(os.environ.get("DELTALAB_LESSONS") or OWN)
 """Where the lessons lie; whoever writes some elsewhere names their folder in $DELTALAB_LESSONS."""
 FOLDER = re.compile(r"(\d\d)_([a-z0-9]+(?:_[a-z0-9]+)*)")
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})\s*(.*)$")
@@ -136,19 +138,24 @@ def clashes(path: Path) -> list[Mistake]:
     from app.lint import view_addresses  # which reads lessons, too
 
     name = FOLDER.fullmatch(path.parent.name)
-    found: list[Mistake] = []
-    if name is not None and name[2].replace("_", "-") in view_addresses():
-        found.append(Mistake(path, 1, f"There is a page at /{name[2].replace('_', '-')} already; call it otherwise."))
-    for other in sorted(path.parents[1].glob("*/lesson.md")) if name is not None else ():
-        taken = FOLDER.fullmatch(other.parent.name)
-        if taken is None or name is None or other.parent.name >= path.parent.name:
-            continue
-        if taken[1] == name[1]:
-            found.append(Mistake(path, 1, f"{other.parent.name} has the number {int(name[1])} already."))
-        if taken[2] == name[2]:
-            address = name[2].replace("_", "-")
-            found.append(Mistake(path, 1, f"{other.parent.name} has the address {address!r} already."))
-    return found
+    if name is None:  # which `read` tells
+        return []
+    said, address = [], _address(name)
+    if address in view_addresses():
+        said.append(f"There is a page at /{address} already; call it otherwise.")
+    beside = sorted(other.parent.name for other in path.parents[1].glob("*/lesson.md"))
+    for other in beside[: beside.index(path.parent.name)]:
+        taken = FOLDER.fullmatch(other)
+        if taken is not None and taken[1] == name[1]:
+            said.append(f"{other} has the number {int(name[1])} already.")
+        if taken is not None and taken[2] == name[2]:
+            said.append(f"{other} has the address {address!r} already.")
+    return [Mistake(path, 1, words) for words in said]
+
+
+def _address(name: re.Match[str]) -> str:
+    """The address of the page of a lesson, by its folder's name."""
+    return name[2].replace("_", "-")
 
 
 _SCANNING = threading.RLock()
@@ -200,7 +207,7 @@ def read(path: Path, *, recorded: bool = True) -> tuple[Lesson | None, list[Mist
         slug=path.parent.name,
         folder=path.parent,
         order=int(name[1]),
-        url_path=name[2].replace("_", "-"),
+        url_path=_address(name),
         title=front["title"],
         navigation=front.get("navigation", front["title"]),
         summary=front["summary"].strip(),

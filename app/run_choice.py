@@ -1,7 +1,9 @@
 """What a run starts from, as it is chosen on a page: the base, and a file of one's own.
 
-base, facts, place = run_choice.base()       # None while there is none that can be used
-given = run_choice.own_file(encoder=False)   # an upload, or what another page has made; None until there is one
+    base, facts, place = run_choice.base()       # None while there is none that can be used
+    given = run_choice.own_file(encoder=False)   # an upload, or what another page has made; None until there is one
+
+Both keep what is chosen in the address.
 """
 
 from __future__ import annotations
@@ -44,39 +46,21 @@ def base(*, inside: bool = False) -> tuple[str | None, dict[str, Any], Any]:
         on_change=keep_in_link,
         args=("base", EMBEDDED),
     )
-    source: str | None = EMBEDDED
-    revision: str | None = None
-    place = None
+    source, revision, place = EMBEDDED, "", None
     if kind == "folder":
-        source = st.text_input(
-            t("playground.folder"),
-            key="folder",
-            placeholder=FOLDER_EXAMPLE,
-            help=t("playground.folder_help"),
-            bind="query-params",
-        )
+        source = _named("folder", t("playground.folder"), t("playground.folder_help"), FOLDER_EXAMPLE)
     elif kind == "hub":
-        source = st.text_input(
-            t("playground.bases.hub"),
-            key="hub",
-            placeholder=HUB_EXAMPLE,
-            help=t("playground.hub_help"),
-            bind="query-params",
-        )
+        source = _named("hub", t("playground.bases.hub"), t("playground.hub_help"), HUB_EXAMPLE)
         if source:
-            revision = st.text_input(
-                t("playground.revision"), key="revision", placeholder=REVISION_EXAMPLE,
-                help=t("playground.revision_help"), bind="query-params",
-            )  # fmt: skip
+            revision = _named("revision", t("playground.revision"), t("playground.revision_help"), REVISION_EXAMPLE)
         if not inside:
             # Filled once the settings are drawn, which memory and time depend on.
             place = st.expander(t("playground.fitting"), expanded=not source, key="proposals")
-    source = (source or "").strip()
     if not source:
         st.caption(t("playground.unnamed"))
         return None, {}, place
     with st.spinner(t("playground.looking"), show_time=True):
-        facts = facts_of(source, (revision or "").strip() or None)
+        facts = facts_of(source, revision or None)
     if "error" in facts:
         live.say(DeltalabError(*facts["error"]))
         return None, {}, place
@@ -97,6 +81,12 @@ def base(*, inside: bool = False) -> tuple[str | None, dict[str, Any], Any]:
     if source == EMBEDDED:
         st.caption(t("playground.embedded"))
     return source, facts, place
+
+
+def _named(key: str, label: str, meaning: str, example: str) -> str:
+    """What is typed into a field that the address keeps."""
+    typed = st.text_input(label, key=key, placeholder=example, help=meaning, bind="query-params")
+    return (typed or "").strip()
 
 
 @st.cache_data(show_spinner=False, ttl=120, max_entries=64)

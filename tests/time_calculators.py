@@ -12,7 +12,6 @@ import dataclasses
 import json
 import os
 import platform
-import shutil
 import statistics
 import tempfile
 import time
@@ -174,10 +173,10 @@ def page(size: int) -> dict[str, Any]:
     """Milliseconds from a key on the batch's slider to the new verdict, in a browser."""
     from playwright.sync_api import sync_playwright
 
-    from tests.browser.conftest import FLAGS, IDLE, NAMES, Server, free_port
+    from tests.browser.conftest import FLAGS, IDLE, MISSING, Server, free_port, system_chromium
 
-    chromium = next((path for name in NAMES if (path := shutil.which(name))), None)
-    assert chromium is not None, "There is no Chromium on this machine; install one (Debian: apt install chromium)."
+    chromium = system_chromium()
+    assert chromium is not None, MISSING
     before = machine()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         server = Server(Path(folder) / "home", free_port(), Path(folder) / "log.txt")

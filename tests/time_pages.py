@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 import statistics
 import sys
 import tempfile
@@ -24,7 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app import answers, index
-from tests.browser.conftest import FLAGS, IDLE, NAMES, SECONDS, Server, free_port, idle
+from tests.browser.conftest import FLAGS, IDLE, MISSING, SECONDS, Server, free_port, idle, system_chromium
+from tests.browser.test_journeys import key, press
 from tests.time_calculators import machine
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def load_start(page: Page, server: Server) -> float:
 
 def follow_link(page: Page, lesson: index.Lesson) -> float:
     """Go to a lesson by its link on the start page; returns the seconds from the click until it was usable."""
-    link = page.locator(f".st-key-lesson-{lesson.url_path} a").first
+    link = key(page, f"lesson-{lesson.url_path}").locator("a").first
     link.scroll_into_view_if_needed()
     page.wait_for_timeout(300)
     began = time.perf_counter()
@@ -80,7 +80,7 @@ def follow_link(page: Page, lesson: index.Lesson) -> float:
 def verdict(page: Page, cell: str) -> float:
     """Press Check in a quiz that has its answer; returns the milliseconds from the click to the new verdict."""
     page.evaluate(WATCH, f"{cell}-cell")
-    page.locator(f".st-key-{cell}-check button:visible").click()
+    press(page, f"{cell}-check")
     page.wait_for_function("window.took !== null", timeout=20 * SECONDS)
     took = float(page.evaluate("window.took"))
     idle(page)
@@ -127,7 +127,7 @@ class Answering:
         """By the buttons that move an item up."""
         for place, item in enumerate(wanted):
             for at in range(self.order.index(item), place, -1):
-                self.page.locator(f".st-key-{self.key}-order-up-{at} button:visible").click()
+                press(self.page, f"{self.key}-order-up-{at}")
                 self.order[at - 1], self.order[at] = self.order[at], self.order[at - 1]
                 idle(self.page)
 
@@ -177,9 +177,9 @@ def main(given: list[str] | None = None) -> int:
         parser.error(f"there is no lesson {', '.join(unknown)}")
     if asked.record and (asked.lessons or asked.visits != VISITS):
         parser.error("--record takes every lesson, with the usual number of visits")
-    chromium = next((path for name in NAMES if (path := shutil.which(name))), None)
+    chromium = system_chromium()
     if chromium is None:
-        parser.error("there is no Chromium on this machine; install one (Debian: apt install chromium)")
+        parser.error(MISSING)
     from playwright.sync_api import sync_playwright
 
     before, rows = machine(), {}

@@ -64,8 +64,9 @@ def _usual(cell: Cell, context: Context) -> tuple[RunConfig, tuple[str, ...], tu
     locked, hidden = (task.locked, task.hidden) if task else ((), ())
     config = tasks.preset(configured.experiment(cell), task)
     if task is not None and not task.folded:
-        hidden = (*hidden, *(k.name for k in form.knobs(config) if k.name not in cell.body["knobs"]))
-        locked = (*locked, *(() if "seed" in cell.body["knobs"] else ("seed",)))
+        in_sight = cell.body["knobs"]
+        hidden = (*hidden, *(knob.name for knob in form.knobs(config) if knob.name not in in_sight))
+        locked = locked if "seed" in in_sight else (*locked, "seed")
     return config, tuple(locked), tuple(hidden)
 
 

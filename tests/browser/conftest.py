@@ -54,15 +54,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.browser)
 
 
+MISSING = "There is no Chromium on this machine; install one (Debian: apt install chromium)."
+
+
+def system_chromium() -> str | None:
+    """The path of the system's Chromium; None where there is none."""
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The path of the system's Chromium."""
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    found = system_chromium()
     if found is None:
-        reason = "There is no Chromium on this machine; install one (Debian: apt install chromium)."
         if os.environ.get("CI", "").lower() in ("1", "true"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+            pytest.fail(MISSING)
+        pytest.skip(MISSING)
     return found
 
 

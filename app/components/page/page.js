@@ -1,8 +1,9 @@
-// What a page cannot say in Python: its language, its address, the element that a link leads to, and signs of life for the clock.
+// What a page cannot say in Python: its language, its address, the element that a link leads to, and signs of life for
+// the clock.
 //
 // Draws nothing. data: {lang, usual: the one that the address need not name, anew: whether to open the page anew in it,
-// at, query: the address behind its question mark, beat: address to report to or "", every: seconds, search: address of the
-// search page}.
+// at, query: the address behind its question mark, beat: address to report to or "", every: seconds, search: address of
+// the search page}.
 // The clock (app/clock.py) is told that a lesson is being worked in: every few seconds, only while the page is in sight
 // and something was done in it during the last minute. "/" goes to the search, unless one is typing.
 
